@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can go wrong for a person, as types. Every message ends with the way out.
+
+All errors derive from :class:`CoremeshError`, so that a script can catch one name. They carry plain strings
+and pickle, because they cross process borders on their way from an actor to the person.
+"""
+
+
+class CoremeshError(Exception):
+    """Base of every error that Coremesh raises on purpose."""
+
+
+class ConfigurationError(CoremeshError):
+    """A machine that cannot be built as described: vCPU count, memory size, option out of range."""
+
+
+class GuestImageError(CoremeshError):
+    """A kernel, initramfs or module that is missing, truncated or of no known format."""
+
+
+class ImageFetchError(CoremeshError):
+    """A guest image could not be got from the distribution's package tools."""
+
+
+class PlatformError(CoremeshError):
+    """The host lacks what the engine needs: a kernel feature, a limit, a matching library layout."""
+
+
+class GuestCrashError(CoremeshError):
+    """The guest stopped in a way no orderly guest does (triple fault, engine error); carries the vCPU's state."""
+
+    def __init__(self, message: str, state: str = "") -> None:
+        super().__init__(message, state)
+        self.message = message
+        self.state = state
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.state}" if self.state else self.message
+
+
+class MachineStateError(CoremeshError):
+    """An operation that the machine's present state does not allow (not started, already stopped)."""
+
+
+class ConsoleTimeoutError(CoremeshError):
+    """The text waited for did not appear on the console in time; carries the console's last bytes."""
+
+    def __init__(self, message: str, tail: bytes = b"") -> None:
+        super().__init__(message, tail)
+        self.message = message
+        self.tail = tail
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class HostLostError(CoremeshError):
+    """The process or the machine that ran the vCPUs has gone."""

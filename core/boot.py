@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a loader decides: the bytes to lay in RAM and the registers the bootstrap processor starts with."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from coremesh.core.errors import ConfigurationError
+from coremesh.core.memory_map import EBDA_BASE, KIB, MemoryMap
+
+RegisterValue = int | tuple[int, ...]
+
+LOADER_AREA: Final = 0x1000
+"""First byte of conventional memory that loaders use; below lie the vectors and the BIOS data area."""
+LOADER_END: Final = 0x9_0000
+
+CR0_PE: Final = 1 << 0
+CR0_ET: Final = 1 << 4
+CR0_NE: Final = 1 << 5
+CR0_PG: Final = 1 << 31
+CR4_PAE: Final = 1 << 5
+EFER_LME: Final = 1 << 8
+EFER_LMA: Final = 1 << 10
+RFLAGS_FIXED: Final = 1 << 1
+"""Bit 1 of RFLAGS is always set (SDM vol. 1, 3.4.3); everything else, interrupts above all, is off."""
+
+CODE_SELECTOR: Final = 0x10
+DATA_SELECTOR: Final = 0x18
+FLAT_LIMIT: Final = 0xFFFF_FFFF
+
+# Segment attributes as in a descriptor (SDM vol. 3A, 3.4.5): access byte; bits 8 to 11 are AVL, L, D/B, G.
+FLAT_DATA: Final = 0xC93
+FLAT_CODE_32: Final = 0xC9B
+FLAT_CODE_64: Final = 0xA9B
+TSS_BUSY: Final = 0x8B
+LDT: Final = 0x82
+
+
+@dataclass(frozen=True, slots=True)
+class BootPlan:
+    """What starts a guest: ``writes`` are (guest-physical address, bytes), ``registers`` the first vCPU's.
+
+    Segment registers are (selector, base, limit in bytes, attributes), ``gdtr`` and ``idtr`` (base, limit).
+    RAM that no write covers must read as zero. ``entry_name`` says for a person what was recognised.
+    """
+
+    writes: list[tuple[int, bytes]]
+    registers: dict[str, RegisterValue] = field(default_factory=dict)
+    entry_name: str = ""
+
+    def check(self, memory: MemoryMap) -> None:
+        """Raise :class:`ConfigurationError` if a write would leave RAM."""
+        for gpa, data in self.writes:
+            if not memory.is_ram(gpa, len(data)):
+                raise ConfigurationError(
+                    f"{len(data)} bytes at guest address {gpa:#x} lie outside the machine's memory; "
+                    "give it more memory"
+                )
+
+
+def segment_descriptor(base: int, limit: int, attributes: int) -> int:
+    """Pack a segment descriptor (SDM vol. 3A, figure 3-8); ``limit`` is in bytes."""
+    units = limit >> 12 if attributes & 0x800 else limit
+    return (
+        (units & 0xFFFF)
+        | (base & 0xFF_FFFF) << 16
+        | (attributes & 0xFF) << 40
+        | (units >> 16 & 0xF) << 48
+        | (attributes >> 8 & 0xF) << 52
+        | (base >> 24 & 0xFF) << 56
+    )
+
+
+def flat_segments(code: int) -> dict[str, RegisterValue]:
+    """The segment registers of a flat address space whose code segment has the attributes ``code``."""
+    data = (DATA_SELECTOR, 0, FLAT_LIMIT, FLAT_DATA)
+    return {
+        "cs": (CODE_SELECTOR, 0, FLAT_LIMIT, code),
+        **dict.fromkeys(("ds", "es", "fs", "gs", "ss"), data),
+        "tr": (0, 0, 0xFFFF, TSS_BUSY),
+        "ldtr": (0, 0, 0xFFFF, LDT),
+    }
+
+
+def flat_gdt(code: int) -> bytes:
+    """A GDT for :func:`flat_segments`: code at selector 10h, data at 18h, as Linux's boot protocol wants."""
+    descriptors = (
+        0,
+        0,
+        segment_descriptor(0, FLAT_LIMIT, code),
+        segment_descriptor(0, FLAT_LIMIT, FLAT_DATA),
+    )
+    return b"".join(descriptor.to_bytes(8, "little") for descriptor in descriptors)
+
+
+def bios_data_area() -> list[tuple[int, bytes]]:
+    """The words of the BIOS data area that boot code reads: where the EBDA is, how much memory lies below it.
+
+    Linux places its real-mode trampoline below the smaller of the two (40Eh: segment, 413h: KiB).
+    """
+    ebda_segment = (EBDA_BASE >> 4).to_bytes(2, "little")
+    conventional_kib = (EBDA_BASE // KIB).to_bytes(2, "little")
+    return [
+        (0x40E, ebda_segment),
+        (0x413, conventional_kib),
+        (EBDA_BASE, b"\x01"),  # the area's size in KiB
+    ]

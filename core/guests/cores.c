@@ -4,6 +4,8 @@
 
 #define PM_TIMER 0x608
 #define PM_HZ 3579545u
+#define IDLE_SPINS 300u
+#define WAKE_VECTOR 0xf0
 
 uint32_t cores_found, core_apic_ids[MAX_CORES], cores_running = 1;
 uint64_t acpi_rsdp;
@@ -115,6 +117,11 @@ void cores_start(void) {
     }
 }
 
+static void woken(struct trap_frame* frame) {
+    (void)frame;
+    lapic_eoi();
+}
+
 // Where a core comes from start.S.
 void core_main(uint32_t index) {
     struct core* core = this_core();
@@ -124,6 +131,7 @@ void core_main(uint32_t index) {
     lapic_enable(false);
     core->apic_id = lapic_id();
     if (index == 0) {
+        trap_handlers[WAKE_VECTOR] = woken;
         out8(0x21, 0xff);  // both 8259As masked: until a guest asks, no line may interrupt it
         out8(0xa1, 0xff);
         find_cores();
@@ -133,11 +141,18 @@ void core_main(uint32_t index) {
     core_wait();
 }
 
+// A core without work spins for a moment, then sleeps: 255 cores that spin on two host cores would starve the
+// one that works. The number is looked at with interrupts off, and STI lets no interrupt in before HLT.
 void core_wait(void) {
     uint32_t index = this_core()->index, seen = job_number;
     core_ready[index] = 1;
     for (;;) {
-        while (job_number == seen) pause();
+        for (unsigned spins = 0; job_number == seen && spins < IDLE_SPINS; spins++) pause();
+        interrupts_off();
+        while (job_number == seen) {
+            wait_for_interrupt();
+            interrupts_off();
+        }
         seen = job_number;
         if (index >= job_cores) continue;
         job(index);
@@ -150,6 +165,7 @@ void cores_run(void (*what)(uint32_t core), uint32_t count) {
     job_cores = count;
     job_done = 0;
     __atomic_add_fetch(&job_number, 1, __ATOMIC_SEQ_CST);
+    if (cores_running > 1) lapic_send(0, ICR_OTHERS | ICR_ASSERT | WAKE_VECTOR);
     what(0);
     while (job_done < count - 1) pause();
 }

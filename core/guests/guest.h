@@ -214,7 +214,7 @@ void cores_start(void);     // all the machine has, each in its job loop; return
 void cores_run(void (*job)(uint32_t core), uint32_t count);  // on cores 0..count-1; returns when all are done
 void trampoline_copy(void);
 bool core_start(uint32_t index);                 // INIT, SIPI; false if it did not come within a second
-void core_wait(void) __attribute__((noreturn));  // the job loop
+void core_wait(void) __attribute__((noreturn));  // the job loop; uses vector 0xf0 to wake
 uint64_t tsc_hz(void);                           // measured once against the ACPI PM timer
 void delay_us(uint64_t microseconds);
 

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guest images: a Debian kernel and busybox, fetched once, kept in the user's cache and verified at each use.
+
+The cache lives in ``$COREMESH_CACHE``, else in the platform's user cache directory. One image is one folder with
+a manifest of SHA-256 sums. A folder appears by one rename, so a fetch that is killed leaves either the old image
+or none; a file lock lets any number of processes ask for the same image at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from coremesh.cluster import debian
+from coremesh.cluster.initramfs import busybox_initramfs
+from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError
+
+#: Debian's kernel flavours for amd64: the standard one, and the smaller one for virtual machines.
+FLAVOURS = ("amd64", "cloud-amd64")
+
+_MANIFEST = "manifest.json"
+_KERNEL = "vmlinuz"
+_BUSYBOX = "busybox"
+_SPACE_NEEDED = 250 << 20  # package lists, the packages and what is taken from them, in bytes
+
+
+@dataclass(frozen=True)
+class DebianImage:
+    """A fetched kernel and the busybox that goes with it. `release` is the kernel's, as in ``uname -r``."""
+
+    flavour: str
+    folder: Path
+    release: str
+    kernel_version: str
+    busybox_version: str
+
+    @property
+    def kernel(self) -> Path:
+        """The bzImage."""
+        return self.folder / _KERNEL
+
+    @property
+    def busybox(self) -> Path:
+        """The statically linked busybox."""
+        return self.folder / _BUSYBOX
+
+    def initramfs(self) -> bytes:
+        """Return the initramfs that `coremesh boot` uses with this kernel."""
+        return busybox_initramfs(self.busybox.read_bytes())
+
+
+def cache_folder() -> Path:
+    """Return the folder that holds fetched images; it need not exist."""
+    chosen = os.environ.get("COREMESH_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("coremesh"))
+
+
+def cached_debian(flavour: str = "amd64") -> DebianImage | None:
+    """Return the cached image after checking its hashes, or None if there is none or it is damaged."""
+    _check_flavour(flavour)
+    folder = cache_folder() / f"debian-{flavour}"
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        for name in (_KERNEL, _BUSYBOX):
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"][name]:
+                    return None
+        return DebianImage(
+            flavour=flavour,
+            folder=folder,
+            release=manifest["release"],
+            kernel_version=manifest["kernel_version"],
+            busybox_version=manifest["busybox_version"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def fetch_debian(
+    flavour: str = "amd64",
+    *,
+    refresh: bool = False,
+    progress: debian.Progress | None = None,
+    source_list: Path | None = None,
+) -> DebianImage:
+    """Return Debian's current stable kernel of `flavour` and busybox, from the cache if it has them.
+
+    `refresh` fetches even so, and keeps the old image if that fails. `source_list` stands in for the system's
+    apt sources. May be called from any thread or process at once. Raises :class:`ImageFetchError`.
+    """
+    _check_flavour(flavour)
+    report = progress or (lambda what, done: None)
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / f"debian-{flavour}.lock"):
+            if not refresh and (image := cached_debian(flavour)) is not None:
+                return image
+            _sweep(cache, flavour)
+            _check_space(cache)
+            with tempfile.TemporaryDirectory(prefix=f"fetch-{flavour}-", dir=cache) as work:
+                _fill(Path(work), flavour, report, source_list)
+                _exchange(Path(work) / "image", cache / f"debian-{flavour}")
+    except OSError as error:
+        raise _fetch_error(error, cache) from error
+    image = cached_debian(flavour)
+    if image is None:
+        raise ImageFetchError(f"the image just written to {cache} does not read back. Check that disk.")
+    return image
+
+
+def drop_debian(flavour: str = "amd64") -> None:
+    """Remove a cached image, if there is one."""
+    _check_flavour(flavour)
+    shutil.rmtree(cache_folder() / f"debian-{flavour}", ignore_errors=True)
+
+
+def read_image(path: str | os.PathLike[str], what: str) -> bytes:
+    """Return the content of a person's own `what` ('kernel', 'initrd', 'module') or raise GuestImageError."""
+    try:
+        data = Path(path).expanduser().read_bytes()
+    except FileNotFoundError as error:
+        hint = " 'coremesh fetch' gets a Debian kernel." if what == "kernel" else ""
+        raise GuestImageError(f"no {what} at {path}.{hint}") from error
+    except OSError as error:
+        raise GuestImageError(f"cannot read the {what} {path}: {error.strerror}.") from error
+    if not data:
+        raise GuestImageError(f"the {what} {path} is empty.")
+    return data
+
+
+def _fill(work: Path, flavour: str, report: debian.Progress, source_list: Path | None) -> None:
+    apt_root = work / "apt"
+    apt_root.mkdir()
+    apt = debian.Apt(apt_root, source_list)
+    apt.update(report)
+    package = apt.dependency(f"linux-image-{flavour}", rf"linux-image-\d.*-{flavour}")
+    kernel_archive = apt.download(package, report)
+    busybox_archive = apt.download("busybox-static", report)
+
+    report("unpacking", 0.0)
+    path, kernel = debian.extract(kernel_archive, r"boot/vmlinuz-.*")
+    report("unpacking", 0.8)
+    _, busybox = debian.extract(busybox_archive, r"(usr/)?bin/busybox")
+    image = work / "image"
+    image.mkdir()
+    manifest = {
+        "release": re.sub(r"^boot/vmlinuz-", "", path),
+        "kernel_version": debian.version(kernel_archive),
+        "busybox_version": debian.version(busybox_archive),
+        "sha256": {_KERNEL: _write(image / _KERNEL, kernel), _BUSYBOX: _write(image / _BUSYBOX, busybox)},
+    }
+    _write(image / _MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    report("unpacking", 1.0)
+
+
+def _write(path: Path, data: bytes) -> str:
+    """Write through to the disk, so that a rename never publishes a file that a power cut would empty."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def _exchange(fresh: Path, place: Path) -> None:
+    if place.exists():
+        place.rename(fresh.with_name("old"))
+    fresh.rename(place)
+
+
+def _sweep(cache: Path, flavour: str) -> None:
+    """Remove what killed fetches left behind; the lock says that none of this flavour is at work."""
+    for folder in cache.glob(f"fetch-{flavour}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_space(cache: Path) -> None:
+    free = shutil.disk_usage(cache).free
+    if free < _SPACE_NEEDED:
+        raise OSError(errno.ENOSPC, f"{free >> 20} MiB free, {_SPACE_NEEDED >> 20} MiB needed")
+
+
+def _fetch_error(error: OSError, cache: Path) -> ImageFetchError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = f"no room in the image cache {cache} ({error.strerror})"
+    else:
+        what = f"the image cache {cache} cannot be used ({error.strerror})"
+    return ImageFetchError(f"{what}. Set COREMESH_CACHE to a folder on another disk, or give --kernel FILE.")
+
+
+def _check_flavour(flavour: str) -> None:
+    if flavour not in FLAVOURS:
+        raise ConfigurationError(f"no kernel flavour {flavour!r}; there are {', '.join(FLAVOURS)}.")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

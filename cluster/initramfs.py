@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An initial RAM file system made in memory: busybox, a few directories and an ``/init`` that ends in a shell.
+
+The archive is the "newc" form of cpio (Linux, Documentation/driver-api/early-userspace/buffer-format.rst). It is a
+pure function of its input: no clock, no user ids, no inode numbers of this host, so that the same busybox gives
+the same bytes everywhere and a benchmark can name its initramfs by a hash.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+INIT = """\
+#!/bin/busybox sh
+# Process 1 of the guest: lay out the file systems, give a person a shell, switch off when it ends.
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/root SHELL=/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /tmp
+hostname coremesh
+cd /root
+
+# busybox's poweroff, reboot and halt ask process 1 by a signal.
+trap 'poweroff -f' USR2
+trap 'reboot -f' TERM
+trap 'halt -f' USR1
+
+# A shell of its own session with the console as controlling terminal has job control. It runs beside this
+# script, which waits in the builtin that a trapped signal interrupts.
+tty=$(tail -n 1 /sys/class/tty/console/active)
+tty=/dev/${tty##* }
+setsid cttyhack sh <"$tty" >"$tty" 2>&1 &
+shell=$!
+while kill -0 $shell 2>/dev/null; do wait $shell; done
+poweroff -f
+"""
+
+# The hardware ids of the character devices the kernel's console code needs before devtmpfs is mounted
+# (Linux, Documentation/admin-guide/devices.txt).
+_DEV_CONSOLE = (5, 1)
+_DEV_NULL = (1, 3)
+
+_TRAILER = "TRAILER!!!"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One archive member: `path` without a leading slash, `mode` with the file-type bits of stat(2)."""
+
+    path: str
+    mode: int
+    data: bytes = b""
+    device: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def directory(cls, path: str, mode: int = 0o755) -> Entry:
+        """Return a directory."""
+        return cls(path, stat.S_IFDIR | mode)
+
+    @classmethod
+    def file(cls, path: str, data: bytes, mode: int = 0o644) -> Entry:
+        """Return a regular file holding `data`."""
+        return cls(path, stat.S_IFREG | mode, data)
+
+    @classmethod
+    def symlink(cls, path: str, target: str) -> Entry:
+        """Return a symbolic link to `target`."""
+        return cls(path, stat.S_IFLNK | 0o777, target.encode())
+
+    @classmethod
+    def character_device(cls, path: str, device: tuple[int, int], mode: int = 0o600) -> Entry:
+        """Return a character device node of (major, minor) `device`."""
+        return cls(path, stat.S_IFCHR | mode, b"", device)
+
+
+def pack(entries: Iterable[Entry]) -> bytes:
+    """Return the newc archive of `entries`, in their order, padded to 512 bytes.
+
+    Every member belongs to root, has modification time 0 and one link; inode numbers count from 1.
+    """
+    archive = bytearray()
+    for inode, entry in enumerate(entries, start=1):
+        _append(archive, inode, entry)
+    _append(archive, 0, Entry(_TRAILER, 0))
+    archive += bytes(-len(archive) % 512)
+    return bytes(archive)
+
+
+def _append(archive: bytearray, inode: int, entry: Entry) -> None:
+    name = entry.path.encode() + b"\0"
+    fields = (
+        inode,
+        entry.mode,
+        0,  # uid
+        0,  # gid
+        2 if stat.S_ISDIR(entry.mode) else 1,
+        0,  # mtime
+        len(entry.data),
+        0,  # major and minor of the device that holds the file
+        0,
+        *entry.device,
+        len(name),
+        0,  # checksum: only the "crc" form has one
+    )
+    archive += b"070701" + b"".join(b"%08X" % field for field in fields) + name
+    archive += bytes(-len(archive) % 4)
+    archive += entry.data
+    archive += bytes(-len(archive) % 4)
+
+
+def busybox_initramfs(busybox: bytes, extra: Iterable[Entry] = ()) -> bytes:
+    """Return an initramfs whose console shell is the statically linked `busybox`.
+
+    `extra` entries follow the fixed ones: a test or a notebook lays its own programs into the guest with them.
+    """
+    entries = [
+        Entry.directory("bin"),
+        Entry.directory("dev"),
+        Entry.directory("etc"),
+        Entry.directory("proc"),
+        Entry.directory("root", 0o700),
+        Entry.directory("run"),
+        Entry.directory("sys"),
+        Entry.directory("tmp", 0o1777),
+        Entry.character_device("dev/console", _DEV_CONSOLE),
+        Entry.character_device("dev/null", _DEV_NULL, 0o666),
+        Entry.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+        Entry.file("etc/group", b"root:x:0:\n"),
+        Entry.file("bin/busybox", busybox, 0o755),
+        Entry.symlink("bin/sh", "busybox"),
+        Entry.file("init", INIT.encode(), 0o755),
+    ]
+    return pack([*entries, *extra])

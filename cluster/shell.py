@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a command is run by a shell that is only reached through a terminal, and its exact output and status got back.
+
+:class:`Dialogue` is a pure state machine: console bytes go in, bytes to type and pieces of output come out; it has
+no clock, thread or machine. What makes it hold on a terminal that echoes, wraps, edits and rewrites:
+
+- The typed line carries the two halves of a random nonce apart, and only the guest joins them. So whatever a line
+  editor makes of the echo, it is never taken for a marker, and no output can hold a marker by accident.
+- That line starts a small receiver, which saves the terminal's modes, goes raw and announces itself. The command is
+  sent only then, in lines with a prefix: any byte but NUL arrives as it was given, newlines and control characters
+  too. Every few KiB the receiver acknowledges, so that the terminal's input queue (4 KiB, and no flow control on
+  the line) never overflows.
+- While the command runs, the terminal neither echoes nor rewrites newlines, and the kernel's console log level
+  is 0, so that the bytes between the markers are the command's own.
+- The receiver survives Ctrl-C and Ctrl-\\, the command does not: one that takes too long is interrupted, and the
+  shell is usable after it.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from coremesh.core.errors import ConfigurationError
+
+#: A shell's prompt at the end of what the console printed, before or after a line editor's cursor query.
+PROMPT = rb"(?:^|[\r\n])[^\r\n]{0,120}[#$%>] ?(?:\x1b\[6n)?$"
+
+INTERRUPT = b"\x03"
+QUIT = b"\x1c"
+KILL_LINE = b"\x15"
+
+#: Linux limits one argument of execve to 128 KiB (MAX_ARG_STRLEN).
+MAX_COMMAND = 120_000
+
+_WINDOW = 2048  # bytes sent before an acknowledgement is asked for
+
+# One line, below the 1,024 characters that busybox lets a person edit, without single quotes inside the script.
+# $0 and $1 are the halves of the nonce.
+_RECEIVER = (
+    "m=$0$1;p=/proc/sys/kernel/printk;s=$(stty -g);trap : INT QUIT;"
+    "{ read k x <$p&&echo 0 >$p;};"
+    'stty raw -echo;printf %s "$m-ready-";'
+    'n=$(printf "\\nx");n=${n%x};c=;'
+    "while IFS= read -r l;do case $l in "
+    "+*) c=$c${l#+}$n;; -*) c=$c${l#-};; a) printf %s $m-ack-;; *) break;; esac;done;"
+    "stty $s -echo -opost;printf %s $m-begin-;"
+    'sh -c "$c" </dev/null 2>&1;r=$?;printf %s $m-$r-;'
+    "{ echo $k >$p;};stty $s"
+)
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a guest's command printed (standard output and error, as the terminal got them) and its exit status."""
+
+    output: str
+    status: int
+    raw: bytes = b""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is 0."""
+        return self.status == 0
+
+
+class State(Enum):
+    """Where a dialogue stands."""
+
+    CALLING = auto()  # the receiver's line is typed, its answer awaited
+    SENDING = auto()  # the command goes over, piece by piece
+    RUNNING = auto()  # the command's output comes back
+    SETTLING = auto()  # the status has come; the shell's prompt is awaited
+    DONE = auto()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What follows from console bytes: `send` is to be typed, `output` is the command's."""
+
+    send: bytes = b""
+    output: bytes = b""
+
+
+class Dialogue:
+    """One command, from the typed line to its status. Not safe for two threads."""
+
+    def __init__(self, command: str, nonce: str | None = None) -> None:
+        encoded = command.encode("utf-8", "surrogateescape")
+        if b"\0" in encoded:
+            raise ConfigurationError("a shell command cannot hold a NUL character.")
+        if len(encoded) > MAX_COMMAND:
+            raise ConfigurationError(
+                f"a command of {len(encoded)} bytes is too long (at most {MAX_COMMAND}); write it to a file first."
+            )
+        self.state = State.CALLING
+        self.status: int | None = None
+        self._nonce = nonce or secrets.token_hex(12)
+        self._mark = self._nonce.encode() + b"-"
+        self._pieces = _pieces(encoded)
+        self._pending = b""
+
+    def start(self) -> bytes:
+        """Return the line to type at the prompt."""
+        half = len(self._nonce) // 2
+        line = f" sh -c '{_RECEIVER}' {self._nonce[:half]} {self._nonce[half:]} 2>/dev/null\n"
+        return KILL_LINE + line.encode()
+
+    def on_bytes(self, data: bytes) -> Step:
+        """Advance by what the console printed."""
+        self._pending += data
+        send = bytearray()
+        output = bytearray()
+        moved = True
+        while moved:
+            moved = False
+            if self.state is State.CALLING:
+                moved = self._after(b"ready-")
+                if moved:
+                    self.state = State.SENDING
+                    send += self._next_piece()
+            elif self.state is State.SENDING:
+                if self._after(b"ack-"):
+                    moved = True
+                    send += self._next_piece()
+                elif self._after(b"begin-"):
+                    moved = True
+                    self.state = State.RUNNING
+            elif self.state is State.RUNNING:
+                moved = self._take_output(output)
+            elif self.state is State.SETTLING and re.search(PROMPT, self._pending):
+                self.state = State.DONE
+        return Step(bytes(send), bytes(output))
+
+    def _after(self, word: bytes) -> bool:
+        _, found, rest = self._pending.partition(self._mark + word)
+        if found:
+            self._pending = rest
+        return bool(found)
+
+    def _next_piece(self) -> bytes:
+        return self._pieces.pop(0) if self._pieces else b""
+
+    def _take_output(self, output: bytearray) -> bool:
+        match = re.search(re.escape(self._mark) + rb"(\d{1,3})-", self._pending)
+        if match:
+            output += self._pending[: match.start()]
+            self._pending = self._pending[match.end() :]
+            self.status = int(match[1])
+            self.state = State.SETTLING
+            return True
+        # A marker may have come in part: hold back as much as could belong to it.
+        keep = len(self._mark) + 4
+        if len(self._pending) > keep:
+            output += self._pending[:-keep]
+            self._pending = self._pending[-keep:]
+        return False
+
+
+def _pieces(command: bytes) -> list[bytes]:
+    """Cut a command into what is sent between two acknowledgements; the last piece ends the transfer.
+
+    Lines of the wire: ``+text`` is a whole line of the command, ``-text`` the beginning of a long one or the
+    command's unterminated end, ``a`` asks for an acknowledgement, ``.`` ends.
+    """
+    lines: list[bytes] = []
+    whole = command.split(b"\n")
+    for number, body in enumerate(whole, start=1):
+        while len(body) > _WINDOW:
+            lines.append(b"-" + body[:_WINDOW] + b"\n")
+            body = body[_WINDOW:]
+        lines.append((b"-" if number == len(whole) else b"+") + body + b"\n")
+    pieces: list[bytes] = []
+    piece = b""
+    for line in lines:
+        if piece and len(piece) + len(line) > _WINDOW + 16:
+            pieces.append(piece + b"a\n")
+            piece = b""
+        piece += line
+    return [*pieces, piece + b".\n"]

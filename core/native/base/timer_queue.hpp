@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Deadlines in guest time, kept by one native thread a host.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "base/clock.hpp"
+
+namespace coremesh {
+
+/// Calls back when the machine's clock reaches a deadline. Made for one timer a vCPU that is armed anew at
+/// every tick: `arm` takes no lock, and enters the kernel only when the new deadline comes before everything
+/// that the thread sleeps for.
+///
+/// ## State that two threads touch
+///
+/// | what                | written by            | rule |
+/// |---------------------|-----------------------|---------------------------------------------------------------|
+/// | Timer::deadline_    | owner, queue thread   | seq_cst. The thread fires only after its CAS deadline -> 0
+/// | | Timer::held_for_    | queue thread          | seq_cst. The deadline the heap knows, never = not in the
+/// heap | | Timer::posted_      | owner sets, thread clears | true while the timer is in `inbox_` | |
+/// Timer::next_        | who set `posted_`     | published by the push on `inbox_` | | inbox_              |
+/// any                   | Treiber stack; pushed one by one, taken whole: no ABA         | | sleeping_until_
+/// | thread; a waker -> 0  | seq_cst. 0 = awake, or a wake-up is on its way                | | firing_ |
+/// queue thread          | seq_cst. Whose callback runs now                              |
+///
+/// Three places are of the form "each side writes its own word and then reads the other's", which only
+/// sequential consistency makes safe (one of the two must see the other):
+///  1. arm: deadline_, then held_for_.       Thread: held_for_ = never, then deadline_ (in `take`).
+///  2. arm: push inbox_, then sleeping_until_. Thread: sleeping_until_, then inbox_ (before it sleeps).
+///  3. cancel: deadline_ = 0, then firing_.  Thread: firing_, then CAS on deadline_ (in `take`).
+class TimerQueue {
+  public:
+    class Timer;
+
+    /// Who is called. `on_timer` runs on the queue's thread, one at a time for the whole queue: it must be
+    /// short, must not block, and may arm its own timer again.
+    class Client {
+      public:
+        /// @param deadline what had been armed; `clock().tsc()` has reached it.
+        virtual void on_timer(uint64_t deadline) noexcept = 0;
+
+      protected:
+        ~Client() = default;
+    };
+
+    /// @param clock must outlive the queue.
+    explicit TimerQueue(const Clock& clock);
+
+    /// Stops the thread. Timers must be gone, or not be armed any more.
+    ~TimerQueue();
+
+    TimerQueue(const TimerQueue&) = delete;
+    TimerQueue& operator=(const TimerQueue&) = delete;
+
+    /// Ends the thread; no callback runs after it returns. Idempotent, not from a callback.
+    void stop() noexcept;
+
+    const Clock& clock() const noexcept { return clock_; }
+
+    /// How often the thread was woken by an `arm` (any thread; for statistics and tests).
+    uint64_t wakeups() const noexcept { return wakeups_.load(std::memory_order_relaxed); }
+
+  private:
+    static constexpr uint64_t kNever = ~uint64_t{0};
+
+    void run() noexcept;
+    bool drain_inbox();
+    void place(Timer& timer);
+    void take(Timer& timer);
+    void fire_due();
+    void sleep() noexcept;
+    void post(Timer& timer, uint64_t deadline) noexcept;
+    void wake_before(uint64_t deadline) noexcept;
+    void settle(const Timer& timer) noexcept;
+    void retire(Timer& timer) noexcept;
+
+    void heap_up(size_t slot) noexcept;
+    void heap_down(size_t slot) noexcept;
+    void heap_remove(Timer& timer) noexcept;
+
+    const Clock& clock_;
+    std::vector<Timer*> heap_;  // queue thread only; least held_for_ first
+
+    alignas(64) std::atomic<Timer*> inbox_{nullptr};
+    std::atomic<uint64_t> sleeping_until_{0};
+    std::atomic<uint32_t> wake_word_{0};
+    std::atomic<bool> stopping_{false};
+    std::atomic<uint64_t> wakeups_{0};
+    alignas(64) std::atomic<const Timer*> firing_{nullptr};
+    std::atomic<uint32_t> retired_{0};  // counts timers let go; their destructors sleep on it
+
+    std::thread thread_;  // last: everything above is ready when it starts
+};
+
+/// One deadline. `arm`, `disarm` and `cancel` belong to one owner thread and to the timer's own callback.
+class TimerQueue::Timer {
+  public:
+    Timer(TimerQueue& queue, Client& client) noexcept : queue_(queue), client_(client) {}
+    ~Timer() { queue_.retire(*this); }
+
+    Timer(const Timer&) = delete;
+    Timer& operator=(const Timer&) = delete;
+
+    /// Calls back once when the clock reaches `deadline` (TSC ticks, not 0), instead of any earlier deadline.
+    /// A callback for the deadline before may be under way and is not undone.
+    void arm(uint64_t deadline) noexcept;
+
+    /// Forgets the deadline. A callback that has begun may still be running when this returns.
+    void disarm() noexcept { deadline_.store(0, std::memory_order_seq_cst); }
+
+    /// Forgets the deadline and waits for a callback that has begun, even if it arms again. Not from a
+    /// callback.
+    void cancel() noexcept;
+
+    /// Waits for a callback that has begun, and leaves the deadline alone. Not from a callback.
+    void settle() noexcept { queue_.settle(*this); }
+
+    /// The deadline, or 0 when it has been reached or none is armed. Any thread.
+    uint64_t deadline() const noexcept { return deadline_.load(std::memory_order_seq_cst); }
+
+  private:
+    friend class TimerQueue;
+    static constexpr size_t kNowhere = ~size_t{0};
+
+    TimerQueue& queue_;
+    Client& client_;
+    std::atomic<uint64_t> deadline_{0};
+    std::atomic<uint64_t> held_for_{kNever};
+    std::atomic<bool> posted_{false};
+    std::atomic<bool> retiring_{false};
+    std::atomic<bool> gone_{false};
+    Timer* next_ = nullptr;
+    size_t slot_ = kNowhere;  // place in the heap; queue thread only
+};
+
+}  // namespace coremesh

@@ -98,12 +98,12 @@ void trampoline_copy(void) {
 
 static volatile uint32_t core_ready[MAX_CORES];
 
-bool core_start(uint32_t index) {
+bool core_start(uint32_t index, uint32_t page) {
     next_core = index;
     core_ready[index] = 0;
     lapic_send(core_apic_ids[index], ICR_INIT | ICR_ASSERT);
     delay_us(200);
-    lapic_send(core_apic_ids[index], ICR_STARTUP | ICR_ASSERT | TRAMPOLINE >> 12);
+    lapic_send(core_apic_ids[index], ICR_STARTUP | ICR_ASSERT | page >> 12);
     for (uint64_t end = read_tsc() + 2 * tsc_hz(); !core_ready[index] && read_tsc() < end;) pause();
     return core_ready[index];
 }
@@ -111,7 +111,8 @@ bool core_start(uint32_t index) {
 void cores_start(void) {
     trampoline_copy();
     for (uint32_t index = 1; index < cores_found; index++) {
-        if (!check(core_start(index), "core %u (APIC id %u) did not start", index, core_apic_ids[index]))
+        if (!check(core_start(index, TRAMPOLINE), "core %u (APIC id %u) did not start", index,
+                   core_apic_ids[index]))
             break;
         cores_running++;
     }
@@ -160,14 +161,22 @@ void core_wait(void) {
     }
 }
 
-void cores_run(void (*what)(uint32_t core), uint32_t count) {
+void cores_post(void (*what)(uint32_t core), uint32_t count) {
     job = what;
     job_cores = count;
     job_done = 0;
     __atomic_add_fetch(&job_number, 1, __ATOMIC_SEQ_CST);
     if (cores_running > 1) lapic_send(0, ICR_OTHERS | ICR_ASSERT | WAKE_VECTOR);
+}
+
+void cores_join(void) {
+    while (job_done < job_cores - 1) pause();
+}
+
+void cores_run(void (*what)(uint32_t core), uint32_t count) {
+    cores_post(what, count);
     what(0);
-    while (job_done < count - 1) pause();
+    cores_join();
 }
 
 void barrier_wait(struct barrier* barrier, uint32_t count) {

@@ -212,8 +212,12 @@ extern uint32_t cores_found, core_apic_ids[MAX_CORES], cores_running;
 extern uint64_t acpi_rsdp;  // 0 when the firmware tables were not found
 void cores_start(void);     // all the machine has, each in its job loop; returns when all run
 void cores_run(void (*job)(uint32_t core), uint32_t count);  // on cores 0..count-1; returns when all are done
+void cores_post(void (*job)(uint32_t core),
+                uint32_t count);  // the same for the others alone, without waiting
+void cores_join(void);            // waits for those of cores_post
 void trampoline_copy(void);
-bool core_start(uint32_t index);                 // INIT, SIPI; false if it did not come within a second
+// INIT, then one SIPI to the given page, from where the core must reach TRAMPOLINE; false after two seconds.
+bool core_start(uint32_t index, uint32_t page);
 void core_wait(void) __attribute__((noreturn));  // the job loop; uses vector 0xf0 to wake
 uint64_t tsc_hz(void);                           // measured once against the ACPI PM timer
 void delay_us(uint64_t microseconds);

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Where the guest's MXCSR is read and written, and where its sticky flags are merged (see float.h).
+#if defined(__x86_64__)
+
+#include "../internals.h"
+#include "exec/helper-head.h"
+#include "tcg/tcg-op.h"
+
+#include "float.h"
+#include "float_ops.h"
+#include "float_slow.h"
+
+// The engine's own helper finds the guest's instruction by its return address, which must be the translated code's:
+// these calls have to be jumps.
+#ifndef __OPTIMIZE__
+#error "build the engine's C files with optimisation: they rely on tail calls"
+#endif
+#if defined(__has_attribute)
+#if __has_attribute(musttail)
+#define TAIL_CALL __attribute__((musttail)) return
+#endif
+#endif
+#ifndef TAIL_CALL
+#define TAIL_CALL return
+#endif
+
+void cm_float_thread_enter(CPUX86State* env) {
+    (void)env;
+    set_host_mxcsr(MX_DEFAULT);
+}
+
+void cm_float_reset(CPUX86State* env) {
+    env->mxcsr = MX_DEFAULT;
+    set_host_mxcsr(MX_DEFAULT);
+}
+
+void cm_float_sync(CPUX86State* env) { env->mxcsr |= host_mxcsr() & MX_FLAGS; }
+
+void cm_float_load(CPUX86State* env) {
+    (void)env;
+    set_host_mxcsr(MX_DEFAULT);
+}
+
+uint32_t cm_float_leave(void) {
+    uint32_t saved = host_mxcsr();
+    set_host_mxcsr(MX_DEFAULT);
+    return saved;
+}
+
+void cm_float_return(uint32_t saved) { set_host_mxcsr(saved); }
+
+// STMXCSR is translated to a plain load of env->mxcsr. Every such load is preceded by a call that merges the flags.
+static void merge_for_stmxcsr(CPUX86State* env) {
+    CM_HIT(tcg_gen_op3);
+    cm_float_sync(env);
+}
+
+// The engine's description of a helper, known to its tcg.c alone (checked by the STMXCSR row of the float tests).
+typedef struct {
+    void* func;
+    const char* name;
+    unsigned flags;
+    unsigned sizemask;
+} HelperInfo;
+
+void CM_REAL(tcg_gen_op3)(TCGContext* tcg, TCGOpcode opc, TCGArg a1, TCGArg a2, TCGArg a3);
+
+void CM_WRAP(tcg_gen_op3)(TCGContext* tcg, TCGOpcode opc, TCGArg a1, TCGArg a2, TCGArg a3) {
+    if (opc == INDEX_op_ld32u_i64 && a3 == offsetof(CPUX86State, mxcsr) && a2 == tcgv_ptr_arg(tcg, tcg->cpu_env)) {
+        static HelperInfo info = {merge_for_stmxcsr, "merge_for_stmxcsr", TCG_CALL_NO_RWG,
+                                  dh_sizemask(void, 0) | dh_sizemask(ptr, 1)};
+        TCGTemp* args[] = {tcgv_ptr_temp(tcg, tcg->cpu_env)};
+        if (!g_hash_table_lookup(tcg->helper_table, info.func))
+            g_hash_table_insert(tcg->helper_table, info.func, &info);
+        tcg_gen_callN(tcg, info.func, NULL, 1, args);
+    }
+    CM_REAL(tcg_gen_op3)(tcg, opc, a1, a2, a3);
+}
+
+// A reserved bit is #GP(0) (SDM vol. 1, 10.2.3), before anything is loaded.
+static void check_mxcsr(CPUX86State* env, uint32_t value, uintptr_t ra) {
+    if (value & ~(uint32_t)MX_VALID) raise_exception_err_ra(env, EXCP0D_GPF, 0, ra);
+}
+
+static uint32_t saved_mxcsr(CPUX86State* env, target_ulong area, uintptr_t ra) {
+    return cpu_ldl_data_ra(env, area + offsetof(X86XSaveArea, legacy.mxcsr), ra);
+}
+
+void CM_REAL(helper_ldmxcsr)(CPUX86State* env, uint32_t value);
+void CM_WRAP(helper_ldmxcsr)(CPUX86State* env, uint32_t value) {
+    CM_HIT(helper_ldmxcsr);
+    check_mxcsr(env, value, GETPC());
+    set_host_mxcsr(MX_DEFAULT);
+    TAIL_CALL CM_REAL(helper_ldmxcsr)(env, value);
+}
+
+void CM_REAL(helper_fxsave)(CPUX86State* env, target_ulong area);
+void CM_WRAP(helper_fxsave)(CPUX86State* env, target_ulong area) {
+    CM_HIT(helper_fxsave);
+    cm_float_sync(env);
+    TAIL_CALL CM_REAL(helper_fxsave)(env, area);
+}
+
+void CM_REAL(helper_xsave)(CPUX86State* env, target_ulong area, uint64_t features);
+void CM_WRAP(helper_xsave)(CPUX86State* env, target_ulong area, uint64_t features) {
+    CM_HIT(helper_xsave);
+    cm_float_sync(env);
+    TAIL_CALL CM_REAL(helper_xsave)(env, area, features);
+}
+
+void CM_REAL(helper_xsaveopt)(CPUX86State* env, target_ulong area, uint64_t features);
+void CM_WRAP(helper_xsaveopt)(CPUX86State* env, target_ulong area, uint64_t features) {
+    CM_HIT(helper_xsaveopt);
+    cm_float_sync(env);
+    TAIL_CALL CM_REAL(helper_xsaveopt)(env, area, features);
+}
+
+// The old flags join env->mxcsr before the load, which may fault half-way and must then leave them.
+void CM_REAL(helper_fxrstor)(CPUX86State* env, target_ulong area);
+void CM_WRAP(helper_fxrstor)(CPUX86State* env, target_ulong area) {
+    CM_HIT(helper_fxrstor);
+    if ((env->cr[4] & CR4_OSFXSR_MASK) && !(area & 15)) check_mxcsr(env, saved_mxcsr(env, area, GETPC()), GETPC());
+    cm_float_sync(env);
+    set_host_mxcsr(MX_DEFAULT);
+    TAIL_CALL CM_REAL(helper_fxrstor)(env, area);
+}
+
+void CM_REAL(helper_xrstor)(CPUX86State* env, target_ulong area, uint64_t features);
+void CM_WRAP(helper_xrstor)(CPUX86State* env, target_ulong area, uint64_t features) {
+    CM_HIT(helper_xrstor);
+    if ((env->cr[4] & CR4_OSXSAVE_MASK) && !(area & 63) && (features & env->xcr0 & XSTATE_SSE_MASK))
+        check_mxcsr(env, saved_mxcsr(env, area, GETPC()), GETPC());
+    cm_float_sync(env);
+    set_host_mxcsr(MX_DEFAULT);
+    TAIL_CALL CM_REAL(helper_xrstor)(env, area, features);
+}
+
+#define WRAP_HOST_DOUBLE(name)                           \
+    void CM_REAL(helper_##name)(CPUX86State * env);      \
+    void CM_WRAP(helper_##name)(CPUX86State * env) {     \
+        CM_HIT(helper_##name);                           \
+        uint32_t saved = cm_float_leave();               \
+        CM_REAL(helper_##name)(env);                     \
+        cm_float_return(saved);                          \
+    }
+FLOAT_HOST_DOUBLE_OPS(WRAP_HOST_DOUBLE)
+
+#endif

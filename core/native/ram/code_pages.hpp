@@ -23,7 +23,8 @@
 #include "fault_handler.hpp"
 #include "lazy_array.hpp"
 #include "page_locks.hpp"
-#include "protection.hpp"
+#include "protected_pages.hpp"
+#include "ram_layout.hpp"
 
 namespace coremesh {
 
@@ -82,13 +83,13 @@ class CodePages final : private FaultTarget {
         uint64_t max_runs = 0;
     };
 
-    /// `low_size`: see GuestRam; views are `size` bytes. Throws PlatformError.
-    CodePages(uint8_t* guest, uint8_t* protocol, uint64_t size, uint64_t low_size, WriteGuard& guard,
-              CodeSink& sink, unsigned engines, Options options);
+    /// The two views of a RAM of this layout, and what guards the first. Throws PlatformError, and
+    /// std::invalid_argument unless 1 <= engines <= 256.
+    CodePages(uint8_t* guest, uint8_t* protocol, RamLayout layout, WriteGuard& guard, CodeSink& sink,
+              unsigned engines, Options options);
     ~CodePages();
 
-    // --- translation: on the engine's own thread
-    // ---------------------------------------------------------------
+    // translation: on the engine's own thread
 
     /// Before the first byte of the page is read for a translation. On return every later write to the page
     /// posts to this engine. One load when the engine already owns the page. False: the host could not
@@ -103,8 +104,7 @@ class CodePages final : private FaultTarget {
     /// Until this call all of a mixed page counts as code. Costs one load on other pages.
     void note_code_bytes(unsigned engine, uint64_t page, unsigned first, unsigned last) noexcept;
 
-    // --- mixed pages
-    // -----------------------------------------------------------------------------------------------
+    // mixed pages
 
     /// Stores to this page must take the slow path: CheckedStore, or announce_write before and after. Any
     /// thread.
@@ -118,8 +118,7 @@ class CodePages final : private FaultTarget {
     bool touches_code(uint64_t page, unsigned first, unsigned last) const noexcept;
     OwnerSet owners(uint64_t page) const noexcept;
 
-    // --- writes that do not fault: devices, loaders, stores to mixed pages. Any thread
-    // ------------------------------
+    // writes that do not fault: devices, loaders, stores to mixed pages. Any thread
 
     /// Copies through the protocol view, page by page: invalidate, then write, under the page's lock.
     void write(uint64_t offset, const void* from, uint64_t length) noexcept;
@@ -130,7 +129,7 @@ class CodePages final : private FaultTarget {
     CodeCounters counters() const noexcept;
     unsigned engines() const noexcept { return engines_; }
     /// Runs of protected pages now (mprotect only, else 0).
-    uint64_t runs() const noexcept { return runs_.load(std::memory_order_relaxed); }
+    uint64_t runs() const noexcept { return protected_.runs(); }
 
   private:
     friend class CheckedStore;
@@ -155,37 +154,26 @@ class CodePages final : private FaultTarget {
     Kind kind_of(uint64_t page) const noexcept {
         return static_cast<Kind>(state_[page].load(std::memory_order_acquire) & 3);
     }
-    bool is_protected(uint64_t page) const noexcept {
-        return protected_[page / 64].load(std::memory_order_relaxed) >> (page % 64) & 1;
-    }
-    int protect(uint64_t page) noexcept;
-    int unprotect(uint64_t page) noexcept;
     void make_room() noexcept;
-    void open_run(uint64_t page) noexcept;
-    uint64_t open_from(uint64_t page) noexcept;
+    bool open_run(uint64_t page) noexcept;
+    bool open(ProtectedPages::Run run) noexcept;
 
     uint8_t* const guest_;
     uint8_t* const protocol_;
-    const uint64_t pages_;
-    const uint64_t low_size_;
-    WriteGuard& guard_;
+    const RamLayout layout_;
     CodeSink& sink_;
     const unsigned engines_;
     const unsigned words_;  ///< 64-bit words of an owner set
     const Options options_;
-    uint64_t max_runs_ = 0;  ///< 0: no limit (userfaultfd)
 
     // Per page. Written under the page's lock, read anywhere.
     LazyArray<std::atomic<uint64_t>>
-        owners_;  ///< words_ a page; a bit set implies: protected (never on mixed pages)
-    LazyArray<std::atomic<uint64_t>> protected_;  ///< one bit a page: what the kernel was told
+        owners_;                ///< words_ a page; a bit set implies: protected (never on mixed pages)
+    ProtectedPages protected_;  ///< what the kernel was told
     LazyArray<std::atomic<uint32_t>> state_;  ///< kind (2 bits), fault count (8), time of the last fault (22)
     LazyArray<MixedPage> mixed_;
 
     PageLocks locks_;
-    PiMutex map_lock_;  ///< mprotect only: the kernel call, protected_ and runs_ together. Taken after a
-                        ///< page's lock.
-    std::atomic<uint64_t> runs_{0};
     std::atomic<uint64_t> hand_{0};  ///< where make_room looks next; under all locks
 
     mutable struct {

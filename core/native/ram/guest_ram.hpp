@@ -16,6 +16,7 @@
 
 #include "code_pages.hpp"
 #include "protection.hpp"
+#include "ram_layout.hpp"
 
 namespace coremesh {
 
@@ -27,8 +28,7 @@ class RamSizeError : public std::invalid_argument {
 
 class GuestRam {
   public:
-    static constexpr uint64_t kPage = 4096;
-    static constexpr uint64_t kHighBase = uint64_t{4} << 30;
+    static constexpr uint64_t kPage = RamLayout::kPage;
     /// The engine's guests have 40 bits of physical address.
     static constexpr uint64_t kAddressEnd = uint64_t{1} << 40;
 
@@ -41,27 +41,16 @@ class GuestRam {
     GuestRam(const GuestRam&) = delete;
     GuestRam& operator=(const GuestRam&) = delete;
 
-    uint64_t size() const noexcept { return size_; }
-    uint64_t low_size() const noexcept { return low_size_; }
-    uint64_t pages() const noexcept { return size_ / kPage; }
+    const RamLayout& layout() const noexcept { return layout_; }
+    uint64_t size() const noexcept { return layout_.size; }
+    uint64_t low_size() const noexcept { return layout_.low_size; }
+    uint64_t pages() const noexcept { return layout_.pages(); }
+    std::optional<uint64_t> offset_of(uint64_t gpa, uint64_t length = 1) const noexcept {
+        return layout_.offset_of(gpa, length);
+    }
+    uint64_t gpa_of(uint64_t offset) const noexcept { return layout_.gpa_of(offset); }
     /// What is in use; never `automatic`.
     Protection protection() const noexcept { return guard_->kind(); }
-
-    /// The RAM offset of [gpa, gpa + length), or nothing unless all of it is RAM in one block. length >= 1.
-    std::optional<uint64_t> offset_of(uint64_t gpa, uint64_t length = 1) const noexcept {
-        if (length == 0) return std::nullopt;
-        if (gpa < low_size_) {
-            if (length > low_size_ - gpa) return std::nullopt;
-            return gpa;
-        }
-        if (gpa < kHighBase || gpa - kHighBase >= size_ - low_size_) return std::nullopt;
-        const uint64_t high = gpa - kHighBase;
-        if (length > size_ - low_size_ - high) return std::nullopt;
-        return low_size_ + high;
-    }
-    uint64_t gpa_of(uint64_t offset) const noexcept {
-        return offset < low_size_ ? offset : kHighBase + (offset - low_size_);
-    }
 
     /// The first byte of each view; `size()` bytes by RAM offset.
     uint8_t* guest_base() const noexcept { return guest_; }
@@ -96,8 +85,7 @@ class GuestRam {
     void map_views();
     void unmap() noexcept;
 
-    uint64_t size_;
-    uint64_t low_size_;
+    const RamLayout layout_;
     int file_ = -1;
     uint8_t* guest_ = nullptr;
     uint8_t* protocol_ = nullptr;

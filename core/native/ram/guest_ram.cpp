@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "guest_ram.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+namespace coremesh {
+namespace {
+
+std::string mib(uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+
+void check_sizes(uint64_t size, uint64_t low_size) {
+    const uint64_t most = GuestRam::kAddressEnd - RamLayout::kHighBase;
+    if (size == 0 || size % GuestRam::kPage || low_size % GuestRam::kPage) {
+        throw RamSizeError("guest memory of " + std::to_string(size) +
+                           " bytes: give a multiple of 4096, at least 4096");
+    }
+    if (low_size > size || low_size > RamLayout::kHighBase) {
+        throw RamSizeError("guest memory below 4 GiB of " + mib(low_size) +
+                           ": give at most 4 GiB and at most the whole, " + mib(size));
+    }
+    if (size > most || size - low_size > most) {
+        throw RamSizeError("guest memory of " + mib(size) +
+                           ": guests have 40 bits of physical address; give at most " + mib(most));
+    }
+}
+
+[[noreturn]] void refuse(const std::string& what, uint64_t size, int error) {
+    throw PlatformError(
+        "no guest memory of " + mib(size) + ": " + what + ": " + std::strerror(error) +
+        "; give the machine less memory, or raise the limit that is in the way ('ulimit -v', the "
+        "container's memory limit, vm.overcommit_memory)");
+}
+
+std::unique_ptr<WriteGuard> make_guard(Protection protection, uint8_t* view, uint64_t size, bool asked) {
+    try {
+        return WriteGuard::make(protection, view, size);
+    } catch (const PlatformError& error) {
+        if (!asked) throw;
+        throw PlatformError(std::string("protection '") + std::string(name_of(protection)) +
+                            "' does not work here: " + error.what() + "; use 'auto' to take what works");
+    }
+}
+
+}  // namespace
+
+GuestRam::GuestRam(uint64_t size, uint64_t low_size, Protection protection) : layout_{size, low_size} {
+    check_sizes(size, low_size);
+    const bool asked = protection != Protection::automatic;
+    if (!asked) protection = probe_protection().chosen;
+    try {
+        map_views();
+        guard_ = make_guard(protection, guest_, size, asked);
+    } catch (...) {
+        unmap();
+        throw;
+    }
+}
+
+GuestRam::~GuestRam() {
+    code_.reset();
+    guard_.reset();
+    unmap();
+}
+
+void GuestRam::map_views() {
+    file_ = memfd_create("coremesh-ram", MFD_CLOEXEC);
+    if (file_ < 0) refuse("memfd_create", size(), errno);
+    if (ftruncate(file_, static_cast<off_t>(size())) != 0) refuse("ftruncate", size(), errno);
+    for (uint8_t** view : {&guest_, &protocol_}) {
+        void* at = mmap(nullptr, size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file_, 0);
+        if (at == MAP_FAILED) refuse("mmap", size(), errno);
+        *view = static_cast<uint8_t*>(at);
+        // A child of fork would share the file but not the faults. Pages of 4 KiB: protection, and later
+        // coherence between hosts, is by page. (A kernel without huge pages refuses the second: just as
+        // well.)
+        if (madvise(at, size(), MADV_DONTFORK) != 0) refuse("madvise(MADV_DONTFORK)", size(), errno);
+        madvise(at, size(), MADV_NOHUGEPAGE);
+    }
+    madvise(protocol_, size(), MADV_DONTDUMP);  // once in a core file is enough
+}
+
+void GuestRam::unmap() noexcept {
+    for (uint8_t** view : {&guest_, &protocol_}) {
+        if (*view) munmap(*view, size());
+        *view = nullptr;
+    }
+    if (file_ >= 0) close(file_);
+    file_ = -1;
+}
+
+bool GuestRam::read(uint64_t gpa, void* to, uint64_t length) const noexcept {
+    if (length == 0) return true;
+    const auto offset = offset_of(gpa, length);
+    if (!offset) return false;
+    std::memcpy(to, protocol_ + *offset, length);
+    return true;
+}
+
+bool GuestRam::write(uint64_t gpa, const void* from, uint64_t length) noexcept {
+    if (length == 0) return true;
+    const auto offset = offset_of(gpa, length);
+    if (!offset) return false;
+    if (code_) {
+        code_->write(*offset, from, length);
+    } else {
+        std::memcpy(protocol_ + *offset, from, length);
+    }
+    // What a device tells the guest next (an interrupt, an index in a ring) comes after the data.
+    std::atomic_thread_fence(std::memory_order_release);
+    return true;
+}
+
+bool GuestRam::code_written_by_host(uint64_t gpa, uint64_t length) noexcept {
+    const auto offset = offset_of(gpa, length);
+    return offset && code_ && code_->announce_write(*offset, length);
+}
+
+CodePages& GuestRam::track_code(CodeSink& sink, unsigned engines, CodePages::Options options) {
+    code_.reset();
+    code_ = std::make_unique<CodePages>(guest_, protocol_, layout_, *guard_, sink, engines, options);
+    return *code_;
+}
+
+}  // namespace coremesh

@@ -4,9 +4,9 @@
 Leaf numbers and bits are those of the Intel SDM, vol. 2A, CPUID, and vol. 4 for the MSRs. The choices:
 
 *Features* are what the engine executes correctly and no more. Left out although the engine's decoder has
-them: BMI1 and BMI2 (its BEXTR and BZHI lose the top bit of a full-width field) and ADX, which software expects
-with them; XSAVE, MPX, PKU and LA57 (incomplete); SMAP (every STAC and CLAC would end a translated block and
-split the data TLB in two); 1 GiB pages.
+them: BMI1 and BMI2 (its BEXTR and BZHI lose the top bit of a full-width field) and ADX, which software
+expects with them; XSAVE, MPX, PKU and LA57 (incomplete); SMAP (every STAC and CLAC would end a translated
+block and split the data TLB in two); 1 GiB pages.
 
 *Family 6, model 36h* is an in-order core ("Saltwell"). Linux lists it among those that do not speculate, and
 so spends nothing on page-table isolation, retpolines or buffer clearing. That is the truth of this machine:
@@ -224,7 +224,7 @@ MSR_AT_RESET: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """How APIC ids divide: ``threads`` a core, ``cores`` a package, each field rounded up to a power of two."""
+    """How APIC ids divide: ``threads`` a core, ``cores`` a package, each field a power of two wide."""
 
     cores: int
     threads: int = 1
@@ -313,7 +313,7 @@ def cpuid_table(
 def answer(table: CpuidTable, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
     """What the instruction returns for EAX = ``leaf`` and ECX = ``subleaf``: how a table is to be read.
 
-    A leaf or subleaf that is not in the table reads as zeros, but a leaf beyond the highest of its range gives
+    A leaf or subleaf that is not in the table reads as zeros; a leaf beyond the highest of its range gives
     the highest basic leaf (SDM vol. 2A, CPUID), and leaf 0Bh always repeats ECX and the APIC id.
     """
     beyond_basic = HIGHEST_BASIC < leaf < 0x4000_0000

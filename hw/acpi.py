@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The firmware's description of the machine: ACPI tables, and with them the older MP table.
+
+::
+
+    RSDP -> XSDT -> FADT -> FACS, DSDT
+                 -> MADT
+
+Source: the ACPI Specification 6.4; section numbers below are its. Fixed-feature hardware (section 4.8) is
+that of a PC whose chip set is always in ACPI mode: no SMI command port, no fixed buttons, no GPEs.
+Processor devices are left out on purpose: cores come from the MADT, and with no idle states to offer a
+processor device only costs the guest a driver and an idle governor for each core.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from coremesh.core.errors import ConfigurationError
+from coremesh.core.memory_map import (
+    ACPI_TABLES_BASE,
+    ACPI_TABLES_END,
+    IOAPIC_BASE,
+    LAPIC_BASE,
+    PCI_WINDOW_BASE,
+    PCI_WINDOW_END,
+    MemoryMap,
+)
+from coremesh.hw import aml
+from coremesh.hw.mptable import build_mp_table, ioapic_id
+
+OEM_ID: Final = b"COREMS"
+OEM_TABLE_ID: Final = b"COREMESH"
+CREATOR_ID: Final = b"CMSH"
+REVISION: Final = 1
+
+PM1A_EVENT_PORT: Final = 0x600
+PM1A_CONTROL_PORT: Final = 0x604
+PM_TIMER_PORT: Final = 0x608
+RESET_PORT: Final = 0xCF9
+RESET_VALUE: Final = 0x06
+S5_SLEEP_TYPE: Final = 5
+SCI_IRQ: Final = 9
+TIMER_IRQ: Final = 0
+TIMER_GSI: Final = 2
+RTC_CENTURY_INDEX: Final = 0x32
+
+BROADCAST_APIC_ID: Final = 0xFF
+LARGEST_APIC_ID: Final = 0xFFFF_FFFE
+ALL_PROCESSORS: Final = 0xFF
+NMI_LINT: Final = 1
+
+_PRESENT: Final = 0x0F
+"""_STA: present, enabled, shown and functioning (6.3.7)."""
+_ALIGNMENT: Final = 64
+"""What the FACS needs (5.2.10); the other tables can live with it."""
+_SYSTEM_IO: Final = 1
+
+
+def build_firmware(apic_ids: Sequence[int], memory: MemoryMap) -> tuple[list[tuple[int, bytes]], int]:
+    """All tables as (guest-physical address, bytes), and the address of the RSDP.
+
+    ``apic_ids`` are the cores' APIC ids, the bootstrap processor's first, each 0 to FFFF_FFFEh and different.
+    Raises :class:`ConfigurationError` for ids that no such machine can have. Pure; any thread may call.
+    """
+    _check_apic_ids(apic_ids)
+    placer = _Placer(ACPI_TABLES_BASE, ACPI_TABLES_END)
+    rsdp_gpa = placer.reserve(36)
+    dsdt_gpa = placer.place(dsdt())
+    facs_gpa = placer.place(facs())
+    fadt_gpa = placer.place(fadt(facs_gpa, dsdt_gpa))
+    madt_gpa = placer.place(madt(apic_ids))
+    xsdt_gpa = placer.place(table(b"XSDT", 1, struct.pack("<2Q", fadt_gpa, madt_gpa)))
+    tables = [(rsdp_gpa, rsdp(xsdt_gpa)), *placer.tables, *build_mp_table(apic_ids)]
+    for gpa, data in tables:
+        if not memory.is_ram(gpa, len(data)):
+            raise ConfigurationError(
+                f"the firmware's table at {gpa:#x} needs memory there; give at least 2 MiB"
+            )
+    return tables, rsdp_gpa
+
+
+def checksum(data: bytes) -> int:
+    """The byte that makes the sum of all bytes zero, modulo 256."""
+    return -sum(data) & 0xFF
+
+
+def table(kind: bytes, revision: int, body: bytes) -> bytes:
+    """A system description table: the common header (5.2.6), with length and checksum, before ``body``."""
+    header = struct.pack(
+        "<4sIBB6s8sI4sI",
+        kind,
+        36 + len(body),
+        revision,
+        0,
+        OEM_ID,
+        OEM_TABLE_ID,
+        REVISION,
+        CREATOR_ID,
+        REVISION,
+    )
+    whole = bytearray(header + body)
+    whole[9] = checksum(whole)
+    return bytes(whole)
+
+
+def rsdp(xsdt_gpa: int) -> bytes:
+    """The root pointer, revision 2 (5.2.5.3); it has no RSDT, for which revision 1 had the first checksum."""
+    data = bytearray(struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, OEM_ID, 2, 0, 36, xsdt_gpa, 0))
+    data[8] = checksum(data[:20])
+    data[32] = checksum(data)
+    return bytes(data)
+
+
+def facs() -> bytes:
+    """The firmware control structure, version 2 (5.2.10): nobody wakes and the global lock is free."""
+    return struct.pack("<4s5IQB31x", b"FACS", 64, 0, 0, 0, 0, 0, 2)
+
+
+def fadt(facs_gpa: int, dsdt_gpa: int) -> bytes:
+    """The fixed description, revision 6.3 (5.2.9)."""
+    wbinvd, proc_c1, power_button, sleep_button, fixed_rtc, reset_register = (
+        1 << bit for bit in (0, 2, 4, 5, 6, 10)
+    )
+    # A set button or RTC bit says that there is no such fixed feature. The 8042 is not announced although
+    # its reset line exists: no keyboard is behind it, and probing for one costs a guest half a second.
+    legacy_devices, no_vga, no_aspm = 1 << 0, 1 << 2, 1 << 4
+    body = bytearray(276 - 36)
+
+    def put(offset: int, layout: str, *values: int) -> None:
+        struct.pack_into("<" + layout, body, offset - 36, *values)
+
+    put(36, "II", facs_gpa, dsdt_gpa)
+    put(45, "B", 4)  # preferred profile: enterprise server
+    put(46, "H", SCI_IRQ)
+    put(56, "I", PM1A_EVENT_PORT)
+    put(64, "I", PM1A_CONTROL_PORT)
+    put(76, "I", PM_TIMER_PORT)
+    put(88, "BBxB", 4, 2, 4)  # lengths of the PM1 event and control blocks and of the timer
+    put(96, "HH", 101, 1001)  # latencies that mean: no C2, no C3
+    put(108, "B", RTC_CENTURY_INDEX)
+    put(109, "H", legacy_devices | no_vga | no_aspm)
+    put(112, "I", wbinvd | proc_c1 | power_button | sleep_button | fixed_rtc | reset_register)
+    put(116, "4BQ", *_io_address(8, RESET_PORT))
+    put(128, "BxxB", RESET_VALUE, 3)  # ... and the minor version
+    put(132, "QQ", facs_gpa, dsdt_gpa)
+    put(148, "4BQ", *_io_address(32, PM1A_EVENT_PORT))
+    put(172, "4BQ", *_io_address(16, PM1A_CONTROL_PORT))
+    put(208, "4BQ", *_io_address(32, PM_TIMER_PORT))
+    return table(b"FACP", 6, bytes(body))
+
+
+def madt(apic_ids: Sequence[int]) -> bytes:
+    """The interrupt controllers, revision 5 (5.2.12): cores, the I/O APIC, and how ISA interrupts reach it."""
+    pcat_compat = enabled = 1
+    active_high_level = 0b11 << 2 | 0b01
+    parts = [struct.pack("<II", LAPIC_BASE, pcat_compat)]
+    wide = False
+    for uid, apic_id in enumerate(apic_ids):
+        if apic_id < BROADCAST_APIC_ID:
+            parts.append(struct.pack("<BBBBI", 0, 8, uid & 0xFF, apic_id, enabled))
+        else:
+            wide = True
+            parts.append(struct.pack("<BBHIII", 9, 16, 0, apic_id, enabled, uid))
+    parts.append(struct.pack("<BBBBII", 1, 12, ioapic_id(apic_ids), 0, IOAPIC_BASE, 0))
+    parts.append(struct.pack("<BBBBIH", 2, 10, 0, TIMER_IRQ, TIMER_GSI, 0))
+    parts.append(struct.pack("<BBBBIH", 2, 10, 0, SCI_IRQ, SCI_IRQ, active_high_level))
+    parts.append(struct.pack("<BBBHB", 4, 6, ALL_PROCESSORS, 0, NMI_LINT))
+    if wide:
+        parts.append(struct.pack("<BBHIB3x", 10, 12, 0, 0xFFFF_FFFF, NMI_LINT))
+    return table(b"APIC", 5, b"".join(parts))
+
+
+def dsdt() -> bytes:
+    """The differentiated description: power-off, the PCI root with an empty bus, and the ISA devices."""
+    s5 = aml.integer(S5_SLEEP_TYPE)
+    root = aml.device(
+        "PCI0",
+        aml.name("_HID", aml.eisa_id("PNP0A03")),
+        aml.name("_ADR", aml.integer(0)),
+        aml.name("_UID", aml.integer(0)),
+        aml.name("_BBN", aml.integer(0)),
+        aml.name(
+            "_CRS",
+            aml.resource_template(
+                aml.word_bus_number(0, 0),
+                aml.io_ports(0xCF8, 8),
+                aml.word_io(0x0000, 0x0CF7),
+                aml.word_io(0x0D00, 0xFFFF),
+                aml.dword_memory(PCI_WINDOW_BASE, PCI_WINDOW_END - 1),
+            ),
+        ),
+        aml.name("_PRT", aml.package()),
+        _isa_device("PIC", "PNP0000", (0x20, 2), (0xA0, 2), irq=2),
+        _isa_device("PIT", "PNP0100", (0x40, 4), irq=TIMER_IRQ),
+        _isa_device("RTC", "PNP0B00", (0x70, 2), irq=8),
+        _isa_device("COM1", "PNP0501", (0x3F8, 8), irq=4, uid=1),
+    )
+    return table(
+        b"DSDT",
+        2,
+        aml.name("\\_S5", aml.package(s5, s5, aml.integer(0), aml.integer(0))) + aml.scope("\\_SB", root),
+    )
+
+
+def _isa_device(path: str, hid: str, *ports: tuple[int, int], irq: int, uid: int = 0) -> bytes:
+    resources = [aml.io_ports(first, count) for first, count in ports]
+    return aml.device(
+        path,
+        aml.name("_HID", aml.eisa_id(hid)),
+        aml.name("_UID", aml.integer(uid)),
+        aml.name("_STA", aml.integer(_PRESENT)),
+        aml.name("_CRS", aml.resource_template(*resources, aml.irq(irq))),
+    )
+
+
+def _io_address(bits: int, port: int) -> tuple[int, int, int, int, int]:
+    """A generic address structure (5.2.3.2): space, width, offset, access size as a logarithm, address."""
+    return _SYSTEM_IO, bits, 0, bits.bit_length() - 3, port
+
+
+def _check_apic_ids(apic_ids: Sequence[int]) -> None:
+    if not apic_ids:
+        raise ConfigurationError("a machine without vCPUs cannot start; give at least one")
+    if len(set(apic_ids)) != len(apic_ids):
+        raise ConfigurationError("two vCPUs have the same APIC id; give each its own")
+    for apic_id in apic_ids:
+        if not 0 <= apic_id <= LARGEST_APIC_ID or apic_id == BROADCAST_APIC_ID:
+            raise ConfigurationError(
+                f"{apic_id:#x} is no APIC id of a core; give 0 to FEh, or 100h and above with x2APIC"
+            )
+
+
+class _Placer:
+    """Lays tables one behind the other into a window of guest-physical addresses."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self._next = start
+        self._end = end
+        self.tables: list[tuple[int, bytes]] = []
+
+    def reserve(self, size: int) -> int:
+        gpa = self._next
+        self._next = -(-(gpa + size) // _ALIGNMENT) * _ALIGNMENT
+        if self._next > self._end:
+            raise ConfigurationError(
+                "the firmware's tables outgrow their 64 KiB; give the machine fewer vCPUs"
+            )
+        return gpa
+
+    def place(self, data: bytes) -> int:
+        gpa = self.reserve(len(data))
+        self.tables.append((gpa, data))
+        return gpa

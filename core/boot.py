@@ -104,3 +104,16 @@ def bios_data_area() -> list[tuple[int, bytes]]:
         (0x413, conventional_kib),
         (EBDA_BASE, b"\x01"),  # the area's size in KiB
     ]
+
+
+def encode_command_line(cmdline: str, longest: int) -> bytes:
+    """The command line as the guest reads it: bytes with a closing zero, which ``longest`` does not count."""
+    data = cmdline.encode("utf-8", errors="surrogateescape")
+    if b"\0" in data:
+        raise ConfigurationError("the kernel's command line contains a zero byte; remove it")
+    if len(data) > longest:
+        raise ConfigurationError(
+            f"the kernel's command line has {len(data)} bytes, and this kernel takes at most {longest}; "
+            "shorten it"
+        )
+    return data + b"\0"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The part of an ELF file that a boot loader needs: the entry point and the segments to load."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
@@ -94,9 +95,9 @@ def read_elf(image: bytes, *, bits: int, machine: str) -> ElfImage:
     return ElfImage(_physical_entry(header["e_entry"], segments), segments)
 
 
-def check_segments(image: ElfImage, memory: MemoryMap, floor: int) -> None:
+def check_segments(segments: Sequence[Segment], memory: MemoryMap, floor: int) -> None:
     """Raise :class:`GuestImageError` unless all segments are RAM at or above ``floor`` and do not overlap."""
-    regions = sorted((segment.region for segment in image.segments), key=lambda region: region.start)
+    regions = sorted((segment.region for segment in segments), key=lambda region: region.start)
     for region in regions:
         if region.start < floor:
             raise GuestImageError(

@@ -22,6 +22,7 @@ from coremesh.core.boot import (
     RFLAGS_FIXED,
     BootPlan,
     bios_data_area,
+    encode_command_line,
     flat_gdt,
     flat_segments,
 )
@@ -136,19 +137,6 @@ def load_linux(
         },
         entry_name=placed.name,
     )
-
-
-def encode_command_line(cmdline: str, longest: int) -> bytes:
-    """The command line as the guest reads it: bytes with a closing zero, which ``longest`` does not count."""
-    data = cmdline.encode("utf-8", errors="surrogateescape")
-    if b"\0" in data:
-        raise ConfigurationError("the kernel's command line contains a zero byte; remove it")
-    if len(data) > longest:
-        raise ConfigurationError(
-            f"the kernel's command line has {len(data)} bytes, and this kernel takes at most {longest}; "
-            "shorten it"
-        )
-    return data + b"\0"
 
 
 def read_setup_header(image: bytes) -> SetupHeader:
@@ -269,7 +257,7 @@ def _place_vmlinux(image: bytes, memory: MemoryMap) -> _Kernel:
             "give Debian's vmlinuz or a vmlinux for x86-64"
         )
     elf = read_elf(image, bits=64, machine="EM_X86_64")
-    check_segments(elf, memory, EXTENDED_MEMORY_BASE)
+    check_segments(elf.segments, memory, EXTENDED_MEMORY_BASE)
     if elf.entry >= IDENTITY_MAPPED:
         raise GuestImageError(
             f"the entry point {elf.entry:#x} lies above 4 GiB; link the kernel to start below 4 GiB"

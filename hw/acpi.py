@@ -80,7 +80,7 @@ def build_firmware(apic_ids: Sequence[int], memory: MemoryMap) -> tuple[list[tup
     return tables, rsdp_gpa
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | bytearray) -> int:
     """The byte that makes the sum of all bytes zero, modulo 256."""
     return -sum(data) & 0xFF
 
@@ -122,7 +122,7 @@ def fadt(facs_gpa: int, dsdt_gpa: int) -> bytes:
     wbinvd, proc_c1, power_button, sleep_button, fixed_rtc, reset_register = (
         1 << bit for bit in (0, 2, 4, 5, 6, 10)
     )
-    # A set button or RTC bit says that there is no such fixed feature. The 8042 is not announced although
+    # A set button or RTC bit says that there is no such fixed feature. The 8042 is not announced though
     # its reset line exists: no keyboard is behind it, and probing for one costs a guest half a second.
     legacy_devices, no_vga, no_aspm = 1 << 0, 1 << 2, 1 << 4
     body = bytearray(276 - 36)
@@ -151,7 +151,7 @@ def fadt(facs_gpa: int, dsdt_gpa: int) -> bytes:
 
 
 def madt(apic_ids: Sequence[int]) -> bytes:
-    """The interrupt controllers, revision 5 (5.2.12): cores, the I/O APIC, and how ISA interrupts reach it."""
+    """The interrupt controllers, revision 5 (5.2.12): cores, the I/O APIC, and what drives its inputs."""
     pcat_compat = enabled = 1
     active_high_level = 0b11 << 2 | 0b01
     parts = [struct.pack("<II", LAPIC_BASE, pcat_compat)]

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which kind of kernel a file is, and the loader that starts it."""
+
+from typing import Final
+
+from coremesh.core.boot import BootPlan
+from coremesh.core.elf import elf_class
+from coremesh.core.errors import GuestImageError
+from coremesh.core.linux_boot import is_bzimage, load_linux
+from coremesh.core.memory_map import MemoryMap
+from coremesh.core.multiboot import find_header, load_multiboot
+
+INITRD_MODULE_NAME: Final = "initrd"
+
+_STRANGERS: Final = (
+    (b"\x1f\x8b", "a gzip archive", "unpack it with gunzip"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it with unzstd"),
+    (b"\xfd7zXZ\0", "an xz archive", "unpack it with unxz"),
+    (
+        b"!<arch>\n",
+        "an archive, perhaps a Debian package",
+        "unpack it with dpkg-deb -x and give its boot/vmlinuz",
+    ),
+    (b"070701", "a cpio archive", "give it as the initramfs, and a kernel beside it"),
+    (b"MZ", "an EFI program without a Linux boot header", "give a bzImage, an ELF or a Multiboot kernel"),
+)
+
+
+def plan_boot(
+    kernel: bytes, initrd: bytes | None, cmdline: str, memory: MemoryMap, acpi_rsdp: int
+) -> BootPlan:
+    """Recognise a bzImage, a Multiboot kernel or an ELF64 vmlinux, and plan its start.
+
+    A Multiboot kernel gets the initramfs as its only module, with the string ``initrd``. Raises
+    :class:`GuestImageError` for a file of another kind or one that is damaged, :class:`ConfigurationError`
+    when the machine does not suit it. May be called from any thread.
+    """
+    if is_bzimage(kernel):
+        return load_linux(kernel, initrd, cmdline, memory, acpi_rsdp)
+    if find_header(kernel) is not None:
+        modules = [] if initrd is None else [(initrd, INITRD_MODULE_NAME)]
+        return load_multiboot(kernel, modules, cmdline, memory)
+    if elf_class(kernel) == 64:
+        return load_linux(kernel, initrd, cmdline, memory, acpi_rsdp)
+    raise GuestImageError(f"{_stranger(kernel)}; 'coremesh fetch' gets a Debian kernel")
+
+
+def _stranger(kernel: bytes) -> str:
+    if not kernel:
+        return "the kernel file is empty"
+    if elf_class(kernel) == 32:
+        return "the kernel is a 32-bit ELF file without a Multiboot header: add one to its first 8 KiB"
+    for magic, kind, cure in _STRANGERS:
+        if kernel.startswith(magic):
+            return f"the kernel file is {kind}: {cure}"
+    return (
+        "the kernel file is of no known kind: a Linux bzImage (vmlinuz), an ELF64 vmlinux "
+        "or a Multiboot 1 kernel is needed"
+    )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The byte pipe between a serial port and people: the last megabytes of output for many readers, input for
+one port.
+
+The serial port writes byte by byte from a vCPU's thread, and a reader that woke for each would fight that
+thread for the interpreter. So a reader that had to wait collects for a moment before it returns.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+RING_BYTES = 4 << 20
+SLACK_BYTES = 64 << 10  # how far the ring overgrows before it is cut, so that cutting is rare
+COLLECT_SECONDS = 0.004
+
+
+class ConsolePort:
+    """Output is a ring with absolute positions ("cursors"), input a queue without limit.
+
+    All methods: any thread.
+    """
+
+    def __init__(self, ring_bytes: int = RING_BYTES) -> None:
+        self._ring_bytes = ring_bytes
+        self._changed = threading.Condition(threading.Lock())
+        # All below are guarded by _changed's lock, the innermost of all: nothing is called while it is held.
+        self._output = bytearray()
+        self._base = 0  # absolute position of _output[0]
+        self._waiting = 0
+        self._input = bytearray()
+        self._closed = False
+        self._on_input: Callable[[], None] = lambda: None
+
+    def attach(self, on_input: Callable[[], None]) -> None:
+        """The port's side: ``on_input`` is called, without locks, when there is something to ``take``."""
+        self._on_input = on_input
+
+    def transmit(self, data: bytes) -> None:
+        """The port's side: the guest has sent ``data``. Cheap, never waits for a reader."""
+        with self._changed:
+            self._output += data
+            if len(self._output) > self._ring_bytes + SLACK_BYTES:
+                excess = len(self._output) - self._ring_bytes
+                del self._output[:excess]
+                self._base += excess
+            if self._waiting:
+                self._changed.notify_all()
+
+    def take(self, limit: int) -> bytes:
+        """The port's side: up to ``limit`` bytes of input, in order, each byte once."""
+        if not self._input:
+            return b""
+        with self._changed:
+            data = bytes(self._input[:limit])
+            del self._input[:limit]
+            return data
+
+    @property
+    def input_left(self) -> int:
+        """Bytes fed that the guest has not been given yet."""
+        return len(self._input)
+
+    def feed(self, data: bytes) -> None:
+        """The person's side: type ``data``. It waits here until the port has room."""
+        with self._changed:
+            self._input += data
+        self._on_input()
+
+    @property
+    def end(self) -> int:
+        """The cursor after the last byte sent by the guest."""
+        with self._changed:
+            return self._base + len(self._output)
+
+    def read(self, cursor: int, timeout: float) -> tuple[bytes, int]:
+        """The bytes since the absolute position ``cursor`` and the position after them.
+
+        Waits up to ``timeout`` seconds for the first byte; ``(b"", cursor)`` when there was none or the
+        port is closed. A reader that was too slow gets what the ring still holds: ``new_cursor - len(data)
+        - cursor`` bytes are lost to it.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            waited = False
+            while self._base + len(self._output) <= cursor and not self._closed:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return b"", cursor
+                self._waiting += 1
+                self._changed.wait(left)
+                self._waiting -= 1
+                waited = True
+        if waited:
+            time.sleep(min(COLLECT_SECONDS, max(0.0, deadline - time.monotonic())))
+        with self._changed:
+            end = self._base + len(self._output)
+            data = bytes(self._output[max(cursor, self._base) - self._base :])
+            return (data, end) if data else (b"", cursor)
+
+    def close(self) -> None:
+        """No more output will come: readers that wait return, also later ones."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called; what the ring holds can still be read."""
+        return self._closed

@@ -69,7 +69,8 @@ class TimerQueue {
     static constexpr uint64_t kNever = ~uint64_t{0};
 
     void run() noexcept;
-    bool drain_inbox();
+    void drain_inbox();
+    void let_go(Timer& timer) noexcept;
     void place(Timer& timer);
     void take(Timer& timer);
     void fire_due();
@@ -90,6 +91,7 @@ class TimerQueue {
     std::atomic<uint64_t> sleeping_until_{0};
     std::atomic<uint32_t> wake_word_{0};
     std::atomic<bool> stopping_{false};
+    std::atomic<bool> stopped_{false};
     std::atomic<uint64_t> wakeups_{0};
     alignas(64) std::atomic<const Timer*> firing_{nullptr};
     std::atomic<uint32_t> retired_{0};  // counts timers let go; their destructors sleep on it
@@ -113,9 +115,9 @@ class TimerQueue::Timer {
     /// Forgets the deadline. A callback that has begun may still be running when this returns.
     void disarm() noexcept { deadline_.store(0, std::memory_order_seq_cst); }
 
-    /// Forgets the deadline and waits for a callback that has begun, even if it arms again. Not from a
-    /// callback.
-    void cancel() noexcept;
+    /// Forgets the deadline and waits for a callback that has begun, even if it arms again. Returns the
+    /// deadline that will now not be called for, 0 if there was none. Not from a callback.
+    uint64_t cancel() noexcept;
 
     /// Waits for a callback that has begun, and leaves the deadline alone. Not from a callback.
     void settle() noexcept { queue_.settle(*this); }

@@ -61,9 +61,9 @@ class LapicTimer final : private TimerQueue::Client {
 
   private:
     void on_timer(uint64_t deadline) noexcept override;
-    uint64_t counts_since_start() const noexcept;
+    uint64_t counts_since_start() const noexcept { return counts_until(clock_.tsc()); }
+    uint64_t counts_until(uint64_t tsc) const noexcept;
     uint64_t deadline_after(uint64_t counts) const noexcept;
-    void arm_or_fire(uint64_t deadline) noexcept;
 
     const Clock& clock_;
     Listener& listener_;
@@ -77,6 +77,7 @@ class LapicTimer final : private TimerQueue::Client {
     unsigned divide_shift_ = 1;
     uint64_t start_ = 0;  // machine TSC at which the count was `initial_`
     uint64_t tsc_offset_ = 0;
+    uint64_t tsc_deadline_ = 0;  // as the guest wrote it
 
     TimerQueue::Timer timer_;  // last: the callback uses the fields above until the timer is gone
 };

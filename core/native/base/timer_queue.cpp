@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "base/timer_queue.hpp"
+
+#include <pthread.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <utility>
+
+#include "base/futex.hpp"
+
+namespace coremesh {
+namespace {
+
+/// The thread is awake for microseconds and a whole machine's time hangs on it: it should not wait behind
+/// vCPUs that compute. Each request may be refused without privileges, and then it does without.
+void prepare_thread() noexcept {
+    pthread_setname_np(pthread_self(), "coremesh-timer");
+    prctl(PR_SET_TIMERSLACK, 1000UL);  // the default of 50 us would be added to every sleep
+    setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), -10);
+}
+
+}  // namespace
+
+TimerQueue::TimerQueue(const Clock& clock) : clock_(clock) {
+    // The thread inherits a full mask: signals of the process (Ctrl-C, profilers) are for other threads.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    thread_ = std::thread([this] { run(); });
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+TimerQueue::~TimerQueue() { stop(); }
+
+void TimerQueue::stop() noexcept {
+    if (!thread_.joinable()) return;
+    stopping_.store(true, std::memory_order_seq_cst);
+    wake_word_.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake(wake_word_);
+    thread_.join();
+    stopped_.store(true, std::memory_order_release);
+    retired_.fetch_add(1, std::memory_order_release);
+    retired_.notify_all();
+}
+
+// ---- owners' side
+// -------------------------------------------------------------------------------------------
+
+void TimerQueue::Timer::arm(uint64_t deadline) noexcept {
+    deadline_.store(deadline, std::memory_order_seq_cst);
+    // Pairing 1. If the heap holds this timer for an earlier moment, the thread will look at deadline_ then.
+    if (held_for_.load(std::memory_order_seq_cst) <= deadline) return;
+    queue_.post(*this, deadline);
+}
+
+uint64_t TimerQueue::Timer::cancel() noexcept {
+    uint64_t taken_back = 0;
+    do {
+        if (const uint64_t armed = deadline_.exchange(0, std::memory_order_seq_cst)) taken_back = armed;
+        settle();
+        // A callback that was under way may have armed again, before it ended and so before this look.
+    } while (deadline_.load(std::memory_order_seq_cst) != 0);
+    return taken_back;
+}
+
+void TimerQueue::post(Timer& timer, uint64_t deadline) noexcept {
+    // The flag is cleared by the thread before it reads deadline_: whoever finds it set will be read.
+    if (!timer.posted_.exchange(true, std::memory_order_seq_cst)) {
+        Timer* head = inbox_.load(std::memory_order_relaxed);
+        do {
+            timer.next_ = head;
+        } while (!inbox_.compare_exchange_weak(head, &timer, std::memory_order_seq_cst));
+    }
+    wake_before(deadline);
+}
+
+void TimerQueue::wake_before(uint64_t deadline) noexcept {
+    // Pairing 2. The loop ends after one round unless the thread itself goes to sleep at this moment.
+    uint64_t until = sleeping_until_.load(std::memory_order_seq_cst);
+    while (deadline < until) {
+        if (sleeping_until_.compare_exchange_weak(until, 0, std::memory_order_seq_cst)) {
+            wakeups_.fetch_add(1, std::memory_order_relaxed);
+            wake_word_.fetch_add(1, std::memory_order_seq_cst);
+            futex_wake(wake_word_);
+            return;
+        }
+    }
+}
+
+void TimerQueue::settle(const Timer& timer) noexcept {
+    // Pairing 3.
+    while (firing_.load(std::memory_order_seq_cst) == &timer) firing_.wait(&timer, std::memory_order_seq_cst);
+}
+
+void TimerQueue::retire(Timer& timer) noexcept {
+    timer.cancel();
+    timer.retiring_.store(true, std::memory_order_seq_cst);
+    post(timer, 0);
+    // After the thread has set gone_ it touches only the queue, so that the timer's memory may go at once.
+    while (!timer.gone_.load(std::memory_order_acquire)) {
+        const uint32_t seen = retired_.load(std::memory_order_acquire);
+        if (timer.gone_.load(std::memory_order_acquire)) return;
+        if (stopped_.load(std::memory_order_acquire)) return;  // nobody looks at the inbox or the heap again
+        retired_.wait(seen, std::memory_order_acquire);
+    }
+}
+
+// ---- the thread's side
+// --------------------------------------------------------------------------------------
+
+void TimerQueue::run() noexcept {
+    prepare_thread();
+    while (!stopping_.load(std::memory_order_seq_cst)) {
+        drain_inbox();
+        fire_due();
+        sleep();
+    }
+}
+
+void TimerQueue::drain_inbox() {
+    Timer* timer = inbox_.exchange(nullptr, std::memory_order_seq_cst);
+    while (timer != nullptr) {
+        Timer* const next = timer->next_;
+        // Before deadline_ and retiring_ are read: an owner that changes them later posts anew.
+        timer->posted_.store(false, std::memory_order_seq_cst);
+        if (timer->retiring_.load(std::memory_order_seq_cst)) {
+            let_go(*timer);
+        } else {
+            place(*timer);
+        }
+        timer = next;
+    }
+}
+
+/// The owner has set retiring_ and then posts; this may be an earlier post of the same timer. Whoever sets
+/// posted_ first decides: the thread, then the owner will not push; or the owner, then the timer comes by
+/// once more.
+void TimerQueue::let_go(Timer& timer) noexcept {
+    heap_remove(timer);
+    if (timer.posted_.exchange(true, std::memory_order_seq_cst)) return;
+    timer.gone_.store(true, std::memory_order_release);
+    retired_.fetch_add(1, std::memory_order_release);
+    retired_.notify_all();
+}
+
+/// Brings the timer's place in the heap up to date with its deadline.
+void TimerQueue::place(Timer& timer) {
+    const uint64_t deadline = timer.deadline_.load(std::memory_order_seq_cst);
+    if (deadline == 0) return;  // if it is in the heap, it falls out when its old moment comes
+    if (timer.held_for_.load(std::memory_order_relaxed) <= deadline) return;
+    timer.held_for_.store(deadline, std::memory_order_seq_cst);
+    if (timer.slot_ == Timer::kNowhere) {
+        timer.slot_ = heap_.size();
+        heap_.push_back(&timer);
+    }
+    heap_up(timer.slot_);
+}
+
+void TimerQueue::fire_due() {
+    while (!heap_.empty() && heap_.front()->held_for_.load(std::memory_order_relaxed) <= clock_.tsc()) {
+        take(*heap_.front());
+    }
+}
+
+/// The moment has come for which the heap holds this timer: fire, or put it where it belongs now.
+void TimerQueue::take(Timer& timer) {
+    heap_remove(timer);
+    firing_.store(&timer, std::memory_order_seq_cst);
+    uint64_t deadline = timer.deadline_.load(std::memory_order_seq_cst);
+    if (deadline != 0 && deadline <= clock_.tsc() &&
+        timer.deadline_.compare_exchange_strong(deadline, 0, std::memory_order_seq_cst)) {
+        timer.client_.on_timer(deadline);
+    }
+    // Armed again, meanwhile or since long: by pairing 1 either the owner posts, or this look sees it. It
+    // comes before firing_ is given up, because until then the owner does not let the timer go.
+    place(timer);
+    firing_.store(nullptr, std::memory_order_seq_cst);
+    firing_.notify_all();
+}
+
+void TimerQueue::sleep() noexcept {
+    const uint32_t word = wake_word_.load(std::memory_order_seq_cst);
+    const uint64_t until = heap_.empty() ? kNever : heap_.front()->held_for_.load(std::memory_order_relaxed);
+    sleeping_until_.store(until, std::memory_order_seq_cst);
+    // Pairing 2: who posted before this store may have seen an older value and left the rest to us.
+    if (inbox_.load(std::memory_order_seq_cst) == nullptr && !stopping_.load(std::memory_order_seq_cst)) {
+        futex_wait_until(wake_word_, word, until == kNever ? -1 : clock_.monotonic_at(until));
+    }
+    sleeping_until_.store(0, std::memory_order_seq_cst);
+}
+
+// ---- binary heap with known places
+// --------------------------------------------------------------------------
+
+void TimerQueue::heap_up(size_t slot) noexcept {
+    Timer* const timer = heap_[slot];
+    const uint64_t key = timer->held_for_.load(std::memory_order_relaxed);
+    while (slot > 0) {
+        const size_t parent = (slot - 1) / 2;
+        if (heap_[parent]->held_for_.load(std::memory_order_relaxed) <= key) break;
+        heap_[slot] = heap_[parent];
+        heap_[slot]->slot_ = slot;
+        slot = parent;
+    }
+    heap_[slot] = timer;
+    timer->slot_ = slot;
+}
+
+void TimerQueue::heap_down(size_t slot) noexcept {
+    Timer* const timer = heap_[slot];
+    const uint64_t key = timer->held_for_.load(std::memory_order_relaxed);
+    for (;;) {
+        size_t child = 2 * slot + 1;
+        if (child >= heap_.size()) break;
+        const auto key_of = [this](size_t at) {
+            return heap_[at]->held_for_.load(std::memory_order_relaxed);
+        };
+        if (child + 1 < heap_.size() && key_of(child + 1) < key_of(child)) ++child;
+        if (key <= key_of(child)) break;
+        heap_[slot] = heap_[child];
+        heap_[slot]->slot_ = slot;
+        slot = child;
+    }
+    heap_[slot] = timer;
+    timer->slot_ = slot;
+}
+
+void TimerQueue::heap_remove(Timer& timer) noexcept {
+    if (timer.slot_ == Timer::kNowhere) return;
+    const size_t slot = std::exchange(timer.slot_, Timer::kNowhere);
+    timer.held_for_.store(kNever, std::memory_order_seq_cst);
+    Timer* const last = heap_.back();
+    heap_.pop_back();
+    if (last == &timer) return;
+    heap_[slot] = last;
+    last->slot_ = slot;
+    heap_up(slot);
+    heap_down(last->slot_);
+}
+
+}  // namespace coremesh

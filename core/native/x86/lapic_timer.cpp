@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "x86/lapic_timer.hpp"
+
+#include <algorithm>
+
+namespace coremesh::x86 {
+namespace {
+
+using u128 = unsigned __int128;
+using i128 = __int128;
+
+/// SDM vol. 3A, figure 11-10: bits 3, 1 and 0; 0 divides by 2, ... 6 by 128, 7 by 1.
+unsigned divide_shift_of(uint32_t configuration) noexcept {
+    const unsigned code = (configuration & 3) | ((configuration >> 1) & 4);
+    return (code + 1) & 7;
+}
+
+}  // namespace
+
+LapicTimer::LapicTimer(TimerQueue& queue, Listener& listener, uint64_t timer_hz) noexcept
+    : clock_(queue.clock()),
+      listener_(listener),
+      timer_hz_(timer_hz),
+      least_gap_(queue.clock().ticks(kLeastGapNs)),
+      timer_(queue, *this) {}
+
+void LapicTimer::reset() noexcept {
+    timer_.cancel();
+    mode_ = Mode::kOneShot;
+    running_ = false;
+    initial_ = 0;
+    divide_configuration_ = 0;
+    divide_shift_ = 1;
+}
+
+void LapicTimer::set_mode(Mode mode) noexcept {
+    if (mode == mode_) return;
+    const uint64_t armed = timer_.cancel();
+    if (mode == Mode::kTscDeadline || mode_ == Mode::kTscDeadline) {
+        // 11.5.4.1: a change between TSC-deadline and the others disarms.
+        running_ = false;
+    } else if (armed != 0) {
+        // Between one-shot and periodic the count in progress goes on, and an expiry that was due stays due.
+        if (mode_ == Mode::kPeriodic) start_ = deadline_after(counts_since_start() / initial_ * initial_);
+        mode_ = mode;
+        timer_.arm(armed);  // last: publishes the fields to the callback
+        return;
+    } else {
+        running_ = false;
+    }
+    mode_ = mode;
+}
+
+void LapicTimer::write_initial_count(uint32_t count) noexcept {
+    if (mode_ == Mode::kTscDeadline) return;
+    timer_.cancel();
+    initial_ = count;
+    running_ = count != 0;
+    if (!running_) return;
+    start_ = clock_.tsc();
+    timer_.arm(deadline_after(initial_));
+}
+
+uint32_t LapicTimer::current_count() const noexcept {
+    if (!running_ || mode_ == Mode::kTscDeadline) return 0;
+    const uint64_t passed = counts_since_start();
+    if (mode_ == Mode::kPeriodic) return static_cast<uint32_t>(initial_ - passed % initial_);
+    return passed >= initial_ ? 0 : static_cast<uint32_t>(initial_ - passed);
+}
+
+void LapicTimer::write_divide_configuration(uint32_t value) noexcept {
+    const unsigned shift = divide_shift_of(value);
+    divide_configuration_ = value & 0xB;
+    if (shift == divide_shift_) return;
+    if (mode_ == Mode::kTscDeadline || timer_.cancel() == 0) {
+        divide_shift_ = shift;
+        running_ = false;
+        return;
+    }
+    // What is left of the count is counted down at the new rate.
+    const uint64_t passed = initial_ - current_count();
+    divide_shift_ = shift;
+    const uint64_t now = clock_.tsc();
+    start_ = 0;
+    start_ = now - std::min(now, deadline_after(passed));
+    timer_.arm(deadline_after(initial_));
+}
+
+uint64_t LapicTimer::tsc_deadline() noexcept {
+    if (mode_ != Mode::kTscDeadline) return 0;
+    timer_.settle();  // zero tells that the interrupt has been raised: then it has to be seen as raised
+    return timer_.deadline() == 0 ? 0 : tsc_deadline_;
+}
+
+void LapicTimer::write_tsc_deadline(uint64_t deadline) noexcept {
+    if (mode_ != Mode::kTscDeadline) return;
+    tsc_deadline_ = deadline;
+    if (deadline == 0) {
+        timer_.cancel();
+        return;
+    }
+    // No `cancel` here, where every tick comes by: an expiry under way is that of a deadline truly reached.
+    const i128 machine = static_cast<i128>(deadline) - static_cast<int64_t>(tsc_offset_);
+    if (machine <= static_cast<i128>(clock_.tsc())) {
+        timer_.disarm();
+        listener_.on_timer_expiry();
+    } else {
+        timer_.arm(static_cast<uint64_t>(std::min<i128>(machine, ~uint64_t{0})));
+    }
+}
+
+void LapicTimer::set_tsc_offset(uint64_t offset) noexcept {
+    const uint64_t deadline = tsc_deadline();
+    tsc_offset_ = offset;
+    if (deadline != 0) write_tsc_deadline(deadline);
+}
+
+/// Queue thread, or the vCPU's.
+void LapicTimer::on_timer(uint64_t) noexcept {
+    if (mode_ == Mode::kPeriodic) {
+        // Periods that the host was too late for are gone: their interrupts would meet in one IRR bit anyway.
+        const uint64_t period = deadline_after(initial_) - start_;
+        const uint64_t earliest = clock_.tsc() + (period < least_gap_ ? least_gap_ : 0);
+        timer_.arm(deadline_after((counts_until(earliest) / initial_ + 1) * initial_));
+    }
+    listener_.on_timer_expiry();
+}
+
+uint64_t LapicTimer::counts_until(uint64_t tsc) const noexcept {
+    if (tsc <= start_) return 0;
+    const u128 scale = static_cast<u128>(clock_.hz()) << divide_shift_;
+    return static_cast<uint64_t>(static_cast<u128>(tsc - start_) * timer_hz_ / scale);
+}
+
+/// The first TSC value at which `counts` counts have passed.
+uint64_t LapicTimer::deadline_after(uint64_t counts) const noexcept {
+    const u128 scale = static_cast<u128>(clock_.hz()) << divide_shift_;
+    return start_ + static_cast<uint64_t>((counts * scale + timer_hz_ - 1) / timer_hz_);
+}
+
+}  // namespace coremesh::x86

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Guest SSE on host SSE: what a vCPU thread owes to the guest's MXCSR.
 //
-// While a vCPU runs translated code under the default controls (all exceptions masked, round to nearest, no FZ, no
-// DAZ), each SSE instruction runs as the same instruction of the host, and the sticky flags (SDM vol. 1, 10.2.3)
-// gather in the MXCSR of the vCPU's own thread. The guest's MXCSR is then
+// While a vCPU runs translated code under the default controls (all exceptions masked, round to nearest, no
+// FZ, no DAZ), each SSE instruction runs as the same instruction of the host, and the sticky flags (SDM vol.
+// 1, 10.2.3) gather in the MXCSR of the vCPU's own thread. The guest's MXCSR is then
 //
 //     env->mxcsr | (flags of the thread's MXCSR)
 //
-// and the two are merged where the guest can look: STMXCSR, FXSAVE, XSAVE. Under any other controls an instruction
-// takes a slower path, whose flags go to env->mxcsr at once; the thread's own controls are always the default ones.
+// and the two are merged where the guest can look: STMXCSR, FXSAVE, XSAVE. Under any other controls an
+// instruction takes a slower path, whose flags go to env->mxcsr at once; the thread's own controls are always
+// the default ones.
 //
-// So arithmetic on doubles that is not the guest's, done on a vCPU thread (a device model in Python, libm), must stand
-// between cm_float_leave() and cm_float_return(), or its flags become the guest's. All functions are called on the
-// vCPU's own thread. On hosts that are not x86-64 the engine's own helpers are kept, and these do nothing.
+// So arithmetic on doubles that is not the guest's, done on a vCPU thread (a device model in Python, libm),
+// must stand between cm_float_leave() and cm_float_return(), or its flags become the guest's. All functions
+// are called on the vCPU's own thread. On hosts that are not x86-64 the engine's own helpers are kept, and
+// these do nothing.
 #ifndef COREMESH_TCG_X86_FLOAT_H
 #define COREMESH_TCG_X86_FLOAT_H
 

@@ -10,8 +10,8 @@
 #include "float_ops.h"
 #include "float_slow.h"
 
-// The engine's own helper finds the guest's instruction by its return address, which must be the translated code's:
-// these calls have to be jumps.
+// The engine's own helper finds the guest's instruction by its return address, which must be the translated
+// code's: these calls have to be jumps.
 #ifndef __OPTIMIZE__
 #error "build the engine's C files with optimisation: they rely on tail calls"
 #endif
@@ -49,13 +49,15 @@ uint32_t cm_float_leave(void) {
 
 void cm_float_return(uint32_t saved) { set_host_mxcsr(saved); }
 
-// STMXCSR is translated to a plain load of env->mxcsr. Every such load is preceded by a call that merges the flags.
+// STMXCSR is translated to a plain load of env->mxcsr. Every such load is preceded by a call that merges the
+// flags.
 static void merge_for_stmxcsr(CPUX86State* env) {
     CM_HIT(tcg_gen_op3);
     cm_float_sync(env);
 }
 
-// The engine's description of a helper, known to its tcg.c alone (checked by the STMXCSR row of the float tests).
+// The engine's description of a helper, known to its tcg.c alone (checked by the STMXCSR row of the float
+// tests).
 typedef struct {
     void* func;
     const char* name;
@@ -66,7 +68,8 @@ typedef struct {
 void CM_REAL(tcg_gen_op3)(TCGContext* tcg, TCGOpcode opc, TCGArg a1, TCGArg a2, TCGArg a3);
 
 void CM_WRAP(tcg_gen_op3)(TCGContext* tcg, TCGOpcode opc, TCGArg a1, TCGArg a2, TCGArg a3) {
-    if (opc == INDEX_op_ld32u_i64 && a3 == offsetof(CPUX86State, mxcsr) && a2 == tcgv_ptr_arg(tcg, tcg->cpu_env)) {
+    if (opc == INDEX_op_ld32u_i64 && a3 == offsetof(CPUX86State, mxcsr) &&
+        a2 == tcgv_ptr_arg(tcg, tcg->cpu_env)) {
         static HelperInfo info = {merge_for_stmxcsr, "merge_for_stmxcsr", TCG_CALL_NO_RWG,
                                   dh_sizemask(void, 0) | dh_sizemask(ptr, 1)};
         TCGTemp* args[] = {tcgv_ptr_temp(tcg, tcg->cpu_env)};
@@ -119,7 +122,8 @@ void CM_WRAP(helper_xsaveopt)(CPUX86State* env, target_ulong area, uint64_t feat
 void CM_REAL(helper_fxrstor)(CPUX86State* env, target_ulong area);
 void CM_WRAP(helper_fxrstor)(CPUX86State* env, target_ulong area) {
     CM_HIT(helper_fxrstor);
-    if ((env->cr[4] & CR4_OSFXSR_MASK) && !(area & 15)) check_mxcsr(env, saved_mxcsr(env, area, GETPC()), GETPC());
+    if ((env->cr[4] & CR4_OSFXSR_MASK) && !(area & 15))
+        check_mxcsr(env, saved_mxcsr(env, area, GETPC()), GETPC());
     cm_float_sync(env);
     set_host_mxcsr(MX_DEFAULT);
     TAIL_CALL CM_REAL(helper_fxrstor)(env, area);
@@ -135,13 +139,13 @@ void CM_WRAP(helper_xrstor)(CPUX86State* env, target_ulong area, uint64_t featur
     TAIL_CALL CM_REAL(helper_xrstor)(env, area, features);
 }
 
-#define WRAP_HOST_DOUBLE(name)                           \
-    void CM_REAL(helper_##name)(CPUX86State * env);      \
-    void CM_WRAP(helper_##name)(CPUX86State * env) {     \
-        CM_HIT(helper_##name);                           \
-        uint32_t saved = cm_float_leave();               \
-        CM_REAL(helper_##name)(env);                     \
-        cm_float_return(saved);                          \
+#define WRAP_HOST_DOUBLE(name)                       \
+    void CM_REAL(helper_##name)(CPUX86State * env);  \
+    void CM_WRAP(helper_##name)(CPUX86State * env) { \
+        CM_HIT(helper_##name);                       \
+        uint32_t saved = cm_float_leave();           \
+        CM_REAL(helper_##name)(env);                 \
+        cm_float_return(saved);                      \
     }
 FLOAT_HOST_DOUBLE_OPS(WRAP_HOST_DOUBLE)
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The slow path: the instruction runs on the host under the guest's rounding, FZ and DAZ, but masked; then the flags say
-// whether the guest's own masks would have let it through (SDM vol. 1, 11.5 and appendix E).
+// The slow path: the instruction runs on the host under the guest's rounding, FZ and DAZ, but masked; then
+// the flags say whether the guest's own masks would have let it through (SDM vol. 1, 11.5 and appendix E).
 #if defined(__x86_64__)
+
+#include <float.h>  // the standard one
 
 #include "qemu/osdep.h"
 #include "cpu.h"
@@ -13,8 +15,8 @@ enum { PRE_COMPUTATION = MX_IE | MX_DE | MX_ZE, VECTOR_XM = 19, VECTOR_UD = 6 };
 
 static uint32_t unmasked(uint32_t mxcsr) { return ~(mxcsr >> MX_MASK_SHIFT) & MX_FLAGS; }
 
-// The guest's controls with every exception masked. Flush-to-zero works only while underflow is masked (SDM vol. 1,
-// 10.2.3.3).
+// The guest's controls with every exception masked. Flush-to-zero works only while underflow is masked (SDM
+// vol. 1, 10.2.3.3).
 static uint32_t masked_controls(uint32_t mxcsr) {
     if (unmasked(mxcsr) & MX_UE) mxcsr &= ~(uint32_t)MX_FZ;
     return (mxcsr & ~(uint32_t)MX_FLAGS) | MX_MASKS;
@@ -35,9 +37,11 @@ static void raise_unmasked(CPUX86State* env, uint32_t flags, uintptr_t ra) {
         raise_exception_ra(env, env->cr[4] & CR4_OSXMMEXCPT_MASK ? VECTOR_XM : VECTOR_UD, ra);
 }
 
-// The result rounded to the element's precision in the x87's wider range of exponents, which is what "huge", "tiny" and
-// "inexact" are defined on when overflow or underflow is unmasked (SDM vol. 1, 4.9.1.4 to 4.9.1.6). Returns inexact.
-static bool wide_result(ResultKind kind, long double a, long double b, bool single, uint32_t mxcsr, long double* result) {
+// The result rounded to the element's precision in the x87's wider range of exponents, which is what "huge",
+// "tiny" and "inexact" are defined on when overflow or underflow is unmasked (SDM vol. 1, 4.9.1.4
+// to 4.9.1.6). Returns inexact.
+static bool wide_result(ResultKind kind, long double a, long double b, bool single, uint32_t mxcsr,
+                        long double* result) {
     uint16_t old_cw, status;
     uint16_t cw = 0x3f | (single ? 0 : 0x200) | ((mxcsr >> MX_RC_SHIFT & 3) << 10);
     __asm__ volatile("fnstcw %0" : "=m"(old_cw));
@@ -75,8 +79,10 @@ static long double element(const Lanes* x, int i, bool single, uint32_t mxcsr) {
     return (mxcsr & MX_DAZ) && denormal ? 0 : value;
 }
 
-// One element's flags after the computation, where the masks matter: `native` are those of a masked run of it alone.
-static uint32_t element_flags(ResultKind kind, long double a, long double b, bool single, uint32_t mxcsr, uint32_t native) {
+// One element's flags after the computation, where the masks matter: `native` are those of a masked run of it
+// alone.
+static uint32_t element_flags(ResultKind kind, long double a, long double b, bool single, uint32_t mxcsr,
+                              uint32_t native) {
     long double largest = single ? FLT_MAX : DBL_MAX, smallest = single ? FLT_MIN : DBL_MIN, result;
     if (native & PRE_COMPUTATION & ~MX_DE) return native;
     bool inexact = wide_result(kind, a, b, single, mxcsr, &result);
@@ -89,7 +95,8 @@ static uint32_t element_flags(ResultKind kind, long double a, long double b, boo
 static uint32_t post_computation_flags(const SlowVector* op, __m128 d, __m128 s, uint32_t mxcsr) {
     Lanes x = {.v = d}, y = {.v = s};
     bool single = op->element_bytes == 4;
-    int lanes = op->kind == RESULT_NARROW ? (op->result_bytes == 4 ? 1 : 2) : op->result_bytes / op->element_bytes;
+    int lanes =
+        op->kind == RESULT_NARROW ? (op->result_bytes == 4 ? 1 : 2) : op->result_bytes / op->element_bytes;
     uint32_t flags = 0;
     for (int i = 0; i < lanes; i++) {
         ResultKind kind = op->kind;
@@ -122,7 +129,8 @@ static uint32_t post_computation_flags(const SlowVector* op, __m128 d, __m128 s,
     return flags;
 }
 
-void cm_float_slow_vector(CPUX86State* env, const SlowVector* op, void* dest, __m128 d, __m128 s, uintptr_t ra) {
+void cm_float_slow_vector(CPUX86State* env, const SlowVector* op, void* dest, __m128 d, __m128 s,
+                          uintptr_t ra) {
     uint32_t mxcsr = env->mxcsr, flags;
     __m128 result = run_masked(op->run, d, s, masked_controls(mxcsr), &flags);
     if (flags & unmasked(mxcsr) & PRE_COMPUTATION)

@@ -25,8 +25,17 @@ enum {
 };
 
 // What an instruction computes in each element, as far as it matters when overflow or underflow is unmasked.
-typedef enum { RESULT_EXACT_RANGE, RESULT_ADD, RESULT_SUB, RESULT_MUL, RESULT_DIV, RESULT_ADDSUB, RESULT_HADD,
-               RESULT_HSUB, RESULT_NARROW } ResultKind;
+typedef enum {
+    RESULT_EXACT_RANGE,
+    RESULT_ADD,
+    RESULT_SUB,
+    RESULT_MUL,
+    RESULT_DIV,
+    RESULT_ADDSUB,
+    RESULT_HADD,
+    RESULT_HSUB,
+    RESULT_NARROW
+} ResultKind;
 
 typedef __m128 (*VectorOp)(__m128 d, __m128 s);
 typedef int64_t (*IntegerOp)(__m128 d, __m128 s);
@@ -41,9 +50,10 @@ typedef struct {
 
 struct CPUX86State;
 
-// Both return only if no unmasked exception was raised; the destination is untouched otherwise. `ra` is the return
-// address into translated code, from which the engine finds the instruction.
-void cm_float_slow_vector(struct CPUX86State* env, const SlowVector* op, void* dest, __m128 d, __m128 s, uintptr_t ra);
+// Both return only if no unmasked exception was raised; the destination is untouched otherwise. `ra` is the
+// return address into translated code, from which the engine finds the instruction.
+void cm_float_slow_vector(struct CPUX86State* env, const SlowVector* op, void* dest, __m128 d, __m128 s,
+                          uintptr_t ra);
 int64_t cm_float_slow_integer(struct CPUX86State* env, IntegerOp run, __m128 d, __m128 s, uintptr_t ra);
 
 static inline uint32_t host_mxcsr(void) {

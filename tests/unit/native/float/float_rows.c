@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Runs every SSE arithmetic instruction over rows of values on the bare host and in the engine, and compares results,
-// MXCSR and exceptions. Built twice: with the engine's own helpers, and with ours wrapped round it.
+// Runs every SSE arithmetic instruction over rows of values on the bare host and in the engine, and compares
+// results, MXCSR and exceptions. Built twice: with the engine's own helpers, and with ours wrapped round it.
 //
 //   float_rows check ROWS [SEED]   one line of JSON: rows and differences by instruction
 //   float_rows time                one line of JSON: nanoseconds by loop
@@ -17,8 +17,8 @@
 
 #include "float_blocks.h"
 #ifdef COREMESH_WRAPPED
-#include "float.h"
-#include "wraps.h"
+#include "tcg/x86/float.h"
+#include "tcg/wraps.h"
 #endif
 
 #define DECLARE_BLOCK(name, before, instruction, after, elements) ROW_LOOP(name, before, instruction, after)
@@ -31,8 +31,9 @@ typedef struct {
     Elements elements;
 } Block;
 
-#define BLOCK_ENTRY(name, before, text, after, elements) \
-    {#name, block_##name##_begin, block_##name##_instruction, block_##name##_next, block_##name##_end, elements},
+#define BLOCK_ENTRY(name, before, text, after, elements)                                                 \
+    {#name,   block_##name##_begin, block_##name##_instruction, block_##name##_next, block_##name##_end, \
+     elements},
 static const Block blocks[] = {FLOAT_BLOCKS(BLOCK_ENTRY)};
 
 #define TIMED_ENTRY(name, body) {#name, timed_##name##_begin, NULL, NULL, timed_##name##_end, DOUBLES},
@@ -41,11 +42,12 @@ static const Block timed[] = {TIMED_BLOCKS(TIMED_ENTRY)};
 enum { CODE = 0x10000, ROWS = 0x1000000, PAGE = 4096, XM = 19 };
 
 static const uint32_t singles[] = {
-    0x00000000, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc00000, 0x7fc12345,
-    0x7f800001, 0xffa00000, 0x00000001, 0x80000001, 0x007fffff, 0x00400000, 0x00800000, 0x80800000, 0x00ffffff,
-    0x7f7fffff, 0xff7fffff, 0x7f000000, 0x3f000000, 0xbf000000, 0x3fc00000, 0x40200000, 0x3effffff, 0x4effffff,
-    0x4f000000, 0xcf000000, 0xcf000001, 0x5effffff, 0x5f000000, 0xdf000000, 0xdf000001, 0x4b7fffff, 0x4b800001,
-    0x1f800000, 0x20000000, 0x5f800000, 0x2d800000, 0x33800000, 0x34000000, 0x4b000001, 0x3f800001, 0x3f7fffff,
+    0x00000000, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc00000,
+    0x7fc12345, 0x7f800001, 0xffa00000, 0x00000001, 0x80000001, 0x007fffff, 0x00400000, 0x00800000,
+    0x80800000, 0x00ffffff, 0x7f7fffff, 0xff7fffff, 0x7f000000, 0x3f000000, 0xbf000000, 0x3fc00000,
+    0x40200000, 0x3effffff, 0x4effffff, 0x4f000000, 0xcf000000, 0xcf000001, 0x5effffff, 0x5f000000,
+    0xdf000000, 0xdf000001, 0x4b7fffff, 0x4b800001, 0x1f800000, 0x20000000, 0x5f800000, 0x2d800000,
+    0x33800000, 0x34000000, 0x4b000001, 0x3f800001, 0x3f7fffff,
 };
 
 static const uint64_t doubles[] = {
@@ -63,9 +65,22 @@ static const uint64_t doubles[] = {
 };
 
 static const uint64_t integers[] = {
-    0, 1, 0xffffffffffffffff, 0x7fffffff, 0x80000000, 0x7fffffffffffffff, 0x8000000000000000, 0x01000001,
-    0x01000003, 0xfeffffff, 0x0020000000000001, 0x0020000000000003, 0x7ffffffffffffc00, 0x7ffffffffffffdff,
-    0x7fffff4000000001, 0xffffffff80000000,
+    0,
+    1,
+    0xffffffffffffffff,
+    0x7fffffff,
+    0x80000000,
+    0x7fffffffffffffff,
+    0x8000000000000000,
+    0x01000001,
+    0x01000003,
+    0xfeffffff,
+    0x0020000000000001,
+    0x0020000000000003,
+    0x7ffffffffffffc00,
+    0x7ffffffffffffdff,
+    0x7fffff4000000001,
+    0xffffffff80000000,
 };
 
 static uint64_t random_state = 0x9e3779b97f4a7c15;
@@ -79,16 +94,20 @@ static uint64_t random64(void) {  // xorshift64*
 
 #define PICK(table) (table)[random64() % (sizeof(table) / sizeof((table)[0]))]
 
-// Half of the values are named cases; of the others, half are any bits and half lie near 1, so that sums cancel.
+// Half of the values are named cases; of the others, half are any bits and half lie near 1, so that sums
+// cancel.
 static void fill_lanes(uint8_t* to, Elements elements) {
     for (int i = 0; i < 16; i += elements == DOUBLES ? 8 : 4) {
         uint64_t choice = random64() % 4, value = random64();
         if (elements == SINGLES) {
-            uint32_t bits = choice < 2 ? PICK(singles) : choice == 2 ? (uint32_t)value
-                                                                     : 0x3f800000 + (uint32_t)(int32_t)(value % 65536) - 32768;
+            uint32_t bits = choice < 2    ? PICK(singles)
+                            : choice == 2 ? (uint32_t)value
+                                          : 0x3f800000 + (uint32_t)(int32_t)(value % 65536) - 32768;
             memcpy(to + i, &bits, 4);
         } else if (elements == DOUBLES) {
-            uint64_t bits = choice < 2 ? PICK(doubles) : choice == 2 ? value : 0x3ff0000000000000 + value % 65536 - 32768;
+            uint64_t bits = choice < 2    ? PICK(doubles)
+                            : choice == 2 ? value
+                                          : 0x3ff0000000000000 + value % 65536 - 32768;
             memcpy(to + i, &bits, 8);
         } else {
             uint32_t bits = (uint32_t)(choice < 2 ? PICK(integers) : value);
@@ -97,8 +116,8 @@ static void fill_lanes(uint8_t* to, Elements elements) {
     }
 }
 
-// A third of the rows under the default controls, a third under other rounding, FZ and DAZ, a third with exceptions
-// unmasked as well. The sticky flags before the instruction are any.
+// A third of the rows under the default controls, a third under other rounding, FZ and DAZ, a third with
+// exceptions unmasked as well. The sticky flags before the instruction are any.
 static uint32_t any_mxcsr(void) {
     uint64_t value = random64();
     uint32_t flags = value >> 32 & 0x3f & (uint32_t)(value >> 40);
@@ -181,8 +200,8 @@ static void show_difference(const Block* block, const Row* host, const Row* gues
     fprintf(stderr, "   in  d %016lx_%016lx s %016lx_%016lx\n", d[1], d[0], s[1], s[0]);
     for (int i = 0; i < 2; i++) {
         const uint64_t* out = (const uint64_t*)sides[i]->d_out;
-        fprintf(stderr, "   %s d %016lx_%016lx gpr %016lx mxcsr %04x vector %u\n", i ? "got" : "out", out[1], out[0],
-                sides[i]->gpr_out, sides[i]->mxcsr_out, sides[i]->vector);
+        fprintf(stderr, "   %s d %016lx_%016lx gpr %016lx mxcsr %04x vector %u\n", i ? "got" : "out", out[1],
+                out[0], sides[i]->gpr_out, sides[i]->mxcsr_out, sides[i]->vector);
     }
 }
 
@@ -196,7 +215,8 @@ static int check(long count) {
     sigaction(SIGFPE, &action, NULL);
     uc_engine* uc = open_engine(guest, bytes);
     must(uc_hook_add(uc, &hook, UC_HOOK_INTR, on_interrupt, guest, 1, 0), "hook");
-    printf("{\"rows\": %ld, \"instructions\": %zu, \"differing\": {", count, sizeof(blocks) / sizeof(blocks[0]));
+    printf("{\"rows\": %ld, \"instructions\": %zu, \"differing\": {", count,
+           sizeof(blocks) / sizeof(blocks[0]));
     bool first = true;
     for (size_t b = 0; b < sizeof(blocks) / sizeof(blocks[0]); b++) {
         long differing = 0;
@@ -212,16 +232,18 @@ static int check(long count) {
         run_in_engine(uc, &blocks[b], count);
         for (long i = 0; i < count; i++) {
             bool value = memcmp(host[i].d_out, guest[i].d_out, 16) || host[i].gpr_out != guest[i].gpr_out;
-            bool flag = host[i].mxcsr_out != guest[i].mxcsr_out, exception = host[i].vector != guest[i].vector;
+            bool flag = host[i].mxcsr_out != guest[i].mxcsr_out,
+                 exception = host[i].vector != guest[i].vector;
             values += value, flags += flag, exceptions += exception, raised += host[i].vector == XM;
             differing += value || flag || exception;
-            if ((value || flag || exception) && getenv("FLOAT_ROWS_SHOW") && shown++ < atol(getenv("FLOAT_ROWS_SHOW")))
+            if ((value || flag || exception) && getenv("FLOAT_ROWS_SHOW") &&
+                shown++ < atol(getenv("FLOAT_ROWS_SHOW")))
                 show_difference(&blocks[b], &host[i], &guest[i]);
         }
         if (differing) printf("%s\"%s\": %ld", first ? "" : ", ", blocks[b].name, differing), first = false;
     }
-    printf("}, \"values\": %ld, \"flags\": %ld, \"exceptions\": %ld, \"misplaced\": %ld, \"raised\": %ld", values, flags,
-           exceptions, misplaced, raised);
+    printf("}, \"values\": %ld, \"flags\": %ld, \"exceptions\": %ld, \"misplaced\": %ld, \"raised\": %ld",
+           values, flags, exceptions, misplaced, raised);
 #ifdef COREMESH_WRAPPED
     printf(", \"hit\": [");
     for (const struct cm_wrap_hit* hit = __start_cm_wrap_hits; hit < __stop_cm_wrap_hits; hit++)
@@ -234,13 +256,13 @@ static int check(long count) {
 }
 
 static int time_loops(void) {
-    static Row row __attribute__((aligned(PAGE)));
     static uint8_t rows[PAGE] __attribute__((aligned(PAGE)));
     const long count = 1000000;
     const double start[] = {1.5, 0.999999, 1e-6};
     const float start_single[] = {1.5f, 0.999999f, 1e-6f};
-    (void)row;
+    uint32_t mxcsr = 0x1f80;
     uc_engine* uc = open_engine((Row*)rows, PAGE);
+    must(uc_reg_write(uc, UC_X86_REG_MXCSR, &mxcsr), "MXCSR");
     memcpy(rows + 32, start_single, 8);
     printf("{");
     for (size_t b = 0; b < sizeof(timed) / sizeof(timed[0]); b++) {
@@ -271,7 +293,7 @@ static int time_loops(void) {
 }
 
 int main(int argc, char** argv) {
-    if (argc > 3) random_state ^= strtoull(argv[3], NULL, 0) * 0x9e3779b97f4a7c15;
+    if (argc > 3) random_state += strtoull(argv[3], NULL, 0) << 1;  // odd, so never zero
     if (argc > 2 && !strcmp(argv[1], "check")) return check(atol(argv[2]));
     if (argc > 1 && !strcmp(argv[1], "time")) return time_loops();
     fprintf(stderr, "usage: float_rows check ROWS [SEED] | time\n");

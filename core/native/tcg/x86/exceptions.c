@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Exceptions and interrupts, delivered through the guest's own IDT by the engine's architectural code.
+//
+// Unicorn hands exceptions to a hook and external interrupts to nobody. The hook and cpu_exec_interrupt below
+// bring both back to x86_cpu_do_interrupt, and mend what it gets wrong on the way (U20, U27).
+#include "../internals.h"
+#include "unicorn/unicorn.h"
+
+// Faults, whose pushed RFLAGS has RF set so that an instruction breakpoint does not fire twice (SDM vol. 3A
+// 18.3.1.1). Traps, aborts and #DB have not.
+static bool is_fault(int vector) {
+    const uint32_t faults = 1u << EXCP00_DIVZ | 1u << EXCP05_BOUND | 1u << EXCP06_ILLOP | 1u << EXCP07_PREX |
+                            1u << EXCP0A_TSS | 1u << EXCP0B_NOSEG | 1u << EXCP0C_STACK | 1u << EXCP0D_GPF |
+                            1u << EXCP0E_PAGE | 1u << EXCP10_COPR | 1u << EXCP11_ALGN | 1u << 19;
+    return vector < 32 && (faults >> vector & 1);
+}
+
+// Runs first for each exception, before the engine moves EIP past an INT n (U20): keeps the address.
+static bool note_address(struct uc_struct* uc, int vector) {
+    struct cm_engine* engine = cm_engine_of(uc);
+    (void)vector;
+    engine->int_eip = engine->env->eip;
+    return false;  // #UD goes the way of all exceptions
+}
+
+static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
+    struct cm_engine* engine = data;
+    CPUX86State* env = engine->env;
+    (void)uc;
+    engine->counters.exceptions++;
+    if (env->exception_is_int) {
+        // A fault on the way in (gate not present, stack not writable) is one of the INT itself.
+        env->eip = engine->int_eip;
+    } else if (is_fault((int)vector)) {
+        env->eflags |= RF_MASK;
+    }
+    engine->cs->exception_index = (int32_t)vector;
+    x86_cpu_do_interrupt(engine->cs);
+    env->exception_is_int = 0;
+}
+
+static bool exec_interrupt(CPUState* cs, int request) {
+    struct cm_engine* engine = cm_engine_of(cs->uc);
+    CPUX86State* env = engine->env;
+    (void)request;
+    unsigned wish = engine->ops->service(engine->opaque);
+    if (wish & CM_SERVICE_LEAVE) {
+        cs->exit_request = 1;
+        return true;
+    }
+    if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) {
+        // Blocked until IRET from the first one (SDM vol. 3A 6.7.1).
+        if (!(env->hflags2 & HF2_NMI_MASK) && engine->ops->take_nmi(engine->opaque)) {
+            env->hflags2 |= HF2_NMI_MASK;
+            engine->counters.interrupts++;
+            do_interrupt_x86_hardirq(env, EXCP02_NMI, 1);
+            return true;
+        }
+        if (env->eflags & IF_MASK) {
+            int vector = engine->ops->take_interrupt(engine->opaque);
+            if (vector >= 0) {
+                engine->counters.interrupts++;
+                do_interrupt_x86_hardirq(env, vector, 1);
+                return true;
+            }
+        }
+    }
+    return (wish & CM_SERVICE_DROP_LAST) != 0;
+}
+
+// A fault while a double fault is being delivered: shutdown (SDM vol. 3A 6.15). Unicorn would treat it as HLT.
+void __wrap_qemu_system_reset_request(struct uc_struct* uc) {
+    CM_HIT(qemu_system_reset_request);
+    cm_engine_of(uc)->shutdown = true;
+}
+
+void cm_exceptions_attach(struct cm_engine* engine) {
+    uc_hook hook;
+    engine->uc->stop_interrupt = note_address;
+    uc_hook_add(engine->uc, &hook, UC_HOOK_INTR, (void*)deliver_exception, engine, 1, 0);
+    engine->cs->cc->cpu_exec_interrupt = exec_interrupt;
+}

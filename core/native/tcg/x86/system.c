@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// System instructions: control and model-specific registers, CPUID, the time-stamp counter, fast system calls,
+// PAUSE. What belongs to the platform (local APIC, clock) is asked of the vCPU; the rest is the engine's.
+#include "../internals.h"
+#include "platform.h"
+
+#define CR0_NW (1u << 29)
+#define CR0_CD (1u << 30)
+#define CPUID_1_ECX_OSXSAVE (1u << 27)
+
+static void raise_gp(CPUX86State* env, uintptr_t ra) { raise_exception_err_ra(env, EXCP0D_GPF, 0, ra); }
+
+static bool is_canonical(uint64_t address) {
+    int64_t top = (int64_t)address >> 47;
+    return top == 0 || top == -1;
+}
+
+// ---- CPUID
+
+void CM_REAL(cpu_x86_cpuid)(CPUX86State*, uint32_t, uint32_t, uint32_t*, uint32_t*, uint32_t*, uint32_t*);
+
+void CM_WRAP(cpu_x86_cpuid)(CPUX86State* env, uint32_t leaf, uint32_t subleaf, uint32_t* eax, uint32_t* ebx,
+                            uint32_t* ecx, uint32_t* edx) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    CM_HIT(cpu_x86_cpuid);
+    uint32_t out[4];
+    if (!engine || !engine->ops->cpuid(engine->opaque, leaf, subleaf, out)) {
+        CM_REAL(cpu_x86_cpuid)(env, leaf, subleaf, eax, ebx, ecx, edx);
+        return;
+    }
+    if (leaf == 1) {
+        out[2] &= ~CPUID_1_ECX_OSXSAVE;
+        if (env->cr[4] & CR4_OSXSAVE_MASK) out[2] |= CPUID_1_ECX_OSXSAVE;
+    }
+    *eax = out[0], *ebx = out[1], *ecx = out[2], *edx = out[3];
+}
+
+void cm_platform_attach(struct cm_engine* engine) {
+    CPUX86State* env = engine->env;
+    uint32_t out[4];
+    if (engine->ops->cpuid(engine->opaque, 0, 0, out)) {
+        env->cpuid_vendor1 = out[1], env->cpuid_vendor2 = out[3], env->cpuid_vendor3 = out[2];
+    }
+    if (engine->ops->cpuid(engine->opaque, 1, 0, out)) {
+        env->cpuid_version = out[0];
+        env->features[FEAT_1_ECX] = out[2];
+        env->features[FEAT_1_EDX] = out[3];
+    }
+    if (engine->ops->cpuid(engine->opaque, 7, 0, out)) {
+        env->features[FEAT_7_0_EBX] = out[1];
+        env->features[FEAT_7_0_ECX] = out[2];
+        env->features[FEAT_7_0_EDX] = out[3];
+    }
+    if (engine->ops->cpuid(engine->opaque, 0xd, 1, out)) env->features[FEAT_XSAVE] = out[0];
+    if (engine->ops->cpuid(engine->opaque, 0x80000001, 0, out)) {
+        env->features[FEAT_8000_0001_ECX] = out[2];
+        env->features[FEAT_8000_0001_EDX] = out[3];
+    }
+}
+
+void cm_platform_reset(struct cm_engine* engine) {
+    engine->env->regs[R_EDX] = engine->env->cpuid_version;  // SDM vol. 3A table 10-1
+}
+
+// ---- control registers
+
+target_ulong CM_REAL(helper_read_crN)(CPUX86State*, int);
+void CM_REAL(helper_write_crN)(CPUX86State*, int, target_ulong);
+
+target_ulong CM_WRAP(helper_read_crN)(CPUX86State* env, int reg) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    CM_HIT(helper_read_crN);
+    return reg == 8 ? engine->ops->read_cr8(engine->opaque) : CM_REAL(helper_read_crN)(env, reg);
+}
+
+static uint64_t settable_cr4(const CPUX86State* env) {
+    uint64_t bits = CR4_VME_MASK | CR4_PVI_MASK | CR4_TSD_MASK | CR4_DE_MASK | CR4_PSE_MASK | CR4_PAE_MASK |
+                    CR4_MCE_MASK | CR4_PGE_MASK | CR4_PCE_MASK | CR4_OSFXSR_MASK | CR4_OSXMMEXCPT_MASK;
+    if (env->features[FEAT_7_0_EBX] & CPUID_7_0_EBX_FSGSBASE) bits |= CR4_FSGSBASE_MASK;
+    if (env->features[FEAT_7_0_EBX] & CPUID_7_0_EBX_SMEP) bits |= CR4_SMEP_MASK;
+    if (env->features[FEAT_7_0_EBX] & CPUID_7_0_EBX_SMAP) bits |= CR4_SMAP_MASK;
+    if (env->features[FEAT_1_ECX] & CPUID_EXT_PCID) bits |= CR4_PCIDE_MASK;
+    if (env->features[FEAT_1_ECX] & CPUID_EXT_XSAVE) bits |= CR4_OSXSAVE_MASK;
+    return bits;
+}
+
+// The #GP conditions of MOV to CRn (SDM vol. 2B, MOV—Move to/from Control Registers).
+static bool control_register_faults(const CPUX86State* env, int reg, uint64_t value) {
+    const bool long_mode = env->hflags & HF_LMA_MASK;
+    switch (reg) {
+        case 0:
+            if (value >> 32) return true;
+            if ((value & CR0_PG_MASK) && !(value & CR0_PE_MASK)) return true;
+            if ((value & CR0_NW) && !(value & CR0_CD)) return true;
+            if ((value & CR0_PG_MASK) && !(env->cr[0] & CR0_PG_MASK) && (env->efer & MSR_EFER_LME)) {
+                return !(env->cr[4] & CR4_PAE_MASK) || (env->segs[R_CS].flags & DESC_L_MASK);
+            }
+            return !(value & CR0_PG_MASK) && (env->hflags & HF_CS64_MASK);
+        case 3:
+            return long_mode && value >> 40;
+        case 4:
+            if (value & ~settable_cr4(env)) return true;
+            return long_mode && !(value & CR4_PAE_MASK);
+        default:
+            return reg == 8 && value > 15;
+    }
+}
+
+void CM_WRAP(helper_write_crN)(CPUX86State* env, int reg, target_ulong value) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    CM_HIT(helper_write_crN);
+    if (control_register_faults(env, reg, value)) raise_gp(env, GETPC());
+    if (reg == 8) {
+        engine->ops->write_cr8(engine->opaque, value);
+        return;
+    }
+    CM_REAL(helper_write_crN)(env, reg, value);
+}
+
+// ---- model-specific registers
+
+void CM_REAL(helper_rdmsr)(CPUX86State*);
+void CM_REAL(helper_wrmsr)(CPUX86State*);
+
+void CM_WRAP(helper_rdmsr)(CPUX86State* env) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    CM_HIT(helper_rdmsr);
+    uint32_t msr = (uint32_t)env->regs[R_ECX];
+    uint64_t value = 0;
+    int answer = engine->ops->read_msr(engine->opaque, msr, &value);
+    if (answer < 0) raise_gp(env, GETPC());
+    if (answer == 0) {
+        CM_REAL(helper_rdmsr)(env);
+        return;
+    }
+    env->regs[R_EAX] = (uint32_t)value;
+    env->regs[R_EDX] = (uint32_t)(value >> 32);
+}
+
+void CM_WRAP(helper_wrmsr)(CPUX86State* env) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    CM_HIT(helper_wrmsr);
+    uint32_t msr = (uint32_t)env->regs[R_ECX];
+    uint64_t value = (uint32_t)env->regs[R_EAX] | (uint64_t)(uint32_t)env->regs[R_EDX] << 32;
+    int answer = engine->ops->write_msr(engine->opaque, msr, value);
+    if (answer < 0) raise_gp(env, GETPC());
+    if (answer > 0) return;
+    switch (msr) {
+        case MSR_LSTAR:
+        case MSR_CSTAR:
+        case MSR_FSBASE:
+        case MSR_GSBASE:
+        case MSR_KERNELGSBASE:
+        case MSR_IA32_SYSENTER_EIP:
+        case MSR_IA32_SYSENTER_ESP:
+            if (!is_canonical(value)) raise_gp(env, GETPC());
+            break;
+        case MSR_EFER:
+            // LME does not change under paging (SDM vol. 3A 4.1.2).
+            if (((value ^ env->efer) & MSR_EFER_LME) && (env->cr[0] & CR0_PG_MASK)) raise_gp(env, GETPC());
+            break;
+        default:
+            break;
+    }
+    CM_REAL(helper_wrmsr)(env);
+}
+
+// ---- counters
+
+static void read_tsc(CPUX86State* env, uintptr_t ra) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    if ((env->cr[4] & CR4_TSD_MASK) && (env->hflags & HF_CPL_MASK)) raise_gp(env, ra);
+    uint64_t tsc = engine->ops->read_tsc(engine->opaque);
+    env->regs[R_EAX] = (uint32_t)tsc;
+    env->regs[R_EDX] = (uint32_t)(tsc >> 32);
+}
+
+void CM_WRAP(helper_rdtsc)(CPUX86State* env) {
+    CM_HIT(helper_rdtsc);
+    read_tsc(env, GETPC());
+}
+
+void CM_WRAP(helper_rdtscp)(CPUX86State* env) {
+    CM_HIT(helper_rdtscp);
+    read_tsc(env, GETPC());
+    env->regs[R_ECX] = (uint32_t)env->tsc_aux;
+}
+
+// No performance counter exists, so every index is out of range: #GP(0) (SDM vol. 2B, RDPMC), for user code
+// without CR4.PCE and for the kernel alike.
+void CM_WRAP(helper_rdpmc)(CPUX86State* env) {
+    CM_HIT(helper_rdpmc);
+    raise_gp(env, GETPC());
+}
+
+// ---- fast system calls
+
+void CM_WRAP(helper_syscall)(CPUX86State* env, int next_eip_addend) {
+    CM_HIT(helper_syscall);
+    if (!(env->efer & MSR_EFER_SCE)) raise_exception_err_ra(env, EXCP06_ILLOP, 0, GETPC());
+    const unsigned selector = env->star >> 32 & 0xffff;
+    const uint32_t flat = DESC_G_MASK | DESC_P_MASK | DESC_S_MASK | DESC_A_MASK;
+    const target_ulong next = env->eip + (target_ulong)next_eip_addend;
+    const bool long_mode = env->hflags & HF_LMA_MASK, from_64 = env->hflags & HF_CS64_MASK;
+    if (long_mode) {
+        env->regs[R_ECX] = next;
+        env->regs[11] = cpu_compute_eflags(env) & ~(target_ulong)RF_MASK;
+        cpu_load_eflags(env, (int)(env->regs[11] & ~(env->fmask | RF_MASK)), CM_SYSTEM_FLAGS);
+        cpu_x86_load_seg_cache(env, R_CS, selector & 0xfffc, 0, 0xffffffff,
+                               flat | DESC_CS_MASK | DESC_R_MASK | DESC_L_MASK);
+    } else {
+        env->regs[R_ECX] = (uint32_t)next;
+        env->eflags &= ~(IF_MASK | RF_MASK | VM_MASK);
+        cpu_x86_load_seg_cache(env, R_CS, selector & 0xfffc, 0, 0xffffffff,
+                               flat | DESC_B_MASK | DESC_CS_MASK | DESC_R_MASK);
+    }
+    cpu_x86_load_seg_cache(env, R_SS, (selector + 8) & 0xfffc, 0, 0xffffffff,
+                           flat | DESC_B_MASK | DESC_W_MASK);
+    env->eip = !long_mode ? (uint32_t)env->star : from_64 ? env->lstar : env->cstar;
+}
+
+void CM_REAL(helper_sysret)(CPUX86State*, int);
+
+void CM_WRAP(helper_sysret)(CPUX86State* env, int dflag) {
+    CM_HIT(helper_sysret);
+    const uintptr_t ra = GETPC();
+    if (!(env->efer & MSR_EFER_SCE)) raise_exception_err_ra(env, EXCP06_ILLOP, 0, ra);
+    if (!(env->cr[0] & CR0_PE_MASK) || (env->hflags & HF_CPL_MASK)) raise_gp(env, ra);
+    // SDM vol. 2B, SYSRET: a return address that is not canonical faults while still in ring 0.
+    if (dflag == 2 && !is_canonical(env->regs[R_ECX])) raise_gp(env, ra);
+    CM_REAL(helper_sysret)(env, dflag);
+}
+
+void CM_WRAP(helper_sysenter)(CPUX86State* env, int next_eip_addend) {
+    (void)next_eip_addend;
+    CM_HIT(helper_sysenter);
+    if ((env->sysenter_cs & 0xfffc) == 0) raise_gp(env, GETPC());
+    const uint32_t flat = DESC_G_MASK | DESC_P_MASK | DESC_S_MASK | DESC_A_MASK;
+    env->eflags &= ~(VM_MASK | IF_MASK | RF_MASK);
+    const uint32_t code = env->hflags & HF_LMA_MASK ? DESC_L_MASK : DESC_B_MASK;
+    cpu_x86_load_seg_cache(env, R_CS, env->sysenter_cs & 0xfffc, 0, 0xffffffff,
+                           flat | code | DESC_CS_MASK | DESC_R_MASK);
+    cpu_x86_load_seg_cache(env, R_SS, (env->sysenter_cs + 8) & 0xfffc, 0, 0xffffffff,
+                           flat | DESC_B_MASK | DESC_W_MASK);
+    env->regs[R_ESP] = env->sysenter_esp;
+    env->eip = env->sysenter_eip;
+}
+
+// ---- flags and returns
+
+target_ulong CM_REAL(helper_read_eflags)(CPUX86State*);
+
+target_ulong CM_WRAP(helper_read_eflags)(CPUX86State* env) {
+    CM_HIT(helper_read_eflags);
+    return CM_REAL(helper_read_eflags)(env) & ~(target_ulong)(RF_MASK | VM_MASK);
+}
+
+// A helper of the engine takes its caller for translated code, whose state it restores when it raises an
+// exception. Where a wrap stands between, the wrap leaves the right address here.
+void CM_REAL(cpu_loop_exit_restore)(CPUState*, uintptr_t);
+
+void CM_WRAP(cpu_loop_exit_restore)(CPUState* cs, uintptr_t ra) {
+    struct cm_engine* engine = cm_engine_of(cs->uc);
+    CM_HIT(cpu_loop_exit_restore);
+    if (engine->helper_ra) {
+        const TCGContext* tcg = cs->uc->tcg_ctx;
+        if (ra - (uintptr_t)tcg->code_gen_buffer >= tcg->code_gen_buffer_size) ra = engine->helper_ra;
+        engine->helper_ra = 0;
+    }
+    CM_REAL(cpu_loop_exit_restore)(cs, ra);
+}
+
+// A return to an outer ring loads null into data segments it may not keep. Hardware keeps their bases, which
+// matters for FS and GS (U26); the engine writes zero.
+static void return_keeping_bases(CPUX86State* env, void (*helper)(CPUX86State*, int, int), int a, int b,
+                                 uintptr_t ra) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    const target_ulong fs = env->segs[R_FS].base, gs = env->segs[R_GS].base;
+    engine->helper_ra = ra;
+    helper(env, a, b);
+    engine->helper_ra = 0;
+    if (!(env->hflags & HF_LMA_MASK)) return;
+    if ((env->segs[R_FS].selector & 0xfffc) == 0) env->segs[R_FS].base = fs;
+    if ((env->segs[R_GS].selector & 0xfffc) == 0) env->segs[R_GS].base = gs;
+}
+
+void CM_REAL(helper_iret_protected)(CPUX86State*, int, int);
+void CM_REAL(helper_lret_protected)(CPUX86State*, int, int);
+
+void CM_WRAP(helper_iret_protected)(CPUX86State* env, int shift, int next_eip) {
+    CM_HIT(helper_iret_protected);
+    return_keeping_bases(env, CM_REAL(helper_iret_protected), shift, next_eip, GETPC());
+}
+
+void CM_WRAP(helper_lret_protected)(CPUX86State* env, int shift, int addend) {
+    CM_HIT(helper_lret_protected);
+    return_keeping_bases(env, CM_REAL(helper_lret_protected), shift, addend, GETPC());
+}
+
+// ---- waiting
+
+void CM_WRAP(helper_pause)(CPUX86State* env, int next_eip_addend) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    CM_HIT(helper_pause);
+    env->eip += (target_ulong)next_eip_addend;
+    engine->counters.pauses++;
+    engine->ops->pause(engine->opaque);
+    engine->cs->exception_index = -1;
+    cpu_loop_exit(engine->cs);
+}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "code_pages.hpp"
+#include "ram/code_pages.hpp"
 
 #include <ucontext.h>
 

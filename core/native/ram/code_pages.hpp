@@ -20,11 +20,11 @@
 #include <atomic>
 #include <cstdint>
 
-#include "fault_handler.hpp"
-#include "lazy_array.hpp"
-#include "page_locks.hpp"
-#include "protected_pages.hpp"
-#include "ram_layout.hpp"
+#include "ram/fault_handler.hpp"
+#include "ram/lazy_array.hpp"
+#include "ram/page_locks.hpp"
+#include "ram/protected_pages.hpp"
+#include "ram/ram_layout.hpp"
 
 namespace coremesh {
 

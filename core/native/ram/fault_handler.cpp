@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "fault_handler.hpp"
+#include "ram/fault_handler.hpp"
 
 #include <pthread.h>
 #include <unistd.h>
@@ -10,7 +10,7 @@
 #include <csignal>
 #include <mutex>
 
-#include "protection.hpp"
+#include "ram/protection.hpp"
 
 namespace coremesh {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "guest_ram.hpp"
+#include "ram/guest_ram.hpp"
 
 #include <fcntl.h>
 #include <sys/mman.h>

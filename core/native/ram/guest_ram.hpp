@@ -14,9 +14,9 @@
 #include <optional>
 #include <stdexcept>
 
-#include "code_pages.hpp"
-#include "protection.hpp"
-#include "ram_layout.hpp"
+#include "ram/code_pages.hpp"
+#include "ram/protection.hpp"
+#include "ram/ram_layout.hpp"
 
 namespace coremesh {
 

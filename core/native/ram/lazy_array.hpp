@@ -11,7 +11,7 @@
 #include <string>
 #include <type_traits>
 
-#include "protection.hpp"
+#include "ram/protection.hpp"
 
 namespace coremesh {
 

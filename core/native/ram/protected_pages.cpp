@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "protected_pages.hpp"
+#include "ram/protected_pages.hpp"
 
 #include <algorithm>
 #include <bit>

@@ -8,9 +8,9 @@
 #include <atomic>
 #include <cstdint>
 
-#include "lazy_array.hpp"
-#include "page_locks.hpp"
-#include "protection.hpp"
+#include "ram/lazy_array.hpp"
+#include "ram/page_locks.hpp"
+#include "ram/protection.hpp"
 
 namespace coremesh {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "protection.hpp"
+#include "ram/protection.hpp"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -14,7 +14,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "fault_handler.hpp"
+#include "ram/fault_handler.hpp"
 
 // Numbers of the kernel's interface that older headers lack (userfaultfd(2), ioctl_userfaultfd(2)).
 #ifndef UFFD_USER_MODE_ONLY

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Stress: vCPUs that write code and vCPUs that run it, with the engine reduced to what matters for coherence.
+//
+// A page's code is one number, its generation. Its writer stores generation g into the page and then
+// publishes g elsewhere, as a guest does that patches code and then tells others to run it. A vCPU that has
+// seen g published and then runs the page must run generation g or later. A cached translation is the number
+// as it was read; a block head is the place where the mailbox is looked at.
+#include <sys/types.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+#include "ram/code_pages.hpp"
+#include "ram/guest_ram.hpp"
+
+using namespace coremesh;
+
+namespace {
+
+constexpr uint64_t kPage = 4096;
+constexpr unsigned kVcpus = 4;
+constexpr unsigned kPages = 8;  ///< page p is written by vCPU p % kVcpus
+constexpr unsigned kCodeAt = 512;
+constexpr unsigned kDataAt = 2048;
+
+/// What a run is allowed to leave out. Each but `none` must be found out by the same check.
+enum class Flaw { none, no_protection, post_after_write };
+
+class Coherence final : public CodeSink {
+  public:
+    struct Result {
+        uint64_t stale = 0;
+        uint64_t runs = 0;
+        uint64_t generations = 0;
+        CodeCounters counters;
+    };
+
+    Coherence(Protection protection, unsigned mixed_after, Flaw flaw, bool disk)
+        : ram_(kPages * kPage, kPages * kPage, protection),
+          code_(ram_.track_code(*this, kVcpus, {.mixed_after = mixed_after, .max_runs = 3})),
+          flaw_(flaw),
+          disk_(disk) {}
+
+    Result run(std::chrono::milliseconds time) {
+        std::vector<std::thread> threads;
+        for (unsigned id = 0; id < kVcpus; id++) threads.emplace_back([this, id] { vcpu(id); });
+        std::this_thread::sleep_for(time);
+        stop_ = true;
+        for (auto& thread : threads) thread.join();
+        Result result{stale_, runs_, 0, code_.counters()};
+        for (const auto& generation : published_) result.generations += generation;
+        return result;
+    }
+
+    void code_written(unsigned engine, uint64_t page) noexcept override {
+        vcpus_[engine].written.fetch_or(1u << page);
+        vcpus_[engine].kick.store(true);
+    }
+    void page_becomes_mixed(uint64_t page) noexcept override {
+        for (Vcpu& vcpu : vcpus_) {
+            vcpu.mixed.fetch_or(1u << page);
+            vcpu.kick.store(true);
+        }
+    }
+    bool self_write(const FaultContext&) noexcept override { return false; }
+
+  private:
+    struct alignas(64) Vcpu {
+        std::atomic<uint32_t> written{0};  ///< the mailbox: pages whose translations must go
+        std::atomic<uint32_t> mixed{0};    ///< ... pages whose TLB entries must go
+        std::atomic<bool> kick{false};
+        // The vCPU's own from here on.
+        std::array<std::optional<uint64_t>, kPages> translation;
+        std::array<std::optional<bool>, kPages> tlb;  ///< whether stores to the page are checked
+        uint32_t random = 1;
+    };
+
+    std::atomic<uint64_t>& code_word(uint8_t* base, uint64_t page) const {
+        return *reinterpret_cast<std::atomic<uint64_t>*>(base + page * kPage + kCodeAt);
+    }
+
+    void block_head(unsigned id) {
+        Vcpu& self = vcpus_[id];
+        if (!self.kick.load(std::memory_order_relaxed) || !self.kick.exchange(false)) return;
+        const uint32_t written = self.written.exchange(0);
+        const uint32_t mixed = self.mixed.exchange(0);
+        for (unsigned page = 0; page < kPages; page++) {
+            if (written >> page & 1) self.translation[page].reset();
+            if (mixed >> page & 1) {
+                self.tlb[page].reset();
+                code_.acknowledge_mixed(id, page);
+            }
+        }
+    }
+
+    void store(Vcpu& self, unsigned page, unsigned at, uint64_t value) {
+        if (!self.tlb[page]) self.tlb[page] = code_.checks_stores(page);
+        const uint64_t offset = page * kPage + at;
+        if (*self.tlb[page]) {
+            const CheckedStore store(code_, offset, 8);
+            reinterpret_cast<std::atomic<uint64_t>*>(store.host())->store(value, std::memory_order_relaxed);
+        } else {
+            reinterpret_cast<std::atomic<uint64_t>*>(ram_.guest_base() + offset)
+                ->store(value, std::memory_order_relaxed);
+        }
+    }
+
+    void patch(Vcpu& self, unsigned page) {
+        const uint64_t generation = published_[page].load(std::memory_order_relaxed) + 1;
+        if (flaw_ == Flaw::post_after_write) {
+            code_word(ram_.protocol_base(), page).store(generation, std::memory_order_relaxed);
+            published_[page].store(generation, std::memory_order_release);
+            std::this_thread::yield();
+            code_.announce_write(page * kPage + kCodeAt, 8);
+            return;
+        }
+        if (disk_ && self.random & 64) {
+            ram_.write(page * kPage + kCodeAt, &generation, sizeof(generation));
+        } else {
+            store(self, page, kCodeAt, generation);
+        }
+        published_[page].store(generation, std::memory_order_release);
+    }
+
+    void run_code(unsigned id, unsigned page) {
+        Vcpu& self = vcpus_[id];
+        const uint64_t seen = published_[page].load(std::memory_order_acquire);
+        for (;;) {
+            block_head(id);
+            if (self.translation[page]) break;
+            if (flaw_ != Flaw::no_protection) CHECK(code_.begin_translation(id, page));
+            self.translation[page] = code_word(ram_.guest_base(), page).load(std::memory_order_relaxed);
+            code_.note_code_bytes(id, page, kCodeAt, kCodeAt + 7);
+        }
+        if (*self.translation[page] < seen) stale_.fetch_add(1, std::memory_order_relaxed);
+        runs_.fetch_add(1, std::memory_order_relaxed);
+    }
+
+    void vcpu(unsigned id) {
+        Vcpu& self = vcpus_[id];
+        self.random = id + 1;
+        while (!stop_.load(std::memory_order_relaxed)) {
+            self.random = self.random * 1664525 + 1013904223;  // Numerical Recipes, 7.1
+            const unsigned page = self.random >> 16 & (kPages - 1);
+            const unsigned what = self.random >> 24 & 31;
+            if (what == 0) patch(self, page / kVcpus * kVcpus + id);
+            if (what == 1) store(self, page, kDataAt + id * 8, self.random);
+            run_code(id, page);
+        }
+        // Others may wait for this vCPU's answers: a real one is served in its park loop.
+        block_head(id);
+    }
+
+    GuestRam ram_;
+    CodePages& code_;
+    const Flaw flaw_;
+    const bool disk_;
+    std::array<Vcpu, kVcpus> vcpus_;
+    std::array<std::atomic<uint64_t>, kPages> published_{};
+    std::atomic<uint64_t> stale_{0}, runs_{0};
+    std::atomic<bool> stop_{false};
+};
+
+constexpr std::chrono::milliseconds kStress{700};
+
+Coherence::Result stress(Protection protection, unsigned mixed_after, Flaw flaw, bool disk) {
+    auto machine = std::make_unique<Coherence>(protection, mixed_after, flaw, disk);
+    const auto result = machine->run(kStress);
+    std::printf(
+        "       %-12s %8llu runs, %6llu generations, %6llu faults (%llu spurious), %6llu posts, %llu mixed, "
+        "%llu stale\n",
+        std::string(name_of(protection)).c_str(), (unsigned long long)result.runs,
+        (unsigned long long)result.generations, (unsigned long long)result.counters.faults,
+        (unsigned long long)result.counters.spurious, (unsigned long long)result.counters.invalidations,
+        (unsigned long long)result.counters.mixed_pages, (unsigned long long)result.stale);
+    return result;
+}
+
+std::vector<Protection> protections() {
+    const ProtectionProbe probe = probe_protection();
+    std::vector<Protection> all{Protection::mprotect};
+    if (probe.userfaultfd) all.push_back(Protection::userfaultfd);
+    return all;
+}
+
+}  // namespace
+
+STORY("given vCPUs that patch code the others run, then none runs old code after it saw the new announced") {
+    for (const Protection protection : protections()) {
+        const auto result = stress(protection, 0, Flaw::none, false);
+        CHECK_EQ(result.stale, 0u);
+        CHECK(result.generations > 100);
+        CHECK(result.counters.faults > 100);
+    }
+}
+
+STORY("given a disk that patches code too, then none runs old code") {
+    for (const Protection protection : protections()) {
+        const auto result = stress(protection, 0, Flaw::none, true);
+        CHECK_EQ(result.stale, 0u);
+        CHECK(result.generations > 100);
+    }
+}
+
+STORY("given pages that mix hot data and code, when they become mixed under way, then none runs old code") {
+    for (const Protection protection : protections()) {
+        const auto result = stress(protection, 16, Flaw::none, true);
+        CHECK_EQ(result.stale, 0u);
+        CHECK_EQ(result.counters.mixed_pages, uint64_t{kPages});
+        CHECK(result.generations > 100);
+    }
+}
+
+STORY("given the same without protection, then old code is run: the check can fail") {
+    for (const Protection protection : protections()) {
+        CHECK(stress(protection, 0, Flaw::no_protection, false).stale > 0);
+    }
+}
+
+STORY("given writes that are posted after they are done, then old code is run: the order matters") {
+    for (const Protection protection : protections()) {
+        CHECK(stress(protection, 0, Flaw::post_after_write, false).stale > 0);
+    }
+}
+
+RUN_STORIES()

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Guest RAM: its layout, its two views, what it refuses, and that faults of others stay theirs.
+#include "ram/guest_ram.hpp"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csetjmp>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <string>
+
+#include "check.hpp"
+
+using namespace coremesh;
+
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kGiB = uint64_t{1} << 30;
+constexpr Protection kBoth[] = {Protection::userfaultfd, Protection::mprotect};
+
+bool usable(Protection protection) {
+    static const ProtectionProbe probe = probe_protection();
+    return protection == Protection::userfaultfd ? probe.userfaultfd : probe.mprotect;
+}
+
+class NoEngines final : public CodeSink {
+    void code_written(unsigned, uint64_t) noexcept override {}
+    void page_becomes_mixed(uint64_t) noexcept override {}
+    bool self_write(const FaultContext&) noexcept override { return false; }
+};
+
+/// Field of /proc/self/status in KiB.
+uint64_t status_kib(const std::string& field) {
+    std::ifstream file("/proc/self/status");
+    for (std::string line; std::getline(file, line);) {
+        if (line.starts_with(field + ":")) return std::stoull(line.substr(field.size() + 1));
+    }
+    return 0;
+}
+
+long open_files() {
+    long count = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) count++;
+    return count;
+}
+
+/// Runs `story` in a child process and returns its wait status. The child leaves by _exit or by a signal.
+int in_a_child(const std::function<void()>& story) {
+    const pid_t child = fork();
+    if (child == 0) {
+        const rlimit none{0, 0};
+        setrlimit(RLIMIT_CORE, &none);
+        story();
+        _exit(99);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return status;
+}
+
+void write_to_nothing() {
+    static volatile uintptr_t nowhere = 64;
+    *reinterpret_cast<volatile int*>(nowhere) = 1;
+}
+
+void install(int signal, void (*handler)(int), int flags = 0) {
+    struct sigaction action {};
+    action.sa_handler = handler;
+    action.sa_flags = flags;
+    sigaction(signal, &action, nullptr);
+}
+
+template <typename Error, typename Call>
+bool throws(Call call) {
+    try {
+        call();
+    } catch (const Error&) {
+        return true;
+    }
+    return false;
+}
+
+}  // namespace
+
+STORY("given 4 GiB of RAM, 3 of them low, then the guest sees the rest at 4 GiB and a hole between") {
+    const RamLayout layout{4 * kGiB, 3 * kGiB};
+    CHECK(layout.offset_of(0) == 0u);
+    CHECK(layout.offset_of(3 * kGiB - 1) == 3 * kGiB - 1);
+    CHECK(!layout.offset_of(3 * kGiB));
+    CHECK(!layout.offset_of(4 * kGiB - 1));
+    CHECK(layout.offset_of(4 * kGiB) == 3 * kGiB);
+    CHECK(layout.offset_of(5 * kGiB - 1) == 4 * kGiB - 1);
+    CHECK(!layout.offset_of(5 * kGiB));
+    CHECK(!layout.offset_of(~uint64_t{0}));
+    CHECK_EQ(layout.gpa_of(3 * kGiB + 5), 4 * kGiB + 5);
+    CHECK_EQ(layout.gpa_of(7), uint64_t{7});
+}
+
+STORY("given a range that leaves its block of RAM by one byte, or wraps, then it has no offset") {
+    const RamLayout layout{4 * kGiB, 3 * kGiB};
+    CHECK(layout.offset_of(3 * kGiB - 8, 8).has_value());
+    CHECK(!layout.offset_of(3 * kGiB - 8, 9));
+    CHECK(layout.offset_of(5 * kGiB - 8, 8).has_value());
+    CHECK(!layout.offset_of(5 * kGiB - 8, 9));
+    CHECK(!layout.offset_of(16, ~uint64_t{0}));
+    CHECK(!layout.offset_of(4 * kGiB + 16, ~uint64_t{0} - 8));
+    CHECK(!layout.offset_of(0, 0));
+    const RamLayout all_low{kMiB, kMiB};
+    CHECK(!all_low.offset_of(4 * kGiB));
+}
+
+STORY("given what is written in one view, then the other view has it, low and high") {
+    GuestRam ram(2 * kMiB, kMiB, Protection::automatic);
+    ram.guest_view(0x1234)[0] = 0x5a;
+    CHECK_EQ(int{ram.protocol_view(0x1234)[0]}, 0x5a);
+    ram.protocol_view(4 * kGiB + 8)[0] = 0xa5;
+    CHECK_EQ(int{ram.guest_view(4 * kGiB + 8)[0]}, 0xa5);
+    CHECK_EQ(int{ram.guest_base()[kMiB + 8]}, 0xa5);
+    CHECK(ram.guest_view(kMiB) == nullptr);
+    CHECK(ram.protocol_view(4 * kGiB + kMiB) == nullptr);
+}
+
+STORY("given a copy that is not all RAM, then nothing of it is done") {
+    GuestRam ram(2 * kMiB, kMiB, Protection::automatic);
+    char bytes[16] = "fifteen letters";
+    CHECK(ram.write(kMiB - 16, bytes, 16));
+    CHECK(!ram.write(kMiB - 15, bytes, 16));
+    CHECK(!ram.write(kMiB, bytes, 1));
+    char back[16] = {};
+    CHECK(ram.read(kMiB - 16, back, 16));
+    CHECK(std::memcmp(bytes, back, 16) == 0);
+    CHECK(!ram.read(kMiB - 8, back, 9));
+    CHECK(ram.read(kMiB, back, 0));
+}
+
+STORY("given a size no machine can have, then the error names the sizes that can be") {
+    CHECK(throws<RamSizeError>([&] { GuestRam(0, 0, Protection::automatic); }));
+    CHECK(throws<RamSizeError>([&] { GuestRam(4097, 4097, Protection::automatic); }));
+    CHECK(throws<RamSizeError>([&] { GuestRam(kMiB, 2 * kMiB, Protection::automatic); }));
+    CHECK(throws<RamSizeError>([&] { GuestRam(8 * kGiB, 5 * kGiB, Protection::automatic); }));
+    CHECK(throws<RamSizeError>([&] { GuestRam(1024 * kGiB, 3 * kGiB, Protection::automatic); }));
+    CHECK(throws<RamSizeError>([&] { GuestRam(~uint64_t{4095}, 3 * kGiB, Protection::automatic); }));
+    try {
+        GuestRam ram(4096 * kGiB, 3 * kGiB, Protection::automatic);
+    } catch (const RamSizeError& error) {
+        CHECK(std::string(error.what()).find("give at most") != std::string::npos);
+    }
+}
+
+STORY("given an address-space limit below the size, then the error says which limits to look at") {
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    return;  // the sanitizer itself needs the address space
+#endif
+    const int status = in_a_child([] {
+        const rlimit limit{2 * kGiB, 2 * kGiB};
+        setrlimit(RLIMIT_AS, &limit);
+        try {
+            GuestRam ram(64 * kGiB, 3 * kGiB, Protection::automatic);
+        } catch (const PlatformError& error) {
+            _exit(std::strstr(error.what(), "ulimit -v") ? 7 : 1);
+        }
+    });
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+}
+
+STORY("given 256 GiB of RAM of which two pages are touched, then two pages are paid for") {
+    const uint64_t before = status_kib("VmRSS");
+    GuestRam ram(256 * kGiB, 3 * kGiB, Protection::automatic);
+    NoEngines sink;
+    CodePages& code = ram.track_code(sink, 255);
+    ram.guest_view(kGiB)[0] = 1;
+    ram.guest_view(200 * kGiB)[0] = 1;
+    CHECK(code.begin_translation(254, *ram.offset_of(200 * kGiB) / 4096));
+    ram.guest_view(200 * kGiB)[0] = 2;
+    CHECK(status_kib("VmRSS") - before < 1024);
+}
+
+STORY("given RAM that was used and destroyed, then mappings and files are as they were") {
+    for (const Protection protection : kBoth) {
+        if (!usable(protection)) continue;
+        { const GuestRam warm(kMiB, kMiB, protection); }
+        const uint64_t maps = map_count();
+        const long files = open_files();
+        for (int i = 0; i < 20; i++) {
+            GuestRam ram(64 * kMiB, 64 * kMiB, protection);
+            NoEngines sink;
+            CodePages& code = ram.track_code(sink, 3);
+            for (uint64_t page = 0; page < 100; page += 2) CHECK(code.begin_translation(0, page));
+            ram.guest_base()[0] = 1;
+        }
+        CHECK(map_count() <= maps + 2);  // the allocator may have grown by a mapping
+        CHECK_EQ(open_files(), files);
+    }
+}
+
+STORY("given 64 machines in one process, then one more is refused with the way out, and room comes back") {
+    std::vector<std::unique_ptr<GuestRam>> machines;
+    NoEngines sink;
+    bool refused = false;
+    for (int i = 0; i < 65 && !refused; i++) {
+        auto ram = std::make_unique<GuestRam>(kMiB, kMiB, Protection::mprotect);
+        try {
+            ram->track_code(sink, 1);
+            machines.push_back(std::move(ram));
+        } catch (const PlatformError&) {
+            refused = true;
+        }
+    }
+    CHECK(refused);
+    CHECK_EQ(machines.size(), size_t{64});
+    machines.pop_back();
+    GuestRam ram(kMiB, kMiB, Protection::mprotect);
+    ram.track_code(sink, 1);
+}
+
+STORY(
+    "given a host, when protections are probed, then the report says what works, what is chosen and the "
+    "limit") {
+    const ProtectionProbe probe = probe_protection();
+    CHECK(probe.mprotect);
+    CHECK(!probe.mprotect_detail.empty() && !probe.userfaultfd_detail.empty());
+    CHECK(probe.chosen == (probe.userfaultfd ? Protection::userfaultfd : Protection::mprotect));
+    CHECK(probe.max_map_count > 0);
+    std::printf("       userfaultfd: %s\n       mprotect: %s\n", probe.userfaultfd_detail.c_str(),
+                probe.mprotect_detail.c_str());
+    for (const Protection protection :
+         {Protection::automatic, Protection::userfaultfd, Protection::mprotect}) {
+        CHECK(protection_from_name(name_of(protection)) == protection);
+    }
+    CHECK(!protection_from_name("none"));
+}
+
+STORY(
+    "given a host that denies userfaultfd, then auto takes mprotect and asking for it by name says why not") {
+    const int status = in_a_child([] {
+        // Room for one more file, which the memory takes: the call and the device both fail.
+        const int next = dup(0);
+        close(next);
+        const rlimit files{static_cast<rlim_t>(next) + 1, static_cast<rlim_t>(next) + 1};
+        setrlimit(RLIMIT_NOFILE, &files);
+        try {
+            GuestRam ram(kMiB, kMiB, Protection::userfaultfd);
+            _exit(1);
+        } catch (const PlatformError& error) {
+            if (!std::strstr(error.what(), "use 'auto'")) _exit(2);
+        }
+        GuestRam ram(kMiB, kMiB, Protection::automatic);
+        _exit(ram.protection() == Protection::mprotect ? 7 : 3);
+    });
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 7);
+}
+
+STORY("given a crash handler installed before us, when somebody else's access faults, then it is called") {
+    const int status = in_a_child([] {
+        install(SIGSEGV, [](int) { _exit(42); });
+        const GuestRam ram(kMiB, kMiB, Protection::mprotect);
+        ensure_fault_handlers();
+        write_to_nothing();
+    });
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 42);
+}
+
+STORY(
+    "given a crash handler installed after us, when handlers are ensured, then ours answers and it gets the "
+    "rest") {
+    const int status = in_a_child([] {
+        GuestRam ram(kMiB, kMiB, Protection::mprotect);
+        NoEngines sink;
+        CodePages& code = ram.track_code(sink, 1);
+        install(SIGSEGV, [](int) { _exit(42); });
+        ensure_fault_handlers();
+        if (!code.begin_translation(0, 1)) _exit(1);
+        ram.guest_base()[4096] = 1;
+        if (code.counters().faults != 1) _exit(2);
+        write_to_nothing();
+    });
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 42);
+}
+
+STORY(
+    "given nobody before us, when somebody else's access faults or a signal is sent, then the process dies "
+    "of it") {
+    const int fault = in_a_child([] {
+        install(SIGSEGV, SIG_DFL);
+        ensure_fault_handlers();
+        write_to_nothing();
+    });
+    CHECK(WIFSIGNALED(fault) && WTERMSIG(fault) == SIGSEGV);
+    const int sent = in_a_child([] {
+        install(SIGBUS, SIG_DFL);
+        ensure_fault_handlers();
+        kill(getpid(), SIGBUS);
+    });
+    CHECK(WIFSIGNALED(sent) && WTERMSIG(sent) == SIGBUS);
+    const int ignored = in_a_child([] {
+        install(SIGBUS, SIG_IGN);
+        ensure_fault_handlers();
+        kill(getpid(), SIGBUS);
+        _exit(7);
+    });
+    CHECK(WIFEXITED(ignored) && WEXITSTATUS(ignored) == 7);
+}
+
+STORY(
+    "given a crash handler that gives the signal back to whom it replaced, then the process dies, not "
+    "loops") {
+    // What Python's faulthandler does: it restores the previous handler, which is ours, and raises again.
+    const int status = in_a_child([] {
+        static struct sigaction before {};
+        ensure_fault_handlers();
+        sigaction(SIGSEGV, nullptr, &before);
+        install(
+            SIGSEGV,
+            [](int signal) {
+                sigaction(signal, &before, nullptr);
+                raise(signal);
+            },
+            SA_NODEFER);
+        ensure_fault_handlers();
+        alarm(5);
+        write_to_nothing();
+    });
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+}
+
+STORY("given a jump into guest memory, then the host process ends by SIGSEGV instead of faulting for ever") {
+    const int status = in_a_child([] {
+        install(SIGSEGV, SIG_DFL);
+        GuestRam ram(kMiB, kMiB, Protection::mprotect);
+        NoEngines sink;
+        ram.track_code(sink, 1);
+        alarm(5);
+        reinterpret_cast<void (*)()>(ram.guest_base())();
+    });
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+}
+
+RUN_STORIES()

@@ -103,6 +103,20 @@ typedef enum { SINGLES, DOUBLES, INTEGERS } Elements;
     FLAGS(B, comiss, SINGLES)                                                                \
     FLAGS(B, comisd, DOUBLES)
 
+typedef struct {
+    const char* name;
+    const uint8_t *begin, *instruction, *next, *end;
+    Elements elements;
+} Block;
+
+#define BLOCK_ENTRY(name, before, text, after, elements)                                                 \
+    {#name,   block_##name##_begin, block_##name##_instruction, block_##name##_next, block_##name##_end, \
+     elements},
+
+#define TIMED_ENTRY(name, body) {#name, timed_##name##_begin, NULL, NULL, timed_##name##_end, DOUBLES},
+
+#define DECLARE_BLOCK(name, before, instruction, after, elements) ROW_LOOP(name, before, instruction, after)
+
 // The loop: rdi points to the first row, rsi counts them.
 #define ROW_LOOP(name, before, instruction, after)                                                    \
     __asm__(                                                                                          \

@@ -2,8 +2,8 @@
 """Debian's package tools, driven without privileges: apt resolves, downloads and verifies; dpkg-deb unpacks.
 
 apt works here on a state directory of our own, made for one fetch and dropped after it, but with the system's
-sources and archive keys. So it needs no root, neither trusts nor touches the system's package lists, and what it
-downloads has passed the same check of signatures and hashes as any package on this host (apt-secure(8)).
+sources and archive keys. So it needs no root, neither trusts nor touches the system's package lists, and what
+it downloads has passed the same check of signatures and hashes as any package on this host (apt-secure(8)).
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def missing_tools() -> list[str]:
 class Apt:
     """apt on a private state under `root` (an existing, empty directory the caller owns and removes).
 
-    `source_list`, if given, replaces the system's sources (a file in sources.list(5) or deb822 form). One thread
-    at a time. Every method raises :class:`ImageFetchError` with apt's own words.
+    `source_list`, if given, replaces the system's sources (a file in sources.list(5) or deb822 form). One
+    thread at a time. Every method raises :class:`ImageFetchError` with apt's own words.
     """
 
     def __init__(self, root: Path, source_list: Path | None = None) -> None:
@@ -107,10 +107,20 @@ class Apt:
             raise ImageFetchError(f"apt-get download {package} left no package behind. {WAY_OUT}")
         return archives[0]
 
-    def _get(self, arguments: list[str], what: str, progress: Progress, folder: Path | None = None) -> list[str]:
+    def _get(
+        self, arguments: list[str], what: str, progress: Progress, folder: Path | None = None
+    ) -> list[str]:
         progress(what, 0.0)
         reader, writer = os.pipe()
-        command = ["apt-get", "-c", str(self._configuration), "-q", "-o", f"APT::Status-Fd={writer}", *arguments]
+        command = [
+            "apt-get",
+            "-c",
+            str(self._configuration),
+            "-q",
+            "-o",
+            f"APT::Status-Fd={writer}",
+            *arguments,
+        ]
         try:
             process = subprocess.Popen(
                 command,
@@ -129,7 +139,7 @@ class Apt:
         listener = threading.Thread(target=_listen, args=(process.stderr, complaints), daemon=True)
         listener.start()
         try:
-            with open(reader, errors="replace") as status:
+            with os.fdopen(reader, errors="replace") as status:
                 for line in status:
                     if match := _STATUS.match(line):
                         progress(what, min(1.0, float(match[1]) / 100))
@@ -140,7 +150,11 @@ class Apt:
                 process.wait()
             listener.join(timeout=5)
         if code != 0:
-            errors = [line[3:] for line in complaints if line.startswith("E: ")] or complaints or [f"status {code}"]
+            errors = (
+                [line[3:] for line in complaints if line.startswith("E: ")]
+                or complaints
+                or [f"status {code}"]
+            )
             raise ImageFetchError(f"apt-get could not get the {what}: {errors[0].strip()}. {WAY_OUT}")
         progress(what, 1.0)
         return [line for line in complaints if line.startswith(("E: ", "W: "))]
@@ -177,9 +191,7 @@ def extract(archive: Path, pattern: str) -> tuple[str, bytes]:
 @contextmanager
 def _contents(archive: Path) -> Iterator[IO[bytes]]:
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment()
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment())
     stream = cast(IO[bytes], process.stdout)
     try:
         yield stream

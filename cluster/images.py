@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guest images: a Debian kernel and busybox, fetched once, kept in the user's cache and verified at each use.
 
-The cache lives in ``$COREMESH_CACHE``, else in the platform's user cache directory. One image is one folder with
-a manifest of SHA-256 sums. A folder appears by one rename, so a fetch that is killed leaves either the old image
-or none; a file lock lets any number of processes ask for the same image at once.
+The cache lives in ``$COREMESH_CACHE``, else in the platform's user cache directory. One image is one folder
+with a manifest of SHA-256 sums. A folder appears by one rename, so a fetch that is killed leaves either the
+old image or none; a file lock lets any number of processes ask for the same image at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-
 from coremesh.cluster import debian
 from coremesh.cluster.initramfs import busybox_initramfs
 from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An initial RAM file system made in memory: busybox, a few directories and an ``/init`` that ends in a shell.
+"""An initial RAM file system made in memory: busybox, a few directories, an ``/init`` that gives a shell.
 
-The archive is the "newc" form of cpio (Linux, Documentation/driver-api/early-userspace/buffer-format.rst). It is a
-pure function of its input: no clock, no user ids, no inode numbers of this host, so that the same busybox gives
-the same bytes everywhere and a benchmark can name its initramfs by a hash.
+The archive is the "newc" form of cpio (Linux, Documentation/driver-api/early-userspace/buffer-format.rst). It
+is a pure function of its input: no clock, no user ids, no inode numbers of this host, so that the same
+busybox gives the same bytes everywhere and a benchmark can name its initramfs by a hash.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def _append(archive: bytearray, inode: int, entry: Entry) -> None:
 def busybox_initramfs(busybox: bytes, extra: Iterable[Entry] = ()) -> bytes:
     """Return an initramfs whose console shell is the statically linked `busybox`.
 
-    `extra` entries follow the fixed ones: a test or a notebook lays its own programs into the guest with them.
+    `extra` entries follow the fixed ones: a test or a notebook lays its own programs into the guest with
+    them.
     """
     entries = [
         Entry.directory("bin"),

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a command is run by a shell that is only reached through a terminal, and its exact output and status got back.
+"""A command run by a shell that is only reached through a terminal, with its exact output and status.
 
-:class:`Dialogue` is a pure state machine: console bytes go in, bytes to type and pieces of output come out; it has
-no clock, thread or machine. What makes it hold on a terminal that echoes, wraps, edits and rewrites:
+:class:`Dialogue` is a pure state machine: console bytes go in, bytes to type and pieces of output come out;
+it has no clock, thread or machine. What makes it hold on a terminal that echoes, wraps, edits and rewrites:
 
-- The typed line carries the two halves of a random nonce apart, and only the guest joins them. So whatever a line
-  editor makes of the echo, it is never taken for a marker, and no output can hold a marker by accident.
-- That line starts a small receiver, which saves the terminal's modes, goes raw and announces itself. The command is
-  sent only then, in lines with a prefix: any byte but NUL arrives as it was given, newlines and control characters
-  too. Every few KiB the receiver acknowledges, so that the terminal's input queue (4 KiB, and no flow control on
-  the line) never overflows.
-- While the command runs, the terminal neither echoes nor rewrites newlines, and the kernel's console log level
-  is 0, so that the bytes between the markers are the command's own.
-- The receiver survives Ctrl-C and Ctrl-\\, the command does not: one that takes too long is interrupted, and the
-  shell is usable after it.
+- The typed line carries the two halves of a random nonce apart, and only the guest joins them. So whatever a
+  line editor makes of the echo, it is never taken for a marker, and no output can hold a marker by accident.
+- That line starts a small receiver, which saves the terminal's modes, goes raw and announces itself. The
+  command is sent only then, in lines with a prefix: any byte but NUL arrives as it was given, newlines and
+  control characters too. Every few KiB the receiver acknowledges, so that the terminal's input queue (4 KiB,
+  and no flow control on the line) never overflows.
+- While the command runs, the terminal neither echoes nor rewrites newlines, and the kernel's console log
+  level is 0, so that the bytes between the markers are the command's own.
+- The receiver survives Ctrl-C and Ctrl-\\, the command does not: one that takes too long is interrupted, and
+  the shell is usable after it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from enum import Enum, auto
 
 from coremesh.core.errors import ConfigurationError
 
-#: A shell's prompt at the end of what the console printed, before or after a line editor's cursor query.
-PROMPT = rb"(?:^|[\r\n])[^\r\n]{0,120}[#$%>] ?(?:\x1b\[6n)?$"
+#: A shell's prompt at the end of what the console printed: not a line of the kernel's log (which begins with
+#: its time stamp), and perhaps followed by a line editor's control sequences (colours, cursor query).
+PROMPT = rb"(?:^|[\r\n])(?!\[ *\d+\.\d+\])[^\r\n]{0,120}[#$%>](?: |\x1b\[[0-9;?]*[A-Za-z])*$"
 
 INTERRUPT = b"\x03"
 QUIT = b"\x1c"
@@ -37,8 +38,9 @@ MAX_COMMAND = 120_000
 
 _WINDOW = 2048  # bytes sent before an acknowledgement is asked for
 
-# One line, below the 1,024 characters that busybox lets a person edit, without single quotes inside the script.
-# $0 and $1 are the halves of the nonce.
+# One line, below the 1,024 characters that busybox lets a person edit, without single quotes inside the
+# script. $0 and $1 are the halves of the nonce. The command's redirections are made in a subshell, since a
+# shell that makes them itself would report a killed command ("Killed") into the command's output.
 _RECEIVER = (
     "m=$0$1;p=/proc/sys/kernel/printk;s=$(stty -g);trap : INT QUIT;"
     "{ read k x <$p&&echo 0 >$p;};"
@@ -47,14 +49,14 @@ _RECEIVER = (
     "while IFS= read -r l;do case $l in "
     "+*) c=$c${l#+}$n;; -*) c=$c${l#-};; a) printf %s $m-ack-;; *) break;; esac;done;"
     "stty $s -echo -opost;printf %s $m-begin-;"
-    'sh -c "$c" </dev/null 2>&1;r=$?;printf %s $m-$r-;'
+    '(exec sh -c "$c" </dev/null 2>&1);r=$?;printf %s $m-$r-;'
     "{ echo $k >$p;};stty $s"
 )
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a guest's command printed (standard output and error, as the terminal got them) and its exit status."""
+    """What a guest's command printed, standard output and error together, and its exit status."""
 
     output: str
     status: int
@@ -93,7 +95,8 @@ class Dialogue:
             raise ConfigurationError("a shell command cannot hold a NUL character.")
         if len(encoded) > MAX_COMMAND:
             raise ConfigurationError(
-                f"a command of {len(encoded)} bytes is too long (at most {MAX_COMMAND}); write it to a file first."
+                f"a command of {len(encoded)} bytes is too long (at most {MAX_COMMAND}); "
+                "write it to a file first."
             )
         self.state = State.CALLING
         self.status: int | None = None

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``coremesh boot``: a guest for the length of one command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from coremesh.cluster.description import check_vcpus, parse_memory
+from coremesh.cluster.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
+from coremesh.cluster.images import fetch_debian, read_image
+from coremesh.cluster.machine import Machine
+from coremesh.cluster.progress import fetch_progress, waiting
+from coremesh.cluster.terminal import PlainText
+from coremesh.core.errors import (
+    ConfigurationError,
+    ConsoleTimeoutError,
+    CoremeshError,
+    GuestCrashError,
+    GuestImageError,
+    ImageFetchError,
+    MachineStateError,
+)
+
+INTERRUPTED_STATUS = 130
+_POWER_OFF_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class BootOptions:
+    """The command line's options, as given."""
+
+    vcpus: int = 1
+    memory: str = "1G"
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    modules: tuple[str, ...] = ()
+    command: str | None = None
+    timeout: float | None = None
+    builtin: bool = False
+    address: str | None = None
+
+
+def boot_guest(options: BootOptions) -> int:
+    """Boot, serve the console or run the command, and return the process's exit status."""
+    check_vcpus(options.vcpus)
+    parse_memory(options.memory)
+    try:
+        machine = _start(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED_STATUS
+    with machine:
+        try:
+            if options.command is not None:
+                return _run(machine, options.command, options.timeout)
+            if sys.stdin.isatty() and sys.stdout.isatty():
+                return _interact(machine, options.timeout)
+            return _stream(machine, options.timeout)
+        except KeyboardInterrupt:
+            return INTERRUPTED_STATUS
+
+
+def _start(options: BootOptions) -> Machine:
+    kernel, initrd, modules = _images(options)
+    say = f"starting {options.vcpus} vCPU{'s' if options.vcpus > 1 else ''}"
+    with waiting(say):
+        return Machine(
+            vcpus=options.vcpus,
+            memory=options.memory,
+            kernel=kernel,
+            initrd=initrd,
+            modules=modules,
+            append=options.append,
+            address=options.address,
+        )
+
+
+def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes, str]]]:
+    modules = [_module(text) for text in options.modules]
+    initrd = None if options.initrd is None else read_image(options.initrd, "initrd")
+    if options.builtin:
+        if options.kernel is not None or options.command is not None:
+            raise ConfigurationError(
+                "--builtin has its own kernel and no shell: leave out --kernel and --run."
+            )
+        return builtin_guest(), None, []
+    if options.kernel is not None:
+        return read_image(options.kernel, "kernel"), initrd, modules
+    try:
+        with fetch_progress() as progress:
+            image = fetch_debian(progress=progress)
+    except ImageFetchError as error:
+        if options.command is not None:
+            raise
+        print(
+            f"coremesh: {error}\ncoremesh: booting the built-in bare-metal guest instead; it has no shell.",
+            file=sys.stderr,
+        )
+        return builtin_guest(), None, []
+    return image.kernel.read_bytes(), image.initramfs() if initrd is None else initrd, modules
+
+
+def builtin_guest() -> bytes:
+    """Return the bare-metal SMP guest that is built with the package (Multiboot)."""
+    guest = resources.files("coremesh.core") / "guests" / "smp.elf"
+    try:
+        return guest.read_bytes()
+    except OSError as error:
+        raise GuestImageError(
+            "the built-in guest is missing from this installation. Install again with 'pip install .'."
+        ) from error
+
+
+def _module(text: str) -> tuple[bytes, str]:
+    # As GRUB and QEMU have it: the text begins with the file's name.
+    return read_image(text.split(" ", 1)[0], "module"), text
+
+
+def _run(machine: Machine, command: str, timeout: float | None) -> int:
+    try:
+        result = machine.run(command, timeout, on_output=_print)
+    except ConsoleTimeoutError as error:
+        print(f"coremesh: {error}", file=sys.stderr)
+        return TIMEOUT_STATUS
+    except GuestCrashError as error:
+        print(f"coremesh: {error}", file=sys.stderr)
+        return CRASH_STATUS
+    except MachineStateError as error:  # the command itself switched the guest off
+        end = machine.wait(0)
+        print(f"coremesh: {error}", file=sys.stderr)
+        return end.exit_status if end is not None else 1
+    machine.console.write("poweroff -f || poweroff\n")
+    machine.wait(_POWER_OFF_SECONDS)
+    return result.status
+
+
+def _stream(machine: Machine, timeout: float | None) -> int:
+    """Console to standard output, standard input to the console, until the end or the timeout."""
+    begin = time.monotonic()
+    threading.Thread(target=_feed, args=(machine,), name="standard input", daemon=True).start()
+    plain = PlainText()
+    over = False
+    while not over:
+        left = 1.0 if timeout is None else min(1.0, timeout - (time.monotonic() - begin))
+        if left <= 0:
+            return _timed_out(timeout)
+        data, over = machine.console.take(left)
+        _print(plain.feed(data))
+    return _ended(machine.wait())
+
+
+def _feed(machine: Machine) -> None:
+    if sys.stdin is None or sys.stdin.isatty():
+        return  # only the output was redirected: the keyboard stays the shell's
+    try:
+        if machine.cmdline:  # Linux throws away what was typed before it opened the port
+            machine.wait_shell()
+        while data := os.read(sys.stdin.fileno(), 4096):
+            machine.console.write(data)
+    except (OSError, ValueError, CoremeshError):
+        return
+
+
+def _interact(machine: Machine, timeout: float | None) -> int:
+    print(f"coremesh: {machine.vcpus} vCPUs; Ctrl-] leaves and switches the machine off", file=sys.stderr)
+    timed_out = threading.Event()
+
+    def expire() -> None:
+        timed_out.set()
+        machine.stop()
+
+    timer = threading.Timer(timeout, expire) if timeout is not None else None
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    left = machine.console.interact()
+    if timer is not None:
+        timer.cancel()
+    print(file=sys.stderr)
+    if timed_out.is_set():
+        return _timed_out(timeout)
+    if left:
+        return 0
+    return _ended(machine.wait())
+
+
+def _ended(end: MachineEnd | None) -> int:
+    if end is None:
+        return 1
+    if end.crashed:
+        print(f"coremesh: {end.error()}", file=sys.stderr)
+    elif end.kind != "debug-exit":
+        print(f"coremesh: {end} after {end.seconds:.1f} s", file=sys.stderr)
+    return end.exit_status
+
+
+def _timed_out(timeout: float | None) -> int:
+    print(f"coremesh: stopped after {timeout:g} s, the time given by --timeout", file=sys.stderr)
+    return TIMEOUT_STATUS
+
+
+def _print(data: bytes) -> None:
+    if data:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()

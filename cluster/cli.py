@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: ``coremesh boot | fetch | doctor | bench``.
+
+What a command needs is imported when it runs, so that ``--help`` answers at once. The commands' work is in
+boot.py, doctor.py and benchmark.py; here are options, help and exit statuses.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from coremesh.core.errors import ConfigurationError, CoremeshError, GuestCrashError, HostLostError
+
+USAGE_STATUS = 2
+FAILURE_STATUS = 1
+
+app = typer.Typer(
+    name="coremesh",
+    help="A distributed full-system emulator: one guest computer of up to 255 cores.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_BOOT_HELP = """
+Boot a guest: Debian's kernel with a busybox shell, or a kernel of your own.
+
+In a terminal the guest's console is yours; [bold]Ctrl-][/bold] leaves and switches the machine off. Without a
+terminal the console goes to standard output as plain text, and standard input to the guest's shell.
+
+[bold]Examples[/bold]
+
+  coremesh boot --vcpus 4                        a shell on four cores
+  coremesh boot --vcpus 8 --run 'nproc; uname -a'
+  coremesh boot --kernel vmlinuz --initrd initrd.img --append 'quiet'
+  coremesh boot --kernel test.elf --timeout 10   a Multiboot kernel
+
+[bold]Exit status[/bold]
+
+  With --run, the command's. Otherwise
+    0   the guest switched itself off, or asked for a reset (a reset ends the machine), or you left it
+  n*2+1 the guest wrote n to the debug-exit port 0xf4
+   70   the guest crashed: triple fault, kernel panic (then with --run, too)
+   69   the process that ran the vCPUs was lost
+  124   the time of --timeout was over (with --run, too)
+    1   it could not be started; 2 wrong options; 130 Ctrl-C; 143 SIGTERM
+"""
+
+
+@app.command(help=_BOOT_HELP)
+def boot(
+    vcpus: Annotated[int, typer.Option("--vcpus", metavar="N", help="Cores of the guest, 1 to 255.")] = 1,
+    memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="RAM, as 512M or 4G.")] = "1G",
+    kernel: Annotated[
+        Path | None, typer.Option("--kernel", metavar="FILE", help="bzImage, vmlinux or Multiboot image.")
+    ] = None,
+    initrd: Annotated[
+        Path | None, typer.Option("--initrd", metavar="FILE", help="Initial RAM file system.")
+    ] = None,
+    append: Annotated[
+        str, typer.Option("--append", metavar="TEXT", help="Added to the kernel's default command line.")
+    ] = "",
+    module: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--module", metavar="'FILE TEXT'", help="A Multiboot module and its text; may be repeated."
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run", metavar="COMMAND", help="Run it in the guest's shell, print its output alone, power off."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", help="Stop after so long, from the start of emulation.", min=0
+        ),
+    ] = None,
+    builtin: Annotated[
+        bool, typer.Option("--builtin", help="Boot the built-in bare-metal guest that shows cores at work.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="ADDRESS", help="Run on this Ray cluster.")
+    ] = None,
+) -> None:
+    """Boot a guest."""
+    from coremesh.cluster.boot import BootOptions, boot_guest
+
+    options = BootOptions(
+        vcpus=vcpus,
+        memory=memory,
+        kernel=kernel,
+        initrd=initrd,
+        append=append,
+        modules=tuple(module or ()),
+        command=run,
+        timeout=timeout,
+        builtin=builtin,
+        address=address,
+    )
+    raise typer.Exit(boot_guest(options))
+
+
+@app.command()
+def fetch(
+    flavour: Annotated[
+        str, typer.Option("--flavour", help="Debian's kernel: amd64 or cloud-amd64.")
+    ] = "amd64",
+    refresh: Annotated[bool, typer.Option("--refresh", help="Get the newest even if one is cached.")] = False,
+) -> None:
+    """Get Debian's kernel and busybox with Debian's package tools, verified, into the user's cache."""
+    from coremesh.cluster.images import fetch_debian
+    from coremesh.cluster.progress import fetch_progress
+
+    with fetch_progress() as progress:
+        image = fetch_debian(flavour, refresh=refresh, progress=progress)
+    typer.echo(f"kernel   {image.kernel_version:24} {image.kernel}")
+    typer.echo(f"busybox  {image.busybox_version:24} {image.busybox}")
+
+
+@app.command()
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what this host offers, what will be used and why. Exit status 1 if a guest cannot run."""
+    from coremesh.cluster.doctor import print_findings
+
+    raise typer.Exit(print_findings(as_json=json))
+
+
+@app.command()
+def bench(
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    vcpus: Annotated[
+        list[int] | None, typer.Option("--vcpus", metavar="N", help="Boot with so many; may be repeated.")
+    ] = None,
+    qemu: Annotated[
+        bool, typer.Option("--qemu/--no-qemu", help="Also measure qemu-system-x86_64, if it is installed.")
+    ] = True,
+) -> None:
+    """Measure boot time, guest speed and scaling on this host, beside QEMU where there is one."""
+    from coremesh.cluster.benchmark import print_benchmark
+
+    raise typer.Exit(print_benchmark(tuple(vcpus or (1, 2)), with_qemu=qemu, as_json=json))
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """A distributed full-system emulator: one guest computer of up to 255 cores."""
+    if version:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as installed
+
+        try:
+            typer.echo(installed("coremesh"))
+        except PackageNotFoundError:
+            typer.echo("not installed")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status; errors of ours are one message, no traceback."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    try:
+        app()
+    except GuestCrashError as error:
+        _fail(error, 70)
+    except HostLostError as error:
+        _fail(error, 69)
+    except ConfigurationError as error:
+        _fail(error, USAGE_STATUS)
+    except CoremeshError as error:
+        _fail(error, FAILURE_STATUS)
+
+
+def _fail(error: CoremeshError, status: int) -> None:
+    print(f"coremesh: {error}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    # An exception, so that machines are stopped and the terminal restored on the way out.
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

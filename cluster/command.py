@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A shell command run to its end over a console: the dialogue's clock, its patience and its last resort."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from coremesh.cluster.console import Console
+from coremesh.cluster.shell import INTERRUPT, QUIT, CommandResult, Dialogue, State
+from coremesh.core.errors import ConsoleTimeoutError, MachineStateError
+
+_ANSWER_SECONDS = (
+    60.0  # for the shell to start the receiver, on a guest with many more vCPUs than the host has
+)
+_SETTLE_SECONDS = (
+    2.0  # for the prompt after the command; without it the next command waits for its own answer
+)
+_GRACE_SECONDS = 5.0  # for a command to die of Ctrl-C, then of Ctrl-\
+
+
+def run_command(
+    console: Console, command: str, timeout: float | None, on_output: Callable[[bytes], None] | None = None
+) -> CommandResult:
+    """Run `command` in the shell on `console`, whose place must be at the end of what was printed.
+
+    `on_output` is given the output piece by piece as it comes. Raises :class:`ConsoleTimeoutError` (after
+    interrupting the command) when it takes longer than `timeout` seconds, :class:`MachineStateError` or
+    :class:`GuestCrashError` when the machine ends before the command.
+    """
+    dialogue = Dialogue(command)
+    output = bytearray()
+    begin = time.monotonic()
+    deadline = None if timeout is None else begin + timeout
+
+    def advance(limit: float | None) -> bool:
+        """Feed the dialogue until its state changes or the clock reaches `limit`; False at the limit."""
+        state = dialogue.state
+        while dialogue.state is state:
+            left = 1.0 if limit is None else min(1.0, limit - time.monotonic())
+            if left <= 0:
+                return False
+            step = dialogue.on_bytes(console.next(left))
+            if console.lost:
+                raise MachineStateError(
+                    "the command printed faster than it was read; send its output to a file."
+                )
+            if step.send:
+                console.write(step.send)
+            if step.output:
+                output.extend(step.output)
+                if on_output is not None:
+                    on_output(step.output)
+        return True
+
+    console.write(dialogue.start())
+    answer = begin + _ANSWER_SECONDS
+    while dialogue.state in (State.CALLING, State.SENDING):
+        limit = answer if deadline is None else min(answer, deadline)
+        if not advance(limit):
+            raise ConsoleTimeoutError(
+                f"no shell answered on the console in {limit - begin:.0f} s. If a program runs there, end it "
+                f"first; the console's last bytes: {console.tail[-200:]!r}",
+                console.tail,
+            )
+    while dialogue.state is State.RUNNING:
+        if not advance(deadline):
+            _interrupt(console, advance)
+            raise ConsoleTimeoutError(f"the command took longer than {timeout:g} s.", bytes(output))
+    advance(time.monotonic() + _SETTLE_SECONDS)
+    assert dialogue.status is not None  # set by the step that left RUNNING
+    return CommandResult(bytes(output).decode(errors="replace"), dialogue.status, bytes(output))
+
+
+def _interrupt(console: Console, advance: Callable[[float | None], bool]) -> None:
+    for key in (INTERRUPT, QUIT):
+        console.write(key)
+        if advance(time.monotonic() + _GRACE_SECONDS):
+            advance(time.monotonic() + _SETTLE_SECONDS)
+            return

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's serial console, from the person's side."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from coremesh.cluster.ending import MachineEnd
+from coremesh.core.errors import ConsoleTimeoutError, MachineStateError
+
+if TYPE_CHECKING:
+    from coremesh.cluster.session import Remote
+
+_POLL_SECONDS = 1.0
+_TAIL = 2000
+
+
+class Console:
+    """Read from, write to, and wait for text on a guest's console.
+
+    The machine keeps the last 4 MiB that the guest printed; a console has its own place in that stream, so
+    two consoles of one machine both see everything. One console is for one thread at a time; writing is for
+    any.
+    """
+
+    def __init__(self, remote: Remote, end: Callable[[], MachineEnd | None]) -> None:
+        self._remote = remote
+        self._end = end
+        self._cursor = 0
+        self._unread = b""  # taken from the machine, not yet given out
+        self._last = b""
+        self.lost = 0  #: bytes that were overwritten before this console read them
+
+    def write(self, data: bytes | str) -> None:
+        """Type `data` (text as UTF-8). Returns at once; the guest takes it as fast as it reads."""
+        self._remote.call("feed_console", data.encode() if isinstance(data, str) else bytes(data))
+
+    def read(self, timeout: float = 0.0) -> bytes:
+        """Return all that came since the last read, waiting up to `timeout` seconds for the first byte."""
+        data, self._unread = self._unread, b""
+        return data or self.take(timeout)[0]
+
+    def next(self, timeout: float) -> bytes:
+        """Like :meth:`read`, but raises when the machine has ended and nothing is left to read."""
+        data, over = self.take(timeout)
+        if over:
+            raise self._ended()
+        return data
+
+    def take(self, timeout: float) -> tuple[bytes, bool]:
+        """Return (the next bytes, whether the machine has ended and all was read).
+
+        Waits up to `timeout` seconds for the first byte.
+        """
+        if self._unread:
+            return self.read(), False
+        data, cursor, over = self._remote.call("read_console", self._cursor, timeout)
+        self.lost += cursor - self._cursor - len(data)
+        self._cursor = cursor
+        self._last = (self._last + data)[-_TAIL:]
+        return data, over
+
+    def follow(self) -> Iterator[bytes]:
+        """Yield pieces of console output as they come; return when the machine has ended."""
+        while True:
+            data, over = self.take(_POLL_SECONDS)
+            if data:
+                yield data
+            if over:
+                return
+
+    def expect(self, pattern: str | bytes | re.Pattern[bytes], timeout: float = 30.0) -> re.Match[bytes]:
+        """Wait until the output not yet read matches `pattern` (a regular expression) and read up to its end.
+
+        The match's groups are bytes. Raises :class:`ConsoleTimeoutError` with the console's last bytes, or
+        what the machine ended with.
+        """
+        if isinstance(pattern, str):
+            pattern = pattern.encode()
+        wanted = re.compile(pattern)
+        deadline = time.monotonic() + timeout
+        seen, over = self._unread, False
+        self._unread = b""
+        while (match := wanted.search(seen)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0 or over:
+                self._unread = seen
+                if over:
+                    raise self._ended()
+                text = wanted.pattern.decode(errors="replace")
+                raise ConsoleTimeoutError(
+                    f"{text!r} did not appear on the console in {timeout:g} s; "
+                    f"its last bytes: {seen[-200:]!r}",
+                    seen[-_TAIL:],
+                )
+            data, over = self.take(min(left, _POLL_SECONDS))
+            seen += data
+        self._unread = seen[match.end() :]
+        return match
+
+    def interact(self) -> bool:
+        """Join this terminal to the console until the machine ends (False) or Ctrl-] is typed (True)."""
+        import sys
+
+        from coremesh.cluster import terminal
+
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise MachineStateError("interact() needs a terminal; in a script use read, write and expect.")
+        return terminal.interact(self, threading.Event())
+
+    @property
+    def tail(self) -> bytes:
+        """The last bytes read, for messages."""
+        return self._last
+
+    def skip(self) -> None:
+        """Forget what was printed so far: the next read begins here."""
+        self._unread = b""
+        self._cursor = int(self._remote.call("console_end"))
+
+    def _ended(self) -> Exception:
+        end = self._end()
+        if end is not None and end.crashed:
+            return end.error()
+        return MachineStateError(f"{end}." if end is not None else "the machine has ended.")

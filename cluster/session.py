@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ray, started quietly when needed and shared by all machines of this process; stopped when the process ends.
+
+Ray takes seconds to start and half a gigabyte, so it is started once a process. What we started we stop: at
+exit, at SIGTERM (see the CLI), and by the kernel when this process is killed, since Ray's processes of a
+local start carry a parent-death signal.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from typing import Any, TypeVar
+
+from coremesh.core.errors import CoremeshError, HostLostError, MachineStateError, PlatformError
+
+_OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum is 75 MiB; a kernel and an initramfs pass through it
+
+_lock = threading.Lock()
+_own_folder: str | None = None  # the temporary folder of a Ray that we started; guarded by _lock
+_address: str | None = None  # the cluster that we attached to; guarded by _lock
+
+T = TypeVar("T")
+
+
+def ensure(address: str | None = None) -> float:
+    """Make sure that this process is connected to Ray; return the seconds that took.
+
+    Without `address` a Ray that this process already uses will do, else a private local one is started. With
+    it, attach to that cluster. Any thread.
+    """
+    global _own_folder, _address
+    begin = time.monotonic()
+    with _lock:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if ray.is_initialized():
+            if address is not None and address != _address:
+                raise MachineStateError(
+                    f"this process already uses {_address or 'a local Ray'}; "
+                    f"call coremesh.shutdown() before attaching to {address}."
+                )
+            return time.monotonic() - begin
+        quiet: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "ignore_reinit_error": False,
+        }
+        if address is not None:
+            _attach(ray, address, quiet)
+            _address = address
+        else:
+            _own_folder = _start(ray, quiet)
+        atexit.register(shutdown)
+    return time.monotonic() - begin
+
+
+def shutdown() -> None:
+    """Leave Ray, and stop it if this process started it. Harmless when there is none. Any thread."""
+    global _own_folder, _address
+    with _lock:
+        folder, _own_folder = _own_folder, None
+        attached, _address = _address, None
+        if folder is None and attached is None:
+            return
+        import ray
+
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        atexit.unregister(shutdown)
+
+
+def _attach(ray: Any, address: str, quiet: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **quiet)
+    except Exception as error:
+        raise PlatformError(
+            f"no Ray cluster answers at {address} ({_first_line(error)}). Start one with 'ray start --head', "
+            "or leave the address out to run on this machine."
+        ) from error
+
+
+def _start(ray: Any, quiet: dict[str, Any]) -> str:
+    # Unix socket paths below it must stay under 108 bytes, hence not under a long TMPDIR.
+    base = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="coremesh-", dir=base if len(base) < 32 else "/tmp")
+    try:
+        ray.init(
+            address="local",  # never the cluster that happens to run here
+            num_cpus=1,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+            **quiet,
+        )
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise PlatformError(
+            f"Ray did not start on this machine: {_first_line(error)}. 'coremesh doctor' says what it lacks."
+        ) from error
+    except BaseException:  # Ctrl-C in the middle of Ray's start
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+class Remote:
+    """An actor whose errors arrive as what they are: ours as raised there, a lost actor as HostLostError."""
+
+    def __init__(self, handle: Any, groups: dict[str, str]) -> None:
+        self._handle = handle
+        self._groups = groups
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call `method` of the actor and return its result. Any thread; blocks."""
+        import ray
+
+        try:
+            bound = getattr(self._handle, method)
+            if method in self._groups:
+                bound = bound.options(concurrency_group=self._groups[method])
+            return ray.get(bound.remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, CoremeshError):
+                raise cause from None
+            raise
+        except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
+            raise HostLostError(
+                f"the process that ran the vCPUs has gone ({_first_line(error)}). Start the machine again; "
+                "if it was killed for want of memory, give a smaller --memory or fewer --vcpus."
+            ) from error
+
+    def kill(self) -> None:
+        """End the actor's process. Harmless when it has gone already."""
+        import ray
+
+        with contextlib.suppress(Exception):
+            ray.kill(self._handle, no_restart=True)

@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -112,8 +111,6 @@ bool GuestRam::write(uint64_t gpa, const void* from, uint64_t length) noexcept {
     } else {
         std::memcpy(protocol_ + *offset, from, length);
     }
-    // What a device tells the guest next (an interrupt, an index in a ring) comes after the data.
-    std::atomic_thread_fence(std::memory_order_release);
     return true;
 }
 

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Which address that is not RAM belongs to whom: the device node, or nobody.
+#pragma once
+
+#include <bitset>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace coremesh {
+
+enum class Space : uint8_t { kPort = 0, kMmio = 1 };
+
+/// The device node as a vCPU sees it, in this process or behind a message. Called on vCPU threads, several at
+/// a time; may block for the time of a device's answer, must not call back into the vCPU.
+class DeviceLink {
+  public:
+    virtual ~DeviceLink() = default;
+    virtual uint64_t read(Space space, uint64_t address, unsigned size) noexcept = 0;
+    virtual void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept = 0;
+    /// A level-triggered vector was ended (for the I/O APICs).
+    virtual void end_of_interrupt(uint8_t vector) noexcept = 0;
+    /// The 8259A's interrupt acknowledge cycle: its vector, or a negative number when it has none to give.
+    virtual int acknowledge() noexcept = 0;
+    /// A vCPU thread comes and goes: first and last call on it.
+    virtual void thread_begins() noexcept {}
+    virtual void thread_ends() noexcept {}
+};
+
+/// What an access to nothing reads: no device drives the bus, and its lines are pulled up.
+constexpr uint64_t all_ones(unsigned size) { return size >= 8 ? ~uint64_t{0} : (uint64_t{1} << 8 * size) - 1; }
+
+/// Claims are made before the vCPUs start and do not change while they run; reads need no lock.
+class Bus {
+  public:
+    void connect(std::unique_ptr<DeviceLink> node) { node_ = std::move(node); }
+
+    /// Sends [first, last] to the device node.
+    void claim(Space space, uint64_t first, uint64_t last) {
+        if (space == Space::kMmio) {
+            windows_.push_back({first, last});
+            return;
+        }
+        for (uint64_t port = first; port <= last && port < ports_->size(); ++port) ports_->set(port);
+    }
+
+    uint32_t port_read(uint32_t port, unsigned size) const noexcept {
+        if (!ports_->test(port & 0xFFFF) || !node_) return static_cast<uint32_t>(all_ones(size));
+        return static_cast<uint32_t>(node_->read(Space::kPort, port, size));
+    }
+    void port_write(uint32_t port, unsigned size, uint32_t value) const noexcept {
+        if (ports_->test(port & 0xFFFF) && node_) node_->write(Space::kPort, port, size, value);
+    }
+    bool port_claimed(uint32_t port) const noexcept { return ports_->test(port & 0xFFFF); }
+
+    uint64_t mmio_read(uint64_t gpa, unsigned size) const noexcept {
+        return claimed(gpa) ? node_->read(Space::kMmio, gpa, size) : all_ones(size);
+    }
+    void mmio_write(uint64_t gpa, unsigned size, uint64_t value) const noexcept {
+        if (claimed(gpa)) node_->write(Space::kMmio, gpa, size, value);
+    }
+
+    DeviceLink* node() const noexcept { return node_.get(); }
+
+  private:
+    struct Window {
+        uint64_t first, last;
+    };
+    bool claimed(uint64_t gpa) const noexcept {
+        if (!node_) return false;
+        for (const Window& window : windows_) {
+            if (gpa >= window.first && gpa <= window.last) return true;
+        }
+        return false;
+    }
+
+    std::unique_ptr<std::bitset<65536>> ports_ = std::make_unique<std::bitset<65536>>();
+    std::vector<Window> windows_;
+    std::unique_ptr<DeviceLink> node_;
+};
+
+}  // namespace coremesh

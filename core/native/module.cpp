@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The Python face of the native core. Calls that may wait release the interpreter lock.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include "tcg/wraps.h"
+#include "vcpu/host.hpp"
+#ifdef COREMESH_HOST_SSE
+#include "tcg/x86/float.h"
+#endif
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace coremesh {
+namespace {
+
+/// The host's floating-point flags belong to the guest while a vCPU thread runs; Python's are its own.
+class FloatGuard {
+  public:
+#ifdef COREMESH_HOST_SSE
+    FloatGuard() : saved_(cm_float_leave()) {}
+    ~FloatGuard() { cm_float_return(saved_); }
+
+  private:
+    uint32_t saved_;
+#endif
+};
+
+/// A device node in this process. The node's methods never raise (hw/node.py); if one does, the access reads
+/// as all ones and the traceback goes to sys.unraisablehook.
+class PythonNode final : public DeviceLink {
+  public:
+    explicit PythonNode(nb::object node)
+        : access_(node.attr("access")), eoi_(node.attr("eoi")), acknowledge_(node.attr("acknowledge")) {}
+
+    ~PythonNode() override {
+        nb::gil_scoped_acquire gil;
+        access_.reset();
+        eoi_.reset();
+        acknowledge_.reset();
+    }
+
+    uint64_t read(Space space, uint64_t address, unsigned size) noexcept override {
+        return call(all_ones(size), access_, static_cast<int>(space), address, size, false, 0) & all_ones(size);
+    }
+    void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override {
+        call(0, access_, static_cast<int>(space), address, size, true, value & all_ones(size));
+    }
+    void end_of_interrupt(uint8_t vector) noexcept override { call(0, eoi_, vector); }
+    int acknowledge() noexcept override { return static_cast<int>(call(~uint64_t{0}, acknowledge_)); }
+
+    // A thread state kept for the thread's life: making one anew at each access costs more than the access.
+    void thread_begins() noexcept override {
+        PyGILState_Ensure();
+        saved_ = PyEval_SaveThread();
+    }
+    void thread_ends() noexcept override {
+        PyEval_RestoreThread(saved_);
+        PyGILState_Release(PyGILState_UNLOCKED);
+    }
+
+  private:
+    template <typename... Args>
+    static uint64_t call(uint64_t otherwise, const nb::object& method, Args... args) noexcept {
+        FloatGuard guard;
+        nb::gil_scoped_acquire gil;
+        try {
+            nb::object answer = method(args...);
+            return answer.is_none() ? 0 : nb::cast<uint64_t>(answer);
+        } catch (nb::python_error& error) {
+            error.discard_as_unraisable("coremesh device node");
+        } catch (const std::exception&) {
+        }
+        return otherwise;
+    }
+
+    nb::object access_, eoi_, acknowledge_;
+    static thread_local PyThreadState* saved_;
+};
+
+thread_local PyThreadState* PythonNode::saved_ = nullptr;
+
+// ---- registers as dictionaries
+
+constexpr const char* kGprNames[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                       "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+struct NamedWord {
+    const char* name;
+    uint64_t cm_registers::*field;
+};
+constexpr NamedWord kWords[] = {{"rip", &cm_registers::rip}, {"rflags", &cm_registers::rflags},
+                                {"cr0", &cm_registers::cr0}, {"cr2", &cm_registers::cr2},
+                                {"cr3", &cm_registers::cr3}, {"cr4", &cm_registers::cr4},
+                                {"efer", &cm_registers::efer}};
+struct NamedSegment {
+    const char* name;
+    cm_segment cm_registers::*field;
+};
+constexpr NamedSegment kSegments[] = {{"cs", &cm_registers::cs},     {"ds", &cm_registers::ds},
+                                      {"es", &cm_registers::es},     {"fs", &cm_registers::fs},
+                                      {"gs", &cm_registers::gs},     {"ss", &cm_registers::ss},
+                                      {"ldtr", &cm_registers::ldtr}, {"tr", &cm_registers::tr}};
+
+nb::dict to_dict(const cm_registers& registers) {
+    nb::dict out;
+    for (int i = 0; i < 16; ++i) out[kGprNames[i]] = registers.gpr[i];
+    for (const auto& word : kWords) out[word.name] = registers.*word.field;
+    for (const auto& segment : kSegments) {
+        const cm_segment& s = registers.*segment.field;
+        out[segment.name] = nb::make_tuple(s.selector, s.base, s.limit, s.access);
+    }
+    out["gdtr"] = nb::make_tuple(registers.gdt_base, registers.gdt_limit);
+    out["idtr"] = nb::make_tuple(registers.idt_base, registers.idt_limit);
+    return out;
+}
+
+void from_dict(const nb::dict& in, cm_registers& registers) {
+    for (auto [key, value] : in) {
+        const std::string name = nb::cast<std::string>(key);
+        bool known = false;
+        for (int i = 0; i < 16; ++i) {
+            if (name == kGprNames[i]) registers.gpr[i] = nb::cast<uint64_t>(value), known = true;
+        }
+        for (const auto& word : kWords) {
+            if (name == word.name) registers.*word.field = nb::cast<uint64_t>(value), known = true;
+        }
+        for (const auto& segment : kSegments) {
+            if (name != segment.name) continue;
+            const auto [selector, base, limit, access] =
+                nb::cast<std::tuple<uint32_t, uint64_t, uint32_t, uint32_t>>(value);
+            registers.*segment.field = {selector, access, base, limit};
+            known = true;
+        }
+        if (name == "gdtr" || name == "idtr") {
+            const auto [base, limit] = nb::cast<std::tuple<uint64_t, uint32_t>>(value);
+            (name == "gdtr" ? registers.gdt_base : registers.idt_base) = base;
+            (name == "gdtr" ? registers.gdt_limit : registers.idt_limit) = limit;
+            known = true;
+        }
+        if (!known) throw nb::key_error(("no register is called " + name).c_str());
+    }
+}
+
+CpuDescription cpu_from(const nb::dict& table, const std::vector<uint32_t>& indexed,
+                        const std::tuple<uint32_t, uint32_t, uint32_t>& highest, const nb::dict& msrs) {
+    CpuDescription cpu;
+    for (auto [key, value] : table) {
+        const auto [leaf, subleaf] = nb::cast<std::tuple<uint32_t, uint32_t>>(key);
+        const auto [a, b, c, d] = nb::cast<std::tuple<uint32_t, uint32_t, uint32_t, uint32_t>>(value);
+        cpu.cpuid.push_back({leaf, subleaf, {a, b, c, d}});
+    }
+    cpu.indexed_leaves = indexed;
+    std::tie(cpu.highest_basic, cpu.highest_hypervisor, cpu.highest_extended) = highest;
+    for (auto [key, value] : msrs) cpu.msrs[nb::cast<uint32_t>(key)] = nb::cast<uint64_t>(value);
+    return cpu;
+}
+
+const char* state_name(const Host& host, const Vcpu& vcpu) {
+    if (host.paused()) return "parked";
+    switch (vcpu.state()) {
+        case Vcpu::State::kWaitForSipi:
+            return "wait-for-sipi";
+        case Vcpu::State::kRunning:
+            return "running";
+        case Vcpu::State::kHalted:
+            return "halted";
+        default:
+            return "stopped";
+    }
+}
+
+nb::dict stats_of(Host& host, size_t index) {
+    Vcpu& vcpu = host.vcpu(index);
+    const cm_engine_counters& e = vcpu.engine_counters();
+    const Vcpu::Counters& c = vcpu.counters();
+    nb::dict out;
+    out["apic_id"] = vcpu.lapic().apic_id();
+    out["state"] = state_name(host, vcpu);
+    out["blocks"] = e.blocks;
+    out["code_bytes"] = vcpu.code_bytes();
+    out["exits_io"] = c.exits_io.load();
+    out["exits_mmio"] = c.exits_mmio.load();
+    out["exits_halt"] = c.exits_halt.load();
+    out["exits_exception"] = e.exceptions;
+    out["exits_kick"] = c.kicks.load();
+    out["interrupts"] = e.interrupts;
+    out["ipis_sent"] = vcpu.lapic().ipis_sent();
+    out["kicks"] = c.kicks.load();
+    out["halted_ns"] = c.halted_ns.load();
+    out["run_ns"] = c.run_ns.load();
+    const char* const sizes[5] = {"atomics_1", "atomics_2", "atomics_4", "atomics_8", "atomics_16"};
+    for (int i = 0; i < 5; ++i) out[sizes[i]] = e.atomics[i];
+    out["atomics_misaligned"] = e.atomics_misaligned;
+    out["atomics_crossing"] = e.atomics_crossing;
+    out["code_invalidations"] = c.code_invalidations.load();
+    out["code_faults"] = e.self_restarts;
+    out["checked_block_misses"] = e.checked_block_misses;
+    return out;
+}
+
+nb::dict code_counters(Host& host) {
+    const CodeCounters counters = host.ram().code()->counters();
+    nb::dict out;
+    out["faults"] = counters.faults;
+    out["spurious"] = counters.spurious;
+    out["invalidations"] = counters.invalidations;
+    out["protects"] = counters.protects;
+    out["mixed_pages"] = counters.mixed_pages;
+    return out;
+}
+
+nb::dict doctor() {
+    const ProtectionProbe probe = probe_protection();
+    nb::dict out;
+    out["userfaultfd"] = probe.userfaultfd;
+    out["userfaultfd_detail"] = probe.userfaultfd_detail;
+    out["mprotect"] = probe.mprotect;
+    out["mprotect_detail"] = probe.mprotect_detail;
+    out["protection"] = std::string(name_of(probe.chosen));
+    out["max_map_count"] = probe.max_map_count;
+    const char* difference = cm_engine_selfcheck();
+    out["engine"] = difference ? std::string("layout differs: ") + difference : std::string("ok");
+    const Clock clock;
+    out["tsc_hz"] = clock.hz();
+    out["clock"] = clock.from_host_tsc() ? "host TSC" : "CLOCK_MONOTONIC";
+#ifdef COREMESH_HOST_SSE
+    out["host_sse"] = true;
+#else
+    out["host_sse"] = false;
+#endif
+    return out;
+}
+
+nb::dict wrap_hits() {
+    size_t count;
+    const cm_wrap_hit* hits = cm_wrap_hits(&count);
+    nb::dict out;
+    for (size_t i = 0; i < count; ++i) {
+        const bool before = out.contains(hits[i].name) && nb::cast<bool>(out[hits[i].name]);
+        out[hits[i].name] = before || hits[i].hit;
+    }
+    return out;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    // A machine that is alive when the interpreter ends is stopped by its actor, not by a destructor.
+    nb::set_leak_warnings(false);
+    m.doc() = "The native core: vCPU engines, guest RAM, local APICs.";
+    nb::exception<PlatformError>(m, "NativePlatformError", PyExc_OSError);
+    nb::exception<RamSizeError>(m, "RamSizeError", PyExc_ValueError);
+    nb::exception<StateError>(m, "StateError", PyExc_RuntimeError);
+    using release = nb::call_guard<nb::gil_scoped_release>;
+
+    nb::class_<CpuDescription>(m, "CpuDescription", "What one core answers to CPUID, and MSRs kept by value.")
+        .def("__init__",
+             [](CpuDescription* self, const nb::dict& table, const std::vector<uint32_t>& indexed,
+                const std::tuple<uint32_t, uint32_t, uint32_t>& highest, const nb::dict& msrs) {
+                 new (self) CpuDescription(cpu_from(table, indexed, highest, msrs));
+             },
+             "cpuid"_a, "indexed_leaves"_a, "highest"_a, "msrs"_a);
+
+    nb::class_<Host>(m, "NativeHost", "The vCPUs, local APICs and RAM of one host; see coremesh.core.engine.")
+        .def("__init__",
+             [](Host* self, uint64_t ram_bytes, uint64_t low_ram_bytes, std::vector<uint32_t> apic_ids,
+                std::optional<uint32_t> bootstrap, uint32_t total_vcpus, uint64_t tsc_hz, uint32_t timer_hz,
+                const std::string& protection, std::vector<CpuDescription> cpus) {
+                 const auto kind = protection_from_name(protection);
+                 if (!kind) throw nb::value_error("protection is auto, userfaultfd or mprotect");
+                 Host::Options options{.ram_bytes = ram_bytes,
+                                       .low_ram_bytes = low_ram_bytes,
+                                       .apic_ids = std::move(apic_ids),
+                                       .bootstrap = bootstrap,
+                                       .total_vcpus = total_vcpus,
+                                       .tsc_hz = tsc_hz,
+                                       .timer_hz = timer_hz,
+                                       .protection = *kind,
+                                       .cpus = std::move(cpus)};
+                 nb::gil_scoped_release unlocked;
+                 new (self) Host(std::move(options));
+             },
+             nb::kw_only(), "ram_bytes"_a, "low_ram_bytes"_a, "apic_ids"_a, "bootstrap"_a.none(), "total_vcpus"_a,
+             "tsc_hz"_a, "timer_hz"_a, "protection"_a, "cpus"_a)
+        .def("connect", [](Host& host, nb::object node) { host.connect(std::make_unique<PythonNode>(node)); },
+             "node"_a)
+        .def("claim",
+             [](Host& host, int space, uint64_t first, uint64_t last) {
+                 host.bus().claim(static_cast<Space>(space), first, last);
+             },
+             "space"_a, "first"_a, "last"_a)
+        .def("ram_read",
+             [](Host& host, uint64_t gpa, uint64_t length) {
+                 if (!length) return nb::bytes("", 0);
+                 if (!host.ram().offset_of(gpa, length)) throw nb::index_error("not a range of guest RAM");
+                 std::string buffer(length, '\0');
+                 {
+                     nb::gil_scoped_release unlocked;
+                     host.ram().read(gpa, buffer.data(), length);
+                 }
+                 return nb::bytes(buffer.data(), buffer.size());
+             },
+             "gpa"_a, "length"_a)
+        .def("ram_write",
+             [](Host& host, uint64_t gpa, nb::bytes data) {
+                 if (!data.size()) return;
+                 if (!host.ram().offset_of(gpa, data.size())) throw nb::index_error("not a range of guest RAM");
+                 nb::gil_scoped_release unlocked;
+                 host.ram().write(gpa, data.data(), data.size());
+             },
+             "gpa"_a, "data"_a)
+        .def("set_registers",
+             [](Host& host, size_t vcpu, const nb::dict& state) {
+                 host.require_at_rest();
+                 cm_registers registers;
+                 host.vcpu(vcpu).registers(registers);
+                 from_dict(state, registers);
+                 host.vcpu(vcpu).set_registers(registers);
+             },
+             "vcpu"_a, "state"_a)
+        .def("registers",
+             [](Host& host, size_t vcpu) {
+                 host.require_at_rest();
+                 cm_registers registers;
+                 host.vcpu(vcpu).registers(registers);
+                 return to_dict(registers);
+             },
+             "vcpu"_a)
+        .def("start", &Host::start, release())
+        .def("pause", &Host::pause, release())
+        .def("resume", &Host::resume, release())
+        .def("stop", &Host::stop, release())
+        .def("wait",
+             [](Host& host, double timeout) -> nb::object {
+                 std::optional<Ending> ending;
+                 {
+                     nb::gil_scoped_release unlocked;
+                     ending = host.wait(std::chrono::duration<double>(timeout));
+                 }
+                 if (!ending) return nb::none();
+                 nb::dict out;
+                 out["kind"] = ending->kind;
+                 out["vcpu"] = ending->vcpu;
+                 out["detail"] = ending->detail;
+                 return out;
+             },
+             "timeout"_a)
+        .def("stats",
+             [](Host& host) {
+                 nb::list out;
+                 for (size_t i = 0; i < host.vcpus(); ++i) out.append(stats_of(host, i));
+                 return out;
+             })
+        .def("code_counters", &code_counters)
+        .def("msi", [](Host& host, uint64_t address, uint32_t data) { host.fabric().msi(address, data); },
+             "address"_a, "data"_a)
+        .def("extint", [](Host& host, bool level) { host.fabric().extint(level); }, "level"_a)
+        .def("nmi", [](Host& host) { host.fabric().nmi_line(); })
+        .def("kick", [](Host& host, size_t vcpu) { host.vcpu(vcpu).kick(); }, "vcpu"_a)
+        .def_prop_ro("tsc_hz", &Host::tsc_hz)
+        .def_prop_ro("protection", [](const Host& host) { return std::string(name_of(host.protection())); })
+        .def_prop_ro("vcpus", &Host::vcpus);
+
+    m.def("doctor", &doctor, "What this host offers the engine, found by trying.");
+    m.def("host_tsc_hz", [] { return Clock().hz(); }, "Rate of the guest's TSC when none is asked for, in Hz.");
+    m.def("wrap_hits", &wrap_hits, "For each replaced function of the engine: whether it has run.");
+}
+
+}  // namespace coremesh

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Opening, running and kicking an engine.
+//
+// Neither uc_emu_start nor uc_emu_stop is used: between two starts a stop request is lost. The loop of
+// execution is entered directly, and a kick is the flag that each block tests at its head. That flag is
+// cleared by the loop before it calls cpu_exec_interrupt, which is ours and which reads the mailbox: so a kick
+// that comes at any moment is either seen by the next block head or by the mailbox read that follows.
+#include <stdio.h>
+#include <string.h>
+
+#include "internals.h"
+#include "sysemu/cpus.h"
+#include "accel/tcg/translate-all.h"
+#include "unicorn/unicorn.h"
+#include "x86/platform.h"
+#ifdef COREMESH_HOST_SSE
+#include "x86/float.h"
+#endif
+
+// No guest address reaches this value, which is not canonical: blocks are never compared with an «until» PC.
+#define UNREACHABLE_PC UINT64_C(0x7eadbeef00000000)
+
+// A request bit that stays set, so that the main loop always asks our cpu_exec_interrupt.
+#define PERMANENT_REQUEST CPU_INTERRUPT_HARD
+
+
+static uint64_t hole_read(uc_engine* uc, uint64_t offset, unsigned size, void* data) {
+    (void)uc, (void)offset, (void)data;
+    return size == 8 ? UINT64_MAX : (UINT64_C(1) << (8 * size)) - 1;
+}
+
+static void hole_write(uc_engine* uc, uint64_t offset, unsigned size, uint64_t value, void* data) {
+    (void)uc, (void)offset, (void)size, (void)value, (void)data;
+}
+
+static uc_err open_uc(uc_engine** uc, unsigned code_buffer_bytes) {
+    uc_err error = uc_open(UC_ARCH_X86, UC_MODE_64, uc);
+    if (error) return error;
+    error = uc_ctl_set_cpu_model(*uc, UC_CPU_X86_QEMU64);
+    if (!error && code_buffer_bytes) error = uc_ctl_set_tcg_buffer_size(*uc, code_buffer_bytes);
+    return error;
+}
+
+static const char* compare_layouts(uc_engine* uc) {
+    CPUState* cs = uc->cpu;
+    CPUX86State* env = cs ? cs->env_ptr : NULL;
+    if (!cs || !env) return "no CPU behind uc_struct.cpu";
+    if (env->uc != uc) return "CPUX86State.uc";
+    if (cs->uc != uc) return "CPUState.uc";
+    if (env_cpu(env) != cs) return "CPUX86State inside X86CPU";
+    if (cs->icount_decr_ptr != &cpu_neg(cs)->icount_decr) return "CPUNegativeOffsetState";
+    if (cs->cc != (CPUClass*)&X86_CPU(cs)->cc || !cs->cc->cpu_exec_interrupt) return "CPUClass";
+    if (uc->tcg_ctx->uc != uc || !uc->tcg_ctx->code_gen_buffer) return "TCGContext";
+    if (uc->qemu_thread_data) return "uc_struct.qemu_thread_data";
+    return NULL;
+}
+
+const char* cm_engine_selfcheck(void) {
+    unsigned major, minor;
+    unsigned version = uc_version(&major, &minor);
+    if (version != UC_MAKE_VERSION(UC_VERSION_MAJOR, UC_VERSION_MINOR) && (major != 2 || minor != 1)) {
+        return "the linked Unicorn is not 2.1";
+    }
+    uc_engine* uc = NULL;
+    if (open_uc(&uc, 1u << 20) || uc_mem_map(uc, 0, 0x1000, UC_PROT_ALL)) return "uc_open fails";
+    const char* difference = compare_layouts(uc);
+    uc_close(uc);
+    return difference;
+}
+
+static bool map_memory(struct cm_engine* engine) {
+    const struct cm_ram_layout* ram = &engine->ram;
+    uc_engine* uc = engine->uc;
+    const uint64_t four_gib = UINT64_C(0x100000000);
+    uint64_t high_size = ram->size - ram->low_size;
+    // RAM first: blocks get their offsets in this order, so that an offset in the engine's RAM is the offset
+    // in the RAM file.
+    if (uc_mem_map_ptr(uc, 0, ram->low_size, UC_PROT_ALL, ram->guest_view)) return false;
+    if (high_size &&
+        uc_mem_map_ptr(uc, four_gib, high_size, UC_PROT_ALL, ram->guest_view + ram->low_size)) {
+        return false;
+    }
+    // All the rest is I/O: an access to nothing must not stop the engine, which would repeat it for ever.
+    uint64_t top = four_gib + high_size;
+    if (uc_mmio_map(uc, ram->low_size, four_gib - ram->low_size, hole_read, NULL, hole_write, NULL) ||
+        uc_mmio_map(uc, top, (UINT64_C(1) << 40) - top, hole_read, NULL, hole_write, NULL)) {
+        return false;
+    }
+    engine->low_region = uc->memory_mapping(uc, 0);
+    engine->high_region = high_size ? uc->memory_mapping(uc, four_gib) : NULL;
+    engine->hole_region = uc->memory_mapping(uc, ram->low_size);
+    return engine->low_region && engine->hole_region;
+}
+
+cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const struct cm_ram_layout* ram,
+                          unsigned code_buffer_bytes, char* error, size_t error_size) {
+    struct cm_engine* engine = calloc(1, sizeof *engine);
+    if (!engine) {
+        snprintf(error, error_size, "out of memory");
+        return NULL;
+    }
+    engine->ops = ops;
+    engine->opaque = opaque;
+    engine->ram = *ram;
+    uc_err code = open_uc(&engine->uc, code_buffer_bytes);
+    if (code || !map_memory(engine)) {
+        snprintf(error, error_size, "the translator did not start: %s",
+                 code ? uc_strerror(code) : "its memory could not be mapped");
+        cm_engine_close(engine);
+        return NULL;
+    }
+    uc_engine* uc = engine->uc;
+    engine->cs = uc->cpu;
+    engine->env = uc->cpu->env_ptr;
+    uc->qemu_thread_data = engine;
+    // The state in which uc_emu_start would leave it, kept for good.
+    uc->nested_level = 1;
+    uc->use_exits = 0;
+    uc->exits[0] = UNREACHABLE_PC;
+    uc->no_exit_request = true;  // only block heads are tested, never the middle of an instruction
+    uc->invalid_error = UC_ERR_OK;
+    uc->first_tb = false;
+    uc->emulation_done = false;
+    uc->stop_request = false;
+    engine->cs->created = true;
+    engine->cs->stop = false;
+    engine->cs->stopped = false;
+    cm_memory_attach(engine);
+    cm_exceptions_attach(engine);
+    cm_platform_attach(engine);
+    cm_engine_reset(engine);
+    return engine;
+}
+
+void cm_engine_close(cm_engine* engine) {
+    if (!engine) return;
+    if (engine->uc) {
+        engine->uc->nested_level = 0;
+        engine->uc->qemu_thread_data = NULL;
+        uc_close(engine->uc);
+    }
+    free(engine);
+}
+
+enum cm_exit cm_engine_run(cm_engine* engine) {
+    CPUState* cs = engine->cs;
+    for (;;) {
+        cs->halted = 0;
+        cs->interrupt_request |= PERMANENT_REQUEST;
+        int reason = cpu_exec(engine->uc, cs);
+        if (engine->shutdown) return CM_EXIT_SHUTDOWN;
+        if (reason == EXCP_HLT || reason == EXCP_HALTED) return CM_EXIT_HALT;
+        if (reason == EXCP_INTERRUPT) return CM_EXIT_LEFT;
+        // EXCP_DEBUG and the like end in the guest through the exception hook; nothing else leaves the loop.
+    }
+}
+
+void cm_engine_kick(cm_engine* engine) {
+    // Paired with the loop: it stores 0 here, and only then reads the mailbox. The mailbox was posted before.
+    __atomic_store_n(&cpu_neg(engine->cs)->icount_decr.u16.high, (uint16_t)-1, __ATOMIC_SEQ_CST);
+}
+
+const struct cm_engine_counters* cm_engine_counters_of(const cm_engine* engine) { return &engine->counters; }
+
+size_t cm_engine_code_bytes(const cm_engine* engine) {
+    const TCGContext* tcg = engine->uc->tcg_ctx;
+    return (size_t)((const char*)tcg->code_gen_ptr - (const char*)tcg->code_gen_buffer);
+}
+
+void cm_engine_reset(cm_engine* engine) {
+    cpu_reset(engine->cs);
+#ifdef COREMESH_HOST_SSE
+    cm_float_reset(engine->env);
+#endif
+    // Unicorn's reset turns user conveniences on; hardware comes up with CR4 = 0 (SDM vol. 3A table 10-1).
+    cpu_x86_update_cr4(engine->env, 0);
+    engine->env->cr[0] = 0x60000010;
+    engine->cs->exception_index = -1;
+    engine->cs->exit_request = 0;
+    engine->cs->interrupt_request = PERMANENT_REQUEST;
+    engine->shutdown = false;
+    cm_platform_reset(engine);
+    tlb_flush(engine->cs);
+}
+
+void cm_engine_sipi(cm_engine* engine, uint8_t vector) {
+    cpu_x86_load_seg_cache_sipi(X86_CPU(engine->cs), vector);
+}
+
+bool cm_engine_interrupts_enabled(const cm_engine* engine) {
+    const CPUX86State* env = engine->env;
+    return (env->eflags & IF_MASK) && !(env->hflags & HF_INHIBIT_IRQ_MASK);
+}
+
+bool cm_engine_nmi_blocked(const cm_engine* engine) { return (engine->env->hflags2 & HF2_NMI_MASK) != 0; }
+
+void cm_engine_invalidate_page(cm_engine* engine, uint64_t ram_page) {
+    tb_invalidate_phys_range(engine->uc, ram_page << TARGET_PAGE_BITS, (ram_page + 1) << TARGET_PAGE_BITS);
+}
+
+void cm_engine_drop_all_code(cm_engine* engine) { tb_flush(engine->cs); }
+
+void cm_engine_enter_thread(cm_engine* engine) {
+#ifdef COREMESH_HOST_SSE
+    cm_float_thread_enter(engine->env);
+#else
+    (void)engine;
+#endif
+}
+
+const struct cm_wrap_hit* cm_wrap_hits(size_t* count) {
+    *count = (size_t)(__stop_cm_wrap_hits - __start_cm_wrap_hits);
+    return __start_cm_wrap_hits;
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// One translator: everything of the rest of the machine that touches Unicorn goes through this header.
+//
+// An engine belongs to one vCPU and is used by that vCPU's thread alone, except for the two functions marked
+// «any thread». It owns its code cache and its software TLB; guest RAM is the machine's and is mapped in.
+// Functions return 0 or a negative CM_E* and fill `error` where they take one.
+#ifndef COREMESH_TCG_ENGINE_H
+#define COREMESH_TCG_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct cm_engine cm_engine;
+
+// Why the engine came back from cm_engine_run().
+enum cm_exit {
+    CM_EXIT_LEFT = 0,  // the service callback asked to leave
+    CM_EXIT_HALT = 1,  // HLT (or MWAIT): the vCPU sleeps until it has work
+    CM_EXIT_SHUTDOWN = 2,  // triple fault
+};
+
+// What the service callback wants the engine to do; bits.
+enum cm_service {
+    CM_SERVICE_LEAVE = 1,      // return from cm_engine_run() with CM_EXIT_LEFT
+    CM_SERVICE_DROP_LAST = 2,  // translated code was invalidated: do not chain from the last block
+};
+
+// What a vCPU is for its engine. All are called on the vCPU's thread. `opaque` is the first argument of each.
+struct cm_vcpu_ops {
+    // At a block head after a kick, and whenever control is in the main loop: drain the mailbox.
+    unsigned (*service)(void* opaque);
+    // True when a non-maskable interrupt waits; taking it clears it.
+    bool (*take_nmi)(void* opaque);
+    // Vector of the interrupt to deliver now, acknowledged, or -1. Called only if the guest can take one.
+    int (*take_interrupt)(void* opaque);
+    uint32_t (*port_read)(void* opaque, uint32_t port, unsigned size);
+    void (*port_write)(void* opaque, uint32_t port, unsigned size, uint32_t value);
+    uint64_t (*mmio_read)(void* opaque, uint64_t gpa, unsigned size);
+    void (*mmio_write)(void* opaque, uint64_t gpa, unsigned size, uint64_t value);
+    // 1: handled, 0: not an MSR of the platform (the engine's own list follows), -1: #GP(0).
+    int (*read_msr)(void* opaque, uint32_t msr, uint64_t* value);
+    int (*write_msr)(void* opaque, uint32_t msr, uint64_t value);
+    uint64_t (*read_cr8)(void* opaque);
+    void (*write_cr8)(void* opaque, uint64_t value);
+    uint64_t (*read_tsc)(void* opaque);
+    bool (*cpuid)(void* opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+    // Called before the bytes of RAM page `ram_page` (number of the 4 KiB page in the RAM file) are read for
+    // translation. True when the page mixes code with hot data, so that its blocks must check themselves.
+    bool (*begin_translation)(void* opaque, uint64_t ram_page);
+    void (*pause)(void* opaque);
+    // Stop every other vCPU around a locked access that crosses a page (SDM vol. 3A 9.1.2.2: bus lock).
+    void (*exclusive_begin)(void* opaque);
+    void (*exclusive_end)(void* opaque);
+};
+
+struct cm_ram_layout {
+    uint8_t* guest_view;  // base of the mapping that engines read and write
+    uint64_t size;        // bytes of RAM in all
+    uint64_t low_size;    // bytes at gpa 0; the rest begins at gpa 4 GiB
+};
+
+// Counted by the engine's thread without locks; read by others at any time (a torn read is not possible).
+struct cm_engine_counters {
+    uint64_t blocks, exceptions, interrupts, kicks, checked_block_misses, self_restarts;
+    uint64_t atomics[5];  // of 1, 2, 4, 8, 16 bytes
+    uint64_t atomics_misaligned, atomics_crossing, pauses, fpu_slow;
+};
+
+// A segment register as the descriptor cache holds it (SDM vol. 3A 3.4.3). `access` is the descriptor's access
+// byte (bits 0-7) with AVL, L, D/B, G in bits 8-11; `limit` is in bytes.
+struct cm_segment {
+    uint32_t selector;
+    uint32_t access;
+    uint64_t base;
+    uint32_t limit;
+};
+
+// The architectural state that a person or a loader sees.
+struct cm_registers {
+    uint64_t gpr[16];  // rax rcx rdx rbx rsp rbp rsi rdi r8..r15, the order of their encodings
+    uint64_t rip, rflags, cr0, cr2, cr3, cr4, efer;
+    struct cm_segment es, cs, ss, ds, fs, gs, ldtr, tr;
+    uint64_t gdt_base, idt_base;
+    uint32_t gdt_limit, idt_limit;
+};
+
+// Checks the layout of the linked library against the headers this was built with. NULL, or what differs.
+const char* cm_engine_selfcheck(void);
+
+cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const struct cm_ram_layout* ram,
+                          unsigned code_buffer_bytes, char* error, size_t error_size);
+void cm_engine_close(cm_engine*);
+
+// Runs guest code until one of cm_exit.
+enum cm_exit cm_engine_run(cm_engine*);
+
+// Any thread. Makes the engine call `service` at its next block head. Async-signal-safe; a few stores.
+void cm_engine_kick(cm_engine*);
+// Any thread (counters are single words).
+const struct cm_engine_counters* cm_engine_counters_of(const cm_engine*);
+size_t cm_engine_code_bytes(const cm_engine*);
+
+void cm_engine_reset(cm_engine*);                  // power-on or INIT (SDM vol. 3A 10.1.1)
+void cm_engine_sipi(cm_engine*, uint8_t vector);   // start-up IPI: real mode at vector << 12
+void cm_engine_get_registers(cm_engine*, struct cm_registers*);
+void cm_engine_set_registers(cm_engine*, const struct cm_registers*);
+bool cm_engine_interrupts_enabled(const cm_engine*);  // RFLAGS.IF, outside an interrupt shadow
+bool cm_engine_nmi_blocked(const cm_engine*);
+
+// Drops the blocks translated from a page of RAM. On the engine's thread, outside translated code.
+void cm_engine_invalidate_page(cm_engine*, uint64_t ram_page);
+// Drops all translated code.
+void cm_engine_drop_all_code(cm_engine*);
+// Once, first thing on the thread that will run the engine.
+void cm_engine_enter_thread(cm_engine*);
+
+// Called in the signal handler of a write fault taken by the engine's own thread, at host instruction `host_pc`,
+// after the page became writable: when the write goes into the very block that runs, the block must not go on
+// with stale instructions (SDM vol. 3A 9.1.3). Does not return then; returns at once otherwise.
+void cm_engine_self_write(cm_engine*, uintptr_t host_pc, uint64_t ram_offset);
+
+struct cm_wrap_hit;
+const struct cm_wrap_hit* cm_wrap_hits(size_t* count);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

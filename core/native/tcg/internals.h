@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The engine's own headers and the state that the C files of this folder share. Included by them alone.
+#ifndef COREMESH_TCG_INTERNALS_H
+#define COREMESH_TCG_INTERNALS_H
+
+#include "qemu/osdep.h"
+#include "cpu.h"
+#include "exec/exec-all.h"
+#include "exec/cpu_ldst.h"
+#include "exec/memory.h"
+#include "exec/helper-proto.h"
+#include "tcg/tcg.h"
+#include "uc_priv.h"
+
+#include "engine.h"
+#include "wraps.h"
+
+struct cm_engine {
+    uc_engine* uc;
+    CPUState* cs;
+    CPUX86State* env;
+    const struct cm_vcpu_ops* ops;
+    void* opaque;
+    struct cm_ram_layout ram;
+    MemoryRegion* low_region;
+    MemoryRegion* high_region;
+    MemoryRegion* hole_region;
+    bool shutdown;            // a triple fault was seen
+    target_ulong int_eip;     // RIP of an INT n whose delivery is under way (exceptions.c)
+    uintptr_t helper_ra;      // where translated code called a wrap that went on to the engine's own helper
+    struct cm_engine_counters counters;
+};
+
+// The engine of a uc_struct: kept in a word that Unicorn uses on Windows only (the self-check looks at it).
+static inline struct cm_engine* cm_engine_of(const struct uc_struct* uc) {
+    return (struct cm_engine*)uc->qemu_thread_data;
+}
+
+// Offset in the RAM file of a guest-physical address, or UINT64_MAX.
+static inline uint64_t cm_ram_offset(const struct cm_engine* engine, uint64_t gpa) {
+    if (gpa < engine->ram.low_size) return gpa;
+    if (gpa >= UINT64_C(0x100000000)) {
+        uint64_t offset = gpa - UINT64_C(0x100000000) + engine->ram.low_size;
+        if (offset < engine->ram.size) return offset;
+    }
+    return UINT64_MAX;
+}
+
+static inline uint8_t* cm_ram_pointer(const struct cm_engine* engine, uint64_t gpa, unsigned size) {
+    uint64_t offset = cm_ram_offset(engine, gpa);
+    if (offset == UINT64_MAX || cm_ram_offset(engine, gpa + size - 1) != offset + size - 1) return NULL;
+    return engine->ram.guest_view + offset;
+}
+
+// RFLAGS bits that CPUX86State.eflags holds itself; arithmetic flags and DF live in other words of it.
+#define CM_SYSTEM_FLAGS ((int)~(CC_O | CC_S | CC_Z | CC_A | CC_P | CC_C | DF_MASK))
+
+void cm_memory_attach(struct cm_engine* engine);
+void cm_exceptions_attach(struct cm_engine* engine);
+
+// Names of the library carry the target's suffix; x86_64.h renames ours in the same way, so the pair that
+// --wrap expects is spelled out here once. CM_REAL(f) calls the engine's own f.
+#define CM_WRAP(symbol) __wrap_##symbol##_x86_64
+#define CM_REAL(symbol) __real_##symbol##_x86_64
+
+#endif

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Guest memory as the engine's soft MMU sees it.
+//
+// RAM is one host mapping, so an address is translated by a comparison instead of a walk over memory regions
+// (U13), and a page of code is guarded by the host's page protection instead of the NOTDIRTY slow path (U11).
+// Page walks set accessed and dirty bits by compare-and-swap, as hardware does (U16).
+#include "internals.h"
+
+static MemoryRegion* region_of(struct uc_struct* uc, hwaddr gpa) {
+    struct cm_engine* engine = cm_engine_of(uc);
+    uint64_t offset = cm_ram_offset(engine, gpa);
+    if (offset == UINT64_MAX) return engine->hole_region;
+    return offset < engine->ram.low_size ? engine->low_region : engine->high_region;
+}
+
+void cm_memory_attach(struct cm_engine* engine) { engine->uc->memory_mapping = region_of; }
+
+void CM_REAL(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr gpa, MemTxAttrs attrs, int prot,
+                                      int mmu_idx, target_ulong size);
+
+// The area that a flush of one large page must take with it: grown to hold each large page that was entered.
+static void note_large_page(CPUTLBDesc* desc, target_ulong vaddr, target_ulong size) {
+    if (desc->large_page_addr == (target_ulong)-1) {
+        desc->large_page_mask = ~(size - 1);
+        desc->large_page_addr = vaddr & desc->large_page_mask;
+        return;
+    }
+    target_ulong mask = desc->large_page_mask & ~(size - 1);
+    while ((desc->large_page_addr ^ vaddr) & mask) mask <<= 1;
+    desc->large_page_mask = mask;
+    desc->large_page_addr &= mask;
+}
+
+static bool maps_page(const CPUTLBEntry* entry, target_ulong page) {
+    const target_ulong keep = TARGET_PAGE_MASK | TLB_INVALID_MASK;
+    return (entry->addr_read & keep) == page || (entry->addr_write & keep) == page ||
+           (entry->addr_code & keep) == page;
+}
+
+static bool is_empty(const CPUTLBEntry* entry) {
+    return entry->addr_read == (target_ulong)-1 && entry->addr_write == (target_ulong)-1 &&
+           entry->addr_code == (target_ulong)-1;
+}
+
+void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr gpa, MemTxAttrs attrs, int prot,
+                                      int mmu_idx, target_ulong size) {
+    struct cm_engine* engine = cm_engine_of(cs->uc);
+    CM_HIT(tlb_set_page_with_attrs);
+    uint64_t offset = cm_ram_offset(engine, gpa & TARGET_PAGE_MASK);
+    if (offset == UINT64_MAX || size < TARGET_PAGE_SIZE || !QTAILQ_EMPTY(&cs->watchpoints)) {
+        CM_REAL(tlb_set_page_with_attrs)(cs, vaddr, gpa, attrs, prot, mmu_idx, size);
+        if (offset != UINT64_MAX) {
+            CPUTLBEntry* entry = tlb_entry(engine->env, mmu_idx, vaddr & TARGET_PAGE_MASK);
+            if (entry->addr_write != (target_ulong)-1) entry->addr_write &= ~(target_ulong)TLB_NOTDIRTY;
+        }
+        return;
+    }
+    CPUArchState* env = engine->env;
+    CPUTLB* tlb = env_tlb(env);
+    CPUTLBDesc* desc = &tlb->d[mmu_idx];
+    const target_ulong page = vaddr & TARGET_PAGE_MASK;
+    if (size > TARGET_PAGE_SIZE) note_large_page(desc, page, size);
+    tlb->c.dirty |= 1 << mmu_idx;
+
+    // No second copy of the page may stay among the victims.
+    for (int i = 0; i < CPU_VTLB_SIZE; i++) {
+        if (maps_page(&desc->vtable[i], page)) {
+            memset(&desc->vtable[i], -1, sizeof desc->vtable[i]);
+            tlb->d[mmu_idx].n_used_entries--;
+        }
+    }
+    uintptr_t index = tlb_index(env, mmu_idx, page);
+    CPUTLBEntry* entry = tlb_entry(env, mmu_idx, page);
+    if (!is_empty(entry) && !maps_page(entry, page)) {
+        unsigned victim = desc->vindex++ % CPU_VTLB_SIZE;
+        desc->vtable[victim] = *entry;
+        desc->viotlb[victim] = desc->iotlb[index];
+        desc->n_used_entries--;
+    }
+    desc->iotlb[index].addr = offset - page;
+    desc->iotlb[index].attrs = attrs;
+    entry->addend = (uintptr_t)engine->ram.guest_view + offset - page;
+    entry->paddr = gpa & TARGET_PAGE_MASK;
+    entry->addr_read = prot & PAGE_READ ? page : (target_ulong)-1;
+    entry->addr_code = prot & PAGE_EXEC ? page : (target_ulong)-1;
+    entry->addr_write = prot & PAGE_WRITE ? page : (target_ulong)-1;
+    desc->n_used_entries++;
+}
+
+// Translated pages are not marked in the TLB: nothing to reset, nothing to set.
+void CM_WRAP(tlb_reset_dirty_by_vaddr)(CPUState* cs, target_ulong start, target_ulong length) {
+    (void)cs, (void)start, (void)length;
+    CM_HIT(tlb_reset_dirty_by_vaddr);
+}
+
+ram_addr_t CM_REAL(qemu_ram_addr_from_host)(struct uc_struct* uc, void* host);
+
+ram_addr_t CM_WRAP(qemu_ram_addr_from_host)(struct uc_struct* uc, void* host) {
+    struct cm_engine* engine = cm_engine_of(uc);
+    CM_HIT(qemu_ram_addr_from_host);
+    uint64_t offset = (uint64_t)((uint8_t*)host - engine->ram.guest_view);
+    return offset < engine->ram.size ? offset : CM_REAL(qemu_ram_addr_from_host)(uc, host);
+}
+
+uint64_t CM_WRAP(x86_ldq_phys)(CPUState* cs, hwaddr gpa) {
+    CM_HIT(x86_ldq_phys);
+    const uint8_t* host = cm_ram_pointer(cm_engine_of(cs->uc), gpa, 8);
+    // A page table in a hole reads as all ones, like the bus: its entries have reserved bits set.
+    return host ? __atomic_load_n((const uint64_t*)host, __ATOMIC_RELAXED) : UINT64_MAX;
+}
+
+uint32_t CM_WRAP(x86_ldl_phys)(CPUState* cs, hwaddr gpa) {
+    CM_HIT(x86_ldl_phys);
+    const uint8_t* host = cm_ram_pointer(cm_engine_of(cs->uc), gpa, 4);
+    return host ? __atomic_load_n((const uint32_t*)host, __ATOMIC_RELAXED) : UINT32_MAX;
+}
+
+// Used for one purpose: a page walk writes an entry back with its accessed or dirty bit set.
+void CM_WRAP(x86_stl_phys_notdirty)(CPUState* cs, hwaddr gpa, uint32_t entry) {
+    struct cm_engine* engine = cm_engine_of(cs->uc);
+    CM_HIT(x86_stl_phys_notdirty);
+    uint32_t* host = (uint32_t*)cm_ram_pointer(engine, gpa, 4);
+    if (!host) return;
+    const uint32_t status = PG_ACCESSED_MASK | PG_DIRTY_MASK;
+    uint32_t now = __atomic_load_n(host, __ATOMIC_RELAXED);
+    do {
+        if ((now & ~status) != (entry & ~status)) {
+            // Another core changed the entry during the walk: walk again, by repeating the instruction. In
+            // the middle of an interrupt's delivery (no return address) the old mapping is used instead, as
+            // if the walk had come first; whoever changed it must shoot this TLB down anyway.
+            uintptr_t retaddr = engine->env->retaddr;
+            if (retaddr) {
+                cs->exception_index = -1;
+                cpu_loop_exit_restore(cs, retaddr);
+            }
+            return;
+        }
+    } while (!__atomic_compare_exchange_n(host, &now, now | (entry & status), false, __ATOMIC_SEQ_CST,
+                                          __ATOMIC_RELAXED));
+}
+
+static uint64_t gpa_of(const struct cm_engine* engine, const MemoryRegion* region, hwaddr offset) {
+    (void)engine;
+    return region->addr + offset;
+}
+
+MemTxResult CM_WRAP(memory_region_dispatch_read)(struct uc_struct* uc, MemoryRegion* region, hwaddr offset,
+                                                 uint64_t* value, MemOp op, MemTxAttrs attrs) {
+    struct cm_engine* engine = cm_engine_of(uc);
+    (void)attrs;
+    CM_HIT(memory_region_dispatch_read);
+    *value = engine->ops->mmio_read(engine->opaque, gpa_of(engine, region, offset), memop_size(op));
+    return MEMTX_OK;
+}
+
+MemTxResult CM_WRAP(memory_region_dispatch_write)(struct uc_struct* uc, MemoryRegion* region, hwaddr offset,
+                                                  uint64_t value, MemOp op, MemTxAttrs attrs) {
+    struct cm_engine* engine = cm_engine_of(uc);
+    (void)attrs;
+    CM_HIT(memory_region_dispatch_write);
+    engine->ops->mmio_write(engine->opaque, gpa_of(engine, region, offset), memop_size(op), value);
+    return MEMTX_OK;
+}
+
+void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_offset) {
+    TCGContext* tcg = engine->uc->tcg_ctx;
+    uintptr_t place = host_pc - (uintptr_t)tcg->code_gen_buffer;
+    if (place >= tcg->code_gen_buffer_size) return;  // a helper writes: its block goes on to its end
+    TranslationBlock* tb = tcg_tb_lookup(tcg, host_pc);
+    if (!tb || (tb_cflags(tb) & CF_COUNT_MASK) == 1) return;
+    const unsigned widest = 32;  // a store that begins this much before the block may still reach into it
+    tb_page_addr_t start = tb->page_addr[0] + (tb->pc & ~TARGET_PAGE_MASK);
+    bool inside = ram_offset + widest > start && ram_offset < start + tb->size &&
+                  ram_offset >> TARGET_PAGE_BITS == start >> TARGET_PAGE_BITS;
+    if (!inside && tb->page_addr[1] != (tb_page_addr_t)-1) {
+        inside = ram_offset >> TARGET_PAGE_BITS == tb->page_addr[1] >> TARGET_PAGE_BITS &&
+                 ram_offset < tb->page_addr[1] + ((tb->pc + tb->size) & ~TARGET_PAGE_MASK);
+    }
+    if (!inside) return;
+    // Undo the instruction that stores, and run it again as a block of its own. host_pc is the instruction
+    // that faulted, where return addresses point behind a call: the engine subtracts for the latter.
+    engine->counters.self_restarts++;
+    cpu_restore_state(engine->cs, host_pc + GETPC_ADJ, true);
+    engine->cs->cflags_next_tb = 1;
+    cpu_loop_exit_noexc(engine->cs);
+}

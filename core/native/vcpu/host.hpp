@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// One host's share of a machine: its vCPUs, its RAM, its interrupt fabric.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vcpu/vcpu.hpp"
+
+namespace coremesh {
+
+/// Why a host came to rest.
+struct Ending {
+    std::string kind;  ///< "triple-fault", "reset" or "stopped"
+    unsigned vcpu = 0;
+    std::string detail;
+};
+
+/// A call that the host's present state does not allow.
+class StateError : public std::logic_error {
+  public:
+    using std::logic_error::logic_error;
+};
+
+/// All methods may be called by any thread that is not a vCPU's.
+class Host final : private VcpuSurroundings, private CodeSink, private x86::RemoteSink {
+  public:
+    struct Options {
+        uint64_t ram_bytes = 0, low_ram_bytes = 0;
+        std::vector<uint32_t> apic_ids;      ///< of this host's vCPUs
+        std::optional<uint32_t> bootstrap;   ///< APIC id of the bootstrap processor, when it is here
+        uint32_t total_vcpus = 0;            ///< of the whole machine
+        uint64_t tsc_hz = 0;                 ///< 0: the host's own rate
+        uint32_t timer_hz = 25'000'000;      ///< of the local APICs' timers
+        Protection protection = Protection::automatic;
+        std::vector<CpuDescription> cpus;    ///< one a vCPU
+    };
+
+    explicit Host(Options options);
+    ~Host();
+
+    void connect(std::unique_ptr<DeviceLink> node);
+    Bus& bus() noexcept { return Host::bus_; }
+    GuestRam& ram() noexcept { return ram_; }
+    x86::Fabric& fabric() noexcept { return fabric_; }
+
+    void start();
+    void pause();
+    void resume();
+    /// Ends all vCPU threads and returns when they are gone. Idempotent.
+    void stop();
+    /// The ending, or nothing after `timeout`.
+    std::optional<Ending> wait(std::chrono::duration<double> timeout);
+
+    size_t vcpus() const noexcept { return vcpu_list_.size(); }
+    Vcpu& vcpu(size_t index) { return *vcpu_list_.at(index); }
+    /// Throws StateError while guest code may run.
+    void require_at_rest() const;
+    bool paused() const noexcept { return phase_ == Phase::kPaused; }
+    uint64_t tsc_hz() const noexcept { return clock_.hz(); }
+    Protection protection() const noexcept { return ram_.protection(); }
+
+  private:
+    enum class Phase { kMade, kRunning, kPaused, kStopped };
+
+    // VcpuSurroundings
+    void close_gate(Vcpu* except) noexcept override;
+    void open_gate() noexcept override;
+    void report(const Casualty& casualty) noexcept override;
+    void thread_begins() noexcept override;
+    void thread_ends() noexcept override;
+    // CodeSink
+    void code_written(unsigned engine, uint64_t ram_page) noexcept override;
+    void page_becomes_mixed(uint64_t ram_page) noexcept override;
+    bool self_write(const FaultContext& fault) noexcept override;
+    // x86::RemoteSink
+    void forward(const x86::IpiMessage&) noexcept override {}
+    void on_eoi(uint8_t vector) noexcept override;
+
+    Options options_;
+    GuestRam ram_;
+    Bus bus_;
+    Clock clock_;
+    TimerQueue timers_;
+    x86::Fabric fabric_;
+    Gate gate_;
+    std::vector<std::unique_ptr<Vcpu>> vcpu_list_;
+
+    mutable std::mutex mutex_;  // phase_ and ending_
+    std::condition_variable ended_;
+    Phase phase_ = Phase::kMade;
+    std::optional<Ending> ending_;
+};
+
+/// The registers as a person reads them.
+std::string describe(const cm_registers& registers);
+
+}  // namespace coremesh

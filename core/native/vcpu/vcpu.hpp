@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// One virtual CPU: an engine, a thread, a mailbox and a local APIC.
+//
+//      power-on (BSP) ──────────────► Running ◄──────┐ interrupt, NMI
+//      power-on (AP) ► WaitForSipi ──►  │  └─► Halted ┘
+//                          ▲   SIPI     │ INIT
+//                          └────────────┘              any state ──stop──► Stopped
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "bus/bus.hpp"
+#include "ram/guest_ram.hpp"
+#include "tcg/engine.h"
+#include "vcpu/gate.hpp"
+#include "vcpu/mailbox.hpp"
+#include "x86/fabric.hpp"
+#include "x86/lapic.hpp"
+
+namespace coremesh {
+
+struct CpuidLeaf {
+    uint32_t leaf, subleaf;
+    uint32_t out[4];
+};
+
+/// The processor's description, computed by the machine (core/cpuid.py).
+struct CpuDescription {
+    std::vector<CpuidLeaf> cpuid;
+    /// Leaves whose answer depends on ECX.
+    std::vector<uint32_t> indexed_leaves;
+    uint32_t highest_basic = 0, highest_hypervisor = 0, highest_extended = 0;
+    /// MSRs kept by value, as they are after reset.
+    std::unordered_map<uint32_t, uint64_t> msrs;
+};
+
+class Vcpu;
+
+/// How a run ended that was not asked for.
+struct Casualty {
+    enum class Kind { kTripleFault, kReset } kind;
+    unsigned vcpu;
+};
+
+/// What a vCPU finds around it. Outlives all vCPUs.
+struct VcpuSurroundings {
+    GuestRam& ram;
+    Bus& bus;
+    const Clock& clock;
+    TimerQueue& timers;
+    x86::Fabric& fabric;
+    Gate& gate;
+    bool oversubscribed;  ///< more vCPUs than host cores: PAUSE gives the core away now and then
+    uint32_t timer_hz;
+
+    VcpuSurroundings(GuestRam& ram_, Bus& bus_, const Clock& clock_, TimerQueue& timers_, x86::Fabric& fabric_,
+                     Gate& gate_, bool oversubscribed_, uint32_t timer_hz_)
+        : ram(ram_),
+          bus(bus_),
+          clock(clock_),
+          timers(timers_),
+          fabric(fabric_),
+          gate(gate_),
+          oversubscribed(oversubscribed_),
+          timer_hz(timer_hz_) {}
+
+    virtual void close_gate(Vcpu* except) noexcept = 0;
+    virtual void open_gate() noexcept = 0;
+    virtual void report(const Casualty& casualty) noexcept = 0;
+    /// Around a vCPU thread's life, for what it must register elsewhere.
+    virtual void thread_begins() noexcept = 0;
+    virtual void thread_ends() noexcept = 0;
+
+  protected:
+    ~VcpuSurroundings() = default;
+};
+
+class Vcpu final : public x86::VcpuPort {
+  public:
+    enum class State : uint8_t { kWaitForSipi, kRunning, kHalted, kStopped };
+
+    struct Counters {
+        std::atomic<uint64_t> exits_io{0}, exits_mmio{0}, exits_halt{0}, kicks{0}, halted_ns{0}, run_ns{0},
+            code_invalidations{0};
+    };
+
+    /// Opens the engine. All vCPUs of a process are made by one thread, one after the other.
+    Vcpu(VcpuSurroundings& around, unsigned index, uint32_t apic_id, bool bootstrap, CpuDescription cpu);
+    ~Vcpu();
+
+    // ---- any thread
+    void kick() noexcept override;
+    void post_nmi() noexcept override;
+    void post_init() noexcept override;
+    void post_sipi(uint8_t vector) noexcept override;
+    void post_stop() noexcept;
+    /// Translated code on this page is out of date; async-signal-safe.
+    void post_code_written(uint64_t ram_page) noexcept;
+    void post_page_mixed(uint64_t ram_page) noexcept;
+    /// When inside guest code: come out.
+    void post_park() noexcept;
+    bool inside() const noexcept { return inside_.load(std::memory_order_seq_cst); }
+    State state() const noexcept { return state_.load(std::memory_order_relaxed); }
+    const Counters& counters() const noexcept { return counters_; }
+    const cm_engine_counters& engine_counters() const noexcept { return *cm_engine_counters_of(engine_); }
+    size_t code_bytes() const noexcept { return cm_engine_code_bytes(engine_); }
+    unsigned index() const noexcept { return index_; }
+    x86::Lapic& lapic() noexcept { return lapic_; }
+
+    // ---- while the vCPU is not inside guest code (before start, paused, stopped)
+    void registers(cm_registers& out) const { cm_engine_get_registers(engine_, &out); }
+    void set_registers(const cm_registers& in) { cm_engine_set_registers(engine_, &in); }
+
+    void start();
+    void join();
+
+    /// The vCPU whose thread this is, or null. Safe in a signal handler on a vCPU thread.
+    static Vcpu* current() noexcept;
+    cm_engine* engine() noexcept { return engine_; }
+
+  private:
+    void run() noexcept;
+    void run_guest() noexcept;
+    void sleep_until_work() noexcept;
+    bool has_work() noexcept;
+    uint32_t serve() noexcept;
+    bool drain_pages() noexcept;
+    void become(State state) noexcept { state_.store(state, std::memory_order_relaxed); }
+    void wake() noexcept;
+
+    // cm_vcpu_ops, on the vCPU's thread
+    static const cm_vcpu_ops kOps;
+    static Vcpu& self(void* opaque) { return *static_cast<Vcpu*>(opaque); }
+    int take_interrupt() noexcept;
+    uint64_t mmio_read(uint64_t gpa, unsigned size) noexcept;
+    void mmio_write(uint64_t gpa, unsigned size, uint64_t value) noexcept;
+    int read_msr(uint32_t index, uint64_t& value) noexcept;
+    int write_msr(uint32_t index, uint64_t value) noexcept;
+    bool cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) const noexcept;
+    void set_tsc_adjust(uint64_t adjust) noexcept;
+    uint64_t tsc() const noexcept { return around_.clock.tsc() + tsc_offset_; }
+    void pause() noexcept;
+
+    VcpuSurroundings& around_;
+    const unsigned index_;
+    const bool bootstrap_;
+    CpuDescription cpu_;
+    std::unordered_map<uint64_t, const CpuidLeaf*> leaves_;
+
+    Mailbox mailbox_;
+    x86::Lapic lapic_;
+    cm_engine* engine_ = nullptr;
+
+    /// Shared: 1 while the thread sleeps, or is about to. Futex word.
+    alignas(64) std::atomic<uint32_t> asleep_{0};
+    Gate::Inside inside_{false};
+    std::atomic<State> state_;
+    Counters counters_;
+
+    // The thread's own.
+    uint64_t tsc_offset_ = 0, tsc_adjust_ = 0;
+    unsigned pauses_ = 0;
+    std::thread thread_;
+};
+
+}  // namespace coremesh

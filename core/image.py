@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which kind of kernel a file is, and the loader that starts it."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from coremesh.core.boot import BootPlan
 from coremesh.core.elf import elf_class
-from coremesh.core.errors import GuestImageError
+from coremesh.core.errors import ConfigurationError, GuestImageError
 from coremesh.core.linux_boot import is_bzimage, load_linux
 from coremesh.core.memory_map import MemoryMap
 from coremesh.core.multiboot import find_header, load_multiboot
@@ -27,20 +28,28 @@ _STRANGERS: Final = (
 
 
 def plan_boot(
-    kernel: bytes, initrd: bytes | None, cmdline: str, memory: MemoryMap, acpi_rsdp: int
+    kernel: bytes,
+    initrd: bytes | None,
+    cmdline: str,
+    memory: MemoryMap,
+    acpi_rsdp: int,
+    modules: Sequence[tuple[bytes, str]] = (),
 ) -> BootPlan:
     """Recognise a bzImage, a Multiboot kernel or an ELF64 vmlinux, and plan its start.
 
-    A Multiboot kernel gets the initramfs as its only module, with the string ``initrd``. Raises
-    :class:`GuestImageError` for a file of another kind or one that is damaged, :class:`ConfigurationError`
-    when the machine does not suit it. May be called from any thread.
+    A Multiboot kernel gets the initramfs as its first module, named ``initrd``, and then ``modules``,
+    bytes and a string each. Raises :class:`GuestImageError` for a file of another kind or a damaged one,
+    :class:`ConfigurationError` when the machine does not suit it. May be called from any thread.
     """
-    if is_bzimage(kernel):
-        return load_linux(kernel, initrd, cmdline, memory, acpi_rsdp)
-    if find_header(kernel) is not None:
-        modules = [] if initrd is None else [(initrd, INITRD_MODULE_NAME)]
-        return load_multiboot(kernel, modules, cmdline, memory)
-    if elf_class(kernel) == 64:
+    linux = is_bzimage(kernel)
+    if not linux and find_header(kernel) is not None:
+        first = [] if initrd is None else [(initrd, INITRD_MODULE_NAME)]
+        return load_multiboot(kernel, [*first, *modules], cmdline, memory)
+    if linux or elf_class(kernel) == 64:
+        if modules:
+            raise ConfigurationError(
+                "Linux takes no modules; put them into the initramfs, or give a Multiboot kernel"
+            )
         return load_linux(kernel, initrd, cmdline, memory, acpi_rsdp)
     raise GuestImageError(f"{_stranger(kernel)}; 'coremesh fetch' gets a Debian kernel")
 

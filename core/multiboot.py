@@ -157,8 +157,8 @@ def _place_by_addresses(image: bytes, header: Header, memory: MemoryMap) -> _Ker
     size = load_end - header.load_addr
     if size <= 0 or offset + size > len(image):
         raise GuestImageError(
-            f"the Multiboot header announces {max(size, 0)} bytes from file offset {offset}, but the file has "
-            f"{len(image)}; it is truncated, or its load_end_addr is wrong"
+            f"the Multiboot header announces {max(size, 0)} bytes from file offset {offset}, but the file "
+            f"has {len(image)}; it is truncated, or its load_end_addr is wrong"
         )
     end = header.bss_end_addr or load_end
     if end < load_end:

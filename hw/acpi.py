@@ -177,7 +177,6 @@ def dsdt() -> bytes:
     root = aml.device(
         "PCI0",
         aml.name("_HID", aml.eisa_id("PNP0A03")),
-        aml.name("_ADR", aml.integer(0)),
         aml.name("_UID", aml.integer(0)),
         aml.name("_BBN", aml.integer(0)),
         aml.name(

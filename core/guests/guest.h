@@ -43,6 +43,7 @@ struct trap_frame {
 
 struct trap {
     uint64_t vector, error, rip, cs, rflags, rsp, ss, cr2, rax;
+    uint64_t stack, handler_flags;  // RSP before the hardware pushed SS; RFLAGS inside the handler
 };
 
 // A core's block: this at its foot, its stacks above. The block is aligned, so RSP tells the core.
@@ -158,7 +159,8 @@ int trap_catch(void (*body)(void*), void* argument);
 #define PAGE_USER 4ull
 #define PAGE_NX (1ull << 63)
 void page_map(uint64_t virtual_address, uint64_t physical, uint64_t flags);
-uint64_t* page_entry(uint64_t virtual_address);  // of a page mapped by page_map
+uint64_t* page_entry(uint64_t virtual_address);   // of a page mapped by page_map
+void page_clear_large(uint64_t virtual_address);  // takes the 2 MiB around it out of the identity map
 
 // --- lapic.c: the local APIC of the calling core, in xAPIC or x2APIC mode
 enum {

@@ -27,3 +27,9 @@ void page_map(uint64_t address, uint64_t physical, uint64_t flags) {
     *page_entry(address) = physical | flags;
     __asm__ volatile("invlpg (%0)" ::"r"(address) : "memory");
 }
+
+void page_clear_large(uint64_t address) {
+    uint64_t* table = step(step(pml4, address, 39), address, 30);
+    table[address >> 21 & 511] = 0;
+    write_cr3(read_cr3());
+}

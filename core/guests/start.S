@@ -22,13 +22,14 @@ start32:
     mov %ebx, multiboot_info
     mov $(CORE_BLOCKS + (1 << CORE_BLOCK_SHIFT)), %esp
     // The first 4 GiB one to one: 2048 entries of 2 MiB in four tables.
-    movl $(pdpt + 3), pml4
+    // User pages may lie below any entry; the last level alone says supervisor.
+    movl $(pdpt + 7), pml4
     mov $pdpt, %edi
-    mov $(directories + 3), %eax
+    mov $(directories + 7), %eax
 1:  mov %eax, (%edi)
     add $8, %edi
     add $0x1000, %eax
-    cmp $(directories + 0x4003), %eax
+    cmp $(directories + 0x4007), %eax
     jne 1b
     mov $directories, %edi
     mov $0x83, %eax

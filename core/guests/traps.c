@@ -81,8 +81,19 @@ void trap_dispatch(struct trap_frame* frame) {
         dump(frame, cr2);
         debug_exit(2);
     }
-    core->trap = (struct trap){frame->vector, frame->error, frame->rip, frame->cs, frame->rflags,
-                               frame->rsp,    frame->ss,    cr2,        frame->rax};
+    core->trap = (struct trap){
+        .vector = frame->vector,
+        .error = frame->error,
+        .rip = frame->rip,
+        .cs = frame->cs,
+        .rflags = frame->rflags,
+        .rsp = frame->rsp,
+        .ss = frame->ss,
+        .cr2 = cr2,
+        .rax = frame->rax,
+        .stack = (uint64_t)(frame + 1),
+        .handler_flags = read_flags(),
+    };
     frame->rax = frame->vector;
     frame->rip = (uint64_t)trap_caught;
     frame->cs = KERNEL_CODE;

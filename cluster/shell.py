@@ -43,14 +43,14 @@ _WINDOW = 2048  # bytes sent before an acknowledgement is asked for
 # shell that makes them itself would report a killed command ("Killed") into the command's output.
 _RECEIVER = (
     "m=$0$1;p=/proc/sys/kernel/printk;s=$(stty -g);trap : INT QUIT;"
-    "{ read k x <$p&&echo 0 >$p;};"
+    "k=$(cat $p)&&echo 0 >$p;"
     'stty raw -echo;printf %s "$m-ready-";'
     'n=$(printf "\\nx");n=${n%x};c=;'
     "while IFS= read -r l;do case $l in "
     "+*) c=$c${l#+}$n;; -*) c=$c${l#-};; a) printf %s $m-ack-;; *) break;; esac;done;"
     "stty $s -echo -opost;printf %s $m-begin-;"
     '(exec sh -c "$c" </dev/null 2>&1);r=$?;printf %s $m-$r-;'
-    "{ echo $k >$p;};stty $s"
+    "echo $k >$p;stty $s"
 )
 
 

@@ -10,9 +10,9 @@
 #include "float_ops.h"
 #include "float_slow.h"
 
-// The guest's controls are the ones that the thread's MXCSR always has.
-static inline bool under_default_controls(const CPUX86State* env) {
-    return __builtin_expect((env->mxcsr & ~(uint32_t)MX_FLAGS) == MX_DEFAULT, 1);
+// The thread's MXCSR has the guest's controls, and no exception can be due.
+static inline bool all_masked(const CPUX86State* env) {
+    return __builtin_expect((env->mxcsr & MX_MASKS) == MX_MASKS, 1);
 }
 
 static inline __m128 load0(const void* p) {
@@ -47,7 +47,7 @@ static inline void store16(void* p, __m128 value) { _mm_storeu_ps(p, value); }
         static const SlowVector slow = {run_##name, out_bytes, element_size, result_kind}; \
         CM_HIT(helper_##name);                                                             \
         __m128 a = load##d_bytes(d), b = load##s_bytes(s);                                 \
-        if (under_default_controls(env))                                                   \
+        if (all_masked(env))                                                               \
             store##out_bytes(d, run_##name(a, b));                                         \
         else                                                                               \
             cm_float_slow_vector(env, &slow, d, a, b, GETPC());                            \
@@ -67,7 +67,7 @@ FLOAT_VECTOR_OPS(WRAP_VECTOR)
     void CM_WRAP(helper_##name)(CPUX86State * env, void* d, type value) {                         \
         static const SlowVector slow = {run_##name, out_bytes, element_size, RESULT_EXACT_RANGE}; \
         CM_HIT(helper_##name);                                                                    \
-        if (under_default_controls(env))                                                          \
+        if (all_masked(env))                                                                      \
             store##out_bytes(d, convert_##name(value));                                           \
         else                                                                                      \
             cm_float_slow_vector(env, &slow, d, _mm_setzero_ps(),                                 \
@@ -85,26 +85,26 @@ FLOAT_FROM_INTEGER_OPS(WRAP_FROM_INTEGER)
     type CM_WRAP(helper_##name)(CPUX86State * env, void* s) {                  \
         CM_HIT(helper_##name);                                                 \
         __m128 zero = _mm_setzero_ps(), b = load##s_bytes(s);                  \
-        if (under_default_controls(env)) return (type)run_##name(zero, b);     \
+        if (all_masked(env)) return (type)run_##name(zero, b);                 \
         return (type)cm_float_slow_integer(env, run_##name, zero, b, GETPC()); \
     }
 FLOAT_TO_INTEGER_OPS(WRAP_TO_INTEGER)
 
-// The result is in ZF, PF and CF; OF, SF and AF are cleared (SDM vol. 2, COMISD). The translator has already
-// said that the flags are those in cc_src.
-#define WRAP_COMPARE(name, bytes)                                                                            \
-    static inline int64_t run_##name(__m128 d, __m128 s) {                                                   \
-        bool zero, parity, carry;                                                                            \
-        __asm__ volatile(#name " %4, %3" : "=@ccz"(zero), "=@ccp"(parity), "=@ccc"(carry) : "x"(d), "x"(s)); \
-        return zero * CC_Z | parity * CC_P | carry * CC_C;                                                   \
-    }                                                                                                        \
-    void CM_WRAP(helper_##name)(CPUX86State * env, void* d, void* s) {                                       \
-        CM_HIT(helper_##name);                                                                               \
-        __m128 a = load##bytes(d), b = load##bytes(s);                                                       \
-        if (under_default_controls(env))                                                                     \
-            env->cc_src = run_##name(a, b);                                                                  \
-        else                                                                                                 \
-            env->cc_src = cm_float_slow_integer(env, run_##name, a, b, GETPC());                             \
+// The result is in ZF, PF and CF; OF, SF and AF are cleared (SDM vol. 2, COMISD). LAHF brings bits 0-7 of
+// RFLAGS in one go. The translator has already said that the guest's flags are those in cc_src.
+#define WRAP_COMPARE(name, bytes)                                                     \
+    static inline int64_t run_##name(__m128 d, __m128 s) {                            \
+        uint16_t ax;                                                                  \
+        __asm__ volatile(#name " %2, %1\n\tlahf" : "=a"(ax) : "x"(d), "x"(s) : "cc"); \
+        return ax >> 8 & (CC_Z | CC_P | CC_C);                                        \
+    }                                                                                 \
+    void CM_WRAP(helper_##name)(CPUX86State * env, void* d, void* s) {                \
+        CM_HIT(helper_##name);                                                        \
+        __m128 a = load##bytes(d), b = load##bytes(s);                                \
+        if (all_masked(env))                                                          \
+            env->cc_src = run_##name(a, b);                                           \
+        else                                                                          \
+            env->cc_src = cm_float_slow_integer(env, run_##name, a, b, GETPC());      \
     }
 FLOAT_COMPARE_OPS(WRAP_COMPARE)
 

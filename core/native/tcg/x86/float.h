@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Guest SSE on host SSE: what a vCPU thread owes to the guest's MXCSR.
 //
-// While a vCPU runs translated code under the default controls (all exceptions masked, round to nearest, no
-// FZ, no DAZ), each SSE instruction runs as the same instruction of the host, and the sticky flags (SDM vol.
-// 1, 10.2.3) gather in the MXCSR of the vCPU's own thread. The guest's MXCSR is then
+// While a vCPU runs translated code, each SSE instruction runs as the same instruction of the host. The MXCSR
+// of the vCPU's own thread then has the guest's rounding, FZ and DAZ, every exception masked, and gathers the
+// sticky flags (SDM vol. 1, 10.2.3). The guest's MXCSR is
 //
 //     env->mxcsr | (flags of the thread's MXCSR)
 //
-// and the two are merged where the guest can look: STMXCSR, FXSAVE, XSAVE. Under any other controls an
-// instruction takes a slower path, whose flags go to env->mxcsr at once; the thread's own controls are always
-// the default ones.
+// and the two are merged where the guest can look: STMXCSR, FXSAVE, XSAVE. With an exception unmasked,
+// instructions take a slower path that looks at the flags after each, and raises #XM.
 //
-// So arithmetic on doubles that is not the guest's, done on a vCPU thread (a device model in Python, libm),
-// must stand between cm_float_leave() and cm_float_return(), or its flags become the guest's. All functions
-// are called on the vCPU's own thread. On hosts that are not x86-64 the engine's own helpers are kept, and
-// these do nothing.
+// So host code that computes with floating point on a vCPU thread (a device model in Python, libm) must stand
+// between cm_float_leave() and cm_float_return(): its flags would become the guest's, and the guest's
+// rounding its own. A signal handler begins with a clean MXCSR. One that does not return, but jumps into the
+// engine's loop, must first give back the MXCSR it interrupted:
+// cm_float_return(context->uc_mcontext.fpregs->mxcsr).
+//
+// All functions are called on the vCPU's own thread. On hosts that are not x86-64 the engine's own helpers
+// are kept, and these do nothing.
 #ifndef COREMESH_TCG_X86_FLOAT_H
 #define COREMESH_TCG_X86_FLOAT_H
 
@@ -40,7 +43,8 @@ void cm_float_sync(struct CPUX86State* env);
 // After env->mxcsr was written from outside: the thread's flags, which belong to the old value, are dropped.
 void cm_float_load(struct CPUX86State* env);
 
-// Around host code that may compute with floating point: returns what cm_float_return() takes.
+// Around host code that may compute with floating point: default controls until cm_float_return() of what
+// this returns.
 uint32_t cm_float_leave(void);
 void cm_float_return(uint32_t saved);
 

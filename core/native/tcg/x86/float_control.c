@@ -24,22 +24,17 @@
 #define TAIL_CALL return
 #endif
 
-void cm_float_thread_enter(CPUX86State* env) {
-    (void)env;
-    set_host_mxcsr(MX_DEFAULT);
-}
+// The guest's rounding, FZ and DAZ, all masked, no flags.
+void cm_float_thread_enter(CPUX86State* env) { set_host_mxcsr((env->mxcsr & MX_CONTROLS) | MX_MASKS); }
+
+void cm_float_load(CPUX86State* env) { cm_float_thread_enter(env); }
 
 void cm_float_reset(CPUX86State* env) {
     env->mxcsr = MX_DEFAULT;
-    set_host_mxcsr(MX_DEFAULT);
+    cm_float_load(env);
 }
 
 void cm_float_sync(CPUX86State* env) { env->mxcsr |= host_mxcsr() & MX_FLAGS; }
-
-void cm_float_load(CPUX86State* env) {
-    (void)env;
-    set_host_mxcsr(MX_DEFAULT);
-}
 
 uint32_t cm_float_leave(void) {
     uint32_t saved = host_mxcsr();
@@ -85,7 +80,9 @@ static void check_mxcsr(CPUX86State* env, uint32_t value, uintptr_t ra) {
     if (value & ~(uint32_t)MX_VALID) raise_exception_err_ra(env, EXCP0D_GPF, 0, ra);
 }
 
+// Also touches the end of the XMM registers, so that no fault can follow once MXCSR has been loaded.
 static uint32_t saved_mxcsr(CPUX86State* env, target_ulong area, uintptr_t ra) {
+    cpu_ldub_data_ra(env, area + offsetof(X86XSaveArea, legacy.xmm_regs) + 16 * 16 - 1, ra);
     return cpu_ldl_data_ra(env, area + offsetof(X86XSaveArea, legacy.mxcsr), ra);
 }
 
@@ -93,8 +90,8 @@ void CM_REAL(helper_ldmxcsr)(CPUX86State* env, uint32_t value);
 void CM_WRAP(helper_ldmxcsr)(CPUX86State* env, uint32_t value) {
     CM_HIT(helper_ldmxcsr);
     check_mxcsr(env, value, GETPC());
-    set_host_mxcsr(MX_DEFAULT);
-    TAIL_CALL CM_REAL(helper_ldmxcsr)(env, value);
+    CM_REAL(helper_ldmxcsr)(env, value);
+    cm_float_load(env);
 }
 
 void CM_REAL(helper_fxsave)(CPUX86State* env, target_ulong area);
@@ -118,15 +115,22 @@ void CM_WRAP(helper_xsaveopt)(CPUX86State* env, target_ulong area, uint64_t feat
     TAIL_CALL CM_REAL(helper_xsaveopt)(env, area, features);
 }
 
-// The old flags join env->mxcsr before the load, which may fault half-way and must then leave them.
+// What follows the engine's part must see that it was done, so it is called; to name the right instruction if
+// it faults half-way, the guest's state is brought up to date before. The old flags join env->mxcsr first: a
+// fault before MXCSR is loaded must leave them.
+static void begin_restore(CPUX86State* env, uintptr_t ra) {
+    cm_float_sync(env);
+    cpu_restore_state(env_cpu(env), ra, true);
+}
+
 void CM_REAL(helper_fxrstor)(CPUX86State* env, target_ulong area);
 void CM_WRAP(helper_fxrstor)(CPUX86State* env, target_ulong area) {
     CM_HIT(helper_fxrstor);
     if ((env->cr[4] & CR4_OSFXSR_MASK) && !(area & 15))
         check_mxcsr(env, saved_mxcsr(env, area, GETPC()), GETPC());
-    cm_float_sync(env);
-    set_host_mxcsr(MX_DEFAULT);
-    TAIL_CALL CM_REAL(helper_fxrstor)(env, area);
+    begin_restore(env, GETPC());
+    CM_REAL(helper_fxrstor)(env, area);
+    cm_float_load(env);
 }
 
 void CM_REAL(helper_xrstor)(CPUX86State* env, target_ulong area, uint64_t features);
@@ -134,9 +138,9 @@ void CM_WRAP(helper_xrstor)(CPUX86State* env, target_ulong area, uint64_t featur
     CM_HIT(helper_xrstor);
     if ((env->cr[4] & CR4_OSXSAVE_MASK) && !(area & 63) && (features & env->xcr0 & XSTATE_SSE_MASK))
         check_mxcsr(env, saved_mxcsr(env, area, GETPC()), GETPC());
-    cm_float_sync(env);
-    set_host_mxcsr(MX_DEFAULT);
-    TAIL_CALL CM_REAL(helper_xrstor)(env, area, features);
+    begin_restore(env, GETPC());
+    CM_REAL(helper_xrstor)(env, area, features);
+    cm_float_load(env);
 }
 
 #define WRAP_HOST_DOUBLE(name)                       \

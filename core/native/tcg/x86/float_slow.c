@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The slow path: the instruction runs on the host under the guest's rounding, FZ and DAZ, but masked; then
-// the flags say whether the guest's own masks would have let it through (SDM vol. 1, 11.5 and appendix E).
+// With an exception unmasked, each instruction runs masked on the host; then the flags say whether the
+// guest's masks would have let it through (SDM vol. 1, 11.5 and appendix E). The flags of the thread's MXCSR
+// never include one that the guest has unmasked, so most instructions are done once those bits are seen to be
+// clear.
 #if defined(__x86_64__)
 
 #include <float.h>  // the standard one
@@ -131,8 +133,19 @@ static uint32_t post_computation_flags(const SlowVector* op, __m128 d, __m128 s,
 
 void cm_float_slow_vector(CPUX86State* env, const SlowVector* op, void* dest, __m128 d, __m128 s,
                           uintptr_t ra) {
-    uint32_t mxcsr = env->mxcsr, flags;
-    __m128 result = run_masked(op->run, d, s, masked_controls(mxcsr), &flags);
+    uint32_t mxcsr = env->mxcsr, host = host_mxcsr(), flags;
+    __m128 result;
+    // An exact tiny result raises no flag while underflow is masked, but would be an exception.
+    bool tiny_matters = op->kind != RESULT_EXACT_RANGE && (unmasked(mxcsr) & MX_UE);
+    if (!tiny_matters) {
+        result = op->run(d, s);
+        if (!(host_mxcsr() & unmasked(mxcsr))) {
+            memcpy(dest, &result, op->result_bytes);
+            return;
+        }
+        set_host_mxcsr(host);
+    }
+    result = run_masked(op->run, d, s, masked_controls(mxcsr), &flags);
     if (flags & unmasked(mxcsr) & PRE_COMPUTATION)
         flags &= PRE_COMPUTATION;  // the computation itself is not reached: SDM vol. 1, 4.9.2
     else if (op->kind != RESULT_EXACT_RANGE && (unmasked(mxcsr) & (MX_OE | MX_UE)))
@@ -143,8 +156,10 @@ void cm_float_slow_vector(CPUX86State* env, const SlowVector* op, void* dest, __
 
 int64_t cm_float_slow_integer(CPUX86State* env, IntegerOp run, __m128 d, __m128 s, uintptr_t ra) {
     uint32_t host = host_mxcsr();
-    set_host_mxcsr(masked_controls(env->mxcsr));
     int64_t result = run(d, s);
+    if (!(host_mxcsr() & unmasked(env->mxcsr))) return result;
+    set_host_mxcsr(masked_controls(env->mxcsr));
+    result = run(d, s);
     uint32_t flags = host_mxcsr() & MX_FLAGS;
     set_host_mxcsr(host);
     raise_unmasked(env, flags, ra);

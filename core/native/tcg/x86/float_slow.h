@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One SSE instruction under the guest's own MXCSR controls, with its #XM. Private to the float files.
+// One SSE instruction with some exception unmasked, and its #XM. Private to the float files.
 #ifndef COREMESH_TCG_X86_FLOAT_SLOW_H
 #define COREMESH_TCG_X86_FLOAT_SLOW_H
 
@@ -22,6 +22,7 @@ enum {
     MX_FZ = 1 << 15,
     MX_DEFAULT = MX_MASKS,
     MX_VALID = 0xffff,
+    MX_CONTROLS = MX_VALID & ~MX_FLAGS,
 };
 
 // What an instruction computes in each element, as far as it matters when overflow or underflow is unmasked.

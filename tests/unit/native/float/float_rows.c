@@ -14,7 +14,6 @@
 
 #include "float_host.h"
 #ifdef COREMESH_WRAPPED
-#include "tcg/x86/float.h"
 #include "tcg/wraps.h"
 #endif
 
@@ -61,9 +60,6 @@ static uc_engine* open_engine(Row* rows, size_t bytes) {
     uc_reg_read(uc, UC_X86_REG_CR4, &cr4);
     cr4 |= 3 << 9;  // OSFXSR, OSXMMEXCPT
     must(uc_reg_write(uc, UC_X86_REG_CR4, &cr4), "CR4");
-#ifdef COREMESH_WRAPPED
-    cm_float_thread_enter(NULL);
-#endif
     return uc;
 }
 

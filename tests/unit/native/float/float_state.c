@@ -35,6 +35,10 @@ SNIPPET(reserved_fxrstor, LOAD_CLEAN "fxsave 0x400(%rbx)\n\tmovl $0x11f80, 0x418
                                      "fxrstor 0x400(%rbx)" STATUS)
 SNIPPET(reserved_xrstor, LOAD_CLEAN ALL_FEATURES "xsave 0x400(%rbx)\n\tmovl $0x11f80, 0x418(%rbx)\n\t" INEXACT
                                                  "xrstor 0x400(%rbx)" STATUS)
+#define UP_IN_AREA "movl $0x5f80, 0x418(%rbx)\n\t"
+SNIPPET(fxrstor_up, LOAD_CLEAN "fxsave 0x400(%rbx)\n\t" UP_IN_AREA "fxrstor 0x400(%rbx)\n\t" INEXACT)
+SNIPPET(xrstor_up,
+        LOAD_CLEAN ALL_FEATURES "xsave 0x400(%rbx)\n\t" UP_IN_AREA "xrstor 0x400(%rbx)\n\t" INEXACT)
 SNIPPET(unmasked, "movl $0x1d80, 4(%rbx)\n\tldmxcsr 4(%rbx)\n\t" BY_ZERO STATUS)
 SNIPPET(fxsave_askew, LOAD_CLEAN "fxsave 1(%rbx)")
 SNIPPET(fxrstor_askew, LOAD_CLEAN "fxrstor 1(%rbx)")
@@ -104,6 +108,25 @@ static void flags_are_dropped_with_the_value_they_belong_to(void) {
     expect("LDMXCSR of a clean value clears them", RUN(reload) == UC_ERR_OK && word(STATUS_AT) == DEFAULT);
     expect("FXRSTOR of a clean area clears them", RUN(fxrstor) == UC_ERR_OK && word(STATUS_AT) == DEFAULT);
     expect("XRSTOR of a clean area clears them", RUN(xrstor) == UC_ERR_OK && word(STATUS_AT) == DEFAULT);
+}
+
+static void controls_come_with_the_value(void) {
+    const uint64_t third_rounded_up = 0x3fd5555555555556;
+    RUN(fxrstor_up);
+    expect("FXRSTOR of round-up rounds up", env->xmm_regs[0].ZMM_Q(0) == third_rounded_up);
+    uint32_t saved = cm_float_leave(), own;
+    __asm__ volatile("stmxcsr %0" : "=m"(own));
+    cm_float_return(saved);
+    expect("but not for host arithmetic between leave and return", own == DEFAULT);
+    RUN(xrstor_up);
+    expect("XRSTOR of round-up rounds up", env->xmm_regs[0].ZMM_Q(0) == third_rounded_up);
+    env->mxcsr = 0x5f80;
+    cm_float_load(env);
+    __asm__ volatile("stmxcsr %0" : "=m"(own));
+    expect("cm_float_load brings the controls of a value from outside", own == 0x5f80);
+    cm_float_reset(env);
+    __asm__ volatile("stmxcsr %0" : "=m"(own));
+    expect("and reset the default ones", own == DEFAULT);
 }
 
 static void the_machine_can_read_and_write_mxcsr(void) {
@@ -188,6 +211,7 @@ int main(void) {
     cm_float_thread_enter(env);
     flags_are_merged_where_the_guest_looks();
     flags_are_dropped_with_the_value_they_belong_to();
+    controls_come_with_the_value();
     the_machine_can_read_and_write_mxcsr();
     reserved_bits_are_refused();
     unmasked_exceptions_are_raised();

@@ -74,7 +74,7 @@ class AcpiPm(Device):
         self, clock: Clock, sci: IrqLine, on_power: PowerSink, timer_bits: int = 24, name: str = "acpi-pm"
     ) -> None:
         super().__init__(name)
-        self._clock = clock
+        self._now = clock.now
         self._sci = sci
         self._on_power = on_power
         self._timer_mask = (1 << timer_bits) - 1
@@ -97,7 +97,7 @@ class AcpiPm(Device):
             self._settle()
 
     def _ticks(self) -> int:
-        return self._clock.now() * PM_TIMER_HZ // NS
+        return self._now() * PM_TIMER_HZ // NS
 
     def _settle(self) -> None:
         """Work out TMR, then the SCI, then when TMR changes next if anybody wants to know."""

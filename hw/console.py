@@ -23,8 +23,9 @@ class ConsolePort:
 
     def __init__(self, ring_bytes: int = RING_BYTES) -> None:
         self._ring_bytes = ring_bytes
-        self._changed = threading.Condition(threading.Lock())
-        # All below are guarded by _changed's lock, the innermost of all: nothing is called while it is held.
+        # Guards all below. The innermost lock of all: nothing is called while it is held.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._output = bytearray()
         self._base = 0  # absolute position of _output[0]
         self._waiting = 0
@@ -38,7 +39,7 @@ class ConsolePort:
 
     def transmit(self, data: bytes) -> None:
         """The port's side: the guest has sent ``data``. Cheap, never waits for a reader."""
-        with self._changed:
+        with self._lock:
             self._output += data
             if len(self._output) > self._ring_bytes + SLACK_BYTES:
                 excess = len(self._output) - self._ring_bytes
@@ -51,7 +52,7 @@ class ConsolePort:
         """The port's side: up to ``limit`` bytes of input, in order, each byte once."""
         if not self._input:
             return b""
-        with self._changed:
+        with self._lock:
             data = bytes(self._input[:limit])
             del self._input[:limit]
             return data
@@ -63,14 +64,14 @@ class ConsolePort:
 
     def feed(self, data: bytes) -> None:
         """The person's side: type ``data``. It waits here until the port has room."""
-        with self._changed:
+        with self._lock:
             self._input += data
         self._on_input()
 
     @property
     def end(self) -> int:
         """The cursor after the last byte sent by the guest."""
-        with self._changed:
+        with self._lock:
             return self._base + len(self._output)
 
     def read(self, cursor: int, timeout: float) -> tuple[bytes, int]:
@@ -81,7 +82,7 @@ class ConsolePort:
         - cursor`` bytes are lost to it.
         """
         deadline = time.monotonic() + timeout
-        with self._changed:
+        with self._lock:
             waited = False
             while self._base + len(self._output) <= cursor and not self._closed:
                 left = deadline - time.monotonic()
@@ -93,14 +94,14 @@ class ConsolePort:
                 waited = True
         if waited:
             time.sleep(min(COLLECT_SECONDS, max(0.0, deadline - time.monotonic())))
-        with self._changed:
+        with self._lock:
             end = self._base + len(self._output)
             data = bytes(self._output[max(cursor, self._base) - self._base :])
             return (data, end) if data else (b"", cursor)
 
     def close(self) -> None:
         """No more output will come: readers that wait return, also later ones."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
 

@@ -83,10 +83,16 @@ class Device:
         self.name = name
         self.lock = threading.Lock()
         self.alarms: list[Alarm] = []
-        # Counted by the device node under the lock: accesses, and how many had to wait for the lock.
+        # Counted under the lock: accesses by the device node, and how often anybody had to wait for the lock.
         self.accesses = 0
         self.contended = 0
         self.faults = 0  # accesses that ended in a Python exception: a bug of ours, answered with all ones
+
+    def acquire(self) -> None:
+        """Take the lock, and count it when somebody else holds it."""
+        if not self.lock.acquire(False):
+            self.lock.acquire()
+            self.contended += 1
 
     def read(self, offset: int, size: int) -> int:
         """The value at ``offset``, below ``1 << 8 * size``. Reading may have effects, as in hardware."""

@@ -16,6 +16,9 @@ from coremesh.hw.registers import Bit, Bits, Register
 PIT_HZ = 1_193_182
 NS = 1_000_000_000
 REFRESH_TICKS = 18  # counter 1 asks for a DRAM refresh about every 15 us
+# Rises of OUT closer than 100 us become one interrupt: a guest that loads a tiny count gets as many as a
+# thread can send without taking a host core for it.
+COALESCED_TICKS = 119
 
 
 class CW(Register):
@@ -238,9 +241,11 @@ class Counter:
         if self.start is None or self._held is not None:
             return None
         if self.mode in (2, 3):
-            boundary = self._next[1] if self._next else None
-            rise = self.start + ((tick - self.start) // self.count + 1) * self.count
-            return rise if boundary is None else min(rise, boundary)
+            if self._next is not None:
+                count, boundary = self._next
+                at_period = (boundary - self.start) % self.count == 0
+                return boundary if at_period else boundary + count // 2  # the low half of the new count
+            return self.start + ((tick - self.start) // self.count + 1) * self.count
         rise = self.start + self.count + (1 if self.mode in (4, 5) else 0)
         return rise if rise > tick else None
 
@@ -253,7 +258,7 @@ class Pit8254(Device):
 
     def __init__(self, clock: Clock, irq: IrqLine, name: str = "pit") -> None:
         super().__init__(name)
-        self._clock = clock
+        self._now = clock.now
         self._irq = irq
         self.counters = [Counter(), Counter(), Counter()]
         self._alarm = clock.alarm(name, self.lock, self._expire)
@@ -268,12 +273,12 @@ class Pit8254(Device):
             counter.gate = True
             counter.reset()
         self.counters[2].gate = False
-        self._schedule(to_ticks(self._clock.now()))
+        self._schedule(to_ticks(self._now()))
         self._irq.set(False)
 
     def read(self, offset: int, size: int) -> int:
         """A counter or port B; the control word cannot be read."""
-        tick = to_ticks(self._clock.now())
+        tick = to_ticks(self._now())
         if offset < 3:
             return self.counters[offset].read(tick)
         if offset == 4:
@@ -284,7 +289,7 @@ class Pit8254(Device):
 
     def write(self, offset: int, size: int, value: int) -> None:
         """A count, a control word, port B."""
-        tick = to_ticks(self._clock.now())
+        tick = to_ticks(self._now())
         if offset == 4:
             self.portb = value & PORTB.writable
             self.counters[2].set_gate(bool(value & PORTB.TIM2_GATE), tick)
@@ -326,9 +331,9 @@ class Pit8254(Device):
         The low phase of modes 2 to 5 is passed in no time, so that a late interrupt is not withdrawn from
         the 8259A.
         """
-        tick = to_ticks(self._clock.now())
+        tick = to_ticks(self._now())
         if self._rise is not None and tick >= self._rise:
-            self._schedule(tick)
+            self._schedule(tick + COALESCED_TICKS)
             self._irq.pulse()
         elif self._rise is not None:
             self._alarm.arm(to_ns(self._rise))

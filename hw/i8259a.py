@@ -71,8 +71,9 @@ class Chip8259A:
         self.reset()
 
     def reset(self) -> None:
-        """As after power-on: nothing requested, nothing masked, IR0 first."""
-        self.irr = self.isr = self.imr = 0
+        """Nothing requested, IR0 first. All is masked, as firmware leaves it until ICW1 opens the mask."""
+        self.irr = self.isr = 0
+        self.imr = 0xFF
         self.base = 0
         self.lowest = 7  # the input with the lowest priority; the one after it has the highest
         self.icw4 = 0
@@ -150,6 +151,7 @@ class Chip8259A:
             # as it is.
             self.elcr = elcr
             self.irr = self.lines & elcr
+            self.imr = 0
             self._icw1 = value
             self._expected = 2
         elif value & OCW3.SELECT:
@@ -224,9 +226,12 @@ class Pic8259A(Device):
         return partial(self._set_irq, number)
 
     def _set_irq(self, number: int, level: bool) -> None:
-        with self.lock:
+        self.acquire()
+        try:
             (self.slave if number & 8 else self.master).set_line(number & 7, level)
             self._settle()
+        finally:
+            self.lock.release()
 
     def _settle(self) -> None:
         """Let the slave's INT reach the master and the master's INT leave the pair."""
@@ -241,25 +246,28 @@ class Pic8259A(Device):
 
     def acknowledge(self) -> int:
         """The INTA cycle: the vector. With no request left it is the spurious IR7. Any vCPU thread."""
-        with self.lock:
-            number = self.master.pending()
-            if number is None:
-                vector = self.master.base + SPURIOUS
-            elif number != CASCADE:
-                self.master.take(number)
-                vector = self.master.base + number
-            else:
-                self.master.take(CASCADE)
-                below = self.slave.pending()
-                if below is None:
-                    vector = self.slave.base + SPURIOUS
-                else:
-                    self.slave.take(below)
-                    vector = self.slave.base + below
-                # The slave drops INT between two interrupts: the next request is a new edge for the master.
-                self.master.set_line(CASCADE, False)
+        self.acquire()
+        try:
+            vector = self._interrupt_acknowledge()
             self._settle()
             return vector
+        finally:
+            self.lock.release()
+
+    def _interrupt_acknowledge(self) -> int:
+        number = self.master.pending()
+        if number is None:
+            return self.master.base + SPURIOUS
+        self.master.take(number)
+        if number != CASCADE:
+            return self.master.base + number
+        below = self.slave.pending()
+        if below is None:
+            return self.slave.base + SPURIOUS  # the master has IR2 in service and is owed an EOI
+        self.slave.take(below)
+        # The slave drops INT between two interrupts: the next request is a new edge for the master.
+        self.master.set_line(CASCADE, False)
+        return self.slave.base + below
 
     def read(self, offset: int, size: int) -> int:
         """See the module's offsets."""

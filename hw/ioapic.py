@@ -112,7 +112,8 @@ class IoApic82093AA(Device):
         return partial(self._set_pin, number)
 
     def _set_pin(self, number: int, level: bool) -> None:
-        with self.lock:
+        self.acquire()
+        try:
             if self.levels[number] is level:
                 return
             self.levels[number] = level
@@ -120,6 +121,8 @@ class IoApic82093AA(Device):
             if level is not bool(entry & IOREDTBL.INTPOL):
                 # Edges on a masked pin are ignored, neither delivered nor held (datasheet, 3.2.4, bit 16).
                 self._request(number, entry)
+        finally:
+            self.lock.release()
 
     def _request(self, number: int, entry: int) -> None:
         """The pin is active, or has just become so: send, unless masked or still unacknowledged."""
@@ -160,8 +163,11 @@ class IoApic82093AA(Device):
 
         Any vCPU thread. A line that is still active interrupts anew.
         """
-        with self.lock:
+        self.acquire()
+        try:
             self._end(vector)
+        finally:
+            self.lock.release()
 
     def _end(self, vector: int) -> None:
         for number, entry in enumerate(self.ioredtbl):
@@ -215,3 +221,13 @@ class IoApic82093AA(Device):
         self.ioredtbl[number] = entry
         if self._holds_level(entry) and self._active(number, entry):
             self._request(number, entry)
+
+    def show(self) -> dict[str, dict[str, int]]:
+        """The registers, and the redirection entries in use with their lines and how often each was sent."""
+        shown = super().show()
+        with self.lock:
+            for pin, entry in enumerate(self.ioredtbl):
+                if not entry & IOREDTBL.MASK or self.delivered[pin]:
+                    counts = {"line": int(self.levels[pin]), "sent": self.delivered[pin]}
+                    shown[f"IOREDTBL{pin}"] = {"value": entry, **IOREDTBL.decode(entry), **counts}
+        return shown

@@ -115,7 +115,7 @@ class Rtc146818(Device):
         self, clock: Clock, irq: IrqLine, configuration: dict[int, int] | None = None, name: str = "rtc"
     ) -> None:
         super().__init__(name)
-        self._clock = clock
+        self._now = clock.now
         self._irq = irq
         self._alarm = clock.alarm(name, self.lock, self._expire)
         self.alarms.append(self._alarm)
@@ -145,7 +145,7 @@ class Rtc146818(Device):
     # --- time
 
     def _calendar(self) -> int:
-        return self._clock.now() + self._offset if self._frozen_at is None else self._frozen_at
+        return self._now() + self._offset if self._frozen_at is None else self._frozen_at
 
     def _stopped(self) -> bool:
         return bool(self.rb & RB.SET) or RA.DV.of(self.ra) != 2
@@ -161,7 +161,7 @@ class Rtc146818(Device):
     def _restart_flags(self) -> None:
         self._seen = self._calendar() // SECOND
         period = self._period()
-        self._tick = self._clock.now() // period if period else 0
+        self._tick = self._now() // period if period else 0
 
     def _encode(self, value: int) -> int:
         return value if self.rb & RB.DM else value // 10 << 4 | value % 10
@@ -203,12 +203,23 @@ class Rtc146818(Device):
         )
         return int((moment - EPOCH).total_seconds())
 
-    def _alarm_matches(self, second: int) -> bool:
-        time_of_day = second % 86_400
-        wanted = (self.cells[HOURS_ALARM], self.cells[MINUTES_ALARM], self.cells[SECONDS_ALARM])
-        hour, minute, sec = time_of_day // 3600, time_of_day // 60 % 60, time_of_day % 60
-        now = (self._encode_hour(hour), self._encode(minute), self._encode(sec))
-        return all(w >= DONT_CARE or w == n for w, n in zip(wanted, now, strict=True))
+    def _next_alarm(self, after: int) -> int | None:
+        """The first second later than ``after`` that the alarm cells match, within a day."""
+
+        def differs(cell: int, now: int) -> bool:
+            return self.cells[cell] < DONT_CARE and self.cells[cell] != now
+
+        second = after + 1
+        while second <= after + 86_400:
+            if differs(HOURS_ALARM, self._encode_hour(second // 3600 % 24)):
+                second += 3600 - second % 3600
+            elif differs(MINUTES_ALARM, self._encode(second // 60 % 60)):
+                second += 60 - second % 60
+            elif differs(SECONDS_ALARM, self._encode(second % 60)):
+                second += 1
+            else:
+                return second
+        return None
 
     # --- interrupt
 
@@ -218,13 +229,13 @@ class Rtc146818(Device):
             second = self._calendar() // SECOND
             if second > self._seen:
                 self.rc |= RC.UF
-                first = max(self._seen + 1, second - 86_399)
-                if not self.rc & RC.AF and any(map(self._alarm_matches, range(first, second + 1))):
+                matched = self._next_alarm(self._seen)
+                if matched is not None and matched <= second:
                     self.rc |= RC.AF
                 self._seen = second
         period = self._period()
         if period:
-            tick = self._clock.now() // period
+            tick = self._now() // period
             if tick > self._tick:
                 self.rc |= RC.PF
                 self._tick = tick
@@ -243,8 +254,12 @@ class Rtc146818(Device):
         period = self._period()
         if self.rb & RB.PIE and period:
             deadlines.append((self._tick + 1) * period)
-        if self.rb & (RB.UIE | RB.AIE) and not self._stopped():
+        if self.rb & RB.UIE and not self._stopped():
             deadlines.append((self._seen + 1) * SECOND - self._offset)
+        if self.rb & RB.AIE and not self._stopped():
+            # Without a match within a day look again in a day: the cells may hold what no time matches.
+            matched = self._next_alarm(self._seen) or self._seen + 86_400
+            deadlines.append(matched * SECOND - self._offset)
         if deadlines:
             self._alarm.arm(min(deadlines))
         else:
@@ -302,20 +317,20 @@ class Rtc146818(Device):
 
     def _set_calendar(self, phase: int) -> None:
         """The cells become the time; the next update comes ``SECOND - phase`` from now."""
-        self._offset = self._cells_to_second() * SECOND + phase - self._clock.now()
+        self._offset = self._cells_to_second() * SECOND + phase - self._now()
         self._seen = self._calendar() // SECOND
 
     def _control(self, ra: int, rb: int) -> None:
         """Registers A and B together decide whether the calendar runs and which flags interrupt."""
         self._catch_up()
         was_stopped, released = self._stopped(), RA.DV.of(self.ra) != 2
-        phase = (self._clock.now() + self._offset) % SECOND
+        phase = (self._now() + self._offset) % SECOND
         if not was_stopped:
             self._fill_calendar(self._calendar() // SECOND)
         period = self._period()
         self.ra, self.rb = ra, rb
         if self._period() != period:
-            self._tick = self._clock.now() // self._period() if self._period() else 0
+            self._tick = self._now() // self._period() if self._period() else 0
         if self._stopped() and not was_stopped:
             self._frozen_at = self._calendar()
         elif was_stopped and not self._stopped():

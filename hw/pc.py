@@ -4,6 +4,8 @@
 Read it as a list.
 """
 
+from coremesh.core.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT
+from coremesh.hw.acpi import PM1A_EVENT_PORT, RESET_PORT, SCI_IRQ, TIMER_GSI, TIMER_IRQ
 from coremesh.hw.acpi_pm import AcpiPm
 from coremesh.hw.clock import Clock, HostClock
 from coremesh.hw.console import ConsolePort
@@ -14,6 +16,7 @@ from coremesh.hw.i8254 import Pit8254
 from coremesh.hw.i8259a import Pic8259A
 from coremesh.hw.ioapic import IoApic82093AA
 from coremesh.hw.mc146818 import Rtc146818, cmos_configuration
+from coremesh.hw.mptable import ioapic_id
 from coremesh.hw.node import At, DeviceNode
 from coremesh.hw.pci_host import PciHost, i440fx_host_bridge
 from coremesh.hw.post import PostCode
@@ -21,9 +24,6 @@ from coremesh.hw.power import PowerSink
 from coremesh.hw.request import MMIO, PORT
 from coremesh.hw.reset import ResetControl, SystemControlA
 from coremesh.hw.uart16550 import Uart16550A
-
-LOW_RAM_LIMIT = 0xC000_0000  # RAM above continues at 4 GiB; between lie PCI, the I/O APIC and the local APICs
-IOAPIC_BASE = 0xFEC0_0000
 
 
 def build_pc(
@@ -45,7 +45,7 @@ def build_pc(
 
     # Interrupt controllers. The 8259A pair reaches the processors through LINT0 and, as on the boards of
     # the MP specification's figure 3-5, through pin 0 of the I/O APIC.
-    ioapic = IoApic82093AA(fabric)
+    ioapic = IoApic82093AA(fabric, identity=ioapic_id(range(vcpus)))
     pic = Pic8259A(fabric.extint, ioapic.pin(0))
 
     def isa(irq: int, pin: int | None = None) -> IrqLine:
@@ -53,11 +53,11 @@ def build_pc(
         return IrqLine(pic.irq(irq), ioapic.pin(irq if pin is None else pin))
 
     # Devices and their lines.
-    pit = Pit8254(clock, isa(0, pin=2))
+    pit = Pit8254(clock, isa(TIMER_IRQ, pin=TIMER_GSI))
     keyboard = Keyboard8042(isa(1), on_power)
     uart = Uart16550A(clock, isa(4), console)
     rtc = Rtc146818(clock, isa(8), cmos_configuration(ram_bytes, min(ram_bytes, LOW_RAM_LIMIT), vcpus))
-    acpi = AcpiPm(clock, isa(9), on_power)
+    acpi = AcpiPm(clock, isa(SCI_IRQ), on_power)
     port_a = SystemControlA(on_power)
     reset = ResetControl(on_power)
     pci = PciHost({(0, 0, 0): i440fx_host_bridge()})
@@ -79,9 +79,9 @@ def build_pc(
             At(PORT, 0x00F4, 4, debug_exit),
             At(PORT, 0x03F8, 8, uart),
             At(PORT, 0x04D0, 2, pic, offset=4),
-            At(PORT, 0x0600, 12, acpi),
+            At(PORT, PM1A_EVENT_PORT, 12, acpi),
             At(PORT, 0x0CF8, 4, pci, widths=(4,)),
-            At(PORT, 0x0CF9, 1, reset),
+            At(PORT, RESET_PORT, 1, reset),
             At(PORT, 0x0CFC, 4, pci, offset=4),
             At(MMIO, IOAPIC_BASE, 0x1000, ioapic),
         ],

@@ -123,6 +123,7 @@ class SCR(Register):
     offset = 7
 
 
+OCTETS = tuple(bytes([value]) for value in range(256))
 CONNECTED = MSR.CTS | MSR.DSR | MSR.DCD  # somebody is at the other end
 
 
@@ -140,9 +141,10 @@ class Uart16550A(Device):
 
     def __init__(self, clock: Clock, irq: IrqLine, console: ConsolePort, name: str = "uart") -> None:
         super().__init__(name)
-        self._clock = clock
+        self._now = clock.now
         self._irq = irq
         self._console = console
+        self._transmit = console.transmit
         self._alarm = clock.alarm(name, self.lock, self._receive)
         self.alarms.append(self._alarm)
         self._line_free = 0  # when the next character can arrive
@@ -192,7 +194,7 @@ class Uart16550A(Device):
         """Fill the receiver with what has arrived by now; wait for the line or for room with the rest."""
         if self.mcr & MCR.LOOP or not self._console.input_left:
             return
-        now = self._clock.now()
+        now = self._now()
         if now < self._line_free:
             self._alarm.arm(self._line_free)
             return
@@ -229,7 +231,7 @@ class Uart16550A(Device):
 
         A burst into the FIFO is one interrupt, as it is when the shift register takes a character's time.
         """
-        now = self._clock.now()
+        now = self._now()
         if now >= self._shifted_at:
             self._thre_pending = False
             self._update_irq()
@@ -289,7 +291,7 @@ class Uart16550A(Device):
             if self.mcr & MCR.LOOP:
                 self._loop_back(value)
             else:
-                self._console.transmit(value.to_bytes())
+                self._transmit(OCTETS[value])
             if self.ier & IER.ETBEI:
                 self._transmitted()
             else:

@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Assembly:
-    """The parts that go on living: the native `host`, the device `node`, the console's `port`."""
+    """The parts that go on living: the native `host` and the device `node`."""
 
     host: Any
     node: Any
-    port: ConsolePort
 
 
-def assemble(description: MachineDescription, on_power: Callable[[PowerEvent], None]) -> Assembly:
+def assemble(
+    description: MachineDescription, port: ConsolePort, on_power: Callable[[PowerEvent], None]
+) -> Assembly:
     """Build the machine up to the point where its vCPUs can be started.
 
-    `on_power` is called on a vCPU's thread. Raises :class:`GuestImageError` for a kernel that cannot be
+    The serial port speaks through `port`; `on_power` is called on a vCPU's thread. Raises :class:`GuestImageError` for a kernel that cannot be
     loaded, :class:`PlatformError` for a host that lacks what the engine needs.
     """
     from coremesh.core.engine import Host
     from coremesh.core.image import plan_boot
     from coremesh.hw.acpi import build_firmware
-    from coremesh.hw.console import ConsolePort
     from coremesh.hw.pc import build_pc
 
     memory = MemoryMap(description.ram_bytes)
@@ -62,7 +62,6 @@ def assemble(description: MachineDescription, on_power: Callable[[PowerEvent], N
         raise PlatformError(f"this host cannot run it: {error}. 'coremesh doctor' says more.") from error
     except ValueError as error:
         raise ConfigurationError(f"{error}.") from error
-    port = ConsolePort()
     node = build_pc(
         host, host, console=port, on_power=on_power, ram_bytes=memory.ram_bytes, vcpus=description.vcpus
     )
@@ -73,4 +72,4 @@ def assemble(description: MachineDescription, on_power: Callable[[PowerEvent], N
     for gpa, data in [*tables, *plan.writes]:
         host.ram_write(gpa, data)
     host.set_registers(0, plan.registers)
-    return Assembly(host, node, port)
+    return Assembly(host, node)

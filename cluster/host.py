@@ -25,6 +25,7 @@ from coremesh.cluster.description import MachineDescription
 from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.registers import format_registers
 from coremesh.core.errors import ConfigurationError, MachineStateError, PlatformError
+from coremesh.hw.console import ConsolePort
 
 if TYPE_CHECKING:
     from coremesh.hw.power import PowerEvent
@@ -47,7 +48,7 @@ class HostProcess:
         self._lock = threading.Lock()
         self._host: Any = None
         self._node: Any = None
-        self._port: Any = None
+        self._port = ConsolePort()
         self._started_at = 0.0
         self._reasons: queue.SimpleQueue[MachineEnd] = queue.SimpleQueue()
         self._ended = threading.Event()
@@ -71,8 +72,8 @@ class HostProcess:
                 f"{str(extension_hash)[:12]}). Install the same wheel on every node."
             )
         self._check_memory()
-        assembled = assemble(self._description, self._on_power)
-        self._host, self._node, self._port = assembled.host, assembled.node, assembled.port
+        assembled = assemble(self._description, self._port, self._on_power)
+        self._host, self._node = assembled.host, assembled.node
         return {
             "pid": os.getpid(),
             "protection": str(getattr(self._host, "protection", "")),

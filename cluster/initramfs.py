@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An initial RAM file system made in memory: busybox, a few directories, an ``/init`` that gives a shell.
+"""An initial RAM file system made in memory: busybox, a few directories, and a shell on the console.
 
 The archive is the "newc" form of cpio (Linux, Documentation/driver-api/early-userspace/buffer-format.rst). It
 is a pure function of its input: no clock, no user ids, no inode numbers of this host, so that the same
@@ -12,11 +12,17 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-INIT = """\
+# Process 1 is busybox's init (the link /init names the applet): it reaps orphans and answers poweroff, reboot and
+# halt. The archive's files are small, so that its lines below are all there is to know about the guest.
+INITTAB = """\
+::sysinit:/etc/rc
+::once:/etc/console
+"""
+
+RC = """\
 #!/bin/busybox sh
-# Process 1 of the guest: lay out the file systems, give a person a shell, switch off when it ends.
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/root SHELL=/bin/sh
+export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -25,20 +31,17 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /tmp
 hostname coremesh
+"""
+
+# A session of its own with the console as controlling terminal gives the shell job control; when it ends, the
+# machine is switched off.
+CONSOLE = """\
+#!/bin/busybox sh
+export PATH=/bin HOME=/root SHELL=/bin/sh
 cd /root
-
-# busybox's poweroff, reboot and halt ask process 1 by a signal.
-trap 'poweroff -f' USR2
-trap 'reboot -f' TERM
-trap 'halt -f' USR1
-
-# A shell of its own session with the console as controlling terminal has job control. It runs beside this
-# script, which waits in the builtin that a trapped signal interrupts.
 tty=$(tail -n 1 /sys/class/tty/console/active)
 tty=/dev/${tty##* }
-setsid cttyhack sh <"$tty" >"$tty" 2>&1 &
-shell=$!
-while kill -0 $shell 2>/dev/null; do wait $shell; done
+setsid cttyhack sh <"$tty" >"$tty" 2>&1
 poweroff -f
 """
 
@@ -136,6 +139,9 @@ def busybox_initramfs(busybox: bytes, extra: Iterable[Entry] = ()) -> bytes:
         Entry.file("etc/group", b"root:x:0:\n"),
         Entry.file("bin/busybox", busybox, 0o755),
         Entry.symlink("bin/sh", "busybox"),
-        Entry.file("init", INIT.encode(), 0o755),
+        Entry.symlink("init", "bin/busybox"),
+        Entry.file("etc/inittab", INITTAB.encode()),
+        Entry.file("etc/rc", RC.encode(), 0o755),
+        Entry.file("etc/console", CONSOLE.encode(), 0o755),
     ]
     return pack([*entries, *extra])

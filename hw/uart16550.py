@@ -6,7 +6,8 @@ Reference: National Semiconductor PC16550D datasheet (TL/C/8652), section 8. Off
 Transmission takes no time: THR and the shift register are empty again when the write ends, and the THRE
 interrupt comes at once. Reception is paced: what a person pastes arrives no faster than the divisor says,
 and only when there is room, so that a guest loses nothing. The receiver's time-out interrupt (FIFO below
-its trigger level and the line idle for four characters) comes at once as well.
+its trigger level and the line idle for four characters) comes at once as well. The pipe carries octets
+whatever the word length says: early code often prints before it programs LCR, and means eight bits.
 """
 
 from collections import deque
@@ -207,8 +208,7 @@ class Uart16550A(Device):
                 self._alarm.arm(self._line_free)
 
     def _accept(self, data: bytes) -> None:
-        mask = 0xFF >> (3 - LCR.WLS.of(self.lcr))
-        self._received.extend(byte & mask for byte in data)
+        self._received.extend(data)
         self.lsr |= LSR.DR
         self._update_irq()
 

@@ -283,11 +283,16 @@ def test_the_divisor_hides_behind_dlab(guest: Guest) -> None:
     assert guest.sent() == b""
 
 
-def test_short_words_lose_their_upper_bits(guest: Guest) -> None:
-    """Given 7 data bits, when a byte with bit 7 set is typed, then the guest reads 7 bits."""
-    guest.write(LCR, 0x02)
+def test_a_guest_that_never_programs_the_line_still_talks_in_octets(guest: Guest) -> None:
+    """Given the line control of a reset chip (5 bits), when bytes go both ways.
+
+    Then all eight bits arrive.
+    """
+    guest.chip.reset()
     guest.type(b"\xc1")
-    assert guest.read(DATA) == 0x41
+    assert guest.read(DATA) == 0xC1
+    guest.write(DATA, 0xC2)
+    assert guest.sent() == b"\xc2"
 
 
 def test_clearing_the_receiver_fifo(guest: Guest) -> None:

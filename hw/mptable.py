@@ -63,6 +63,8 @@ def configuration_table(apic_ids: Sequence[int]) -> bytes:
     ]
     entries.append(struct.pack("<BB6s", _BUS, ISA_BUS, b"ISA   "))
     entries.append(struct.pack("<BBBBI", _IOAPIC, ioapic, IOAPIC_VERSION, _ENABLED, IOAPIC_BASE))
+    # The 8259A pair's output also reaches the I/O APIC's first pin (figure 3-5 of the specification).
+    entries.append(struct.pack("<BBHBBBB", _INTERRUPT, _EXTINT, _CONFORMING, ISA_BUS, 0, ioapic, 0))
     for irq in ISA_IRQS:
         flags = _ACTIVE_HIGH_LEVEL if irq == SCI_IRQ else _CONFORMING
         pin = TIMER_PIN if irq == 0 else irq

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Linux's 64-bit boot protocol, seen from the kernel: what it finds in memory and registers at its entry."""
 
+import bz2
+import gzip
+import lzma
 import struct
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,6 +12,7 @@ import pytest
 from coremesh.core.boot import BootPlan
 from coremesh.core.errors import ConfigurationError, GuestImageError
 from coremesh.core.linux_boot import load_linux
+from coremesh.core.linux_payload import unpack_linux
 from coremesh.core.memory_map import GIB, MIB, E820Type, MemoryMap
 
 KernelMaker = Callable[..., bytes]
@@ -250,3 +254,44 @@ def test_debians_own_kernel_is_accepted(debian_kernel: bytes) -> None:
     plan = load_linux(debian_kernel, bytes(5 * MIB), "console=ttyS0", memory, RSDP)
     plan.check(memory)
     assert register(plan, "rip") == 16 * MIB + 0x200
+
+
+PACKERS = [lzma.compress, lambda data: lzma.compress(data, lzma.FORMAT_ALONE), gzip.compress, bz2.compress]
+
+
+def packed_bzimage(bzimage: KernelMaker, packed: bytes, init_size: int = 4 * MIB) -> bytes:
+    image = bytearray(bzimage(payload=bytes(1024) + packed + bytes(512), init_size=init_size))
+    struct.pack_into("<II", image, 0x248, 1024, len(packed))
+    return bytes(image)
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_the_kernel_inside_a_bzimage_is_unpacked_and_starts(
+    bzimage: KernelMaker, elf: KernelMaker, pack: Callable[[bytes], bytes]
+) -> None:
+    vmlinux = elf()
+    unpacked = unpack_linux(packed_bzimage(bzimage, pack(vmlinux)))
+    assert unpacked == vmlinux
+    assert register(load_linux(unpacked, None, "", MEMORY, RSDP), "rip") == 16 * MIB
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_a_damaged_payload_is_named(
+    bzimage: KernelMaker, elf: KernelMaker, pack: Callable[[bytes], bytes]
+) -> None:
+    packed = pack(elf(segments=((16 * MIB, 0, bytes(range(256)) * 40, 10240),)))
+    for damaged, complaint in (
+        (packed[: len(packed) // 2], "truncated|corrupt"),
+        (pack(bytes(5 * MIB)), "more than its header says"),
+        (pack(b"no kernel"), "no 64-bit ELF"),
+        (packed[:14] + b"\xff" * 40, "corrupt|truncated"),
+    ):
+        with pytest.raises(GuestImageError, match=complaint):
+            unpack_linux(packed_bzimage(bzimage, damaged))
+
+
+def test_a_payload_of_an_unknown_format_is_left_to_the_guest(bzimage: KernelMaker) -> None:
+    with pytest.raises(GuestImageError, match="start the bzImage itself"):
+        unpack_linux(packed_bzimage(bzimage, b"\x28\xb5\x2f\xfd zstd"))
+    with pytest.raises(GuestImageError, match="outside the file"):
+        unpack_linux(bzimage())

@@ -55,8 +55,10 @@ def test_isa_interrupts_reach_the_ioapic_as_the_chips_are_wired(install: Install
     assert bus[2:] == b"ISA   "
     (ioapic,) = found[2]
     assert ioapic[1] == 4 and struct.unpack_from("<I", ioapic, 4)[0] == 0xFEC0_0000
+    extint, *lines = found[3]
+    assert extint[1] == 3 and extint[7] == 0, "the 8259A pair on the first pin"
     pins = {}
-    for entry in found[3]:
+    for entry in lines:
         kind, flags, source_bus, irq, target, pin = struct.unpack_from("<BHBBBB", entry, 1)
         assert (kind, source_bus, target) == (0, bus[1], ioapic[1])
         pins[irq] = (pin, flags)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +23,42 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def _unicorn_folders() -> dict[str, str] | None:
-    """Where the engine's sources and libraries are: from the environment, or the package's build tree."""
+def _tool(name: str) -> str | None:
+    """The tool that was installed beside this Python, or the system's."""
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+
+
+def _engine() -> dict[str, Path] | None:
+    """The engine's source and its build: from the environment, or the latest build tree of the package."""
     names = ("UNICORN_SOURCE_DIR", "UNICORN_BUILD_DIR")
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    for cache in sorted(REPOSITORY.glob("build/*/CMakeCache.txt"), key=lambda path: path.stat().st_mtime):
-        if len(found) == len(names):
-            break
-        text = cache.read_text(errors="replace")
-        for name in names:
-            if match := re.search(rf"^{name}:\w+=(.+)$", text, re.MULTILINE):
-                found[name] = match.group(1)
-    return found if len(found) == len(names) and all(map(os.path.isdir, found.values())) else None
+    if all(name in os.environ for name in names):
+        return {name: Path(os.environ[name]) for name in names}
+    trees = REPOSITORY.glob("build/*/unicorn-build/libunicorn.a")
+    for library in sorted(trees, key=lambda path: path.stat().st_mtime, reverse=True):
+        build = library.parent
+        for source in build.parent.glob("unicorn-*/src"):
+            return dict(zip(names, (source, build), strict=True))
+    return None
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built test programs."""
-    folders = _unicorn_folders()
-    if folders is None or shutil.which("cmake") is None:
+    engine = _engine()
+    if engine is None:
         pytest.skip(
-            "needs cmake and the package's build tree, "
-            "or UNICORN_SOURCE_DIR and UNICORN_BUILD_DIR in the environment"
+            "the package's build tree is not in build/: install the package from this folder, or set "
+            "UNICORN_SOURCE_DIR and UNICORN_BUILD_DIR"
         )
+    cmake = _tool("cmake")
+    if cmake is None:
+        pytest.fail("no cmake found; pip install 'coremesh[test]' brings one", pytrace=False)
     build = tmp_path_factory.mktemp("float")
-    configure = ["cmake", "-S", str(Path(__file__).parent / "float"), "-B", str(build)]
-    subprocess.run([*configure, *(f"-D{name}={path}" for name, path in folders.items())], check=True)
-    subprocess.run(["cmake", "--build", str(build)], check=True)
+    configure: list[str | Path] = [cmake, "-S", Path(__file__).parent / "float", "-B", build]
+    if ninja := _tool("ninja"):
+        configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    subprocess.run([*configure, *(f"-D{name}={path}" for name, path in engine.items())], check=True)
+    subprocess.run([cmake, "--build", build], check=True)
     return build
 
 

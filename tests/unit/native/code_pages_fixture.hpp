@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A RAM with code pages, and a sink that writes down what it is told.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "ram/code_pages.hpp"
+#include "ram/guest_ram.hpp"
+
+namespace coremesh {
+
+inline constexpr uint64_t kPage = 4096;
+inline constexpr uint64_t kMiB = uint64_t{1} << 20;
+
+/// Writes down what it is told; what a story wants to happen in self_write it puts into `on_self_write`.
+class Diary final : public CodeSink {
+  public:
+    Diary() {
+        // Written inside a signal handler, where nothing may be allocated.
+        posts.reserve(4096);  // the most that a story makes
+        faults.reserve(4096);
+        becoming_mixed.reserve(64);
+    }
+    struct Post {
+        unsigned engine;
+        uint64_t page;
+        uint8_t byte;  ///< what the page's watched byte was at the time of the post
+    };
+    std::vector<Post> posts;
+    std::vector<uint64_t> becoming_mixed;
+    std::vector<FaultContext> faults;
+    const uint8_t* watched = nullptr;  ///< in the protocol view
+    std::function<bool(const FaultContext&)> on_self_write = [](const FaultContext&) { return false; };
+
+    void code_written(unsigned engine, uint64_t page) noexcept override {
+        posts.push_back({engine, page, watched ? *watched : uint8_t{0}});
+    }
+    void page_becomes_mixed(uint64_t page) noexcept override { becoming_mixed.push_back(page); }
+    bool self_write(const FaultContext& fault) noexcept override {
+        faults.push_back(fault);
+        return on_self_write(fault);
+    }
+};
+
+struct Machine {
+    explicit Machine(Protection protection, unsigned engines = 4, CodePages::Options options = {},
+                     uint64_t size = 4 * kMiB)
+        : ram(size, size / 2, protection), code(ram.track_code(diary, engines, options)) {}
+
+    void store(uint64_t page, uint8_t byte, unsigned at = 0) {
+        static_cast<volatile uint8_t*>(ram.guest_base())[page * kPage + at] = byte;
+        // The compiler does not see that the handler may have run, and written in the diary.
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+    }
+    uint64_t faults() const { return code.counters().faults; }
+
+    Diary diary;
+    GuestRam ram;
+    CodePages& code;
+};
+
+/// The story once for each protection that this host has.
+inline void with_both(const std::function<void(Protection)>& story) {
+    static const ProtectionProbe probe = probe_protection();
+    if (probe.userfaultfd) story(Protection::userfaultfd);
+    if (probe.mprotect) story(Protection::mprotect);
+}
+
+}  // namespace coremesh

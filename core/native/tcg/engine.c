@@ -149,11 +149,14 @@ enum cm_exit cm_engine_run(cm_engine* engine) {
         cs->interrupt_request |= PERMANENT_REQUEST;
         int reason = cpu_exec(engine->uc, cs);
         if (engine->shutdown) return CM_EXIT_SHUTDOWN;
+        if (engine->abort_text[0]) return CM_EXIT_ABORT;
         if (reason == EXCP_HLT || reason == EXCP_HALTED) return CM_EXIT_HALT;
         if (reason == EXCP_INTERRUPT) return CM_EXIT_LEFT;
         // EXCP_DEBUG and the like end in the guest through the exception hook; nothing else leaves the loop.
     }
 }
+
+const char* cm_engine_abort_text(const cm_engine* engine) { return engine->abort_text; }
 
 void cm_engine_kick(cm_engine* engine) {
     // Paired with the loop: it stores 0 here, and only then reads the mailbox. The mailbox was posted before.

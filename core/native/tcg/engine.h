@@ -22,6 +22,7 @@ enum cm_exit {
     CM_EXIT_LEFT = 0,  // the service callback asked to leave
     CM_EXIT_HALT = 1,  // HLT (or MWAIT): the vCPU sleeps until it has work
     CM_EXIT_SHUTDOWN = 2,  // triple fault
+    CM_EXIT_ABORT = 3,  // a state that the engine cannot go on from: cm_engine_abort_text
 };
 
 // What the service callback wants the engine to do; bits.
@@ -98,6 +99,7 @@ void cm_engine_close(cm_engine*);
 
 // Runs guest code until one of cm_exit.
 enum cm_exit cm_engine_run(cm_engine*);
+const char* cm_engine_abort_text(const cm_engine*);
 
 // Any thread. Makes the engine call `service` at its next block head. Async-signal-safe; a few stores.
 void cm_engine_kick(cm_engine*);

@@ -27,6 +27,7 @@ struct cm_engine {
     MemoryRegion* hole_region;
     bool shutdown;            // a triple fault was seen
     target_ulong int_eip;     // RIP of an INT n whose delivery is under way (exceptions.c)
+    char abort_text[96];      // why the engine gave up, or empty
     uintptr_t helper_ra;      // where translated code called a wrap that went on to the engine's own helper
     struct cm_engine_counters counters;
 };

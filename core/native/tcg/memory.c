@@ -42,6 +42,16 @@ static bool is_empty(const CPUTLBEntry* entry) {
            entry->addr_code == (target_ulong)-1;
 }
 
+// The engine resizes a TLB only when it is flushed, and code that never flushes (a decompressor, a loop over
+// much memory) thrashes in a small one. After as many evictions as it has entries it is flushed for that.
+static void grow_when_thrashing(CPUState* cs, CPUTLBDesc* desc, const CPUTLBDescFast* fast, int mmu_idx) {
+    const size_t most = 1u << 14;
+    const size_t entries = (fast->mask >> CPU_TLB_ENTRY_BITS) + 1;
+    if (likely(desc->vindex < entries) || entries >= most) return;
+    desc->window_max_entries = entries;  // what the engine's own rule for doubling looks at
+    tlb_flush_by_mmuidx(cs, (uint16_t)(1u << mmu_idx));
+}
+
 void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr gpa, MemTxAttrs attrs, int prot,
                                       int mmu_idx, target_ulong size) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
@@ -59,6 +69,7 @@ void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr g
     CPUTLB* tlb = env_tlb(env);
     CPUTLBDesc* desc = &tlb->d[mmu_idx];
     const target_ulong page = vaddr & TARGET_PAGE_MASK;
+    grow_when_thrashing(cs, desc, &tlb->f[mmu_idx], mmu_idx);
     if (size > TARGET_PAGE_SIZE) note_large_page(desc, page, size);
     tlb->c.dirty |= 1 << mmu_idx;
 

@@ -122,8 +122,10 @@ void Host::report(const Casualty& casualty) noexcept {
     {
         std::lock_guard lock(mutex_);
         if (!ending_) {
-            const bool reset = casualty.kind == Casualty::Kind::kReset;
-            ending_ = Ending{reset ? "reset" : "triple-fault", casualty.vcpu, describe(registers)};
+            static const char* const kinds[] = {"triple-fault", "reset", "internal-error"};
+            std::string text = casualty.text;
+            if (!text.empty()) text += '\n';
+            ending_ = Ending{kinds[static_cast<int>(casualty.kind)], casualty.vcpu, text + describe(registers)};
         }
     }
     ended_.notify_all();

@@ -16,7 +16,7 @@ namespace coremesh {
 
 /// Why a host came to rest.
 struct Ending {
-    std::string kind;  ///< "triple-fault", "reset" or "stopped"
+    std::string kind;  ///< "triple-fault", "reset" (INIT of the BSP), "internal-error" or "stopped"
     unsigned vcpu = 0;
     std::string detail;
 };

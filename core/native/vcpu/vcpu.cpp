@@ -186,14 +186,18 @@ void Vcpu::run_guest() noexcept {
             become(State::kHalted);
             break;
         case CM_EXIT_SHUTDOWN:
-            around_.report({Casualty::Kind::kTripleFault, index_});
+            around_.report({Casualty::Kind::kTripleFault, index_, ""});
+            become(State::kStopped);
+            break;
+        case CM_EXIT_ABORT:
+            around_.report({Casualty::Kind::kInternalError, index_, cm_engine_abort_text(engine_)});
             become(State::kStopped);
             break;
         case CM_EXIT_LEFT:
             if (mailbox_.take(kRequestInit)) {
                 if (bootstrap_) {
                     // INIT of the bootstrap processor restarts the machine, and there is no firmware to go to.
-                    around_.report({Casualty::Kind::kReset, index_});
+                    around_.report({Casualty::Kind::kReset, index_, ""});
                     become(State::kStopped);
                     break;
                 }

@@ -45,8 +45,9 @@ class Vcpu;
 
 /// How a run ended that was not asked for.
 struct Casualty {
-    enum class Kind { kTripleFault, kReset } kind;
+    enum class Kind { kTripleFault, kReset, kInternalError } kind;
     unsigned vcpu;
+    const char* text;
 };
 
 /// What a vCPU finds around it. Outlives all vCPUs.

@@ -41,7 +41,7 @@ void LapicTimer::set_mode(Mode mode) noexcept {
         running_ = false;
     } else if (armed != 0) {
         // Between one-shot and periodic the count in progress goes on, and an expiry that was due stays due.
-        if (mode_ == Mode::kPeriodic) start_ = deadline_after(counts_since_start() / initial_ * initial_);
+        if (mode_ == Mode::kPeriodic) restart(armed <= clock_.tsc() ? 0 : current_count());
         mode_ = mode;
         timer_.arm(armed);  // last: publishes the fields to the callback
         return;
@@ -57,33 +57,32 @@ void LapicTimer::write_initial_count(uint32_t count) noexcept {
     initial_ = count;
     running_ = count != 0;
     if (!running_) return;
-    start_ = clock_.tsc();
-    timer_.arm(deadline_after(initial_));
+    restart(count);
+    timer_.arm(deadline_after(first_));
 }
 
 uint32_t LapicTimer::current_count() const noexcept {
     if (!running_ || mode_ == Mode::kTscDeadline) return 0;
-    const uint64_t passed = counts_since_start();
-    if (mode_ == Mode::kPeriodic) return static_cast<uint32_t>(initial_ - passed % initial_);
-    return passed >= initial_ ? 0 : static_cast<uint32_t>(initial_ - passed);
+    const uint64_t passed = counts_until(clock_.tsc());
+    if (passed < first_) return static_cast<uint32_t>(first_ - passed);
+    return mode_ == Mode::kPeriodic ? static_cast<uint32_t>(initial_ - (passed - first_) % initial_) : 0;
 }
 
 void LapicTimer::write_divide_configuration(uint32_t value) noexcept {
     const unsigned shift = divide_shift_of(value);
     divide_configuration_ = value & 0xB;
     if (shift == divide_shift_) return;
-    if (mode_ == Mode::kTscDeadline || timer_.cancel() == 0) {
+    const uint64_t armed = mode_ == Mode::kTscDeadline ? 0 : timer_.cancel();
+    if (armed == 0) {
         divide_shift_ = shift;
         running_ = false;
         return;
     }
-    // What is left of the count is counted down at the new rate.
-    const uint64_t passed = initial_ - current_count();
+    // What is left of the count is counted down at the new rate; what was due stays due.
+    const uint32_t left = armed <= clock_.tsc() ? 0 : current_count();
     divide_shift_ = shift;
-    const uint64_t now = clock_.tsc();
-    start_ = 0;
-    start_ = now - std::min(now, deadline_after(passed));
-    timer_.arm(deadline_after(initial_));
+    restart(left);
+    timer_.arm(deadline_after(first_));
 }
 
 uint64_t LapicTimer::tsc_deadline() noexcept {
@@ -119,11 +118,18 @@ void LapicTimer::set_tsc_offset(uint64_t offset) noexcept {
 void LapicTimer::on_timer(uint64_t) noexcept {
     if (mode_ == Mode::kPeriodic) {
         // Periods that the host was too late for are gone: their interrupts would meet in one IRR bit anyway.
-        const uint64_t period = deadline_after(initial_) - start_;
-        const uint64_t earliest = clock_.tsc() + (period < least_gap_ ? least_gap_ : 0);
-        timer_.arm(deadline_after((counts_until(earliest) / initial_ + 1) * initial_));
+        const bool absurd = deadline_after(initial_) - start_ < least_gap_;
+        const uint64_t reached = counts_until(clock_.tsc() + (absurd ? least_gap_ : 0));
+        const uint64_t periods = reached < first_ ? 0 : (reached - first_) / initial_ + 1;
+        timer_.arm(deadline_after(first_ + periods * initial_));
     }
     listener_.on_timer_expiry();
+}
+
+/// Only while no deadline is armed.
+void LapicTimer::restart(uint32_t first) noexcept {
+    first_ = first;
+    start_ = clock_.tsc();
 }
 
 uint64_t LapicTimer::counts_until(uint64_t tsc) const noexcept {

@@ -61,7 +61,7 @@ class LapicTimer final : private TimerQueue::Client {
 
   private:
     void on_timer(uint64_t deadline) noexcept override;
-    uint64_t counts_since_start() const noexcept { return counts_until(clock_.tsc()); }
+    void restart(uint32_t first) noexcept;
     uint64_t counts_until(uint64_t tsc) const noexcept;
     uint64_t deadline_after(uint64_t counts) const noexcept;
 
@@ -75,7 +75,8 @@ class LapicTimer final : private TimerQueue::Client {
     uint32_t initial_ = 0;
     uint32_t divide_configuration_ = 0;
     unsigned divide_shift_ = 1;
-    uint64_t start_ = 0;  // machine TSC at which the count was `initial_`
+    uint32_t first_ = 0;  // counts from `start_` to the first expiry; each further period has `initial_`
+    uint64_t start_ = 0;  // machine TSC
     uint64_t tsc_offset_ = 0;
     uint64_t tsc_deadline_ = 0;  // as the guest wrote it
 

@@ -6,6 +6,9 @@
 #include "../internals.h"
 #include "unicorn/unicorn.h"
 
+#include <stdarg.h>
+#include <stdio.h>
+
 // Faults, whose pushed RFLAGS has RF set so that an instruction breakpoint does not fire twice (SDM vol. 3A
 // 18.3.1.1). Traps, aborts and #DB have not.
 static bool is_fault(int vector) {
@@ -23,6 +26,15 @@ static bool note_address(struct uc_struct* uc, int vector) {
     return false;  // #UD goes the way of all exceptions
 }
 
+// In long mode the engine numbers a gate by the size of its descriptor, sixteen bytes; the error code counts in
+// eights (SDM vol. 3A 6.13).
+static int gate_error_code(const CPUX86State* env, int vector) {
+    const int in_idt = 2;
+    const bool names_gate = (env->error_code & 7) == in_idt && (env->hflags & HF_LMA_MASK) &&
+                            (vector == EXCP0D_GPF || vector == EXCP0B_NOSEG);
+    return names_gate ? (env->error_code - in_idt) / 2 + in_idt : env->error_code;
+}
+
 static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     struct cm_engine* engine = data;
     CPUX86State* env = engine->env;
@@ -34,6 +46,7 @@ static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     } else if (is_fault((int)vector)) {
         env->eflags |= RF_MASK;
     }
+    env->error_code = gate_error_code(env, (int)vector);
     engine->cs->exception_index = (int32_t)vector;
     x86_cpu_do_interrupt(engine->cs);
     env->exception_is_int = 0;
@@ -72,6 +85,19 @@ static bool exec_interrupt(CPUState* cs, int request) {
 void __wrap_qemu_system_reset_request(struct uc_struct* uc) {
     CM_HIT(qemu_system_reset_request);
     cm_engine_of(uc)->shutdown = true;
+}
+
+// Where the engine gives up (a task register that leads nowhere, while a stack is looked for), it would end the
+// process. Here it ends the guest.
+void CM_WRAP(cpu_abort)(CPUState* cs, const char* format, ...) {
+    struct cm_engine* engine = cm_engine_of(cs->uc);
+    CM_HIT(cpu_abort);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(engine->abort_text, sizeof engine->abort_text, format, arguments);
+    va_end(arguments);
+    cs->exception_index = EXCP_HLT;
+    cpu_loop_exit(cs);
 }
 
 void cm_exceptions_attach(struct cm_engine* engine) {

@@ -156,6 +156,9 @@ void CM_WRAP(helper_wrmsr)(CPUX86State* env) {
             if (!is_canonical(value)) raise_gp(env, GETPC());
             break;
         case MSR_EFER:
+            if (value & ~(uint64_t)(MSR_EFER_SCE | MSR_EFER_LME | MSR_EFER_LMA | MSR_EFER_NXE)) {
+                raise_gp(env, GETPC());
+            }
             // LME does not change under paging (SDM vol. 3A 4.1.2).
             if (((value ^ env->efer) & MSR_EFER_LME) && (env->cr[0] & CR0_PG_MASK)) raise_gp(env, GETPC());
             break;
@@ -295,6 +298,18 @@ void CM_WRAP(helper_iret_protected)(CPUX86State* env, int shift, int next_eip) {
 void CM_WRAP(helper_lret_protected)(CPUX86State* env, int shift, int addend) {
     CM_HIT(helper_lret_protected);
     return_keeping_bases(env, CM_REAL(helper_lret_protected), shift, addend, GETPC());
+}
+
+// LTR of a null selector: #GP(0) (SDM vol. 2A, LTR). The engine would accept it and find no stack later.
+void CM_REAL(helper_ltr)(CPUX86State*, int);
+
+void CM_WRAP(helper_ltr)(CPUX86State* env, int selector) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    CM_HIT(helper_ltr);
+    if ((selector & 0xfffc) == 0) raise_gp(env, GETPC());
+    engine->helper_ra = GETPC();
+    CM_REAL(helper_ltr)(env, selector);
+    engine->helper_ra = 0;
 }
 
 // ---- waiting

@@ -8,11 +8,13 @@ thread for the interpreter. So a reader that had to wait collects for a moment b
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 RING_BYTES = 4 << 20
 SLACK_BYTES = 64 << 10  # how far the ring overgrows before it is cut, so that cutting is rare
 COLLECT_SECONDS = 0.004
+UNMOVED_CHUNKS = 4096
 
 
 class ConsolePort:
@@ -23,9 +25,13 @@ class ConsolePort:
 
     def __init__(self, ring_bytes: int = RING_BYTES) -> None:
         self._ring_bytes = ring_bytes
-        # Guards all below. The innermost lock of all: nothing is called while it is held.
+        # The innermost lock of all: nothing is called while it is held. It guards all below but _sent and
+        # _closed.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        # What the guest has sent and nobody has moved to the ring yet. Appending to a deque is atomic, so the
+        # vCPU that prints takes no lock; only the holder of the lock takes from it.
+        self._sent: deque[bytes] = deque()
         self._output = bytearray()
         self._base = 0  # absolute position of _output[0]
         self._waiting = 0
@@ -39,14 +45,23 @@ class ConsolePort:
 
     def transmit(self, data: bytes) -> None:
         """The port's side: the guest has sent ``data``. Cheap, never waits for a reader."""
-        with self._lock:
-            self._output += data
-            if len(self._output) > self._ring_bytes + SLACK_BYTES:
-                excess = len(self._output) - self._ring_bytes
-                del self._output[:excess]
-                self._base += excess
-            if self._waiting:
+        self._sent.append(data)
+        # A reader counts itself before it looks into _sent, and this looks at the count after having filled
+        # it.
+        if self._waiting or len(self._sent) > UNMOVED_CHUNKS:
+            with self._lock:
+                self._move()
                 self._changed.notify_all()
+
+    def _move(self) -> int:
+        """Move what was sent into the ring, with the lock held; the position after it."""
+        sent = self._sent
+        self._output += b"".join([sent.popleft() for _ in range(len(sent))])
+        excess = len(self._output) - self._ring_bytes
+        if excess > SLACK_BYTES:
+            del self._output[:excess]
+            self._base += excess
+        return self._base + len(self._output)
 
     def take(self, limit: int) -> bytes:
         """The port's side: up to ``limit`` bytes of input, in order, each byte once."""
@@ -72,7 +87,7 @@ class ConsolePort:
     def end(self) -> int:
         """The cursor after the last byte sent by the guest."""
         with self._lock:
-            return self._base + len(self._output)
+            return self._move()
 
     def read(self, cursor: int, timeout: float) -> tuple[bytes, int]:
         """The bytes since the absolute position ``cursor`` and the position after them.
@@ -84,18 +99,18 @@ class ConsolePort:
         deadline = time.monotonic() + timeout
         with self._lock:
             waited = False
-            while self._base + len(self._output) <= cursor and not self._closed:
+            self._waiting += 1
+            while self._move() <= cursor and not self._closed:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    return b"", cursor
-                self._waiting += 1
+                    break
                 self._changed.wait(left)
-                self._waiting -= 1
                 waited = True
+            self._waiting -= 1
         if waited:
             time.sleep(min(COLLECT_SECONDS, max(0.0, deadline - time.monotonic())))
         with self._lock:
-            end = self._base + len(self._output)
+            end = self._move()
             data = bytes(self._output[max(cursor, self._base) - self._base :])
             return (data, end) if data else (b"", cursor)
 

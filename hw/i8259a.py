@@ -104,9 +104,9 @@ class Chip8259A:
     def pending(self) -> int | None:
         """The input that INTA would serve, None when the INT pin is low."""
         request = self.irr & ~self.imr
-        rank = self._rank(request)
-        if rank == 8:
+        if not request:
             return None
+        rank = self._rank(request)
         serving = self.isr
         if self.special_mask:
             serving &= ~self.imr  # masked levels in service no longer hold back lower ones

@@ -170,9 +170,10 @@ class IoApic82093AA(Device):
             self.lock.release()
 
     def _end(self, vector: int) -> None:
+        remote_irr = int(IOREDTBL.REMOTE_IRR)
         for number, entry in enumerate(self.ioredtbl):
-            if entry & IOREDTBL.REMOTE_IRR and entry & 0xFF == vector:
-                entry &= ~IOREDTBL.REMOTE_IRR
+            if entry & remote_irr and entry & 0xFF == vector:
+                entry &= ~remote_irr
                 self.ioredtbl[number] = entry
                 if self._active(number, entry):
                     self._request(number, entry)

@@ -126,6 +126,7 @@ class Rtc146818(Device):
         # Calendar time in ns since 1970 is now() + _offset. Its whole seconds are the updates.
         self._offset = clock.wall() - clock.now()
         self._frozen_at: int | None = None  # SET or a divider in reset: calendar ns that it stopped at
+        self._filled: tuple[int, int] | None = None  # the second and the format that the cells hold
         self._seen = 0  # calendar second up to which UF and AF are worked out
         self._tick = 0  # periodic tick up to which PF is worked out
         super().reset()
@@ -180,7 +181,10 @@ class Rtc146818(Device):
         return self._decode(raw & 0x7F) % 12 + (12 if raw & 0x80 else 0)
 
     def _fill_calendar(self, second: int) -> None:
-        """Lay the calendar of ``second`` into its cells."""
+        """Lay the calendar of ``second`` into its cells. A guest reads seven of them in a row."""
+        if self._filled == (second, self.rb):
+            return
+        self._filled = (second, self.rb)
         moment = EPOCH + timedelta(seconds=max(second, 0))
         self.cells[SECONDS] = self._encode(moment.second)
         self.cells[MINUTES] = self._encode(moment.minute)
@@ -317,6 +321,7 @@ class Rtc146818(Device):
 
     def _set_calendar(self, phase: int) -> None:
         """The cells become the time; the next update comes ``SECOND - phase`` from now."""
+        self._filled = None
         self._offset = self._cells_to_second() * SECOND + phase - self._now()
         self._seen = self._calendar() // SECOND
 

@@ -151,6 +151,27 @@ class Uart16550A(Device):
         self._line_free = 0  # when the next character can arrive
         self._shifted_at = 0  # when the last character sent would have left a real shift register
         self.divisor = 12
+        # By offset.
+        self._reads = (
+            self._read_data,
+            self._read_ier,
+            self._read_iir,
+            self._read_lcr,
+            self._read_mcr,
+            self._read_lsr,
+            self._read_msr,
+            self._read_scr,
+        )
+        self._writes = (
+            self._write_data,
+            self._write_ier,
+            self._write_fcr,
+            self._write_lcr,
+            self._write_mcr,
+            self._ignore,
+            self._ignore,
+            self._write_scr,
+        )
         self.reset()
         console.attach(self._typed)
 
@@ -225,6 +246,7 @@ class Uart16550A(Device):
             if room == 1:
                 self._received[0] = byte  # without FIFOs the old character is lost, with them the new one
             self.lsr |= LSR.OE
+            self._update_irq()
 
     def _transmitted(self) -> None:
         """THR took a byte and is empty again: writing acknowledged the interrupt, emptiness raises the next.
@@ -243,21 +265,17 @@ class Uart16550A(Device):
 
     def read(self, offset: int, size: int) -> int:
         """See the register classes; RBR, IIR, LSR and MSR change by being read."""
-        if offset == 5:
-            value = self.lsr
-            if value & LSR.ERRORS.mask:
-                self.lsr = value & ~LSR.ERRORS.mask
-                self._update_irq()
-            return value
-        if offset == 0:
-            return self.divisor & 0xFF if self.lcr & LCR.DLAB else self._read_rbr()
-        if offset == 1:
-            return self.divisor >> 8 if self.lcr & LCR.DLAB else self.ier
-        if offset == 2:
-            return self._read_iir()
-        if offset == 6:
-            return self._read_msr()
-        return (self.lcr, self.mcr, 0, 0, self.scr)[offset - 3]
+        return self._reads[offset]()
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """See the register classes; LSR and MSR are read only."""
+        self._writes[offset](value)
+
+    def _read_data(self) -> int:
+        return self.divisor & 0xFF if self.lcr & LCR.DLAB else self._read_rbr()
+
+    def _read_ier(self) -> int:
+        return self.divisor >> 8 if self.lcr & LCR.DLAB else self.ier
 
     def _read_rbr(self) -> int:
         if not self._received:
@@ -282,34 +300,52 @@ class Uart16550A(Device):
         self._update_irq()
         return value
 
-    def write(self, offset: int, size: int, value: int) -> None:
-        """See the register classes."""
-        if offset == 0:
-            if self.lcr & LCR.DLAB:
-                self.divisor = self.divisor & 0xFF00 | value
-                return
-            if self.mcr & MCR.LOOP:
-                self._loop_back(value)
-            else:
-                self._transmit(OCTETS[value])
-            if self.ier & IER.ETBEI:
-                self._transmitted()
-            else:
-                self._thre_pending = False
-        elif offset == 1:
-            self._write_ier(value)
-        elif offset == 2:
-            self._write_fcr(value)
-        elif offset == 3:
-            self.lcr = value
-        elif offset == 4:
-            self._write_mcr(value)
-        elif offset == 7:
-            self.scr = value
+    def _read_lcr(self) -> int:
+        return self.lcr
+
+    def _read_mcr(self) -> int:
+        return self.mcr
+
+    def _read_lsr(self) -> int:
+        value = self.lsr
+        if value & LSR.ERRORS.mask:
+            self.lsr = value & ~LSR.ERRORS.mask
+            self._update_irq()
+        return value
+
+    def _read_scr(self) -> int:
+        return self.scr
+
+    def _write_data(self, value: int) -> None:
+        if self.lcr & LCR.DLAB:
+            self._set_divisor(self.divisor & 0xFF00 | value)
+            return
+        if self.mcr & MCR.LOOP:
+            self._loop_back(value)
+        else:
+            self._transmit(OCTETS[value])
+        if self.ier & IER.ETBEI:
+            self._transmitted()
+        else:
+            self._thre_pending = False
+
+    def _set_divisor(self, divisor: int) -> None:
+        self.divisor = divisor
+        self._line_free = self._shifted_at = 0  # what was timed at the old rate has passed
+
+    def _write_lcr(self, value: int) -> None:
+        self.lcr = value
+        self._receive()  # perhaps at another rate
+
+    def _write_scr(self, value: int) -> None:
+        self.scr = value
+
+    def _ignore(self, value: int) -> None:
+        pass
 
     def _write_ier(self, value: int) -> None:
         if self.lcr & LCR.DLAB:
-            self.divisor = self.divisor & 0x00FF | value << 8
+            self._set_divisor(self.divisor & 0x00FF | value << 8)
             return
         if value & ~self.ier & IER.ETBEI:
             self._thre_pending = True  # enabling it while THR is empty interrupts (datasheet, 8.6)

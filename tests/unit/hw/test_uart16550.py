@@ -221,6 +221,27 @@ def test_a_guest_that_does_not_read_loses_nothing(guest: Guest) -> None:
     assert not guest.read(LSR) & OE
 
 
+def test_a_new_rate_ends_the_wait_of_the_old_one(guest: Guest) -> None:
+    """Given a port at its slowest, its next characters a minute away, when it is set to 115200 baud.
+
+    Then they come at that rate.
+    """
+    guest.write(FCR, 1)
+    guest.write(LCR, DLAB | 0x03)
+    guest.write(DATA, 0xFF)
+    guest.write(IER, 0xFF)
+    guest.write(LCR, 0x03)
+    guest.type(b"x" * 32)
+    assert len(guest.drain()) == 16
+    guest.clock.advance_us(10_000)
+    assert guest.drain() == b""
+    guest.write(LCR, DLAB | 0x03)
+    guest.write(DATA, 1)
+    guest.write(IER, 0)
+    guest.write(LCR, 0x03)
+    assert len(guest.drain()) == 16
+
+
 def test_line_status_outranks_data_and_is_acknowledged_by_lsr(guest: Guest) -> None:
     """Given an overrun in loopback with all sources enabled, then IIR says line status until LSR is read."""
     guest.write(MCR, LOOP)

@@ -96,10 +96,6 @@ exception_cases:
     mov $0xff7fffffffffffff, %rax
 9:  mov %ecx, (%rax)
     END
-    CASE "jump to a non-canonical address", 13, 0, IN_RING0+IN_RING3+STRICT+IS_FAULT
-    mov $0x800000000000, %rax
-9:  jmp *%rax
-    END
     CASE "selector beyond the GDT", 13, 0x7f8, BOTH+IS_FAULT
     mov $0x7fb, %eax
 9:  mov %eax, %es

@@ -47,6 +47,14 @@ void listen_end(void) {
     check(!listening, "%u cores sleep through IPIs", listening);
 }
 
+static uint64_t last_done;
+
+static void done(const char* part) {
+    uint64_t now = read_tsc();
+    print("%s us=%lu failures=%u\n", part, (now - last_done) / (tsc_hz() / 1000000), failures);
+    last_done = now;
+}
+
 static void enter_x2(uint32_t core) {
     (void)core;
     lapic_enable(true);
@@ -64,15 +72,17 @@ void guest_main(void) {
     test_start_up();
     cores = cores_running < CORES ? cores_running : CORES;
     print("smp cores=%u of=%u xapic\n", cores, cores_found);
+    last_done = read_tsc();
     test_priority();
-    print("priority done failures=%u\n", failures);
+    done("priority");
     test_ipis();
-    print("ipis done failures=%u\n", failures);
+    done("ipis");
     test_nmi();
+    done("nmi");
     test_storm();
-    print("storm done failures=%u\n", failures);
+    done("storm");
     test_init_again();
-    print("init done failures=%u\n", failures);
+    done("init");
     if (lapic_has_x2()) {
         print("x2apic\n");
         cores_run(enter_x2, cores_running);
@@ -81,8 +91,9 @@ void guest_main(void) {
         test_ipis();
         test_nmi();
         test_storm();
-        print("x2apic done failures=%u\n", failures);
+        done("x2apic");
         test_init_again();
+        done("init");
     }
     finish();
 }

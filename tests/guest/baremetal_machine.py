@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Builds the bare-metal guests and runs one to its end: on Coremesh in this process, or on QEMU beside it.
+
+No Ray here: a machine is put together from its parts, as a host actor does it. A guest prints on COM1 and ends
+by writing the debug-exit port: ``RunResult.status`` is ``(value << 1) | 1``, as both emulators report it.
+"""
+
+import shutil
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coremesh.core import image
+from coremesh.core.engine import Host
+from coremesh.core.memory_map import LOW_RAM_LIMIT, MemoryMap
+from coremesh.hw.acpi import build_firmware
+from coremesh.hw.console import ConsolePort
+from coremesh.hw.mptable import build_mp_table
+from coremesh.hw.pc import build_pc
+from coremesh.hw.power import PowerEvent
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RUNTIME = REPOSITORY / "core" / "guests"
+SOURCES = REPOSITORY / "tests" / "guest" / "baremetal"
+QEMU = "qemu-system-x86_64"
+
+PASSED = 33  # (16 << 1) | 1: what finish() writes when every check held
+MIB = 1 << 20
+
+COMPILE = (
+    "-m64 -std=gnu17 -O2 -ffreestanding -nostdlib -static -fno-pie -no-pie -fno-stack-protector "
+    "-fno-asynchronous-unwind-tables -mno-red-zone -mgeneral-regs-only -Wall -Wextra -Wno-format "
+    "-Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,-z,noexecstack"
+).split()
+RUNTIME_SOURCES = ("start.S", "traps.S", "traps.c", "console.c", "paging.c", "lapic.c", "cores.c")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a guest ended. ``status`` is None when it did not end by debug-exit; then ``ended`` says how:
+    'power-off', 'reset', 'timeout' or what ``Host.wait`` calls it ('triple-fault', 'internal-error')."""
+
+    output: str
+    ended: str
+    status: int | None
+    seconds: float
+    stats: list[dict[str, int | str]] = field(default_factory=list)
+    detail: str = ""
+
+    def values(self) -> dict[str, float]:
+        """The ``key=value`` words of the output; a key that comes twice keeps its last value."""
+        found: dict[str, float] = {}
+        for word in self.output.split():
+            key, equals, value = word.partition("=")
+            if equals and value.lstrip("-").isdigit():
+                found[key] = float(value)
+        return found
+
+    def total(self, counter: str) -> int:
+        """The sum of a counter of ``Host.stats`` over the vCPUs."""
+        return sum(int(vcpu[counter]) for vcpu in self.stats)
+
+    def story(self) -> str:
+        """What to show when a test fails."""
+        return f"ended by {self.ended} {self.detail} after {self.seconds:.2f} s\n{self.output}"
+
+
+def build_guest(theme: str, folder: Path) -> Path:
+    """Compile the guest of a theme (``theme.c``, ``theme_*.c``, ``theme_*.S``) into ``folder``; the ELF32 file.
+
+    Raises subprocess.CalledProcessError when the compiler refuses.
+    """
+    parts = sorted(p for p in SOURCES.glob(f"{theme}*") if p.suffix in (".c", ".S"))
+    sources = [p for p in parts if p.stem == theme or p.stem.startswith(f"{theme}_")]
+    elf64, elf32 = folder / f"{theme}.elf64", folder / f"{theme}.elf"
+    script = f"-Wl,-T,{RUNTIME / 'guest.ld'}"
+    runtime = [RUNTIME / name for name in RUNTIME_SOURCES]
+    subprocess.run(
+        ["gcc", *COMPILE, f"-I{RUNTIME}", f"-I{SOURCES}", script, "-o", elf64, *runtime, *sources], check=True
+    )
+    subprocess.run(["objcopy", "--strip-all", "-O", "elf32-i386", elf64, elf32], check=True)
+    return elf32
+
+
+def run_on_coremesh(
+    guest: Path,
+    *,
+    vcpus: int,
+    cmdline: str = "",
+    protection: str = "auto",
+    ram_bytes: int = 128 * MIB,
+    timeout: float = 60.0,
+) -> RunResult:
+    """Start the guest on a machine of its own in this process and wait for its end."""
+    memory = MemoryMap(ram_bytes)
+    apic_ids = list(range(vcpus))
+    host = Host(
+        ram_bytes=ram_bytes,
+        low_ram_bytes=min(ram_bytes, LOW_RAM_LIMIT),
+        apic_ids=apic_ids,
+        total_vcpus=vcpus,
+        protection=protection,
+    )
+    over = threading.Event()
+    events: list[PowerEvent] = []
+
+    def on_power(event: PowerEvent) -> None:
+        events.append(event)
+        over.set()
+
+    console = ConsolePort()
+    node = build_pc(host, host, console=console, on_power=on_power, ram_bytes=ram_bytes, vcpus=vcpus)
+    host.connect(node)
+    for space, first, last in node.claims():
+        host.claim(space, first, last)
+    firmware, rsdp = build_firmware(apic_ids, memory)
+    plan = image.plan_boot(guest.read_bytes(), None, cmdline, memory, rsdp)
+    for gpa, data in [*firmware, *build_mp_table(apic_ids), *plan.writes]:
+        host.ram_write(gpa, data)
+    host.set_registers(0, plan.registers)
+    started = time.monotonic()
+    crash: dict[str, object] | None = None
+    node.start()
+    try:
+        host.start()
+        while not over.wait(0.002):
+            crash = host.wait(0.0)
+            if crash or time.monotonic() - started > timeout:
+                break
+        seconds = time.monotonic() - started
+        host.pause()
+        stats = host.stats()
+        state = host.registers(0)
+    finally:
+        host.stop()
+        node.stop()
+    output = console.read(0, 0.0)[0].decode("latin-1")
+    detail = str(crash["detail"]) if crash else ""
+    if events:
+        ended = events[0].kind
+    elif crash:
+        ended = str(crash["kind"])
+    else:
+        ended = "timeout"
+        detail = f"vCPU 0 at RIP {state['rip']:#x}" if isinstance(state["rip"], int) else ""
+    status = events[0].value << 1 | 1 if events and ended == "debug-exit" else None
+    return RunResult(output, ended, status, seconds, stats, detail)
+
+
+def qemu_is_there() -> bool:
+    """Whether the emulator to compare with is installed."""
+    return shutil.which(QEMU) is not None
+
+
+def run_on_qemu(
+    guest: Path, *, vcpus: int, cmdline: str = "", cpu: str = "max,vendor=GenuineIntel", timeout: float = 60.0
+) -> RunResult:
+    """The same on ``qemu-system-x86_64`` with its multi-threaded translator."""
+    command = f"{QEMU} -accel tcg,thread=multi -cpu {cpu} -m 128 -smp {vcpus} -display none -no-reboot"
+    devices = ["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            [*command.split(), *devices, "-kernel", str(guest), "-append", cmdline],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as expired:
+        output = (expired.stdout or b"").decode("latin-1")
+        return RunResult(output, "timeout", None, time.monotonic() - started)
+    output = done.stdout.decode("latin-1")
+    seconds = time.monotonic() - started
+    if done.returncode & 1 and done.returncode > 1:
+        return RunResult(output, "debug-exit", done.returncode, seconds)
+    return RunResult(output, "reset or power-off", None, seconds, detail=done.stderr.decode("latin-1"))

@@ -149,9 +149,11 @@ def test_numbers_out_of_range_are_refused() -> None:
             cpuid_table(apic_id, vcpus, tsc_hz)
 
 
-def test_the_msrs_say_that_the_processor_is_not_vulnerable_and_has_no_fast_strings() -> None:
+def test_the_msrs_say_that_the_processor_is_not_vulnerable_and_moves_strings_by_words() -> None:
     rdcl_no, ibrs_all, rsba = 1 << 0, 1 << 1, 1 << 2
     capabilities = cpuid.MSR_AT_RESET[cpuid.IA32_ARCH_CAPABILITIES]
     assert capabilities & rdcl_no and not capabilities & (ibrs_all | rsba)
-    assert not cpuid.MSR_AT_RESET[cpuid.IA32_MISC_ENABLE] & 1
+    assert cpuid.MSR_AT_RESET[cpuid.IA32_MISC_ENABLE] & 1
+    erms = 1 << 9
+    assert not answer(cpuid_table(0, 1, TSC_HZ), 7, 0)[1] & erms
     assert cpuid.MSR_AT_RESET[cpuid.IA32_TSC_ADJUST] == 0

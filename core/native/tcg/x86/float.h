@@ -12,9 +12,8 @@
 //
 // So host code that computes with floating point on a vCPU thread (a device model in Python, libm) must stand
 // between cm_float_leave() and cm_float_return(): its flags would become the guest's, and the guest's
-// rounding its own. A signal handler begins with a clean MXCSR. One that does not return, but jumps into the
-// engine's loop, must first give back the MXCSR it interrupted:
-// cm_float_return(context->uc_mcontext.fpregs->mxcsr).
+// rounding its own. A signal handler begins with a default MXCSR. One that does not return, but jumps into
+// the engine's loop, must first call cm_float_interrupted().
 //
 // All functions are called on the vCPU's own thread. On hosts that are not x86-64 the engine's own helpers
 // are kept, and these do nothing.
@@ -48,6 +47,9 @@ void cm_float_load(struct CPUX86State* env);
 uint32_t cm_float_leave(void);
 void cm_float_return(uint32_t saved);
 
+// In a signal handler, with its third argument: takes up the MXCSR of the code that the signal interrupted.
+void cm_float_interrupted(const void* ucontext);
+
 #else
 
 static inline void cm_float_thread_enter(struct CPUX86State* env) { (void)env; }
@@ -56,6 +58,7 @@ static inline void cm_float_sync(struct CPUX86State* env) { (void)env; }
 static inline void cm_float_load(struct CPUX86State* env) { (void)env; }
 static inline uint32_t cm_float_leave(void) { return 0; }
 static inline void cm_float_return(uint32_t saved) { (void)saved; }
+static inline void cm_float_interrupted(const void* ucontext) { (void)ucontext; }
 
 #endif
 

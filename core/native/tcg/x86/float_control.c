@@ -3,6 +3,8 @@
 #if defined(__x86_64__)
 
 #include "../internals.h"
+#include <ucontext.h>
+
 #include "exec/helper-head.h"
 #include "tcg/tcg-op.h"
 
@@ -43,6 +45,10 @@ uint32_t cm_float_leave(void) {
 }
 
 void cm_float_return(uint32_t saved) { set_host_mxcsr(saved); }
+
+void cm_float_interrupted(const void* ucontext) {
+    set_host_mxcsr(((const ucontext_t*)ucontext)->uc_mcontext.fpregs->mxcsr);
+}
 
 // STMXCSR is translated to a plain load of env->mxcsr. Every such load is preceded by a call that merges the
 // flags.

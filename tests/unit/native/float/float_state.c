@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Stories about the guest's MXCSR: where sticky flags are merged, dropped and left alone, and which exception
 // is raised where. Prints one line a story, "ok" or "FAILED"; exit status 1 if any failed.
+#include <setjmp.h>
+#include <signal.h>
+
 #include "tcg/internals.h"
 
 #include "tcg/x86/float.h"
@@ -157,6 +160,35 @@ static void the_machine_can_read_and_write_mxcsr(void) {
     expect("reset gives 1F80H", env->mxcsr == DEFAULT);
 }
 
+static sigjmp_buf engine_loop;
+static bool takes_it_up;
+
+static void jump_out(int signal_number, siginfo_t* info, void* context) {
+    (void)signal_number, (void)info;
+    if (takes_it_up) cm_float_interrupted(context);
+    siglongjmp(engine_loop, 1);
+}
+
+static uint32_t mxcsr_after_a_jump_out_of_a_handler(bool taken_up) {
+    struct sigaction action = {.sa_sigaction = jump_out, .sa_flags = SA_SIGINFO};
+    uint32_t before = 0x5fa0, after;
+    takes_it_up = taken_up;
+    sigaction(SIGUSR1, &action, NULL);
+    if (!sigsetjmp(engine_loop, 1)) {
+        __asm__ volatile("ldmxcsr %0" : : "m"(before));
+        raise(SIGUSR1);
+    }
+    __asm__ volatile("stmxcsr %0" : "=m"(after));
+    cm_float_reset(env);
+    return after;
+}
+
+static void a_handler_that_does_not_return_gives_back_what_it_interrupted(void) {
+    expect("a jump out of a signal handler keeps rounding and flags with cm_float_interrupted",
+           mxcsr_after_a_jump_out_of_a_handler(true) == 0x5fa0);
+    expect("and loses them without", mxcsr_after_a_jump_out_of_a_handler(false) == DEFAULT);
+}
+
 static void reserved_bits_are_refused(void) {
     RUN(reserved);
     expect("LDMXCSR of a reserved bit is #GP", raised == GP && env->error_code == 0);
@@ -213,6 +245,7 @@ int main(void) {
     flags_are_dropped_with_the_value_they_belong_to();
     controls_come_with_the_value();
     the_machine_can_read_and_write_mxcsr();
+    a_handler_that_does_not_return_gives_back_what_it_interrupted();
     reserved_bits_are_refused();
     unmasked_exceptions_are_raised();
     a_fault_in_the_engines_part_is_reported_in_its_place();

@@ -12,6 +12,7 @@ from coremesh.core.errors import ConfigurationError, PlatformError
 from coremesh.core.memory_map import MemoryMap
 
 if TYPE_CHECKING:
+    from coremesh.core.boot import BootPlan
     from coremesh.hw.console import ConsolePort
     from coremesh.hw.power import PowerEvent
 
@@ -29,26 +30,18 @@ def assemble(
 ) -> Assembly:
     """Build the machine up to the point where its vCPUs can be started.
 
-    The serial port speaks through `port`; `on_power` is called on a vCPU's thread. Raises :class:`GuestImageError` for a kernel that cannot be
-    loaded, :class:`PlatformError` for a host that lacks what the engine needs.
+    The serial port speaks through `port`; `on_power` is called on a vCPU's thread. Raises
+    :class:`GuestImageError` for a kernel that cannot be loaded, :class:`PlatformError` for a host that lacks
+    what the engine needs.
     """
     from coremesh.core.engine import Host
-    from coremesh.core.image import plan_boot
     from coremesh.hw.acpi import build_firmware
     from coremesh.hw.pc import build_pc
 
     memory = MemoryMap(description.ram_bytes)
     apic_ids = list(range(description.vcpus))
-
     tables, rsdp = build_firmware(apic_ids, memory)
-    plan = plan_boot(
-        description.kernel,
-        description.initrd,
-        description.cmdline,
-        memory,
-        rsdp,
-        [(module.data, module.text) for module in description.modules],
-    )
+    plan = _plan(description, memory, rsdp)
 
     try:
         host = Host(
@@ -73,3 +66,15 @@ def assemble(
         host.ram_write(gpa, data)
     host.set_registers(0, plan.registers)
     return Assembly(host, node)
+
+
+def check_images(description: MachineDescription) -> None:
+    """Raise what :func:`assemble` would raise for the images, without an engine: early, in the driver."""
+    _plan(description, MemoryMap(description.ram_bytes), 0)
+
+
+def _plan(description: MachineDescription, memory: MemoryMap, rsdp: int) -> BootPlan:
+    from coremesh.core.image import plan_boot
+
+    modules = [(module.data, module.text) for module in description.modules]
+    return plan_boot(description.kernel, description.initrd, description.cmdline, memory, rsdp, modules)

@@ -7,7 +7,15 @@ import time
 from collections.abc import Callable
 
 from coremesh.cluster.console import Console
-from coremesh.cluster.shell import INTERRUPT, QUIT, CommandResult, Dialogue, State
+from coremesh.cluster.shell import (
+    INTERRUPT,
+    QUIT,
+    RESCUE,
+    SUSPEND,
+    CommandResult,
+    Dialogue,
+    State,
+)
 from coremesh.core.errors import ConsoleTimeoutError, MachineStateError
 
 _ANSWER_SECONDS = (
@@ -16,7 +24,7 @@ _ANSWER_SECONDS = (
 _SETTLE_SECONDS = (
     2.0  # for the prompt after the command; without it the next command waits for its own answer
 )
-_GRACE_SECONDS = 5.0  # for a command to die of Ctrl-C, then of Ctrl-\
+_GRACE_SECONDS = 3.0  # for a command to die of Ctrl-C, then of Ctrl-\
 
 
 def run_command(
@@ -65,8 +73,9 @@ def run_command(
             )
     while dialogue.state is State.RUNNING:
         if not advance(deadline):
+            printed = bytes(output)
             _interrupt(console, advance)
-            raise ConsoleTimeoutError(f"the command took longer than {timeout:g} s.", bytes(output))
+            raise ConsoleTimeoutError(f"the command took longer than {timeout:g} s.", printed)
     advance(time.monotonic() + _SETTLE_SECONDS)
     assert dialogue.status is not None  # set by the step that left RUNNING
     return CommandResult(bytes(output).decode(errors="replace"), dialogue.status, bytes(output))
@@ -78,3 +87,7 @@ def _interrupt(console: Console, advance: Callable[[float | None], bool]) -> Non
         if advance(time.monotonic() + _GRACE_SECONDS):
             advance(time.monotonic() + _SETTLE_SECONDS)
             return
+    console.write(SUSPEND)
+    advance(time.monotonic() + _SETTLE_SECONDS)  # the time in which the shell takes its terminal back
+    console.write(RESCUE)
+    advance(time.monotonic() + _SETTLE_SECONDS)

@@ -12,8 +12,8 @@ from coremesh.core.memory_map import MemoryMap
 #: xAPIC identifiers are 8 bits wide and 255 is the broadcast address (Intel SDM vol. 3A, section 11.6.1).
 MAX_VCPUS = 255
 
-#: Serial console at the port's highest rate, since what is typed arrives no faster than that; reset at once after a
-#: panic, so that a panic ends the machine instead of hanging it.
+#: Serial console at the port's highest rate, since what is typed arrives no faster than that; reset at once
+#: after a panic, so that a panic ends the machine instead of hanging it.
 DEFAULT_CMDLINE = "console=ttyS0,115200 panic=-1"
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

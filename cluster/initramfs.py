@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Process 1 is busybox's init (the link /init names the applet): it reaps orphans and answers poweroff, reboot and
-# halt. The archive's files are small, so that its lines below are all there is to know about the guest.
+# Process 1 is busybox's init (the link /init names the applet): it reaps orphans and answers poweroff, reboot
+# and halt. The archive's files are small, so that its lines below are all there is to know about the guest.
 INITTAB = """\
 ::sysinit:/etc/rc
 ::once:/etc/console

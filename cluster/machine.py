@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster import images, session
+from coremesh.cluster.assembly import check_images
 from coremesh.cluster.build import extension_hash
 from coremesh.cluster.command import run_command
 from coremesh.cluster.console import Console
@@ -87,6 +88,7 @@ class Machine:
         self.memory = parse_memory(memory)
         build = extension_hash()
         description = self._describe(kernel, initrd, cmdline, modules, append, prompt, protection, progress)
+        check_images(description)
         self.cmdline = description.cmdline
         self._end: MachineEnd | None = None
         self._paused = False

@@ -13,7 +13,7 @@ it has no clock, thread or machine. What makes it hold on a terminal that echoes
 - While the command runs, the terminal neither echoes nor rewrites newlines, and the kernel's console log
   level is 0, so that the bytes between the markers are the command's own.
 - The receiver survives Ctrl-C and Ctrl-\\, the command does not: one that takes too long is interrupted, and
-  the shell is usable after it.
+  the shell is usable after it. One that ignores both keys is suspended by job control and killed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ PROMPT = rb"(?:^|[\r\n])(?!\[ *\d+\.\d+\])[^\r\n]{0,120}[#$%>](?: |\x1b\[[0-9;?]
 
 INTERRUPT = b"\x03"
 QUIT = b"\x1c"
+SUSPEND = b"\x1a"
 KILL_LINE = b"\x15"
+
+#: Typed after SUSPEND has put a command aside that ignores the other keys: ends it and undoes what it had
+#: set.
+RESCUE = b"\x15 kill -9 %%; stty sane; echo 7 4 1 7 >/proc/sys/kernel/printk\n"
 
 #: Linux limits one argument of execve to 128 KiB (MAX_ARG_STRLEN).
 MAX_COMMAND = 120_000
@@ -154,11 +159,16 @@ class Dialogue:
             self.status = int(match[1])
             self.state = State.SETTLING
             return True
-        # A marker may have come in part: hold back as much as could belong to it.
-        keep = len(self._mark) + 4
-        if len(self._pending) > keep:
-            output += self._pending[:-keep]
-            self._pending = self._pending[-keep:]
+        # A marker may have come in part: hold back what could be the beginning of one, and nothing else.
+        begin = self._pending.rfind(self._mark)
+        if begin < 0:
+            begin = len(self._pending)
+            for size in range(min(len(self._mark) - 1, begin), 0, -1):
+                if self._pending.endswith(self._mark[:size]):
+                    begin -= size
+                    break
+        output += self._pending[:begin]
+        self._pending = self._pending[begin:]
         return False
 
 

@@ -19,9 +19,11 @@ from coremesh.core.errors import CoremeshError
 #: Ctrl-], as telnet has it.
 ESCAPE = b"\x1d"
 
-# CSI and OSC sequences and two-byte escapes (ECMA-48, 5.3 and 5.4), and carriage returns.
-_CONTROL = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[^\[\]]|\r")
-_UNFINISHED = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]{0,256}\x1b?)?\Z")
+# CSI and OSC sequences, other escape sequences (ECMA-48, section 5; ECMA-35, section 13), carriage returns.
+_CONTROL = re.compile(
+    rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-Z\\^-~]|\r",
+)
+_UNFINISHED = re.compile(rb"\x1b(?:[ -/]*|\[[0-?]*[ -/]*|\][^\x07\x1b]{0,256}\x1b?)\Z")
 
 
 class PlainText:

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a machine may be, how its end is told, and how text is made plain: no machine needed."""
+
+import contextlib
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+from coremesh.cluster.description import check_vcpus, default_cmdline, parse_memory
+from coremesh.cluster.ending import MachineEnd
+from coremesh.cluster.lifeline import ProcessIdentity, watch
+from coremesh.cluster.registers import format_registers
+from coremesh.cluster.terminal import PlainText
+from coremesh.core.errors import ConfigurationError, GuestCrashError
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512M", 512 << 20),
+        ("1G", 1 << 30),
+        ("1.5GiB", 3 << 29),
+        ("65536k", 64 << 20),
+        (" 2g ", 2 << 30),
+        (1 << 28, 1 << 28),
+    ],
+)
+def test_memory_sizes_are_understood(text: int | str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "G", "1Q", "-1G", "1,5G", "0", "0G", "1K", "9999999T", -1, 0, 5000, True, "nan"]
+)
+def test_absurd_memory_sizes_are_refused(text: int | str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize("vcpus", [0, 256, -1, True, 1.5, "4", None])
+def test_absurd_numbers_of_vcpus_are_refused(vcpus: int) -> None:
+    with pytest.raises(ConfigurationError, match="1 to 255"):
+        check_vcpus(vcpus)
+
+
+@given(st.text(max_size=12))
+def test_no_text_makes_the_memory_parser_fail_in_another_way(text: str) -> None:
+    with contextlib.suppress(ConfigurationError):
+        assert parse_memory(text) > 0
+
+
+def test_linux_gets_a_serial_console_and_multiboot_kernels_an_empty_line() -> None:
+    linux = bytes(0x202) + b"HdrS" + bytes(100)
+    multiboot = bytes(16) + b"\x02\xb0\xad\x1b" + bytes(100)
+    assert "console=ttyS0" in default_cmdline(linux)
+    assert default_cmdline(multiboot) == ""
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (MachineEnd("power-off"), 0),
+        (MachineEnd("reset"), 0),
+        (MachineEnd("stopped"), 0),
+        (MachineEnd("debug-exit", value=0), 1),
+        (MachineEnd("debug-exit", value=3), 7),
+        (MachineEnd("debug-exit", value=0x10), 0x21),
+        (MachineEnd("debug-exit", value=0x1FF), 0xFF),
+        (MachineEnd("triple-fault", vcpu=2), 70),
+        (MachineEnd("internal-error"), 70),
+        (MachineEnd("panic"), 70),
+    ],
+)
+def test_every_end_has_its_exit_status(end: MachineEnd, status: int) -> None:
+    assert end.exit_status == status
+
+
+def test_a_crash_becomes_an_error_that_carries_the_state_and_travels() -> None:
+    end = MachineEnd("triple-fault", vcpu=3, state="vCPU 3: ...")
+    error = pickle.loads(pickle.dumps(end.error()))
+    assert isinstance(error, GuestCrashError)
+    assert error.state == "vCPU 3: ..."
+    assert "triple-faulted on vCPU 3" in str(error)
+
+
+def test_registers_are_shown_in_lines_a_terminal_holds() -> None:
+    registers = {
+        "rip": 0xFFFF_FFFF_8100_0000,
+        "rax": 1,
+        "r15": 2,
+        "cs": (0x10, 0, 0xFFFF_FFFF, 0xA9B),
+        "idtr": (0xFFFF_FE00_0000_0000, 0xFFF),
+    }
+    text = format_registers(1, registers)
+    assert "rip=ffffffff81000000" in text
+    assert "idtr" in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_plain_text_has_no_control_sequences() -> None:
+    data = b"a\r\n\x1b[1;31mred\x1b[0m ~ # \x1b[6n\x1b]0;title\x07\x1b(Bend\r\n"
+    assert PlainText().feed(data) == b"a\nred ~ # end\n"
+
+
+@given(st.lists(st.integers(1, 9), max_size=30))
+def test_plain_text_does_not_care_how_the_bytes_are_cut(cuts: list[int]) -> None:
+    data = b"x\x1b[6n\r\n\x1b[?2004hy\x1b]0;t\x1b\\z\n"
+    plain, out = PlainText(), b""
+    while data:
+        size = cuts.pop() if cuts else len(data)
+        out, data = out + plain.feed(data[:size]), data[size:]
+    assert out == b"x\nyz\n"
+
+
+def test_a_process_is_recognised_and_its_end_noticed() -> None:
+    """Given a watched child, when it ends, then the watcher is called; another boot's pid is nobody."""
+    assert ProcessIdentity.current().is_visible()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    here = ProcessIdentity.current()
+    ended = threading.Event()
+    assert watch(ProcessIdentity(pid, ticks, here.boot, here.namespace), ended.set)
+    assert not ended.wait(0.1)
+    os.close(writer)
+    assert ended.wait(5)
+    os.waitpid(pid, 0)
+    assert not watch(ProcessIdentity(pid, ticks, "another boot", here.namespace), ended.set)
+
+
+def test_a_process_that_ended_before_the_watch_is_noticed_at_once() -> None:
+    here = ProcessIdentity.current()
+    ended = threading.Event()
+    assert watch(ProcessIdentity(here.pid, here.start_ticks - 1, here.boot, here.namespace), ended.set)
+    assert ended.wait(5)

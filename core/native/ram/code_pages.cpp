@@ -269,15 +269,19 @@ bool CodePages::on_fault(uintptr_t address, void* ucontext) noexcept {
     return true;
 }
 
-/// The page's lock is held. True once: when the page has been written too often.
+/// The page's lock is held. True when the page was written too often, and again whenever it was as often
+/// anew: a sink whose mailbox was full may have lost the request.
 bool CodePages::count_fault(uint64_t page) noexcept {
     const uint32_t state = state_[page].load(std::memory_order_relaxed);
     const auto now = static_cast<uint32_t>(now_ms() / std::max(1u, options_.decay_ms)) & kTickMask;
     const uint32_t halvings = std::min((now - (state >> 10)) & kTickMask, 8u);
-    const uint32_t count = std::min(((state >> 2 & 0xff) >> halvings) + 1, 255u);
+    uint32_t count = std::min(((state >> 2 & 0xff) >> halvings) + 1, 255u);
     auto kind = static_cast<Kind>(state & 3);
-    const bool too_often = kind == Kind::guarded && options_.mixed_after && count >= options_.mixed_after;
-    if (too_often) kind = Kind::mixing;
+    const bool too_often = kind != Kind::mixed && options_.mixed_after && count >= options_.mixed_after;
+    if (too_often) {
+        kind = Kind::mixing;
+        count = 0;
+    }
     state_[page].store(now << 10 | count << 2 | static_cast<uint32_t>(kind), std::memory_order_release);
     return too_often;
 }

@@ -45,8 +45,8 @@ class CodeSink {
     /// page's lock held: must not call CodePages or touch the guest view.
     virtual void code_written(unsigned engine, uint64_t ram_page) noexcept = 0;
     /// Ask every engine to flush its TLB entries of the page, to take the slow path for stores to it from
-    /// then on (CodePages::checks_stores is already true), and then to call acknowledge_mixed. Once a page;
-    /// no lock held.
+    /// then on (CodePages::checks_stores is already true), and then to call acknowledge_mixed. Asked again
+    /// while the page goes on being written before all have answered. No lock is held.
     virtual void page_becomes_mixed(uint64_t ram_page) noexcept = 0;
     /// Last thing in the handler, in the faulting thread: owners are posted and kicked, the page is writable,
     /// no lock is held, no signal is blocked. May leave by siglongjmp (a precise restart of self-modifying

@@ -188,6 +188,15 @@ def test_automatic_eoi_leaves_nothing_in_service(guest: Guest) -> None:
     assert guest.isr() == 0
 
 
+def test_the_slave_requests_again_after_each_automatic_eoi(guest: Guest) -> None:
+    """Given AEOI mode and two requests at the slave, when one is acknowledged, then the other comes too."""
+    guest.initialize(icw4=0x03)
+    guest.irq(8)
+    guest.irq(9)
+    assert [guest.device.acknowledge(), guest.device.acknowledge()] == [0x38, 0x39]
+    assert not guest.device.intr
+
+
 def test_rotation_gives_the_served_level_the_lowest_priority(guest: Guest) -> None:
     """Given equal devices, when 4 ends with a rotating EOI, then 5 goes before 4 and before 0."""
     guest.irq(4)

@@ -97,6 +97,7 @@ def test_memory_mapped_devices_are_found_by_range(fabric: Any) -> None:
     for address in (0xFFC, 0x1010, 0x1FFC, 0x2010, 1 << 63):
         assert node.access(MMIO, address, 4, False, 0) == 0xFFFF_FFFF
     assert node.access(MMIO, 0x1001, 2, False, 0) == 0xFFFF
+    assert node.access(MMIO, 0x1002, 4, False, 0) == 0xFFFF_FFFF
 
 
 @pytest.mark.parametrize("space", [-1, PORT, MMIO, 2])

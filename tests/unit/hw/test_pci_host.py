@@ -67,6 +67,8 @@ def test_byte_access_to_the_address_register_is_none(pc: Any) -> None:
     """When a byte of the address register is written, then the register does not change."""
     pc.outl(ADDRESS, 0x8000_0000)
     pc.outb(ADDRESS, 0x55)
+    pc.outw(ADDRESS + 2, 0x5555)
+    assert pc.inw(ADDRESS + 2) == 0xFFFF
     assert pc.inl(ADDRESS) == 0x8000_0000
     assert pc.inb(ADDRESS) == 0xFF
 

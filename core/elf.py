@@ -102,7 +102,7 @@ def check_segments(segments: Sequence[Segment], memory: MemoryMap, floor: int) -
         if region.start < floor:
             raise GuestImageError(
                 f"a segment wants the address {region.start:#x}, where the firmware's tables live; "
-                f"link the kernel at {floor:#x} or above"
+                "link the kernel at 1 MiB or above"
             )
         if not memory.is_ram(region.start, region.size):
             raise GuestImageError(

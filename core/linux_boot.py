@@ -28,7 +28,15 @@ from coremesh.core.boot import (
 )
 from coremesh.core.elf import check_segments, elf_class, read_elf
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.memory_map import EXTENDED_MEMORY_BASE, GIB, MIB, PAGE_BYTES, MemoryMap, Region
+from coremesh.core.memory_map import (
+    EXTENDED_MEMORY_BASE,
+    GIB,
+    KERNEL_FLOOR,
+    MIB,
+    PAGE_BYTES,
+    MemoryMap,
+    Region,
+)
 
 LINUX_MINIMUM_RAM: Final = 64 * MIB
 
@@ -257,7 +265,7 @@ def _place_vmlinux(image: bytes, memory: MemoryMap) -> _Kernel:
             "give Debian's vmlinuz or a vmlinux for x86-64"
         )
     elf = read_elf(image, bits=64, machine="EM_X86_64")
-    check_segments(elf.segments, memory, EXTENDED_MEMORY_BASE)
+    check_segments(elf.segments, memory, KERNEL_FLOOR)
     if elf.entry >= IDENTITY_MAPPED:
         raise GuestImageError(
             f"the entry point {elf.entry:#x} lies above 4 GiB; link the kernel to start below 4 GiB"

@@ -26,7 +26,15 @@ from coremesh.core.boot import (
 )
 from coremesh.core.elf import Segment, check_segments, elf_class, read_elf
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.memory_map import EBDA_BASE, EXTENDED_MEMORY_BASE, KIB, MIB, PAGE_BYTES, MemoryMap
+from coremesh.core.memory_map import (
+    EBDA_BASE,
+    EXTENDED_MEMORY_BASE,
+    KERNEL_FLOOR,
+    KIB,
+    MIB,
+    PAGE_BYTES,
+    MemoryMap,
+)
 
 HEADER_MAGIC: Final = 0x1BADB002
 LOADER_MAGIC: Final = 0x2BADB002
@@ -170,7 +178,7 @@ def _place_by_addresses(image: bytes, header: Header, memory: MemoryMap) -> _Ker
     segment = Segment(
         header.load_addr, header.load_addr, end - header.load_addr, image[offset : offset + size]
     )
-    check_segments((segment,), memory, EXTENDED_MEMORY_BASE)
+    check_segments((segment,), memory, KERNEL_FLOOR)
     return _Kernel([(segment.paddr, segment.data)], header.entry_addr, end)
 
 
@@ -181,7 +189,7 @@ def _place_elf(image: bytes, memory: MemoryMap) -> _Kernel:
             "'objcopy -O elf32-i386', or set bit 16 and the address fields of its header"
         )
     elf = read_elf(image, bits=32, machine="EM_386")
-    check_segments(elf.segments, memory, EXTENDED_MEMORY_BASE)
+    check_segments(elf.segments, memory, KERNEL_FLOOR)
     end = max(segment.region.end for segment in elf.segments)
     writes = [(segment.paddr, segment.data) for segment in elf.segments if segment.data]
     return _Kernel(writes, elf.entry, end)

@@ -100,6 +100,17 @@ def test_modules_keep_their_order_on_pages_of_their_own_behind_the_kernel(multib
         previous_end = end
 
 
+def test_elf_headers_may_be_loaded_in_the_page_below_the_text(
+    elf: KernelMaker, multiboot_header: KernelMaker
+) -> None:
+    kernel = elf(
+        bits=32,
+        entry=MIB + 12,
+        segments=((MIB - 4096, 0, b"\x7fELF" + bytes(144), 148), (MIB, 0, multiboot_header(0) + b"\xf4", 13)),
+    )
+    assert start(kernel).register("rip") == MIB + 12
+
+
 def test_bss_is_left_zero_and_free(multiboot_elf: KernelMaker) -> None:
     machine = start(multiboot_elf(code=b"\xf4" * 16, bss=8192), [(b"module", "")])
     assert not any(machine.ram[MIB + 28 : MIB + 28 + 8192])

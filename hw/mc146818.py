@@ -282,6 +282,8 @@ class Rtc146818(Device):
         if index == RC.offset:
             self._settle()
             value, self.rc = self.rc, 0
+            # The line falls whatever time has set since: an edge-triggered input must see the next rise.
+            self._irq.set(False)
             self._settle()
             return value
         if index == RA.offset:

@@ -5,9 +5,8 @@ Reference: National Semiconductor PC16550D datasheet (TL/C/8652), section 8. Off
 
 Transmission takes no time: THR and the shift register are empty again when the write ends, and the THRE
 interrupt comes at once. Reception is paced: what a person pastes arrives no faster than the divisor says,
-and only when there is room, so that a guest loses nothing. The receiver's time-out interrupt (FIFO below
-its trigger level and the line idle for four characters) comes at once as well. The pipe carries octets
-whatever the word length says: early code often prints before it programs LCR, and means eight bits.
+and only when there is room, so that a guest loses nothing. The pipe carries octets whatever the word length
+says: early code often prints before it programs LCR, and means eight bits.
 """
 
 from collections import deque
@@ -146,11 +145,12 @@ class Uart16550A(Device):
         self._irq = irq
         self._console = console
         self._transmit = console.transmit
-        self._alarm = clock.alarm(name, self.lock, self._receive)
+        self._alarm = clock.alarm(name, self.lock, self._expire)
         self.alarms.append(self._alarm)
         self._line_free = 0  # when the next character can arrive
+        self._timeout_at = 0  # when the receiver FIFO will have been left alone for four characters
         self._shifted_at = 0  # when the last character sent would have left a real shift register
-        self.divisor = 12
+        self.divisor = 1
         # By offset.
         self._reads = (
             self._read_data,
@@ -191,14 +191,19 @@ class Uart16550A(Device):
         if ier & IER.ELSI and self.lsr & LSR.ERRORS.mask:
             return IIR.LINE_STATUS
         if ier & IER.ERBFI and self._received:
-            if not self.fcr & FCR.FIFO_ENABLE or len(self._received) >= FCR.LEVELS[self.fcr >> 6]:
-                return IIR.DATA_AVAILABLE
-            return IIR.TIMEOUT
+            source = self._receiver_source()
+            if source != IIR.NONE:
+                return source
         if ier & IER.ETBEI and self._thre_pending:
             return IIR.THR_EMPTY
         if ier & IER.EDSSI and self.msr & 0x0F:
             return IIR.MODEM_STATUS
         return IIR.NONE
+
+    def _receiver_source(self) -> int:
+        if not self.fcr & FCR.FIFO_ENABLE or len(self._received) >= FCR.LEVELS[self.fcr >> 6]:
+            return IIR.DATA_AVAILABLE
+        return IIR.TIMEOUT if self._now() >= self._timeout_at else IIR.NONE
 
     def _update_irq(self) -> None:
         mcr = self.mcr
@@ -212,26 +217,46 @@ class Uart16550A(Device):
         with self.lock:
             self._receive()
 
+    def _expire(self) -> None:
+        """A character has arrived, or the receiver has been left alone for too long."""
+        self._receive()
+        self._update_irq()
+        self._await()
+
     def _receive(self) -> None:
-        """Fill the receiver with what has arrived by now; wait for the line or for room with the rest."""
+        """Fill the receiver with what has arrived by now."""
         if self.mcr & MCR.LOOP or not self._console.input_left:
             return
         now = self._now()
-        if now < self._line_free:
-            self._alarm.arm(self._line_free)
-            return
-        room = (FIFO_BYTES if self.fcr & FCR.FIFO_ENABLE else 1) - len(self._received)
-        data = self._console.take(room)
-        if data:
-            self._line_free = now + len(data) * self._character_ns()
-            self._accept(data)
-            if self._console.input_left:
-                self._alarm.arm(self._line_free)
+        if now >= self._line_free:
+            room = (FIFO_BYTES if self.fcr & FCR.FIFO_ENABLE else 1) - len(self._received)
+            data = self._console.take(room)
+            if data:
+                self._line_free = now + len(data) * self._character_ns()
+                self._accept(data)
+        self._await()
 
     def _accept(self, data: bytes) -> None:
         self._received.extend(data)
         self.lsr |= LSR.DR
+        self._touch_fifo()
         self._update_irq()
+
+    def _touch_fifo(self) -> None:
+        """A character came or went: the time-out starts again (datasheet, 8.6.1, FIFO interrupt mode)."""
+        self._timeout_at = self._now() + 4 * self._character_ns()
+
+    def _await(self) -> None:
+        """Wake when the next character arrives or the receiver times out, if either may interrupt."""
+        deadlines = []
+        if self._console.input_left and not self.mcr & MCR.LOOP and self._line_free > self._now():
+            deadlines.append(self._line_free)
+        if self._received and self.ier & IER.ERBFI and self._receiver_source() == IIR.NONE:
+            deadlines.append(self._timeout_at)
+        if deadlines:
+            self._alarm.arm(min(deadlines))
+        else:
+            self._alarm.cancel()
 
     def _character_ns(self) -> int:
         bits = 1 + 5 + LCR.WLS.of(self.lcr) + bool(self.lcr & LCR.PEN) + 1 + bool(self.lcr & LCR.STB)
@@ -281,10 +306,13 @@ class Uart16550A(Device):
         if not self._received:
             return 0
         byte = self._received.popleft()
-        if not self._received:
+        if self._received:
+            self._touch_fifo()
+        else:
             self.lsr &= ~LSR.DR
-            self._receive()
         self._update_irq()
+        self._receive()
+        self._await()
         return byte
 
     def _read_iir(self) -> int:
@@ -351,6 +379,7 @@ class Uart16550A(Device):
             self._thre_pending = True  # enabling it while THR is empty interrupts (datasheet, 8.6)
         self.ier = value & IER.writable
         self._update_irq()
+        self._await()
 
     def _write_fcr(self, value: int) -> None:
         switched = (value ^ self.fcr) & FCR.FIFO_ENABLE

@@ -229,6 +229,19 @@ def test_an_unread_periodic_interrupt_costs_nothing(guest: Guest) -> None:
     assert guest.clock.expired <= 1
 
 
+def test_an_interrupt_due_while_the_last_is_acknowledged_is_a_new_edge(guest: Guest) -> None:
+    """Given a slow host, when a period ends within the read of C, then the line still falls.
+
+    An edge-triggered input would otherwise never see an interrupt again.
+    """
+    guest.write(B, H24 | PIE)
+    guest.seconds(0.01)
+    guest.wire.levels.clear()
+    guest.clock.step = 1_000_000
+    assert guest.read(C) & PF
+    assert guest.wire.levels == [False, True]
+
+
 def test_setting_the_clock_clears_the_update_enable(guest: Guest) -> None:
     """When SET is written, then UIE is cleared with it."""
     guest.write(B, H24 | SET | UIE)

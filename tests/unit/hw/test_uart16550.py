@@ -155,17 +155,70 @@ def test_writes_without_etbei_leave_the_line_alone(guest: Guest) -> None:
 
 
 def test_received_data_interrupts_at_the_trigger_level(guest: Guest) -> None:
-    """Given a trigger level of 4, when three bytes come it is a time-out, with four it is received data."""
+    """Given a trigger level of 4.
+
+    When three bytes have come, nothing; with the fourth it is received data.
+    """
     guest.write(FCR, 0x41)
     guest.write(IER, ERBFI)
     guest.type(b"abc")
-    assert guest.read(IIR) == FIFO | TIMEOUT
-    guest.clock.advance_us(1000)
+    assert guest.read(IIR) == FIFO | NONE
+    guest.clock.advance_us(300)
     guest.type(b"d")
+    assert guest.wire.high
     assert guest.read(IIR) == FIFO | RDA
     assert guest.drain() == b"abcd"
     assert not guest.wire.high
     assert guest.read(IIR) == FIFO | NONE
+
+
+def test_a_few_characters_left_alone_time_out(guest: Guest) -> None:
+    """Given a trigger level of 14 and one key pressed, when four characters' time has passed, then it
+    interrupts.
+
+    Reading the character acknowledges it.
+    """
+    guest.write(FCR, 0xC1)
+    guest.write(IER, ERBFI)
+    guest.type(b"l")
+    guest.clock.advance_us(340)
+    assert not guest.wire.high
+    guest.clock.advance_us(10)
+    assert guest.wire.high
+    assert guest.read(IIR) == FIFO | TIMEOUT
+    assert guest.read(DATA) == ord("l")
+    assert not guest.wire.high
+
+
+def test_a_driver_that_reads_one_trigger_level_is_called_for_the_rest(guest: Guest) -> None:
+    """Given 16 bytes and a handler that takes 14 and leaves.
+
+    Then the line falls and the rest time out: a new edge.
+    """
+    guest.write(FCR, 0xC1)
+    guest.write(IER, ERBFI)
+    guest.type(b"0123456789abcdef")
+    assert guest.read(IIR) == FIFO | RDA
+    for _ in range(14):
+        guest.read(DATA)
+    assert guest.wire.levels == [True, False]
+    guest.clock.advance_us(400)
+    assert guest.wire.levels == [True, False, True]
+    assert guest.read(IIR) == FIFO | TIMEOUT
+
+
+def test_a_time_out_is_not_forgotten_behind_another_source(guest: Guest) -> None:
+    """Given a THRE interrupt pending when a key is pressed, when it is acknowledged.
+
+    Then the time-out still comes.
+    """
+    guest.write(FCR, 0xC1)
+    guest.write(IER, ERBFI | ETBEI)
+    guest.type(b"l")
+    assert guest.read(IIR) == FIFO | THRE
+    assert not guest.wire.high
+    guest.clock.advance_us(400)
+    assert guest.wire.high
 
 
 def test_without_fifos_one_byte_is_there_at_a_time(guest: Guest) -> None:

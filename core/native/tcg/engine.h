@@ -29,11 +29,13 @@ enum cm_exit {
 enum cm_service {
     CM_SERVICE_LEAVE = 1,      // return from cm_engine_run() with CM_EXIT_LEFT
     CM_SERVICE_DROP_LAST = 2,  // translated code was invalidated: do not chain from the last block
+    CM_SERVICE_PENDING = 4,  // an interrupt or NMI waits, deliverable or not
 };
 
 // What a vCPU is for its engine. All are called on the vCPU's thread. `opaque` is the first argument of each.
 struct cm_vcpu_ops {
-    // At a block head after a kick, and whenever control is in the main loop: drain the mailbox.
+    // At a block head after a kick, and whenever control is in the main loop: drain the mailbox, and say
+    // whether an interrupt waits.
     unsigned (*service)(void* opaque);
     // True when a non-maskable interrupt waits; taking it clears it.
     bool (*take_nmi)(void* opaque);

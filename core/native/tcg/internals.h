@@ -15,6 +15,8 @@
 #include "engine.h"
 #include "wraps.h"
 
+#define CM_SECOND_CACHE 4096
+
 struct cm_engine {
     uc_engine* uc;
     CPUState* cs;
@@ -29,6 +31,11 @@ struct cm_engine {
     target_ulong int_eip;     // RIP of an INT n whose delivery is under way (exceptions.c)
     char abort_text[96];      // why the engine gave up, or empty
     uintptr_t helper_ra;      // where translated code called a wrap that went on to the engine's own helper
+    // An interrupt is pending that could not be taken when it was last looked at: look again in the main loop
+    // after every instruction that may have opened the window. Written and read by the engine's thread.
+    bool attention;
+    unsigned second_flush_count;
+    TranslationBlock* second_cache[CM_SECOND_CACHE];  // lookup.c
     struct cm_engine_counters counters;
 };
 

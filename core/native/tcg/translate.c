@@ -3,8 +3,9 @@
 //
 // 1. It is translated for a parallel machine, so that LOCK becomes a host atomic (U1).
 // 2. The test for a kick at its head is two host instructions instead of a call (U5).
-// 3. A page's bytes are announced to the code-page table before they are read.
-// 4. A block on a page that mixes code with hot data is not protected by the page's write protection; instead
+// 3. Where it would return to the main loop it goes on to the next block (lookup.c).
+// 4. A page's bytes are announced to the code-page table before they are read.
+// 5. A block on a page that mixes code with hot data is not protected by the page's write protection; instead
 //    it compares its own bytes at its head, and ends after its first store, since what follows a store may
 //    have been changed by it (SDM vol. 3A 9.1.3).
 #include "internals.h"
@@ -91,12 +92,26 @@ static void emit_self_check(TCGContext* tcg, const struct source_bytes* source, 
     }
 }
 
+// A block that ends by returning to the main loop goes on to the next block instead, unless an interrupt waits:
+// helper_lookup_tb_ptr (lookup.c) then answers with the way to the main loop.
+static void chain_returns(TCGContext* tcg) {
+    TCGOp *op, *next;
+    QTAILQ_FOREACH_SAFE(op, &tcg->ops, link, next) {
+        if (op->opc != INDEX_op_exit_tb || op->args[0] != 0) continue;
+        TCGOp* mark = QTAILQ_LAST(&tcg->ops);
+        tcg_gen_lookup_and_goto_ptr(tcg);
+        move_ops_before(tcg, mark, op);
+        tcg_op_remove(tcg, op);
+    }
+}
+
 static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const struct source_bytes* checked) {
     TCGContext* tcg = engine->uc->tcg_ctx;
     TCGOp* check = find_head_check(tcg);
     TCGOp* last = QTAILQ_LAST(&tcg->ops);  // exit_tb(TB_EXIT_REQUESTED)
     if (!check || last->opc != INDEX_op_exit_tb) return;
 
+    if (!engine->cs->singlestep_enabled) chain_returns(tcg);
     TCGLabel* requested = gen_new_label(tcg);
     TCGLabel* stale = checked ? gen_new_label(tcg) : NULL;
     TCGv_i32 flag = tcg_temp_new_i32(tcg);

@@ -24,7 +24,12 @@ thread_local Vcpu* current_vcpu = nullptr;
 const cm_vcpu_ops Vcpu::kOps = {
     .service = [](void* o) -> unsigned {
         Vcpu& v = self(o);
-        return v.mailbox_.peek() & ~kRequestNmi ? v.serve() : 0;
+        const uint32_t requests = v.mailbox_.peek();
+        unsigned wish = requests & ~kRequestNmi ? v.serve() : 0;
+        if ((requests & kRequestNmi) || v.lapic_.highest_pending() >= 0 || v.lapic_.extint_pending()) {
+            wish |= CM_SERVICE_PENDING;
+        }
+        return wish;
     },
     .take_nmi = [](void* o) -> bool {
         Vcpu& v = self(o);

@@ -61,6 +61,8 @@ static bool exec_interrupt(CPUState* cs, int request) {
         cs->exit_request = 1;
         return true;
     }
+    engine->attention = (wish & CM_SERVICE_PENDING) != 0;
+    if (!engine->attention) return (wish & CM_SERVICE_DROP_LAST) != 0;
     if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) {
         // Blocked until IRET from the first one (SDM vol. 3A 6.7.1).
         if (!(env->hflags2 & HF2_NMI_MASK) && engine->ops->take_nmi(engine->opaque)) {

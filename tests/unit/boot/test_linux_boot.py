@@ -157,7 +157,7 @@ def test_no_two_writes_of_a_plan_overlap(bzimage: KernelMaker) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"magic": b"XXXX"}, "neither a bzImage"),
+        ({"magic": b"none"}, "neither a bzImage"),
         ({"boot_flag": 0x1234}, "boot signature is missing"),
         ({"version": 0x020B}, "no 64-bit entry point"),
         ({"xloadflags": 0}, "no 64-bit entry point"),

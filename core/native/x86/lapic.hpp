@@ -17,6 +17,7 @@ class VcpuPort {
   public:
     /// Something may be deliverable: look at `Lapic::highest_pending` and `extint_pending` at the next block
     /// head, also if asleep in HLT. What the caller wrote before `kick` must be visible to that look.
+    /// A sleeper that says so, seq_cst, before it looks, and a `kick` that reads that, seq_cst, are enough.
     virtual void kick() noexcept = 0;
     virtual void post_nmi() noexcept = 0;
     virtual void post_init() noexcept = 0;

@@ -32,13 +32,13 @@ class VectorBitmap {
         const unsigned word = vector >> 6;
         const uint64_t bit = uint64_t{1} << (vector & 63);
         if (words_[word].fetch_or(bit, std::memory_order_acq_rel) & bit) return false;
-        summary_.fetch_or(1u << word, std::memory_order_acq_rel);
+        summary_.fetch_or(1u << word, std::memory_order_seq_cst);
         return true;
     }
 
     /// Consumer only. Highest pending vector or -1; one load when there is none.
     int highest() noexcept {
-        uint32_t summary = summary_.load(std::memory_order_acquire);
+        uint32_t summary = summary_.load(std::memory_order_seq_cst);
         while (summary != 0) {
             const unsigned word = 31 - static_cast<unsigned>(std::countl_zero(summary));
             const uint64_t bits = words_[word].load(std::memory_order_acquire);
@@ -73,7 +73,7 @@ class VectorBitmap {
   private:
     /// Clears the summary bit of an empty word. True if the word filled again meanwhile.
     bool retire(unsigned word) noexcept {
-        summary_.fetch_and(~(1u << word), std::memory_order_acq_rel);
+        summary_.fetch_and(~(1u << word), std::memory_order_seq_cst);
         if (words_[word].load(std::memory_order_acquire) == 0) return false;
         summary_.fetch_or(1u << word, std::memory_order_acq_rel);
         return true;

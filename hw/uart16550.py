@@ -229,8 +229,7 @@ class Uart16550A(Device):
             return
         now = self._now()
         if now >= self._line_free:
-            room = (FIFO_BYTES if self.fcr & FCR.FIFO_ENABLE else 1) - len(self._received)
-            data = self._console.take(room)
+            data = self._console.take(self._room())
             if data:
                 self._line_free = now + len(data) * self._character_ns()
                 self._accept(data)
@@ -242,14 +241,21 @@ class Uart16550A(Device):
         self._touch_fifo()
         self._update_irq()
 
+    def _room(self) -> int:
+        return (FIFO_BYTES if self.fcr & FCR.FIFO_ENABLE else 1) - len(self._received)
+
     def _touch_fifo(self) -> None:
         """A character came or went: the time-out starts again (datasheet, 8.6.1, FIFO interrupt mode)."""
         self._timeout_at = self._now() + 4 * self._character_ns()
 
     def _await(self) -> None:
-        """Wake when the next character arrives or the receiver times out, if either may interrupt."""
+        """Wake when the next character arrives or the receiver times out, if either may interrupt.
+
+        Without room for a character the next read of RBR looks again. A deadline that has just passed is
+        kept: to look at the clock here again would lose what falls between two looks.
+        """
         deadlines = []
-        if self._console.input_left and not self.mcr & MCR.LOOP and self._line_free > self._now():
+        if self._console.input_left and not self.mcr & MCR.LOOP and self._room():
             deadlines.append(self._line_free)
         if self._received and self.ier & IER.ERBFI and self._receiver_source() == IIR.NONE:
             deadlines.append(self._timeout_at)
@@ -264,11 +270,10 @@ class Uart16550A(Device):
 
     def _loop_back(self, byte: int) -> None:
         """In loopback the transmitter feeds the receiver, which can overrun."""
-        room = FIFO_BYTES if self.fcr & FCR.FIFO_ENABLE else 1
-        if len(self._received) < room:
+        if self._room() > 0:
             self._accept(bytes([byte]))
         else:
-            if room == 1:
+            if not self.fcr & FCR.FIFO_ENABLE:
                 self._received[0] = byte  # without FIFOs the old character is lost, with them the new one
             self.lsr |= LSR.OE
             self._update_irq()

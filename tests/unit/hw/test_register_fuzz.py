@@ -51,7 +51,7 @@ EVENT = st.one_of(
     STRAY_ACCESS,
     st.integers(0, 3_000_000_000),  # time passes, ns
     st.binary(max_size=40),  # the person types
-    st.sampled_from(["eoi", "acknowledge", "reset"]),
+    st.sampled_from(["eoi", "acknowledge", "reset", "slow host", "fast host"]),
 )
 
 
@@ -65,6 +65,8 @@ def apply(pc: Any, event: Any) -> None:
         pc.node.eoi(0x51)
     elif event == "acknowledge":
         assert 0 <= pc.node.acknowledge() <= 0xFF
+    elif event in ("slow host", "fast host"):
+        pc.clock.step = 300_000 if event == "slow host" else 0
     elif event == "reset":
         pc.node.reset()
     else:

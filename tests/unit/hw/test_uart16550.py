@@ -245,6 +245,25 @@ def test_data_and_status_are_there_before_the_interrupt(guest: Guest) -> None:
     assert guest.wire.seen == [(DR, RDA)]
 
 
+@pytest.mark.parametrize("step_us", [0, 1, 20, 90, 500, 1390, 3000])
+def test_a_paste_never_stalls_however_slow_the_host(guest: Guest, step_us: int) -> None:
+    """Given a host on which any time passes between two looks at the clock, when a guest reads by interrupt
+    alone.
+
+    Then every interrupt comes and the whole paste arrives.
+    """
+    guest.write(FCR, 0x81)
+    guest.write(IER, ERBFI)
+    guest.clock.step = step_us * 1000
+    guest.type(bytes(range(200)))
+    received = bytearray()
+    for _ in range(400):
+        if guest.wire.high:
+            received += guest.drain()
+        guest.clock.advance_us(100)
+    assert bytes(received) == bytes(range(200))
+
+
 def test_pasted_text_is_paced_and_complete(guest: Guest) -> None:
     """Given a paste of 10,000 bytes, when the guest reads as fast as it can.
 

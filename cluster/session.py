@@ -16,17 +16,17 @@ import shutil
 import tempfile
 import threading
 import time
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 from coremesh.core.errors import CoremeshError, HostLostError, MachineStateError, PlatformError
 
+_FOLDER = "coremesh-"
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum is 75 MiB; a kernel and an initramfs pass through it
 
 _lock = threading.Lock()
 _own_folder: str | None = None  # the temporary folder of a Ray that we started; guarded by _lock
 _address: str | None = None  # the cluster that we attached to; guarded by _lock
-
-T = TypeVar("T")
 
 
 def ensure(address: str | None = None) -> float:
@@ -93,7 +93,9 @@ def _attach(ray: Any, address: str, quiet: dict[str, Any]) -> None:
 def _start(ray: Any, quiet: dict[str, Any]) -> str:
     # Unix socket paths below it must stay under 108 bytes, hence not under a long TMPDIR.
     base = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="coremesh-", dir=base if len(base) < 32 else "/tmp")
+    base = base if len(base) < 32 else "/tmp"
+    _sweep(Path(base))
+    folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base)
     try:
         ray.init(
             address="local",  # never the cluster that happens to run here
@@ -117,6 +119,14 @@ def _start(ray: Any, quiet: dict[str, Any]) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+def _sweep(base: Path) -> None:
+    """Remove the folders of processes that were killed before they could do so."""
+    for folder in base.glob(f"{_FOLDER}*-*"):
+        pid = folder.name.removeprefix(_FOLDER).split("-")[0]
+        if pid.isdigit() and folder.stat().st_uid == os.getuid() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _first_line(error: BaseException) -> str:

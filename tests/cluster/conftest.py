@@ -34,7 +34,7 @@ def one_ray() -> Iterator[None]:
 
 @pytest.fixture
 def tiny_guest() -> Callable[[bytes], bytes]:
-    """Make a Multiboot kernel of 32-bit protected-mode code, loaded at 1 MiB and entered behind its header."""
+    """Make a Multiboot kernel of 32-bit protected-mode code, entered behind its header."""
 
     def make(code: bytes) -> bytes:
         magic, flags = 0x1BADB002, 1 << 16  # the addresses below are valid (Multiboot 0.6.96, 3.1.3)

@@ -18,15 +18,14 @@ namespace coremesh {
 ///
 /// ## State that two threads touch
 ///
-/// | what                | written by            | rule |
-/// |---------------------|-----------------------|---------------------------------------------------------------|
-/// | Timer::deadline_    | owner, queue thread   | seq_cst. The thread fires only after its CAS deadline -> 0
-/// | | Timer::held_for_    | queue thread          | seq_cst. The deadline the heap knows, never = not in the
-/// heap | | Timer::posted_      | owner sets, thread clears | true while the timer is in `inbox_` | |
-/// Timer::next_        | who set `posted_`     | published by the push on `inbox_` | | inbox_              |
-/// any                   | Treiber stack; pushed one by one, taken whole: no ABA         | | sleeping_until_
-/// | thread; a waker -> 0  | seq_cst. 0 = awake, or a wake-up is on its way                | | firing_ |
-/// queue thread          | seq_cst. Whose callback runs now                              |
+///  - `Timer::deadline_`: owner and thread, seq_cst. The thread fires only after its own CAS deadline -> 0.
+///  - `Timer::held_for_`: thread, seq_cst. The deadline that the heap knows; never = not in the heap.
+///  - `Timer::posted_`: the owner sets it, the thread clears it. True while the timer is in `inbox_`.
+///  - `Timer::next_`: belongs to whoever set `posted_`; published by the push on `inbox_`.
+///  - `Timer::retiring_`, `Timer::gone_`, `retired_`: the end of a timer's life, see `let_go` and `retire`.
+///  - `inbox_`: any thread. A stack, pushed one by one and taken whole, so there is no ABA.
+///  - `sleeping_until_`: thread; a waker sets 0. seq_cst. 0 = awake, or a wake-up is on its way.
+///  - `firing_`: thread, seq_cst. Whose callback runs now.
 ///
 /// Three places are of the form "each side writes its own word and then reads the other's", which only
 /// sequential consistency makes safe (one of the two must see the other):

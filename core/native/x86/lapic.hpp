@@ -52,18 +52,18 @@ struct LapicOptions {
 ///
 /// ## State that two threads touch
 ///
-/// | what                   | written by                 | rule |
-/// |------------------------|----------------------------|----------------------------------------------------------|
-/// | irr_                   | any sets, vCPU takes       | VectorBitmap's own rule | | tmr_ | any (before
-/// irr_)          | atomic per word; ordered by irr_                         | | accepts_               |
-/// vCPU                       | bus messages arrive / fixed ones too; relaxed: on the    | | | | bus as here,
-/// a message may meet the state of just before | | base_, dfr_, ldr_      | vCPU                       |
-/// atomic, relaxed: addressing by the fabric                | | task_priority_, processor_priority_ | vCPU |
-/// atomic, relaxed: a hint for lowest-priority arbitration  | | lvt_                   | vCPU; remote IRR:
-/// any      | atomic, seq_cst against the pins (see below)             | | pin_                   | any |
-/// atomic, seq_cst: the pin changes, then the LVT is read;  | |                        | | the vCPU changes
-/// the LVT, then reads the pin: one sees   | | extint_message_        | any sets, vCPU clears      | atomic |
-/// | errors_                | any sets, vCPU takes       | atomic |
+///  - `irr_`: any thread sets, the vCPU takes. VectorBitmap's own rule.
+///  - `tmr_`: any thread, before it sets `irr_`, whose release publishes it. Atomic by the word.
+///  - `accepts_`: the vCPU writes. Senders read it relaxed: on a bus, too, a message may meet the
+///    state of a moment ago.
+///  - `base_`, `dfr_`, `ldr_`: the vCPU writes; the fabric reads them relaxed to find destinations.
+///  - `task_priority_`, `processor_priority_`: the vCPU writes; relaxed, a hint for arbitration.
+///  - `lvt_` and `pin_`: seq_cst. Any thread changes a pin and then reads the LVT; the vCPU changes
+///    the LVT and then reads the pin: one of the two sees the other. LINT0's remote IRR bit is set
+///    by whoever moved the pin.
+///  - `extint_message_`: any thread sets, the vCPU clears. Atomic.
+///  - `errors_`: any thread sets bits, the vCPU takes all. Atomic.
+///  - `timer_`: see LapicTimer; only its expiry runs on another thread.
 ///
 /// Everything else is the vCPU thread's own. Whenever a vector becomes deliverable, by arrival, end of
 /// interrupt, a lower task priority or an unmasked pin, `VcpuPort::kick` is called after it; also when the

@@ -17,12 +17,15 @@ namespace coremesh::x86 {
 /// Order, and why nothing is lost: a producer sets the vector's bit *first* and the summary bit *second*. The
 /// consumer, when it finds a word empty, clears the summary bit *first* and looks at the word again *second*.
 /// Both touch the summary by read-modify-write, so one comes first:
-///  - producer first: the consumer's clear reads the producer's value (acquire from release) and so the
-///  second
-///    look sees the vector, and sets the summary bit again;
+///  - producer first: the consumer's clear reads the producer's value (acquire from release), so that the
+///    second look sees the vector, and sets the summary bit again;
 ///  - consumer first: the producer's summary bit stays.
 /// With the producer's two steps the other way round, the consumer can clear the summary between them, and
 /// the vector stays unseen (the test keeps such a bitmap as its control, and it does lose).
+///
+/// The summary is sequentially consistent besides (which costs nothing on x86): a consumer that goes to sleep
+/// writes "asleep" and then asks `highest`; a producer sets and then reads "asleep". One of them sees the
+/// other.
 class VectorBitmap {
   public:
     /// Any thread. True if the vector was not pending: then, and only then, the caller must kick the

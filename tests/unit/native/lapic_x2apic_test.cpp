@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // IA32_APIC_BASE and the x2APIC MSRs (SDM vol. 3A, 11.4.4 and 11.12).
+#include <atomic>
+#include <random>
 #include <set>
+#include <thread>
 
 #include "check.hpp"
 #include "lapic_fixture.hpp"
@@ -11,6 +14,15 @@ namespace {
 constexpr uint64_t kX2apic = 1u << 10, kEnable = 1u << 11, kBase = 0xFEE0'0000;
 constexpr uint32_t kMsrTpr = 0x808, kMsrEoi = 0x80B, kMsrSvr = 0x80F, kMsrEsr = 0x828, kMsrIcr = 0x830;
 constexpr uint32_t kMsrLvtTimer = 0x832, kMsrSelf = 0x83F;
+
+/// Every message comes back to the sender.
+struct EchoBus final : ApicBus {
+    void send(const IpiMessage& message) noexcept override {
+        self->accept(message.mode, message.vector, message.trigger);
+    }
+    void broadcast_eoi(uint8_t) noexcept override {}
+    Lapic* self = nullptr;
+};
 
 struct X2apic : Apic {
     explicit X2apic(LapicOptions options = {}) : Apic(options) { CHECK(to_x2apic()); }
@@ -187,6 +199,67 @@ STORY("11.12.5.1: given x2APIC mode, when INIT resets, then the mode stays") {
     CHECK_EQ(apic.rdmsr(0x802), 5u);
     apic.lapic.reset(false);
     CHECK(apic.lapic.xapic_mode());
+}
+
+STORY(
+    "given garbage written to every register and MSR while messages arrive, then the APIC survives, and "
+    "works after reset") {
+    EchoBus bus;
+    coremesh::Clock clock;
+    coremesh::TimerQueue queue(clock);
+    CountingPort port;
+    Lapic lapic({.apic_id = 1}, port, bus, queue);
+    bus.self = &lapic;
+    std::minstd_rand random(11);
+    std::atomic<bool> over{false};
+    std::thread sender([&] {
+        std::minstd_rand other(12);
+        while (!over.load()) {
+            lapic.accept(static_cast<DeliveryMode>(other() % 8), static_cast<uint8_t>(other()),
+                         other() % 2 ? Trigger::kLevel : Trigger::kEdge);
+            lapic.set_pin(other() % 2, other() % 2);
+            std::this_thread::yield();
+        }
+    });
+    for (int round = 0; round < 60'000; ++round) {
+        const auto value = static_cast<uint32_t>(random() * 2654435761u);
+        uint64_t ignored = 0;
+        switch (random() % 8) {
+            case 0:
+                lapic.write(value % 4096 & ~(random() % 4 ? 15u : 0u), value);
+                break;
+            case 1:
+                lapic.read(value % 4096);
+                break;
+            case 2:
+                lapic.write_msr(0x800 + random() % 64, random() % 2 ? value : value & 0xFF);
+                break;
+            case 3:
+                lapic.read_msr(0x800 + random() % 64, ignored);
+                break;
+            case 4:
+                if (random() % 16 == 0) lapic.write_msr(kMsrBase, kBase | (value & 0xC00));
+                break;
+            case 5:
+                lapic.write_msr(kMsrDeadline, random() % 2 ? value : clock.tsc() + value % 100'000);
+                break;
+            case 6:
+                lapic.write_cr8(value % 20);
+                break;
+            default:
+                lapic.acknowledge();
+                break;
+        }
+        if (random() % 500 == 0) lapic.reset(random() % 2);
+        lapic.highest_pending();
+        lapic.extint_pending();
+    }
+    over.store(true);
+    sender.join();
+    lapic.reset(false);
+    lapic.write(kSvr, 0x1FF);
+    lapic.accept(DeliveryMode::kFixed, 0x41, Trigger::kEdge);
+    CHECK_EQ(lapic.acknowledge(), 0x41);
 }
 
 STORY("given an MSR of somebody else, then it is refused") {

@@ -221,6 +221,11 @@ def wire() -> Wire:
 
 
 @pytest.fixture
+def make_wire() -> type[Wire]:
+    return Wire
+
+
+@pytest.fixture
 def fabric() -> RecordingFabric:
     return RecordingFabric()
 

@@ -37,7 +37,7 @@ def coremesh(
 
 @pytest.fixture(scope="module")
 def address(one_ray: None) -> str:
-    """A Ray cluster to attach to: the one of this process, so that not each command starts its own."""
+    """A Ray cluster to attach to: the one of this process, so that few commands start their own."""
     pytest.importorskip("coremesh.core._native", reason="the engine is not built")
     import ray
     from coremesh.cluster import session
@@ -209,7 +209,7 @@ def test_a_script_on_standard_input_is_typed_into_the_guests_shell(debian: Debia
 def test_in_a_terminal_the_console_is_the_persons_until_the_escape_key(
     debian: DebianImage, address: str
 ) -> None:
-    """Given a terminal, when a person types, then the guest answers; Ctrl-] leaves, and the modes are back."""
+    """When a person types, the guest answers; Ctrl-C is the guest's; Ctrl-] leaves; the modes are back."""
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
     process = subprocess.Popen(

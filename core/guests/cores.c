@@ -74,17 +74,31 @@ static void find_cores(void) {
     }
 }
 
+// The PM timer and the TSC at the same moment: the closest pair of several, as a host may take the processor
+// away from an emulator between two reads.
+static uint32_t pm_and_tsc(uint64_t* tsc) {
+    uint64_t closest = ~0ull;
+    uint32_t ticks = 0;
+    for (unsigned attempt = 0; attempt < 5; attempt++) {
+        uint64_t before = read_tsc();
+        uint32_t now = in32(PM_TIMER);
+        uint64_t apart = read_tsc() - before;
+        if (apart >= closest) continue;
+        closest = apart;
+        ticks = now;
+        *tsc = before + apart / 2;
+    }
+    return ticks;
+}
+
 uint64_t tsc_hz(void) {
     if (measured_hz) return measured_hz;
-    uint32_t last = in32(PM_TIMER) & 0xffffff, ticks = 0, span = PM_HZ / 50;
-    uint64_t from = read_tsc();
-    while (ticks < span) {
-        uint32_t now = in32(PM_TIMER) & 0xffffff;
-        ticks += (now - last) & 0xffffff;
-        last = now;
-        if (read_tsc() - from > 40000000000ull) break;  // no PM timer
-    }
-    return measured_hz = (read_tsc() - from) * PM_HZ / (ticks ? ticks : 1);
+    uint64_t from, until;
+    uint32_t first = pm_and_tsc(&from), ticks = 0;
+    // 20 ms, or about ten seconds where there is no PM timer. It counts 24 bits: 4.7 s.
+    do ticks = (pm_and_tsc(&until) - first) & 0xffffff;
+    while (ticks < PM_HZ / 50 && until - from < 30000000000ull);
+    return measured_hz = (until - from) * PM_HZ / (ticks ? ticks : 1);
 }
 
 void delay_us(uint64_t microseconds) {

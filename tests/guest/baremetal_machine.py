@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Builds the bare-metal guests and runs one to its end: on Coremesh in this process, or on QEMU beside it.
 
-No Ray here: a machine is put together from its parts, as a host actor does it. A guest prints on COM1 and ends
-by writing the debug-exit port: ``RunResult.status`` is ``(value << 1) | 1``, as both emulators report it.
+No Ray here: a machine is put together from its parts, as a host actor does it. A guest prints on COM1 and
+ends by writing the debug-exit port: ``RunResult.status`` is ``(value << 1) | 1``, as both emulators say.
 """
 
+import shlex
 import shutil
 import subprocess
 import threading
@@ -29,11 +30,11 @@ QEMU = "qemu-system-x86_64"
 PASSED = 33  # (16 << 1) | 1: what finish() writes when every check held
 MIB = 1 << 20
 
-COMPILE = (
+COMPILE = shlex.split(
     "-m64 -std=gnu17 -O2 -ffreestanding -nostdlib -static -fno-pie -no-pie -fno-stack-protector "
     "-fno-asynchronous-unwind-tables -mno-red-zone -mgeneral-regs-only -Wall -Wextra -Wno-format "
     "-Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,-z,noexecstack"
-).split()
+)
 RUNTIME_SOURCES = ("start.S", "traps.S", "traps.c", "console.c", "paging.c", "lapic.c", "cores.c")
 
 
@@ -68,18 +69,27 @@ class RunResult:
 
 
 def build_guest(theme: str, folder: Path) -> Path:
-    """Compile the guest of a theme (``theme.c``, ``theme_*.c``, ``theme_*.S``) into ``folder``; the ELF32 file.
+    """Compile a theme's guest (``theme.c``, ``theme_*.c``, ``theme_*.S``) to an ELF32 file in ``folder``.
 
     Raises subprocess.CalledProcessError when the compiler refuses.
     """
     parts = sorted(p for p in SOURCES.glob(f"{theme}*") if p.suffix in (".c", ".S"))
-    sources = [p for p in parts if p.stem == theme or p.stem.startswith(f"{theme}_")]
-    elf64, elf32 = folder / f"{theme}.elf64", folder / f"{theme}.elf"
+    return _compile(theme, [p for p in parts if p.stem == theme or p.stem.startswith(f"{theme}_")], folder)
+
+
+def build_builtin_guest(folder: Path) -> Path:
+    """The guest that the package carries, built from its source; the ELF32 file."""
+    return _compile("built-in", [RUNTIME / "smp.c"], folder)
+
+
+def _compile(name: str, sources: list[Path], folder: Path) -> Path:
+    elf64, elf32 = folder / f"{name}.elf64", folder / f"{name}.elf"
     script = f"-Wl,-T,{RUNTIME / 'guest.ld'}"
     runtime = [RUNTIME / name for name in RUNTIME_SOURCES]
     subprocess.run(
         ["gcc", *COMPILE, f"-I{RUNTIME}", f"-I{SOURCES}", script, "-o", elf64, *runtime, *sources], check=True
     )
+    # Multiboot 1 knows ELF32 only.
     subprocess.run(["objcopy", "--strip-all", "-O", "elf32-i386", elf64, elf32], check=True)
     return elf32
 
@@ -138,13 +148,14 @@ def run_on_coremesh(
         node.stop()
     output = console.read(0, 0.0)[0].decode("latin-1")
     detail = str(crash["detail"]) if crash else ""
+    ended: str
     if events:
         ended = events[0].kind
     elif crash:
         ended = str(crash["kind"])
     else:
         ended = "timeout"
-        detail = f"vCPU 0 at RIP {state['rip']:#x}" if isinstance(state["rip"], int) else ""
+        detail = " ".join(f"{name}={value:x}" for name, value in state.items() if isinstance(value, int))
     status = events[0].value << 1 | 1 if events and ended == "debug-exit" else None
     return RunResult(output, ended, status, seconds, stats, detail)
 

@@ -106,14 +106,19 @@ static void lapic(uint32_t rounds) {
         uint32_t value = random() << 1 ^ random();
         if (offset == APIC_ICR) value = (value & ~0x700u) | ICR_SELF;  // no INIT and no start-up to ourselves
         // Vectors of exceptions with an error code would not fit their entries.
-        if (offset == APIC_ICR || (offset >= 0x2f0 && offset <= 0x370)) value |= 0x20;
+        if (offset == APIC_ICR || offset == APIC_SVR || (offset >= 0x2f0 && offset <= 0x370)) value |= 0x20;
+        // A period shorter than its handler leaves no time for anything else, on a PC too.
+        if (offset == APIC_TIMER_INITIAL) value |= 0x10000000;
+        // The 8259A's output may stay high for ever after the rubbish in its own registers.
+        if (offset == APIC_LVT_LINT0 || offset == APIC_LVT_LINT1) value |= 0x10000;
         // No LVT that resets or shuts down, and none that takes the 8259A's word for a vector.
         if (offset >= 0x2f0 && offset <= 0x370) value &= ~0x700u;
         if (random() & 1)
             *(volatile uint32_t*)(uint64_t)(0xfee00000 + offset) = value;
         else
             (void)*(volatile uint32_t*)(uint64_t)(0xfee00000 + offset);
-        if (offset != APIC_ICR && (offset < 0x2f0 || offset > 0x370) && i % 4 == 0)
+        if (offset != APIC_ICR && offset != APIC_TIMER_INITIAL && (offset < 0x2f0 || offset > 0x370) &&
+            offset != APIC_SVR && i % 4 == 0)
             trap_catch(touch, (void*)(uint64_t)(0xfee00000 + offset + random() % 16));
     }
     lapic_enable(false);
@@ -229,6 +234,6 @@ void guest_main(void) {
     print("control trapped=%u\n", control(rounds / 4));
     print("interrupts=%u\n", interrupts);
     if (option("wild"))
-        for (;;) write_cr3(random64() & 0xffffffff000);
+        for (;;) write_cr3(random64() & 0xffffff000);
     finish();
 }

@@ -11,13 +11,21 @@
 static uint64_t hz;  // of the timer's input clock
 
 static uint64_t measure(uint32_t divide_code, uint32_t divisor) {
+    uint64_t cycles = 0;
+    uint32_t left = 0;
     lapic_write(APIC_TIMER_DIVIDE, divide_code);
     lapic_write(APIC_LVT_TIMER, MASKED);
-    uint64_t from = read_tsc();
-    lapic_write(APIC_TIMER_INITIAL, 0xffffffff);
-    delay_us(5000);
-    uint32_t left = lapic_read(APIC_TIMER_CURRENT);
-    uint64_t cycles = read_tsc() - from;
+    // The emulator itself may lose the processor for a while: then measure again.
+    for (unsigned attempt = 0; attempt < 50; attempt++) {
+        uint64_t before = read_tsc();
+        lapic_write(APIC_TIMER_INITIAL, 0xffffffff);
+        uint64_t from = read_tsc();
+        delay_us(5000);
+        uint64_t until = read_tsc();
+        left = lapic_read(APIC_TIMER_CURRENT);
+        cycles = until - from;
+        if (from - before + (read_tsc() - until) < cycles / 100) break;
+    }
     lapic_write(APIC_TIMER_INITIAL, 0);
     return (uint64_t)(0xffffffff - left) * divisor * (tsc_hz() / 1000) / (cycles / 1000);
 }
@@ -110,17 +118,20 @@ void test_deadline(void) {
     ticks[VECTOR] = 0;
     write_msr(MSR_TSC_DEADLINE, read_tsc() - 1000);
     check(ticked(VECTOR, 1, 100000), "a deadline in the past did not come");
-    write_msr(MSR_TSC_DEADLINE, read_tsc() + 1000 * us);
+    uint64_t deadline = read_tsc() + 5000 * us;
+    write_msr(MSR_TSC_DEADLINE, deadline);
     write_msr(MSR_TSC_DEADLINE, 0);
-    delay_us(3000);
-    check(ticks[VECTOR] == 1, "a disarmed deadline came");
+    uint32_t then = ticks[VECTOR];
+    bool in_time = read_tsc() < deadline;
+    delay_us(7000);
+    check(ticks[VECTOR] == then && (then == 1 || !in_time), "a disarmed deadline came");
     // In another mode the MSR reads zero and ignores writes.
     lapic_write(APIC_LVT_TIMER, MASKED | VECTOR);
     write_msr(MSR_TSC_DEADLINE, read_tsc() + 100 * us);
     check(!read_msr(MSR_TSC_DEADLINE), "the deadline reads %lx in one-shot mode", read_msr(MSR_TSC_DEADLINE));
     lapic_write(APIC_LVT_TIMER, DEADLINE | VECTOR);
     delay_us(1000);
-    check(ticks[VECTOR] == 1, "a deadline written in one-shot mode came");
+    check(ticks[VECTOR] == then, "a deadline written in one-shot mode came");
     // From sleep.
     uint64_t slept = 0;
     for (unsigned i = 0; i < 50; i++) {

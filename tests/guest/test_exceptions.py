@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Exceptions and privilege as the manual has them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from baremetal_machine import PASSED, run_on_coremesh
+
+
+def test_given_every_fault_the_guest_can_make_when_it_makes_it_then_the_frame_is_the_manuals(
+    guest: Callable[[str], Path], protection: str
+) -> None:
+    """Vector, error code, saved RIP and RF, CR2, stack; ring 3 and back by gates, IRET, SYSRET, SYSEXIT."""
+    result = run_on_coremesh(guest("exceptions"), vcpus=1, protection=protection, cmdline="strict")
+    assert result.status == PASSED, result.story()
+
+
+@pytest.mark.xfail(reason="data watchpoints never hit; LIDT takes a non-canonical base", strict=True)
+def test_given_the_known_gaps_when_they_are_tried_then_they_are_closed(guest: Callable[[str], Path]) -> None:
+    """This test says when the engine has learnt them."""
+    result = run_on_coremesh(guest("exceptions"), vcpus=1, cmdline="strict gaps")
+    assert result.status == PASSED, result.story()

@@ -45,7 +45,8 @@ class PythonNode final : public DeviceLink {
     }
 
     uint64_t read(Space space, uint64_t address, unsigned size) noexcept override {
-        return call(all_ones(size), access_, static_cast<int>(space), address, size, false, 0) & all_ones(size);
+        return call(all_ones(size), access_, static_cast<int>(space), address, size, false, 0) &
+               all_ones(size);
     }
     void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override {
         call(0, access_, static_cast<int>(space), address, size, true, value & all_ones(size));
@@ -93,9 +94,9 @@ struct NamedWord {
     const char* name;
     uint64_t cm_registers::*field;
 };
-constexpr NamedWord kWords[] = {{"rip", &cm_registers::rip}, {"rflags", &cm_registers::rflags},
-                                {"cr0", &cm_registers::cr0}, {"cr2", &cm_registers::cr2},
-                                {"cr3", &cm_registers::cr3}, {"cr4", &cm_registers::cr4},
+constexpr NamedWord kWords[] = {{"rip", &cm_registers::rip},  {"rflags", &cm_registers::rflags},
+                                {"cr0", &cm_registers::cr0},  {"cr2", &cm_registers::cr2},
+                                {"cr3", &cm_registers::cr3},  {"cr4", &cm_registers::cr4},
                                 {"efer", &cm_registers::efer}};
 struct NamedSegment {
     const char* name;
@@ -259,97 +260,106 @@ NB_MODULE(_native, m) {
     using release = nb::call_guard<nb::gil_scoped_release>;
 
     nb::class_<CpuDescription>(m, "CpuDescription", "What one core answers to CPUID, and MSRs kept by value.")
-        .def("__init__",
-             [](CpuDescription* self, const nb::dict& table, const std::vector<uint32_t>& indexed,
-                const std::tuple<uint32_t, uint32_t, uint32_t>& highest, const nb::dict& msrs) {
-                 new (self) CpuDescription(cpu_from(table, indexed, highest, msrs));
-             },
-             "cpuid"_a, "indexed_leaves"_a, "highest"_a, "msrs"_a);
+        .def(
+            "__init__",
+            [](CpuDescription* self, const nb::dict& table, const std::vector<uint32_t>& indexed,
+               const std::tuple<uint32_t, uint32_t, uint32_t>& highest,
+               const nb::dict& msrs) { new (self) CpuDescription(cpu_from(table, indexed, highest, msrs)); },
+            "cpuid"_a, "indexed_leaves"_a, "highest"_a, "msrs"_a);
 
     nb::class_<Host>(m, "NativeHost", "The vCPUs, local APICs and RAM of one host; see coremesh.core.engine.")
-        .def("__init__",
-             [](Host* self, uint64_t ram_bytes, uint64_t low_ram_bytes, std::vector<uint32_t> apic_ids,
-                std::optional<uint32_t> bootstrap, uint32_t total_vcpus, uint64_t tsc_hz, uint32_t timer_hz,
-                const std::string& protection, std::vector<CpuDescription> cpus) {
-                 const auto kind = protection_from_name(protection);
-                 if (!kind) throw nb::value_error("protection is auto, userfaultfd or mprotect");
-                 Host::Options options{.ram_bytes = ram_bytes,
-                                       .low_ram_bytes = low_ram_bytes,
-                                       .apic_ids = std::move(apic_ids),
-                                       .bootstrap = bootstrap,
-                                       .total_vcpus = total_vcpus,
-                                       .tsc_hz = tsc_hz,
-                                       .timer_hz = timer_hz,
-                                       .protection = *kind,
-                                       .cpus = std::move(cpus)};
-                 nb::gil_scoped_release unlocked;
-                 new (self) Host(std::move(options));
-             },
-             nb::kw_only(), "ram_bytes"_a, "low_ram_bytes"_a, "apic_ids"_a, "bootstrap"_a.none(), "total_vcpus"_a,
-             "tsc_hz"_a, "timer_hz"_a, "protection"_a, "cpus"_a)
-        .def("connect", [](Host& host, nb::object node) { host.connect(std::make_unique<PythonNode>(node)); },
-             "node"_a)
-        .def("claim",
-             [](Host& host, int space, uint64_t first, uint64_t last) {
-                 host.bus().claim(static_cast<Space>(space), first, last);
-             },
-             "space"_a, "first"_a, "last"_a)
-        .def("ram_read",
-             [](Host& host, uint64_t gpa, uint64_t length) {
-                 if (!length) return nb::bytes("", 0);
-                 if (!host.ram().offset_of(gpa, length)) throw nb::index_error("not a range of guest RAM");
-                 std::string buffer(length, '\0');
-                 {
-                     nb::gil_scoped_release unlocked;
-                     host.ram().read(gpa, buffer.data(), length);
-                 }
-                 return nb::bytes(buffer.data(), buffer.size());
-             },
-             "gpa"_a, "length"_a)
-        .def("ram_write",
-             [](Host& host, uint64_t gpa, nb::bytes data) {
-                 if (!data.size()) return;
-                 if (!host.ram().offset_of(gpa, data.size())) throw nb::index_error("not a range of guest RAM");
-                 nb::gil_scoped_release unlocked;
-                 host.ram().write(gpa, data.data(), data.size());
-             },
-             "gpa"_a, "data"_a)
-        .def("set_registers",
-             [](Host& host, size_t vcpu, const nb::dict& state) {
-                 host.require_at_rest();
-                 cm_registers registers;
-                 host.vcpu(vcpu).registers(registers);
-                 from_dict(state, registers);
-                 host.vcpu(vcpu).set_registers(registers);
-             },
-             "vcpu"_a, "state"_a)
-        .def("registers",
-             [](Host& host, size_t vcpu) {
-                 host.require_at_rest();
-                 cm_registers registers;
-                 host.vcpu(vcpu).registers(registers);
-                 return to_dict(registers);
-             },
-             "vcpu"_a)
+        .def(
+            "__init__",
+            [](Host* self, uint64_t ram_bytes, uint64_t low_ram_bytes, std::vector<uint32_t> apic_ids,
+               std::optional<uint32_t> bootstrap, uint32_t total_vcpus, uint64_t tsc_hz, uint32_t timer_hz,
+               const std::string& protection, std::vector<CpuDescription> cpus) {
+                const auto kind = protection_from_name(protection);
+                if (!kind) throw nb::value_error("protection is auto, userfaultfd or mprotect");
+                Host::Options options{.ram_bytes = ram_bytes,
+                                      .low_ram_bytes = low_ram_bytes,
+                                      .apic_ids = std::move(apic_ids),
+                                      .bootstrap = bootstrap,
+                                      .total_vcpus = total_vcpus,
+                                      .tsc_hz = tsc_hz,
+                                      .timer_hz = timer_hz,
+                                      .protection = *kind,
+                                      .cpus = std::move(cpus)};
+                nb::gil_scoped_release unlocked;
+                new (self) Host(std::move(options));
+            },
+            nb::kw_only(), "ram_bytes"_a, "low_ram_bytes"_a, "apic_ids"_a, "bootstrap"_a.none(),
+            "total_vcpus"_a, "tsc_hz"_a, "timer_hz"_a, "protection"_a, "cpus"_a)
+        .def(
+            "connect", [](Host& host, nb::object node) { host.connect(std::make_unique<PythonNode>(node)); },
+            "node"_a)
+        .def(
+            "claim",
+            [](Host& host, int space, uint64_t first, uint64_t last) {
+                host.bus().claim(static_cast<Space>(space), first, last);
+            },
+            "space"_a, "first"_a, "last"_a)
+        .def(
+            "ram_read",
+            [](Host& host, uint64_t gpa, uint64_t length) {
+                if (!length) return nb::bytes("", 0);
+                if (!host.ram().offset_of(gpa, length)) throw nb::index_error("not a range of guest RAM");
+                std::string buffer(length, '\0');
+                {
+                    nb::gil_scoped_release unlocked;
+                    host.ram().read(gpa, buffer.data(), length);
+                }
+                return nb::bytes(buffer.data(), buffer.size());
+            },
+            "gpa"_a, "length"_a)
+        .def(
+            "ram_write",
+            [](Host& host, uint64_t gpa, nb::bytes data) {
+                if (!data.size()) return;
+                if (!host.ram().offset_of(gpa, data.size()))
+                    throw nb::index_error("not a range of guest RAM");
+                nb::gil_scoped_release unlocked;
+                host.ram().write(gpa, data.data(), data.size());
+            },
+            "gpa"_a, "data"_a)
+        .def(
+            "set_registers",
+            [](Host& host, size_t vcpu, const nb::dict& state) {
+                host.require_at_rest();
+                cm_registers registers;
+                host.vcpu(vcpu).registers(registers);
+                from_dict(state, registers);
+                host.vcpu(vcpu).set_registers(registers);
+            },
+            "vcpu"_a, "state"_a)
+        .def(
+            "registers",
+            [](Host& host, size_t vcpu) {
+                host.require_at_rest();
+                cm_registers registers;
+                host.vcpu(vcpu).registers(registers);
+                return to_dict(registers);
+            },
+            "vcpu"_a)
         .def("start", &Host::start, release())
         .def("pause", &Host::pause, release())
         .def("resume", &Host::resume, release())
         .def("stop", &Host::stop, release())
-        .def("wait",
-             [](Host& host, double timeout) -> nb::object {
-                 std::optional<Ending> ending;
-                 {
-                     nb::gil_scoped_release unlocked;
-                     ending = host.wait(std::chrono::duration<double>(timeout));
-                 }
-                 if (!ending) return nb::none();
-                 nb::dict out;
-                 out["kind"] = ending->kind;
-                 out["vcpu"] = ending->vcpu;
-                 out["detail"] = ending->detail;
-                 return out;
-             },
-             "timeout"_a)
+        .def(
+            "wait",
+            [](Host& host, double timeout) -> nb::object {
+                std::optional<Ending> ending;
+                {
+                    nb::gil_scoped_release unlocked;
+                    ending = host.wait(std::chrono::duration<double>(timeout));
+                }
+                if (!ending) return nb::none();
+                nb::dict out;
+                out["kind"] = ending->kind;
+                out["vcpu"] = ending->vcpu;
+                out["detail"] = ending->detail;
+                return out;
+            },
+            "timeout"_a)
         .def("stats",
              [](Host& host) {
                  nb::list out;
@@ -357,17 +367,21 @@ NB_MODULE(_native, m) {
                  return out;
              })
         .def("code_counters", &code_counters)
-        .def("msi", [](Host& host, uint64_t address, uint32_t data) { host.fabric().msi(address, data); },
-             "address"_a, "data"_a)
-        .def("extint", [](Host& host, bool level) { host.fabric().extint(level); }, "level"_a)
+        .def(
+            "msi", [](Host& host, uint64_t address, uint32_t data) { host.fabric().msi(address, data); },
+            "address"_a, "data"_a)
+        .def(
+            "extint", [](Host& host, bool level) { host.fabric().extint(level); }, "level"_a)
         .def("nmi", [](Host& host) { host.fabric().nmi_line(); })
-        .def("kick", [](Host& host, size_t vcpu) { host.vcpu(vcpu).kick(); }, "vcpu"_a)
+        .def(
+            "kick", [](Host& host, size_t vcpu) { host.vcpu(vcpu).kick(); }, "vcpu"_a)
         .def_prop_ro("tsc_hz", &Host::tsc_hz)
         .def_prop_ro("protection", [](const Host& host) { return std::string(name_of(host.protection())); })
         .def_prop_ro("vcpus", &Host::vcpus);
 
     m.def("doctor", &doctor, "What this host offers the engine, found by trying.");
-    m.def("host_tsc_hz", [] { return Clock().hz(); }, "Rate of the guest's TSC when none is asked for, in Hz.");
+    m.def(
+        "host_tsc_hz", [] { return Clock().hz(); }, "Rate of the guest's TSC when none is asked for, in Hz.");
     m.def("wrap_hits", &wrap_hits, "For each replaced function of the engine: whether it has run.");
 }
 

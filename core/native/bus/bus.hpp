@@ -28,7 +28,9 @@ class DeviceLink {
 };
 
 /// What an access to nothing reads: no device drives the bus, and its lines are pulled up.
-constexpr uint64_t all_ones(unsigned size) { return size >= 8 ? ~uint64_t{0} : (uint64_t{1} << 8 * size) - 1; }
+constexpr uint64_t all_ones(unsigned size) {
+    return size >= 8 ? ~uint64_t{0} : (uint64_t{1} << 8 * size) - 1;
+}
 
 /// Claims are made before the vCPUs start and do not change while they run; reads need no lock.
 class Bus {

@@ -2,14 +2,14 @@
 // LOCK-prefixed and implicitly locked instructions: host atomics on the shared frame.
 //
 // The engine's own helpers refuse an address that is not a multiple of its size, and exchange is a plain load
-// and store (U2, U3). Here each operation finds the host address and does one host atomic there. On an x86 host
-// that is exact for any alignment within a page, lines crossed or not (SDM vol. 3A 9.1.2.2). An access over two
-// pages, which need not be neighbours in host memory, stops the other vCPUs for its moment.
+// and store (U2, U3). Here each operation finds the host address and does one host atomic there. On an x86
+// host that is exact for any alignment within a page, lines crossed or not (SDM vol. 3A 9.1.2.2). An access
+// over two pages, which need not be neighbours in host memory, stops the other vCPUs for its moment.
 #include "internals.h"
 
 // What a lookup found: one host address, or two for an access that crosses a page or goes to I/O space.
 struct target {
-    uint8_t* host;      // NULL when the access must be made in an exclusive section
+    uint8_t* host;  // NULL when the access must be made in an exclusive section
     struct cm_engine* engine;
 };
 
@@ -52,10 +52,14 @@ static unsigned __int128 load_bytes(CPUArchState* env, target_ulong addr, unsign
     unsigned __int128 value = 0;
     if ((addr & (size - 1)) == 0 && size <= 8) {  // I/O space: one access of its size
         switch (size) {
-            case 1: return cpu_ldub_mmuidx_ra(env, addr, get_mmuidx(oi), ra);
-            case 2: return cpu_lduw_mmuidx_ra(env, addr, get_mmuidx(oi), ra);
-            case 4: return cpu_ldl_mmuidx_ra(env, addr, get_mmuidx(oi), ra);
-            default: return cpu_ldq_mmuidx_ra(env, addr, get_mmuidx(oi), ra);
+            case 1:
+                return cpu_ldub_mmuidx_ra(env, addr, get_mmuidx(oi), ra);
+            case 2:
+                return cpu_lduw_mmuidx_ra(env, addr, get_mmuidx(oi), ra);
+            case 4:
+                return cpu_ldl_mmuidx_ra(env, addr, get_mmuidx(oi), ra);
+            default:
+                return cpu_ldq_mmuidx_ra(env, addr, get_mmuidx(oi), ra);
         }
     }
     for (unsigned i = 0; i < size; i++) {
@@ -68,10 +72,18 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, uns
                         TCGMemOpIdx oi, uintptr_t ra) {
     if ((addr & (size - 1)) == 0 && size <= 8) {
         switch (size) {
-            case 1: cpu_stb_mmuidx_ra(env, addr, (uint32_t)value, get_mmuidx(oi), ra); return;
-            case 2: cpu_stw_mmuidx_ra(env, addr, (uint32_t)value, get_mmuidx(oi), ra); return;
-            case 4: cpu_stl_mmuidx_ra(env, addr, (uint32_t)value, get_mmuidx(oi), ra); return;
-            default: cpu_stq_mmuidx_ra(env, addr, (uint64_t)value, get_mmuidx(oi), ra); return;
+            case 1:
+                cpu_stb_mmuidx_ra(env, addr, (uint32_t)value, get_mmuidx(oi), ra);
+                return;
+            case 2:
+                cpu_stw_mmuidx_ra(env, addr, (uint32_t)value, get_mmuidx(oi), ra);
+                return;
+            case 4:
+                cpu_stl_mmuidx_ra(env, addr, (uint32_t)value, get_mmuidx(oi), ra);
+                return;
+            default:
+                cpu_stq_mmuidx_ra(env, addr, (uint64_t)value, get_mmuidx(oi), ra);
+                return;
         }
     }
     for (unsigned i = 0; i < size; i++) {
@@ -91,38 +103,39 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, uns
         exclusive_new = replacement;                                          \
     } while (0)
 
-#define FETCH_OP(name, T, A, suffix, size, host_result, expression, result)                               \
-    static A name##suffix##_at(CPUArchState* env, target_ulong addr, A value, TCGMemOpIdx oi, uintptr_t ra) { \
-        struct target target = find(env, addr, size, oi, ra);                                             \
-        if (likely(target.host)) return (A)(T)(host_result);                                              \
-        T exclusive_old, exclusive_new;                                                                   \
-        EXCLUSIVELY(T, size, expression);                                                                 \
-        (void)exclusive_old, (void)exclusive_new;                                                         \
-        return (A)(result);                                                                               \
-    }                                                                                                     \
-    A CM_WRAP_SIZED(name, suffix)(CPUArchState * env, target_ulong addr, A value, TCGMemOpIdx oi) {       \
-        CM_HIT(helper_atomic_##name##suffix);                                                             \
-        return name##suffix##_at(env, addr, value, oi, GETPC());                                          \
+#define FETCH_OP(name, T, A, suffix, size, host_result, expression, result)                         \
+    static A name##suffix##_at(CPUArchState* env, target_ulong addr, A value, TCGMemOpIdx oi,       \
+                               uintptr_t ra) {                                                      \
+        struct target target = find(env, addr, size, oi, ra);                                       \
+        if (likely(target.host)) return (A)(T)(host_result);                                        \
+        T exclusive_old, exclusive_new;                                                             \
+        EXCLUSIVELY(T, size, expression);                                                           \
+        (void)exclusive_old, (void)exclusive_new;                                                   \
+        return (A)(result);                                                                         \
+    }                                                                                               \
+    A CM_WRAP_SIZED(name, suffix)(CPUArchState * env, target_ulong addr, A value, TCGMemOpIdx oi) { \
+        CM_HIT(helper_atomic_##name##suffix);                                                       \
+        return name##suffix##_at(env, addr, value, oi, GETPC());                                    \
     }
 
 #define CM_WRAP_SIZED(name, suffix) __wrap_helper_atomic_##name##suffix##_x86_64
 #define HOST(T) ((T*)target.host)
 
-#define CMPXCHG(T, A, suffix, size)                                                                         \
-    static A cmpxchg##suffix##_at(CPUArchState* env, target_ulong addr, A expected, A desired,              \
-                                  TCGMemOpIdx oi, uintptr_t ra) {                                           \
-        struct target target = find(env, addr, size, oi, ra);                                               \
-        if (likely(target.host)) return (A)__sync_val_compare_and_swap(HOST(T), (T)expected, (T)desired);   \
-        T exclusive_old, exclusive_new;                                                                     \
-        /* The bus sees a write in either case (SDM vol. 2A, CMPXCHG). */                                   \
-        EXCLUSIVELY(T, size, old == (T)expected ? (T)desired : old);                                        \
-        (void)exclusive_new;                                                                                \
-        return (A)exclusive_old;                                                                            \
-    }                                                                                                       \
-    A CM_WRAP_SIZED(cmpxchg, suffix)(CPUArchState * env, target_ulong addr, A expected, A desired,          \
-                                     TCGMemOpIdx oi) {                                                      \
-        CM_HIT(helper_atomic_cmpxchg##suffix);                                                              \
-        return cmpxchg##suffix##_at(env, addr, expected, desired, oi, GETPC());                             \
+#define CMPXCHG(T, A, suffix, size)                                                                       \
+    static A cmpxchg##suffix##_at(CPUArchState* env, target_ulong addr, A expected, A desired,            \
+                                  TCGMemOpIdx oi, uintptr_t ra) {                                         \
+        struct target target = find(env, addr, size, oi, ra);                                             \
+        if (likely(target.host)) return (A)__sync_val_compare_and_swap(HOST(T), (T)expected, (T)desired); \
+        T exclusive_old, exclusive_new;                                                                   \
+        /* The bus sees a write in either case (SDM vol. 2A, CMPXCHG). */                                 \
+        EXCLUSIVELY(T, size, old == (T)expected ? (T)desired : old);                                      \
+        (void)exclusive_new;                                                                              \
+        return (A)exclusive_old;                                                                          \
+    }                                                                                                     \
+    A CM_WRAP_SIZED(cmpxchg, suffix)(CPUArchState * env, target_ulong addr, A expected, A desired,        \
+                                     TCGMemOpIdx oi) {                                                    \
+        CM_HIT(helper_atomic_cmpxchg##suffix);                                                            \
+        return cmpxchg##suffix##_at(env, addr, expected, desired, oi, GETPC());                           \
     }
 
 #define ALL_OPS(T, A, suffix, size)                                                                        \

@@ -3,8 +3,8 @@
 //
 // Neither uc_emu_start nor uc_emu_stop is used: between two starts a stop request is lost. The loop of
 // execution is entered directly, and a kick is the flag that each block tests at its head. That flag is
-// cleared by the loop before it calls cpu_exec_interrupt, which is ours and which reads the mailbox: so a kick
-// that comes at any moment is either seen by the next block head or by the mailbox read that follows.
+// cleared by the loop before it calls cpu_exec_interrupt, which is ours and which reads the mailbox: so a
+// kick that comes at any moment is either seen by the next block head or by the mailbox read that follows.
 #include <stdio.h>
 #include <string.h>
 
@@ -22,7 +22,6 @@
 
 // A request bit that stays set, so that the main loop always asks our cpu_exec_interrupt.
 #define PERMANENT_REQUEST CPU_INTERRUPT_HARD
-
 
 static uint64_t hole_read(uc_engine* uc, uint64_t offset, unsigned size, void* data) {
     (void)uc, (void)offset, (void)data;
@@ -76,8 +75,7 @@ static bool map_memory(struct cm_engine* engine) {
     // RAM first: blocks get their offsets in this order, so that an offset in the engine's RAM is the offset
     // in the RAM file.
     if (uc_mem_map_ptr(uc, 0, ram->low_size, UC_PROT_ALL, ram->guest_view)) return false;
-    if (high_size &&
-        uc_mem_map_ptr(uc, four_gib, high_size, UC_PROT_ALL, ram->guest_view + ram->low_size)) {
+    if (high_size && uc_mem_map_ptr(uc, four_gib, high_size, UC_PROT_ALL, ram->guest_view + ram->low_size)) {
         return false;
     }
     // All the rest is I/O: an access to nothing must not stop the engine, which would repeat it for ever.
@@ -86,6 +84,8 @@ static bool map_memory(struct cm_engine* engine) {
         uc_mmio_map(uc, top, (UINT64_C(1) << 40) - top, hole_read, NULL, hole_write, NULL)) {
         return false;
     }
+    // A fetch from there reads all ones, an undefined opcode, which is the guest's own affair.
+    for (uint32_t i = 0; i < uc->mapped_block_count; i++) uc->mapped_blocks[i]->perms = UC_PROT_ALL;
     engine->low_region = uc->memory_mapping(uc, 0);
     engine->high_region = high_size ? uc->memory_mapping(uc, four_gib) : NULL;
     engine->hole_region = uc->memory_mapping(uc, ram->low_size);
@@ -149,6 +149,10 @@ enum cm_exit cm_engine_run(cm_engine* engine) {
         cs->interrupt_request |= PERMANENT_REQUEST;
         int reason = cpu_exec(engine->uc, cs);
         if (engine->shutdown) return CM_EXIT_SHUTDOWN;
+        if (engine->uc->invalid_error && !engine->abort_text[0]) {
+            snprintf(engine->abort_text, sizeof engine->abort_text, "%s at guest address %#llx",
+                     uc_strerror(engine->uc->invalid_error), (unsigned long long)engine->uc->invalid_addr);
+        }
         if (engine->abort_text[0]) return CM_EXIT_ABORT;
         if (reason == EXCP_HLT || reason == EXCP_HALTED) return CM_EXIT_HALT;
         if (reason == EXCP_INTERRUPT) return CM_EXIT_LEFT;
@@ -170,11 +174,7 @@ size_t cm_engine_code_bytes(const cm_engine* engine) {
     return (size_t)((const char*)tcg->code_gen_ptr - (const char*)tcg->code_gen_buffer);
 }
 
-void cm_engine_reset(cm_engine* engine) {
-    cpu_reset(engine->cs);
-#ifdef COREMESH_HOST_SSE
-    cm_float_reset(engine->env);
-#endif
+static void after_reset(cm_engine* engine) {
     // Unicorn's reset turns user conveniences on; hardware comes up with CR4 = 0 (SDM vol. 3A table 10-1).
     cpu_x86_update_cr4(engine->env, 0);
     engine->env->cr[0] = 0x60000010;
@@ -184,6 +184,33 @@ void cm_engine_reset(cm_engine* engine) {
     engine->shutdown = false;
     cm_platform_reset(engine);
     tlb_flush(engine->cs);
+}
+
+void cm_engine_reset(cm_engine* engine) {
+    cpu_reset(engine->cs);
+#ifdef COREMESH_HOST_SSE
+    cm_float_reset(engine->env);
+#endif
+    after_reset(engine);
+}
+
+void cm_engine_init(cm_engine* engine) {
+    CPUX86State* env = engine->env;
+    CPUX86State* before = malloc(sizeof *before);
+    if (before) *before = *env;
+    cpu_reset(engine->cs);
+    if (before) {
+        memcpy(env->fpregs, before->fpregs, sizeof env->fpregs);
+        memcpy(env->fptags, before->fptags, sizeof env->fptags);
+        memcpy(env->xmm_regs, before->xmm_regs, sizeof env->xmm_regs);
+        env->fpstt = before->fpstt;
+        env->fpus = before->fpus;
+        env->mxcsr = before->mxcsr;
+        env->sse_status = before->sse_status;
+        cpu_set_fpuc(env, before->fpuc);
+        free(before);
+    }
+    after_reset(engine);
 }
 
 void cm_engine_sipi(cm_engine* engine, uint8_t vector) {

@@ -19,17 +19,17 @@ typedef struct cm_engine cm_engine;
 
 // Why the engine came back from cm_engine_run().
 enum cm_exit {
-    CM_EXIT_LEFT = 0,  // the service callback asked to leave
-    CM_EXIT_HALT = 1,  // HLT (or MWAIT): the vCPU sleeps until it has work
+    CM_EXIT_LEFT = 0,      // the service callback asked to leave
+    CM_EXIT_HALT = 1,      // HLT (or MWAIT): the vCPU sleeps until it has work
     CM_EXIT_SHUTDOWN = 2,  // triple fault
-    CM_EXIT_ABORT = 3,  // a state that the engine cannot go on from: cm_engine_abort_text
+    CM_EXIT_ABORT = 3,     // a state that the engine cannot go on from: cm_engine_abort_text
 };
 
 // What the service callback wants the engine to do; bits.
 enum cm_service {
     CM_SERVICE_LEAVE = 1,      // return from cm_engine_run() with CM_EXIT_LEFT
     CM_SERVICE_DROP_LAST = 2,  // translated code was invalidated: do not chain from the last block
-    CM_SERVICE_PENDING = 4,  // an interrupt or NMI waits, deliverable or not
+    CM_SERVICE_PENDING = 4,    // an interrupt or NMI waits, deliverable or not
 };
 
 // What a vCPU is for its engine. All are called on the vCPU's thread. `opaque` is the first argument of each.
@@ -74,8 +74,8 @@ struct cm_engine_counters {
     uint64_t atomics_misaligned, atomics_crossing, pauses, fpu_slow;
 };
 
-// A segment register as the descriptor cache holds it (SDM vol. 3A 3.4.3). `access` is the descriptor's access
-// byte (bits 0-7) with AVL, L, D/B, G in bits 8-11; `limit` is in bytes.
+// A segment register as the descriptor cache holds it (SDM vol. 3A 3.4.3). `access` is the descriptor's
+// access byte (bits 0-7) with AVL, L, D/B, G in bits 8-11; `limit` is in bytes.
 struct cm_segment {
     uint32_t selector;
     uint32_t access;
@@ -109,8 +109,9 @@ void cm_engine_kick(cm_engine*);
 const struct cm_engine_counters* cm_engine_counters_of(const cm_engine*);
 size_t cm_engine_code_bytes(const cm_engine*);
 
-void cm_engine_reset(cm_engine*);                  // power-on or INIT (SDM vol. 3A 10.1.1)
-void cm_engine_sipi(cm_engine*, uint8_t vector);   // start-up IPI: real mode at vector << 12
+void cm_engine_reset(cm_engine*);                 // power-on (SDM vol. 3A 10.1.1)
+void cm_engine_init(cm_engine*);                  // INIT: the same, but x87, MMX and SSE state stay
+void cm_engine_sipi(cm_engine*, uint8_t vector);  // start-up IPI: real mode at vector << 12
 void cm_engine_get_registers(cm_engine*, struct cm_registers*);
 void cm_engine_set_registers(cm_engine*, const struct cm_registers*);
 bool cm_engine_interrupts_enabled(const cm_engine*);  // RFLAGS.IF, outside an interrupt shadow
@@ -123,9 +124,10 @@ void cm_engine_drop_all_code(cm_engine*);
 // Once, first thing on the thread that will run the engine.
 void cm_engine_enter_thread(cm_engine*);
 
-// Called in the signal handler of a write fault taken by the engine's own thread, at host instruction `host_pc`,
-// after the page became writable: when the write goes into the very block that runs, the block must not go on
-// with stale instructions (SDM vol. 3A 9.1.3). Does not return then; returns at once otherwise.
+// Called in the signal handler of a write fault taken by the engine's own thread, at host instruction
+// `host_pc`, after the page became writable: when the write goes into the very block that runs, the block
+// must not go on with stale instructions (SDM vol. 3A 9.1.3). Does not return then; returns at once
+// otherwise.
 void cm_engine_self_write(cm_engine*, uintptr_t host_pc, uint64_t ram_offset);
 
 struct cm_wrap_hit;

@@ -5,9 +5,9 @@
 // walk of a hash table. Here a second cache, by another hash, is asked first. The engine's cache is emptied
 // whenever a mapping changes; this one is not, and compares the physical page instead.
 //
-// The same path serves instructions that the engine returns to its main loop for (SYSCALL, IRET, STI, MOV CR and
-// the like): an interrupt that became deliverable by one of them is marked in `attention`, and then, and only
-// then, the main loop is entered (translate.c).
+// The same path serves instructions that the engine returns to its main loop for (SYSCALL, IRET, STI, MOV CR
+// and the like): an interrupt that became deliverable by one of them is marked in `attention`, and then, and
+// only then, the main loop is entered (translate.c).
 #include "internals.h"
 #include "exec/tb-hash.h"
 #include "exec/tb-lookup.h"

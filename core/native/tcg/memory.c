@@ -15,8 +15,8 @@ static MemoryRegion* region_of(struct uc_struct* uc, hwaddr gpa) {
 
 void cm_memory_attach(struct cm_engine* engine) { engine->uc->memory_mapping = region_of; }
 
-void CM_REAL(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr gpa, MemTxAttrs attrs, int prot,
-                                      int mmu_idx, target_ulong size);
+void CM_REAL(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr gpa, MemTxAttrs attrs,
+                                      int prot, int mmu_idx, target_ulong size);
 
 // The area that a flush of one large page must take with it: grown to hold each large page that was entered.
 static void note_large_page(CPUTLBDesc* desc, target_ulong vaddr, target_ulong size) {
@@ -52,8 +52,8 @@ static void grow_when_thrashing(CPUState* cs, CPUTLBDesc* desc, const CPUTLBDesc
     tlb_flush_by_mmuidx(cs, (uint16_t)(1u << mmu_idx));
 }
 
-void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr gpa, MemTxAttrs attrs, int prot,
-                                      int mmu_idx, target_ulong size) {
+void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr gpa, MemTxAttrs attrs,
+                                      int prot, int mmu_idx, target_ulong size) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CM_HIT(tlb_set_page_with_attrs);
     uint64_t offset = cm_ram_offset(engine, gpa & TARGET_PAGE_MASK);

@@ -79,10 +79,18 @@ static void emit_self_check(TCGContext* tcg, const struct source_bytes* source, 
             TCGv_ptr base = tcg_const_ptr(tcg, source->at[part]);
             TCGv_i64 now = tcg_temp_new_i64(tcg);
             switch (step) {
-                case 8: tcg_gen_ld_i64(tcg, now, base, done); break;
-                case 4: tcg_gen_ld32u_i64(tcg, now, base, done); break;
-                case 2: tcg_gen_ld16u_i64(tcg, now, base, done); break;
-                default: tcg_gen_ld8u_i64(tcg, now, base, done); break;
+                case 8:
+                    tcg_gen_ld_i64(tcg, now, base, done);
+                    break;
+                case 4:
+                    tcg_gen_ld32u_i64(tcg, now, base, done);
+                    break;
+                case 2:
+                    tcg_gen_ld16u_i64(tcg, now, base, done);
+                    break;
+                default:
+                    tcg_gen_ld8u_i64(tcg, now, base, done);
+                    break;
             }
             tcg_gen_brcondi_i64(tcg, TCG_COND_NE, now, expected, stale);
             tcg_temp_free_i64(tcg, now);
@@ -92,8 +100,8 @@ static void emit_self_check(TCGContext* tcg, const struct source_bytes* source, 
     }
 }
 
-// A block that ends by returning to the main loop goes on to the next block instead, unless an interrupt waits:
-// helper_lookup_tb_ptr (lookup.c) then answers with the way to the main loop.
+// A block that ends by returning to the main loop goes on to the next block instead, unless an interrupt
+// waits: helper_lookup_tb_ptr (lookup.c) then answers with the way to the main loop.
 static void chain_returns(TCGContext* tcg) {
     TCGOp *op, *next;
     QTAILQ_FOREACH_SAFE(op, &tcg->ops, link, next) {
@@ -105,18 +113,33 @@ static void chain_returns(TCGContext* tcg) {
     }
 }
 
+// LOCK NEG is a loop around a compare-and-exchange, the only backward branch inside a block. After it the
+// engine computes the flags from the old value where they belong to its negation.
+static void mend_lock_neg(TCGContext* tcg) {
+    TCGArg label = 0;
+    TCGOp* op;
+    QTAILQ_FOREACH(op, &tcg->ops, link) {
+        if (op->opc == INDEX_op_set_label) {
+            label = op->args[0];
+        } else if (op->opc == INDEX_op_brcond_i64 && label && op->args[3] == label) {
+            TCGOp* result = QTAILQ_NEXT(op, link);
+            if (result && result->opc == INDEX_op_mov_i64) result->opc = INDEX_op_neg_i64;
+        }
+    }
+}
+
 static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const struct source_bytes* checked) {
     TCGContext* tcg = engine->uc->tcg_ctx;
     TCGOp* check = find_head_check(tcg);
     TCGOp* last = QTAILQ_LAST(&tcg->ops);  // exit_tb(TB_EXIT_REQUESTED)
     if (!check || last->opc != INDEX_op_exit_tb) return;
 
+    mend_lock_neg(tcg);
     if (!engine->cs->singlestep_enabled) chain_returns(tcg);
     TCGLabel* requested = gen_new_label(tcg);
     TCGLabel* stale = checked ? gen_new_label(tcg) : NULL;
     TCGv_i32 flag = tcg_temp_new_i32(tcg);
-    tcg_gen_ld_i32(tcg, flag, tcg->cpu_env,
-                   offsetof(ArchCPU, neg.icount_decr.u32) - offsetof(ArchCPU, env));
+    tcg_gen_ld_i32(tcg, flag, tcg->cpu_env, offsetof(ArchCPU, neg.icount_decr.u32) - offsetof(ArchCPU, env));
     tcg_gen_brcondi_i32(tcg, TCG_COND_LT, flag, 0, requested);
     tcg_temp_free_i32(tcg, flag);
     if (checked) emit_self_check(tcg, checked, stale);
@@ -128,8 +151,7 @@ static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const s
         // with a block's place in the code buffer as its second argument.
         gen_set_label(tcg, stale);
         TCGv_ptr uc = tcg_const_ptr(tcg, engine->uc);
-        TCGv_i32 place =
-            tcg_const_i32(tcg, (int32_t)((const char*)tb - (const char*)tcg->code_gen_buffer));
+        TCGv_i32 place = tcg_const_i32(tcg, (int32_t)((const char*)tb - (const char*)tcg->code_gen_buffer));
         gen_helper_check_exit_request(tcg, uc, place);
         tcg_temp_free_i32(tcg, place);
         tcg_temp_free_ptr(tcg, uc);

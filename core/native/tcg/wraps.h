@@ -13,8 +13,8 @@ struct cm_wrap_hit {
 };
 
 // The loads stay in a shared cache line; only the first run of each wrap writes.
-#define CM_HIT(symbol)                                                                                    \
-    do {                                                                                                  \
+#define CM_HIT(symbol)                                                                                   \
+    do {                                                                                                 \
         static struct cm_wrap_hit cm_hit_ __attribute__((section("cm_wrap_hits"), used)) = {#symbol, 0}; \
         if (__builtin_expect(!cm_hit_.hit, 0)) cm_hit_.hit = 1;                                          \
     } while (0)

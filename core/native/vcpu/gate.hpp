@@ -9,8 +9,8 @@
 namespace coremesh {
 
 /// Each vCPU says when it enters and leaves guest code. «Inside» and `closed_` are the two words of Dekker's
-/// scheme, both seq_cst: a vCPU sets inside and then reads closed, who closes sets closed and then reads inside.
-/// One of the two sees the other. Everything under `mutex_` is rare.
+/// scheme, both seq_cst: a vCPU sets inside and then reads closed, who closes sets closed and then reads
+/// inside. One of the two sees the other. Everything under `mutex_` is rare.
 class Gate {
   public:
     using Inside = std::atomic<bool>;

@@ -6,6 +6,9 @@
 #include <thread>
 
 #include "ram/fault_handler.hpp"
+#ifdef COREMESH_HOST_SSE
+#include "tcg/x86/float.h"
+#endif
 
 namespace coremesh {
 
@@ -97,7 +100,8 @@ void Host::require_at_rest() const {
     if (phase_ == Phase::kRunning) throw StateError("pause the machine before looking at its registers");
 }
 
-// ---- what vCPUs ask --------------------------------------------------------------------------------------------
+// ---- what vCPUs ask
+// --------------------------------------------------------------------------------------------
 
 void Host::close_gate(Vcpu* except) noexcept {
     gate_.close(
@@ -125,7 +129,8 @@ void Host::report(const Casualty& casualty) noexcept {
             static const char* const kinds[] = {"triple-fault", "reset", "internal-error"};
             std::string text = casualty.text;
             if (!text.empty()) text += '\n';
-            ending_ = Ending{kinds[static_cast<int>(casualty.kind)], casualty.vcpu, text + describe(registers)};
+            ending_ =
+                Ending{kinds[static_cast<int>(casualty.kind)], casualty.vcpu, text + describe(registers)};
         }
     }
     ended_.notify_all();
@@ -154,6 +159,11 @@ bool Host::self_write(const FaultContext& fault) noexcept {
     if (!vcpu || !fault.had_code) return false;
     const auto offset = ram_.offset_of(fault.gpa);
     if (!offset) return false;
+#ifdef COREMESH_HOST_SSE
+    // The kernel gave the handler an MXCSR of its own; the guest's comes back when the handler is left by a
+    // jump.
+    cm_float_interrupted(fault.ucontext);
+#endif
     cm_engine_self_write(vcpu->engine(), fault.host_pc, *offset);
     return false;
 }
@@ -174,13 +184,15 @@ std::string describe(const cm_registers& r) {
     std::snprintf(line, sizeof line, "rip=%016" PRIx64 " rflags=%08" PRIx64 " efer=%" PRIx64 "\n", r.rip,
                   r.rflags, r.efer);
     text += line;
-    std::snprintf(line, sizeof line, "cr0=%08" PRIx64 " cr2=%016" PRIx64 " cr3=%016" PRIx64 " cr4=%08" PRIx64 "\n",
-                  r.cr0, r.cr2, r.cr3, r.cr4);
+    std::snprintf(line, sizeof line,
+                  "cr0=%08" PRIx64 " cr2=%016" PRIx64 " cr3=%016" PRIx64 " cr4=%08" PRIx64 "\n", r.cr0, r.cr2,
+                  r.cr3, r.cr4);
     text += line;
     const struct {
         const char* name;
         const cm_segment& segment;
-    } segments[] = {{"cs", r.cs}, {"ss", r.ss}, {"ds", r.ds}, {"es", r.es}, {"fs", r.fs}, {"gs", r.gs}, {"tr", r.tr}};
+    } segments[] = {{"cs", r.cs}, {"ss", r.ss}, {"ds", r.ds}, {"es", r.es},
+                    {"fs", r.fs}, {"gs", r.gs}, {"tr", r.tr}};
     for (const auto& [name, segment] : segments) {
         std::snprintf(line, sizeof line, "%s=%04x base=%016" PRIx64 " limit=%08x access=%03x\n", name,
                       segment.selector, segment.base, segment.limit, segment.access);

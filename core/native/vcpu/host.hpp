@@ -32,13 +32,13 @@ class Host final : private VcpuSurroundings, private CodeSink, private x86::Remo
   public:
     struct Options {
         uint64_t ram_bytes = 0, low_ram_bytes = 0;
-        std::vector<uint32_t> apic_ids;      ///< of this host's vCPUs
-        std::optional<uint32_t> bootstrap;   ///< APIC id of the bootstrap processor, when it is here
-        uint32_t total_vcpus = 0;            ///< of the whole machine
-        uint64_t tsc_hz = 0;                 ///< 0: the host's own rate
-        uint32_t timer_hz = 25'000'000;      ///< of the local APICs' timers
+        std::vector<uint32_t> apic_ids;     ///< of this host's vCPUs
+        std::optional<uint32_t> bootstrap;  ///< APIC id of the bootstrap processor, when it is here
+        uint32_t total_vcpus = 0;           ///< of the whole machine
+        uint64_t tsc_hz = 0;                ///< 0: the host's own rate
+        uint32_t timer_hz = 25'000'000;     ///< of the local APICs' timers
         Protection protection = Protection::automatic;
-        std::vector<CpuDescription> cpus;    ///< one a vCPU
+        std::vector<CpuDescription> cpus;  ///< one a vCPU
     };
 
     explicit Host(Options options);

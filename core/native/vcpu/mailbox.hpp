@@ -20,9 +20,9 @@ enum Request : uint32_t {
 
 /// Many producers, one consumer, no lock, no allocation: it is filled inside signal handlers.
 ///
-/// `requests_` is the only word the consumer looks at when nothing is up. A producer stores its data first and
-/// sets its bit second (release); the consumer takes the bit first (acquire) and the data second. A producer
-/// that comes in between sets the bit again, so nothing stays behind.
+/// `requests_` is the only word the consumer looks at when nothing is up. A producer stores its data first
+/// and sets its bit second (release); the consumer takes the bit first (acquire) and the data second. A
+/// producer that comes in between sets the bit again, so nothing stays behind.
 class Mailbox {
   public:
     /// A page entry: number of the RAM page, and whether it has become one that mixes code with hot data.
@@ -64,6 +64,18 @@ class Mailbox {
     /// Takes the given requests; returns which of them were there.
     uint32_t take(uint32_t requests) noexcept {
         return requests_.fetch_and(~requests, std::memory_order_seq_cst) & requests;
+    }
+
+    /// Drops a SIPI that finds the vCPU running; one that follows an INIT stays. One step, so that the two
+    /// posted together are never torn apart.
+    void drop_sipi_unless_init() noexcept {
+        uint32_t now = requests_.load(std::memory_order_seq_cst);
+        while ((now & kRequestSipi) && !(now & kRequestInit)) {
+            if (requests_.compare_exchange_weak(now, now & ~uint32_t{kRequestSipi},
+                                                std::memory_order_seq_cst)) {
+                return;
+            }
+        }
     }
 
     uint8_t sipi_vector() const noexcept { return sipi_vector_.load(std::memory_order_relaxed); }

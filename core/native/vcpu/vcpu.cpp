@@ -91,7 +91,8 @@ Vcpu::Vcpu(VcpuSurroundings& around, unsigned index, uint32_t apic_id, bool boot
     engine_ = cm_engine_open(&kOps, this, &layout, 0, error, sizeof error);
     if (!engine_) throw std::runtime_error(std::string("vCPU ") + std::to_string(index) + ": " + error);
     lapic_.reset(false);
-    lapic_.enter_virtual_wire();
+    // What firmware would have done: the other cores are found as INIT leaves them.
+    if (bootstrap) lapic_.enter_virtual_wire();
 }
 
 Vcpu::~Vcpu() {
@@ -101,7 +102,8 @@ Vcpu::~Vcpu() {
 
 Vcpu* Vcpu::current() noexcept { return current_vcpu; }
 
-// ---- any thread ------------------------------------------------------------------------------------------------
+// ---- any thread
+// ------------------------------------------------------------------------------------------------
 
 void Vcpu::wake() noexcept {
     // The sleeper stores 1, then looks for work; here work was posted before this exchange.
@@ -150,7 +152,8 @@ void Vcpu::post_page_mixed(uint64_t ram_page) noexcept {
     kick();
 }
 
-// ---- the thread ------------------------------------------------------------------------------------------------
+// ---- the thread
+// ------------------------------------------------------------------------------------------------
 
 void Vcpu::start() {
     thread_ = std::thread([this] { run(); });
@@ -184,7 +187,8 @@ void Vcpu::run_guest() noexcept {
     around_.gate.enter(inside_);
     const cm_exit reason = cm_engine_run(engine_);
     around_.gate.leave(inside_);
-    counters_.run_ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - start), std::memory_order_relaxed);
+    counters_.run_ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - start),
+                               std::memory_order_relaxed);
     switch (reason) {
         case CM_EXIT_HALT:
             counters_.exits_halt.fetch_add(1, std::memory_order_relaxed);
@@ -201,12 +205,13 @@ void Vcpu::run_guest() noexcept {
         case CM_EXIT_LEFT:
             if (mailbox_.take(kRequestInit)) {
                 if (bootstrap_) {
-                    // INIT of the bootstrap processor restarts the machine, and there is no firmware to go to.
+                    // INIT of the bootstrap processor restarts the machine, and there is no firmware to go
+                    // to.
                     around_.report({Casualty::Kind::kReset, index_, ""});
                     become(State::kStopped);
                     break;
                 }
-                cm_engine_reset(engine_);
+                cm_engine_init(engine_);
                 lapic_.reset(true);
                 become(State::kWaitForSipi);
             }
@@ -234,7 +239,10 @@ bool Vcpu::has_work() noexcept {
     if (requests & kRequestPages) drain_pages();
     switch (state()) {
         case State::kWaitForSipi:
-            mailbox_.take(kRequestInit);
+            if (mailbox_.take(kRequestInit)) {
+                lapic_.reset(true);
+                mailbox_.take(kRequestNmi);
+            }
             if (mailbox_.take(kRequestSipi)) {
                 cm_engine_sipi(engine_, mailbox_.sipi_vector());
                 become(State::kRunning);
@@ -243,11 +251,11 @@ bool Vcpu::has_work() noexcept {
             return false;
         case State::kHalted: {
             // Not waiting for one: dropped (SDM vol. 3A 11.4.4.1), unless it follows an INIT.
-            if (!(requests & kRequestInit)) mailbox_.take(kRequestSipi);
-            const bool wakes =
-                (requests & kRequestInit) || ((requests & kRequestNmi) && !cm_engine_nmi_blocked(engine_)) ||
-                (cm_engine_interrupts_enabled(engine_) &&
-                 (lapic_.highest_pending() >= 0 || lapic_.extint_pending()));
+            mailbox_.drop_sipi_unless_init();
+            const bool wakes = (requests & kRequestInit) ||
+                               ((requests & kRequestNmi) && !cm_engine_nmi_blocked(engine_)) ||
+                               (cm_engine_interrupts_enabled(engine_) &&
+                                (lapic_.highest_pending() >= 0 || lapic_.extint_pending()));
             if (wakes) become(State::kRunning);
             return wakes;
         }
@@ -267,7 +275,7 @@ uint32_t Vcpu::serve() noexcept {
         around_.gate.enter(inside_);
         if ((mailbox_.pending() & kRequestPages) && drain_pages()) wish |= CM_SERVICE_DROP_LAST;
     }
-    if (!(mailbox_.pending() & kRequestInit)) mailbox_.take(kRequestSipi);
+    mailbox_.drop_sipi_unless_init();
     if (mailbox_.pending() & (kRequestStop | kRequestInit)) wish |= CM_SERVICE_LEAVE;
     return wish;
 }
@@ -290,7 +298,8 @@ bool Vcpu::drain_pages() noexcept {
     return dropped;
 }
 
-// ---- what the engine asks --------------------------------------------------------------------------------------
+// ---- what the engine asks
+// --------------------------------------------------------------------------------------
 
 int Vcpu::take_interrupt() noexcept {
     const int vector = lapic_.acknowledge();
@@ -368,7 +377,8 @@ int Vcpu::write_msr(uint32_t index, uint64_t value) noexcept {
 bool Vcpu::cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) const noexcept {
     if (cpu_.cpuid.empty()) return false;
     const bool beyond = (leaf > cpu_.highest_basic && leaf < 0x4000'0000) ||
-                        (leaf > cpu_.highest_hypervisor && leaf < 0x8000'0000) || leaf > cpu_.highest_extended;
+                        (leaf > cpu_.highest_hypervisor && leaf < 0x8000'0000) ||
+                        leaf > cpu_.highest_extended;
     if (beyond) leaf = cpu_.highest_basic;
     bool indexed = false;
     for (uint32_t candidate : cpu_.indexed_leaves) indexed |= candidate == leaf;

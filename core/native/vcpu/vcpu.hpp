@@ -61,8 +61,8 @@ struct VcpuSurroundings {
     bool oversubscribed;  ///< more vCPUs than host cores: PAUSE gives the core away now and then
     uint32_t timer_hz;
 
-    VcpuSurroundings(GuestRam& ram_, Bus& bus_, const Clock& clock_, TimerQueue& timers_, x86::Fabric& fabric_,
-                     Gate& gate_, bool oversubscribed_, uint32_t timer_hz_)
+    VcpuSurroundings(GuestRam& ram_, Bus& bus_, const Clock& clock_, TimerQueue& timers_,
+                     x86::Fabric& fabric_, Gate& gate_, bool oversubscribed_, uint32_t timer_hz_)
         : ram(ram_),
           bus(bus_),
           clock(clock_),

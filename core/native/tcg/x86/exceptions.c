@@ -26,8 +26,8 @@ static bool note_address(struct uc_struct* uc, int vector) {
     return false;  // #UD goes the way of all exceptions
 }
 
-// In long mode the engine numbers a gate by the size of its descriptor, sixteen bytes; the error code counts in
-// eights (SDM vol. 3A 6.13).
+// In long mode the engine numbers a gate by the size of its descriptor, sixteen bytes; the error code counts
+// in eights (SDM vol. 3A 6.13).
 static int gate_error_code(const CPUX86State* env, int vector) {
     const int in_idt = 2;
     const bool names_gate = (env->error_code & 7) == in_idt && (env->hflags & HF_LMA_MASK) &&
@@ -83,14 +83,15 @@ static bool exec_interrupt(CPUState* cs, int request) {
     return (wish & CM_SERVICE_DROP_LAST) != 0;
 }
 
-// A fault while a double fault is being delivered: shutdown (SDM vol. 3A 6.15). Unicorn would treat it as HLT.
+// A fault while a double fault is being delivered: shutdown (SDM vol. 3A 6.15). Unicorn would treat it as
+// HLT.
 void __wrap_qemu_system_reset_request(struct uc_struct* uc) {
     CM_HIT(qemu_system_reset_request);
     cm_engine_of(uc)->shutdown = true;
 }
 
-// Where the engine gives up (a task register that leads nowhere, while a stack is looked for), it would end the
-// process. Here it ends the guest.
+// Where the engine gives up (a task register that leads nowhere, while a stack is looked for), it would end
+// the process. Here it ends the guest.
 void CM_WRAP(cpu_abort)(CPUState* cs, const char* format, ...) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CM_HIT(cpu_abort);

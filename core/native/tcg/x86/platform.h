@@ -5,7 +5,8 @@
 
 struct cm_engine;
 
-// Takes the processor's features from the machine's CPUID, so that an instruction that is not announced is #UD.
+// Takes the processor's features from the machine's CPUID, so that an instruction that is not announced is
+// #UD.
 void cm_platform_attach(struct cm_engine* engine);
 // What reset leaves in registers that the engine's own reset does not know.
 void cm_platform_reset(struct cm_engine* engine);

@@ -12,10 +12,12 @@ static void check_permission(CPUX86State* env, uint32_t port, unsigned size, uin
                    ((env->tr.flags >> DESC_TYPE_SHIFT & type_mask & ~busy) == available_32bit_tss) &&
                    env->tr.limit >= map_base_at + 1;
     if (has_map) {
-        uint32_t byte = cpu_lduw_mmuidx_ra(env, env->tr.base + map_base_at, cpu_mmu_index_kernel(env), ra) + port / 8;
+        uint32_t byte =
+            cpu_lduw_mmuidx_ra(env, env->tr.base + map_base_at, cpu_mmu_index_kernel(env), ra) + port / 8;
         // Two bytes are always read, so that a range over a byte's end needs no second access.
         if (byte + 1 <= env->tr.limit) {
-            uint32_t bits = cpu_lduw_mmuidx_ra(env, env->tr.base + byte, cpu_mmu_index_kernel(env), ra) >> (port & 7);
+            uint32_t bits =
+                cpu_lduw_mmuidx_ra(env, env->tr.base + byte, cpu_mmu_index_kernel(env), ra) >> (port & 7);
             if ((bits & ((1u << size) - 1)) == 0) return;
         }
     }
@@ -34,14 +36,14 @@ static void port_write(struct uc_struct* uc, uint32_t port, unsigned size, uint3
     engine->ops->port_write(engine->opaque, port & 0xffff, size, value);
 }
 
-#define PORT_ACCESS(letter, T, size)                                                                        \
-    T CM_WRAP(cpu_in##letter)(struct uc_struct * uc, uint32_t port, uintptr_t ra) {                         \
-        CM_HIT(cpu_in##letter);                                                                             \
-        return (T)port_read(uc, port, size, ra);                                                            \
-    }                                                                                                       \
-    void CM_WRAP(cpu_out##letter)(struct uc_struct * uc, uint32_t port, T value, uintptr_t ra) {            \
-        CM_HIT(cpu_out##letter);                                                                            \
-        port_write(uc, port, size, value, ra);                                                              \
+#define PORT_ACCESS(letter, T, size)                                                             \
+    T CM_WRAP(cpu_in##letter)(struct uc_struct * uc, uint32_t port, uintptr_t ra) {              \
+        CM_HIT(cpu_in##letter);                                                                  \
+        return (T)port_read(uc, port, size, ra);                                                 \
+    }                                                                                            \
+    void CM_WRAP(cpu_out##letter)(struct uc_struct * uc, uint32_t port, T value, uintptr_t ra) { \
+        CM_HIT(cpu_out##letter);                                                                 \
+        port_write(uc, port, size, value, ra);                                                   \
     }
 
 PORT_ACCESS(b, uint8_t, 1)

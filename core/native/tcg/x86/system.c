@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// System instructions: control and model-specific registers, CPUID, the time-stamp counter, fast system calls,
-// PAUSE. What belongs to the platform (local APIC, clock) is asked of the vCPU; the rest is the engine's.
+// System instructions: control and model-specific registers, CPUID, the time-stamp counter, fast system
+// calls, PAUSE. What belongs to the platform (local APIC, clock) is asked of the vCPU; the rest is the
+// engine's.
 #include "../internals.h"
 #include "platform.h"
 

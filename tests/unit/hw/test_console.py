@@ -4,6 +4,7 @@
 import threading
 import time
 
+import pytest
 from coremesh.hw.console import SLACK_BYTES, ConsolePort
 
 
@@ -31,11 +32,12 @@ def test_nothing_new_is_an_empty_read_at_the_same_cursor() -> None:
     assert time.monotonic() - start >= 0.045
 
 
-def test_a_waiting_reader_wakes_and_collects() -> None:
+def test_a_waiting_reader_wakes_and_collects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a reader that waits, when bytes come one by one.
 
     Then it returns soon and with more than the first.
     """
+    monkeypatch.setattr("coremesh.hw.console.COLLECT_SECONDS", 0.2)
     port = ConsolePort()
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(port.read(0, 5)[0]))

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The byte pipe between a serial port and people: the last megabytes of output for many readers, input for
-one port.
+"""The byte pipe between a serial port and people: output for many readers, input for one port.
 
 The serial port writes byte by byte from a vCPU's thread, and a reader that woke for each would fight that
 thread for the interpreter. So a reader that had to wait collects for a moment before it returns.

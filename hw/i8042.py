@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""8042 keyboard controller of a PC/AT: one port, no keyboard on it, but the reset line and A20 that
-software uses it for.
+"""8042 keyboard controller of a PC/AT, kept for its reset line, A20 and the probes of operating systems.
 
-Reference: IBM PC/AT Technical Reference (1502494), section "Keyboard Controller". Offset 0 is the data port
+Reference: IBM PC/AT Technical Reference, section "Keyboard Controller". Offset 0 is the data port
 (0x60), offset 4 the status and command port (0x64), as far apart as on the PC.
 
 Whoever talks to the missing keyboard hears at once what the real controller says after its time-out: 0xFE

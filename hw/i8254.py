@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """8254 programmable interval timer with the PC's system control port B (0x61) around its counter 2.
 
-Reference: Intel 8254 datasheet (231164-005): modes p. 8-15, read back p. 7; port B: IBM PC/AT Technical
-Reference.
+Reference: Intel 8254 datasheet; port B: IBM PC/AT Technical Reference.
 
 Offsets: 0-2 the counters, 3 the control word, 4 port B. Nothing ticks: the count and OUT follow from the
 time since the count was loaded, and an alarm wakes the device only for a rising OUT of counter 0, the timer

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """8259A programmable interrupt controllers: the PC's pair, with the edge/level registers of the PIIX.
 
-Reference: Intel 8259A datasheet (231468-003); edge/level control: Intel 82371SB (PIIX3) datasheet, section
-2.5.7.
+Reference: Intel 8259A datasheet; edge/level control (ELCR): Intel 82371SB (PIIX3) datasheet.
 
 Offsets: 0-1 the master (IRQ 0-7), 2-3 the slave (IRQ 8-15, on the master's IR2), 4-5 their edge/level
 registers. The pair is one device with one lock, because the cascade is combinational.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """82093AA I/O Advanced Programmable Interrupt Controller: 24 pins, each turned into an interrupt message.
 
-Reference: Intel 82093AA I/O APIC datasheet (290566-001), sections 3.1-3.3; the EOI register is that of the
-later versions (0x20 and up; Intel 631xESB/632xESB datasheet, section 21.4). Messages have the MSI format
+Reference: Intel 82093AA I/O APIC datasheet, section 3; the EOI register is that of the
+later versions (0x20 and up; later south bridges). Messages have the MSI format
 (SDM vol. 3A, 11.11).
 
 Memory-mapped, 32-bit accesses only: an index at offset 0x00 chooses the register seen through the window at

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """MC146818 real-time clock with 128 bytes of CMOS RAM, as the PC has it behind ports 0x70 and 0x71.
 
-Reference: Motorola MC146818 datasheet (ADI-856); CMOS map: IBM PC/AT Technical Reference, and for memory
+Reference: Motorola MC146818 datasheet; CMOS map: IBM PC/AT Technical Reference, and for memory
 above 16 MiB the bytes that firmware for virtual machines agreed on (0x34, 0x5B). Offset 0 is the index,
 offset 1 the data.
 
@@ -17,7 +17,7 @@ from coremesh.hw.registers import Bit, Bits, Register
 
 SECOND = 1_000_000_000
 OSCILLATOR_HZ = 32_768
-UIP_NS = 244_000 + 1_984_000  # warning time plus update time at 32.768 kHz (datasheet, table 5)
+UIP_NS = 244_000 + 1_984_000  # warning time plus update time at 32.768 kHz (datasheet, "update cycle")
 FIRST_UPDATE_NS = SECOND // 2  # after the divider chain is released (datasheet, "divider control")
 DONT_CARE = 0xC0
 
@@ -152,7 +152,7 @@ class Rtc146818(Device):
         return bool(self.rb & RB.SET) or RA.DV.of(self.ra) != 2
 
     def _period(self) -> int:
-        """Ns between periodic interrupts, 0 for none (datasheet, table 3)."""
+        """Ns between periodic interrupts, 0 for none (datasheet, "periodic interrupt selection")."""
         rate = RA.RS.of(self.ra)
         if not rate or RA.DV.of(self.ra) in (6, 7):
             return 0

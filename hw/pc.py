@@ -36,15 +36,15 @@ def build_pc(
     vcpus: int,
     clock: Clock | None = None,
 ) -> DeviceNode:
-    """The devices of one PC on ``fabric``. ``memory`` is for bus masters; ``on_power`` must not wait for a
-    vCPU.
+    """The devices of one PC, their interrupts going to ``fabric``.
 
-    The node is built but its threads do not run: call ``start``. Raises nothing for valid arguments.
+    ``memory`` is for bus masters; ``on_power`` must not wait for a vCPU. The node is built but its threads do
+    not run: call ``start``. Raises nothing for valid arguments.
     """
     clock = clock or HostClock()
 
-    # Interrupt controllers. The 8259A pair reaches the processors through LINT0 and, as on the boards of
-    # the MP specification's figure 3-5, through pin 0 of the I/O APIC.
+    # Interrupt controllers. The 8259A pair reaches the processors through LINT0 (the MP specification's
+    # virtual wire mode via the local APIC) and through pin 0 of the I/O APIC (the same via the I/O APIC).
     ioapic = IoApic82093AA(fabric, identity=ioapic_id(range(vcpus)))
     pic = Pic8259A(fabric.extint, ioapic.pin(0))
 

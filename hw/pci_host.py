@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """PCI configuration mechanism #1 and the host bridge of the 82441FX (i440FX PMC) on an otherwise empty bus.
 
-Reference: PCI Local Bus Specification 2.1, section 3.7.4.1; Intel 82441FX datasheet (290549-001), section 3.
+Reference: PCI Local Bus Specification 2.1, section 3.7.4.1; Intel 82441FX datasheet, section 3.
 Offsets: 0 CONFADD (0xCF8), 4 CONFDATA (0xCFC).
 """
 

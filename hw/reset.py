@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two of the PC's ways to reset: the PIIX reset control register (port 0xCF9) and system control port A
-(port 0x92).
+"""Two of the PC's ways to reset: the PIIX reset control register (0xCF9) and control port A (0x92).
 
 The third is the keyboard controller (i8042.py). ACPI's reset register is the first of these two.
-References: Intel 82371SB (PIIX3) datasheet, section 2.5.9 RCR; IBM PS/2 Hardware Interface Technical
+References: Intel 82371SB (PIIX3) datasheet, RCR; IBM PS/2 Hardware Interface Technical
 Reference, system control port A.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """16550A universal asynchronous receiver/transmitter with FIFOs.
 
-Reference: National Semiconductor PC16550D datasheet (TL/C/8652), section 8. Offsets 0-7.
+Reference: National Semiconductor PC16550D datasheet, section 8. Offsets 0-7.
 
 Transmission takes no time: THR and the shift register are empty again when the write ends, and the THRE
 interrupt comes at once. Reception is paced: what a person pastes arrives no faster than the divisor says,
@@ -245,7 +245,7 @@ class Uart16550A(Device):
         return (FIFO_BYTES if self.fcr & FCR.FIFO_ENABLE else 1) - len(self._received)
 
     def _touch_fifo(self) -> None:
-        """A character came or went: the time-out starts again (datasheet, 8.6.1, FIFO interrupt mode)."""
+        """A character came or went: the time-out starts again (datasheet, 8.10, FIFO interrupt mode)."""
         self._timeout_at = self._now() + 4 * self._character_ns()
 
     def _await(self) -> None:
@@ -381,7 +381,7 @@ class Uart16550A(Device):
             self._set_divisor(self.divisor & 0x00FF | value << 8)
             return
         if value & ~self.ier & IER.ETBEI:
-            self._thre_pending = True  # enabling it while THR is empty interrupts (datasheet, 8.6)
+            self._thre_pending = True  # enabling it while THR is empty interrupts: drivers test that
         self.ier = value & IER.writable
         self._update_irq()
         self._await()
@@ -393,7 +393,7 @@ class Uart16550A(Device):
             self.lsr &= ~LSR.DR
         if switched or value & FCR.XMIT_RESET:
             self._thre_pending = True
-        # The other bits are programmed only together with FIFO_ENABLE (datasheet, 8.5).
+        # The other bits are programmed only together with FIFO_ENABLE (datasheet, 8.4).
         self.fcr = value & FCR.writable if value & FCR.FIFO_ENABLE else 0
         self._receive()
         self._update_irq()

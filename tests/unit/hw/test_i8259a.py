@@ -157,10 +157,9 @@ def test_a_request_withdrawn_before_inta_is_the_spurious_irq_7(guest: Guest) -> 
 
 
 def test_a_request_of_the_slave_that_is_gone_by_inta_is_the_spurious_irq_15(guest: Guest) -> None:
-    """Given the slave's INT latched in a level-free master, when the slave's request is masked in the
-    meantime.
+    """Given a request of the slave that is masked there before INTA, when the processor acknowledges.
 
-    Then the cascade falls with it, and INTA finds nothing: IR7 of the master, as on the board.
+    Then the cascade has fallen with it and INTA finds nothing: IR7 of the master, as on the board.
     """
     guest.irq(9)
     guest.write(SLAVE_DATA, 0xFF)

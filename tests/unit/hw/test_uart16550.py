@@ -173,8 +173,7 @@ def test_received_data_interrupts_at_the_trigger_level(guest: Guest) -> None:
 
 
 def test_a_few_characters_left_alone_time_out(guest: Guest) -> None:
-    """Given a trigger level of 14 and one key pressed, when four characters' time has passed, then it
-    interrupts.
+    """Given a trigger level of 14 and one key pressed, when four characters' time passes, then it interrupts.
 
     Reading the character acknowledges it.
     """
@@ -263,8 +262,7 @@ def test_data_and_status_are_there_before_the_interrupt(guest: Guest) -> None:
 
 
 def test_a_paste_never_stalls_however_slow_the_host(clock: Any, guest_access: Any, make_wire: Any) -> None:
-    """Given hosts on which any time passes between two looks at the clock, when a guest reads by interrupt
-    alone.
+    """Given hosts of any slowness, looking at the clock rarely, when a guest reads by interrupt alone.
 
     Then every interrupt comes and the whole paste arrives.
     """

@@ -59,7 +59,7 @@ class Coherence final : public CodeSink {
         const auto gone = [&] { return std::chrono::steady_clock::now() - start; };
         do {  // on a busy host for as long as it takes to have tried anything
             std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        } while (gone() < time || (generations() < kEnough && gone() < 40 * time));
+        } while (gone() < time || (generations() < kEnough && gone() < 10 * time));
         stop_ = true;
         for (auto& thread : threads) thread.join();
         return {stale_, runs_, generations(), code_.counters()};

@@ -91,6 +91,11 @@ class Mailbox {
         return true;
     }
 
+    /// Consumer only, when next_page has no more: whether an entry is under way. Its producer has taken a place
+    /// and not filled it yet. Behind it there may be entries of others, who posted, kicked and let their writes
+    /// go on; they cannot be read, and may not be waited for: the producer may have lost the CPU.
+    bool entry_under_way() const noexcept { return tail_.load(std::memory_order_acquire) != head_; }
+
     Mailbox() {
         for (uint64_t i = 0; i < kSlots; ++i) slots_[i].sequence.store(i, std::memory_order_relaxed);
     }

@@ -283,16 +283,17 @@ uint32_t Vcpu::serve() noexcept {
 bool Vcpu::drain_pages() noexcept {
     mailbox_.take(kRequestPages);
     bool dropped = false;
-    if (mailbox_.take_overflow()) {
-        cm_engine_drop_all_code(engine_);
-        dropped = true;
-    }
     for (uint64_t entry; mailbox_.next_page(entry);) {
         const uint64_t page = entry & ~Mailbox::kMixed;
         cm_engine_invalidate_page(engine_, page);
         counters_.code_invalidations.fetch_add(1, std::memory_order_relaxed);
         // From here on the engine's blocks of this page check themselves (begin_translation says so).
         if (entry & Mailbox::kMixed) around_.ram.code()->acknowledge_mixed(index_, page);
+        dropped = true;
+    }
+    // Pages that cannot be told, or not yet: all code goes.
+    if (mailbox_.take_overflow() || mailbox_.entry_under_way()) {
+        cm_engine_drop_all_code(engine_);
         dropped = true;
     }
     return dropped;

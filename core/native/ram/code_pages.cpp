@@ -19,8 +19,7 @@
 namespace coremesh {
 namespace {
 
-constexpr unsigned kLastByte = CodePages::kPage - 1;
-constexpr uint32_t kTickMask = (1u << 22) - 1;
+constexpr uint32_t kTickMask = (1u << 23) - 1;
 
 uint64_t now_ms() noexcept {
     timespec now;
@@ -74,7 +73,6 @@ CodePages::CodePages(uint8_t* guest, uint8_t* protocol, RamLayout layout, WriteG
       owners_(layout.pages() * words_),
       protected_(guard, layout.pages(), options.max_runs),
       state_(layout.pages()),
-      mixed_(layout.pages()),
       range_(guest, layout.size, guard.fault_signal(), guard.fault_code(), *this) {}
 
 CodePages::~CodePages() = default;
@@ -88,12 +86,7 @@ bool CodePages::take_page(unsigned engine, uint64_t page) noexcept {
         int error = 0;
         {
             const std::lock_guard hold(locks_.of(page));
-            if (kind_of(page) == Kind::mixed) {
-                // owners_ stays zero, so that every translation comes here and is known to be under way.
-                mixed_[page].owners[engine / 64].fetch_or(bit);
-                mixed_[page].translating[engine / 64].fetch_or(bit);
-                return true;
-            }
+            if (is_mixed(page)) return false;
             if (!protected_.test(page)) {
                 error = protected_.protect(page);
                 count_.protects.fetch_add(!error, std::memory_order_relaxed);
@@ -109,22 +102,11 @@ bool CodePages::take_page(unsigned engine, uint64_t page) noexcept {
     }
 }
 
-void CodePages::note_code_bytes(unsigned engine, uint64_t page, unsigned first, unsigned last) noexcept {
-    if (!is_mixed(page)) return;
-    MixedPage& mixed = mixed_[page];
-    for (unsigned word = first / 64; word <= last / 64; word++) {
-        uint64_t bits = ~uint64_t{0};
-        if (word == first / 64) bits &= ~uint64_t{0} << (first % 64);
-        if (word == last / 64) bits &= ~uint64_t{0} >> (63 - last % 64);
-        mixed.bytes[word].fetch_or(bits);
-    }
-    // Last: touches_code looks here first, and must find either this bit or those.
-    mixed.translating[engine / 64].fetch_and(~(uint64_t{1} << (engine % 64)));
-}
-
 // invalidation
 
-bool CodePages::post_all(std::atomic<uint64_t>* words, uint64_t page) noexcept {
+/// The page's lock is held.
+bool CodePages::post_owners(uint64_t page) noexcept {
+    std::atomic<uint64_t>* const words = &owners_[page * words_];
     uint64_t posted = 0;
     for (unsigned word = 0; word < words_; word++) {
         if (words[word].load(std::memory_order_relaxed) == 0) continue;
@@ -139,46 +121,16 @@ bool CodePages::post_all(std::atomic<uint64_t>* words, uint64_t page) noexcept {
     return posted != 0;
 }
 
-/// The page's lock is held.
-bool CodePages::invalidate(uint64_t page, unsigned first, unsigned last) noexcept {
-    if (kind_of(page) != Kind::mixed) return post_all(&owners_[page * words_], page);
-    if (!touches_code(page, first, last)) return false;
-    MixedPage& mixed = mixed_[page];
-    const bool posted = post_all(mixed.owners, page);
-    // Everything translated from the page goes. An engine in the middle of a translation was among the
-    // owners; the bits it still sets are of a block that its post removes: at worst a later store is looked
-    // at once too often.
-    for (unsigned word = 0; word < words_; word++) mixed.translating[word].store(0);
-    for (auto& word : mixed.bytes) word.store(0);
-    return posted;
-}
-
-bool CodePages::touches_code(uint64_t page, unsigned first, unsigned last) const noexcept {
-    if (kind_of(page) != Kind::mixed) {
-        for (unsigned word = 0; word < words_; word++) {
-            if (owners_[page * words_ + word].load()) return true;
-        }
-        return false;
-    }
-    const MixedPage& mixed = mixed_[page];
+bool CodePages::has_owners(uint64_t page) const noexcept {
     for (unsigned word = 0; word < words_; word++) {
-        if (mixed.translating[word].load()) return true;
-    }
-    for (unsigned word = first / 64; word <= last / 64; word++) {
-        uint64_t bits = mixed.bytes[word].load();
-        if (word == first / 64) bits &= ~uint64_t{0} << (first % 64);
-        if (word == last / 64) bits &= ~uint64_t{0} >> (63 - last % 64);
-        if (bits) return true;
+        if (owners_[page * words_ + word].load()) return true;
     }
     return false;
 }
 
 CodePages::OwnerSet CodePages::owners(uint64_t page) const noexcept {
     OwnerSet set{};
-    const bool mixed = kind_of(page) == Kind::mixed;
-    for (unsigned word = 0; word < words_; word++) {
-        set[word] = (mixed ? mixed_[page].owners[word] : owners_[page * words_ + word]).load();
-    }
+    for (unsigned word = 0; word < words_; word++) set[word] = owners_[page * words_ + word].load();
     return set;
 }
 
@@ -187,16 +139,10 @@ bool CodePages::announce_write(uint64_t offset, uint64_t length) noexcept {
     // its bit and then reads the bytes. One of the two sees the other.
     std::atomic_thread_fence(std::memory_order_seq_cst);
     bool hit = false;
-    for (uint64_t end = offset + length; offset < end;) {
-        const uint64_t page = offset / kPage;
-        const uint64_t next = std::min(end, (page + 1) * kPage);
-        const auto first = static_cast<unsigned>(offset % kPage);
-        const auto last = static_cast<unsigned>((next - 1) % kPage);
-        if (touches_code(page, first, last)) {
-            const std::lock_guard hold(locks_.of(page));
-            hit |= invalidate(page, first, last);
-        }
-        offset = next;
+    for (uint64_t page = offset / kPage; page <= (offset + length - 1) / kPage; page++) {
+        if (!has_owners(page)) continue;
+        const std::lock_guard hold(locks_.of(page));
+        hit |= post_owners(page);
     }
     return hit;
 }
@@ -206,11 +152,10 @@ void CodePages::write(uint64_t offset, const void* from, uint64_t length) noexce
     while (length > 0) {
         const uint64_t page = offset / kPage;
         const uint64_t piece = std::min(length, (page + 1) * kPage - offset);
-        const auto first = static_cast<unsigned>(offset % kPage);
         // The lock until the bytes are there: nobody begins to translate between the post and the write. The
         // protocol view never faults, so the rule of page_locks.hpp is kept.
         const std::lock_guard hold(locks_.of(page));
-        invalidate(page, first, first + static_cast<unsigned>(piece) - 1);
+        post_owners(page);
         std::memcpy(protocol_ + offset, bytes, piece);
         offset += piece;
         bytes += piece;
@@ -218,31 +163,12 @@ void CodePages::write(uint64_t offset, const void* from, uint64_t length) noexce
     }
 }
 
-CheckedStore::CheckedStore(CodePages& code, uint64_t offset, unsigned length) noexcept
-    : code_(code),
-      offset_(offset),
-      first_page_(offset / CodePages::kPage),
-      last_page_((offset + length - 1) / CodePages::kPage) {
-    code_.locks_.lock_pair(first_page_, last_page_);
-    const auto first = static_cast<unsigned>(offset % CodePages::kPage);
-    const auto last = static_cast<unsigned>((offset + length - 1) % CodePages::kPage);
-    if (first_page_ == last_page_) {
-        hit_ = code_.invalidate(first_page_, first, last);
-    } else {
-        hit_ = code_.invalidate(first_page_, first, kLastByte);
-        hit_ |= code_.invalidate(last_page_, 0, last);
-    }
-}
-
-CheckedStore::~CheckedStore() { code_.locks_.unlock_pair(first_page_, last_page_); }
-
 // faults
 
 bool CodePages::on_fault(uintptr_t address, void* ucontext) noexcept {
     const uint64_t offset = address - reinterpret_cast<uintptr_t>(guest_);
     const uint64_t page = offset / kPage;
     bool had_code = false;
-    bool request = false;
     int error = 0;
     {
         const std::lock_guard hold(locks_.of(page));
@@ -251,9 +177,9 @@ bool CodePages::on_fault(uintptr_t address, void* ucontext) noexcept {
             return !comes_back(page);
         }
         count_.faults.fetch_add(1, std::memory_order_relaxed);
-        had_code = invalidate(page, 0, kLastByte);
+        had_code = post_owners(page);
         error = protected_.unprotect(page);
-        request = had_code && count_fault(page);
+        if (had_code) count_fault(page);
     }
     // ENOMEM: a page in the middle of a protected run cannot be taken out of it without another mapping. The
     // whole run can. Not ours to solve otherwise: passed on, the process ends where it faulted.
@@ -262,52 +188,28 @@ bool CodePages::on_fault(uintptr_t address, void* ucontext) noexcept {
     } else if (error) {
         return false;
     }
-    if (request) sink_.page_becomes_mixed(page);
     if (sink_.self_write({layout_.gpa_of(offset), page, program_counter(ucontext), ucontext, had_code})) {
         count_.self_writes.fetch_add(1, std::memory_order_relaxed);
     }
     return true;
 }
 
-/// The page's lock is held. True when the page was written too often, and again whenever it was as often
-/// anew: a sink whose mailbox was full may have lost the request.
-bool CodePages::count_fault(uint64_t page) noexcept {
+/// The page's lock is held, its owners are posted and it is writable: from here on it may stay so.
+void CodePages::count_fault(uint64_t page) noexcept {
     const uint32_t state = state_[page].load(std::memory_order_relaxed);
     const auto now = static_cast<uint32_t>(now_ms() / std::max(1u, options_.decay_ms)) & kTickMask;
-    const uint32_t halvings = std::min((now - (state >> 10)) & kTickMask, 8u);
-    uint32_t count = std::min(((state >> 2 & 0xff) >> halvings) + 1, 255u);
-    auto kind = static_cast<Kind>(state & 3);
-    const bool too_often = kind != Kind::mixed && options_.mixed_after && count >= options_.mixed_after;
-    if (too_often) {
-        kind = Kind::mixing;
-        count = 0;
-    }
-    state_[page].store(now << 10 | count << 2 | static_cast<uint32_t>(kind), std::memory_order_release);
-    return too_often;
-}
-
-void CodePages::acknowledge_mixed(unsigned engine, uint64_t page) noexcept {
-    const std::lock_guard hold(locks_.of(page));
-    if (kind_of(page) != Kind::mixing) return;
-    MixedPage& mixed = mixed_[page];
-    mixed.answered[engine / 64].fetch_or(uint64_t{1} << (engine % 64));
-    unsigned answers = 0;
-    for (unsigned word = 0; word < words_; word++) answers += std::popcount(mixed.answered[word].load());
-    if (answers < engines_) return;
-    // No engine stores to the page unchecked any more. What was translated under protection has no map of
-    // bytes: it goes.
-    post_all(&owners_[page * words_], page);
-    state_[page].store(static_cast<uint32_t>(Kind::mixed), std::memory_order_release);
-    if (protected_.test(page))
-        protected_.unprotect(page);  // if the kernel refuses, the next fault tries again
-    count_.mixed_pages.fetch_add(1, std::memory_order_relaxed);
+    const uint32_t halvings = std::min((now - (state >> 9)) & kTickMask, 8u);
+    const uint32_t count = std::min(((state >> 1 & 0xff) >> halvings) + 1, 255u);
+    const bool too_often = options_.mixed_after && count >= options_.mixed_after;
+    if (too_often) count_.mixed_pages.fetch_add(1, std::memory_order_relaxed);
+    state_[page].store(now << 9 | count << 1 | (too_often ? kMixed : 0), std::memory_order_release);
 }
 
 // the budget of mappings (mprotect)
 
 /// All locks are held. As far as the owners can tell, every page of the run was written.
 bool CodePages::open(ProtectedPages::Run run) noexcept {
-    for (uint64_t page = run.first; page < run.end; page++) invalidate(page, 0, kLastByte);
+    for (uint64_t page = run.first; page < run.end; page++) post_owners(page);
     if (protected_.unprotect(run) != 0) return false;
     count_.evictions.fetch_add(run.end - run.first, std::memory_order_relaxed);
     return true;

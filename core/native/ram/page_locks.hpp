@@ -40,19 +40,9 @@ class PageLocks {
   public:
     static constexpr size_t kLocks = 64;
 
-    PiMutex& of(uint64_t page) noexcept { return locks_[index(page)].mutex; }
+    /// Neighbours differ: code that runs from page to page on several engines does not queue on one lock.
+    PiMutex& of(uint64_t page) noexcept { return locks_[page % kLocks].mutex; }
 
-    /// Two pages, which may share a lock. Always the lower lock first, as lock_all does.
-    void lock_pair(uint64_t a, uint64_t b) noexcept {
-        const size_t low = index(a) < index(b) ? index(a) : index(b);
-        const size_t high = index(a) < index(b) ? index(b) : index(a);
-        locks_[low].mutex.lock();
-        if (high != low) locks_[high].mutex.lock();
-    }
-    void unlock_pair(uint64_t a, uint64_t b) noexcept {
-        locks_[index(a)].mutex.unlock();
-        if (index(a) != index(b)) locks_[index(b)].mutex.unlock();
-    }
     /// For the rare work on a run of pages. Never with one of them held.
     void lock_all() noexcept {
         for (auto& slot : locks_) slot.mutex.lock();
@@ -62,9 +52,6 @@ class PageLocks {
     }
 
   private:
-    /// Neighbours differ: code that runs from page to page on several engines does not queue on one lock.
-    static size_t index(uint64_t page) noexcept { return page % kLocks; }
-
     struct alignas(64) Slot {
         PiMutex mutex;
     };

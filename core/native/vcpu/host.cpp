@@ -150,10 +150,6 @@ void Host::code_written(unsigned engine, uint64_t ram_page) noexcept {
     vcpu_list_[engine]->post_code_written(ram_page);
 }
 
-void Host::page_becomes_mixed(uint64_t ram_page) noexcept {
-    for (auto& vcpu : vcpu_list_) vcpu->post_page_mixed(ram_page);
-}
-
 bool Host::self_write(const FaultContext& fault) noexcept {
     Vcpu* vcpu = Vcpu::current();
     if (!vcpu || !fault.had_code) return false;

@@ -76,7 +76,6 @@ class Host final : private VcpuSurroundings, private CodeSink, private x86::Remo
     void thread_ends() noexcept override;
     // CodeSink
     void code_written(unsigned engine, uint64_t ram_page) noexcept override;
-    void page_becomes_mixed(uint64_t ram_page) noexcept override;
     bool self_write(const FaultContext& fault) noexcept override;
     // x86::RemoteSink
     void forward(const x86::IpiMessage&) noexcept override {}

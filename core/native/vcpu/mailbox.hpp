@@ -25,9 +25,6 @@ enum Request : uint32_t {
 /// producer that comes in between sets the bit again, so nothing stays behind.
 class Mailbox {
   public:
-    /// A page entry: number of the RAM page, and whether it has become one that mixes code with hot data.
-    static constexpr uint64_t kMixed = uint64_t{1} << 63;
-
     void post(uint32_t request) noexcept { requests_.fetch_or(request, std::memory_order_seq_cst); }
 
     void post_sipi(uint8_t vector) noexcept {
@@ -47,8 +44,7 @@ class Mailbox {
                     break;
                 }
             } else if (sequence < ticket) {
-                // Full: the vCPU has been away for long. It will drop all of its code instead. A page that
-                // became mixed cannot be dropped like this: its poster asks again at the next fault.
+                // Full: the vCPU has been away for long. It will drop all of its code instead.
                 overflow_.store(true, std::memory_order_release);
                 break;
             } else {

@@ -56,9 +56,7 @@ const cm_vcpu_ops Vcpu::kOps = {
     .cpuid = [](void* o, uint32_t leaf, uint32_t subleaf,
                 uint32_t out[4]) { return self(o).cpuid(leaf, subleaf, out); },
     .begin_translation = [](void* o, uint64_t page) -> bool {
-        CodePages& code = *self(o).around_.ram.code();
-        // Where the host cannot protect the page, its blocks check themselves as well.
-        return !code.begin_translation(self(o).index_, page) || code.checks_stores(page);
+        return !self(o).around_.ram.code()->begin_translation(self(o).index_, page);
     },
     .pause = [](void* o) { self(o).pause(); },
     .exclusive_begin =
@@ -144,11 +142,6 @@ void Vcpu::post_park() noexcept {
 
 void Vcpu::post_code_written(uint64_t ram_page) noexcept {
     mailbox_.post_page(ram_page);
-    kick();
-}
-
-void Vcpu::post_page_mixed(uint64_t ram_page) noexcept {
-    mailbox_.post_page(ram_page | Mailbox::kMixed);
     kick();
 }
 
@@ -283,12 +276,9 @@ uint32_t Vcpu::serve() noexcept {
 bool Vcpu::drain_pages() noexcept {
     mailbox_.take(kRequestPages);
     bool dropped = false;
-    for (uint64_t entry; mailbox_.next_page(entry);) {
-        const uint64_t page = entry & ~Mailbox::kMixed;
+    for (uint64_t page; mailbox_.next_page(page);) {
         cm_engine_invalidate_page(engine_, page);
         counters_.code_invalidations.fetch_add(1, std::memory_order_relaxed);
-        // From here on the engine's blocks of this page check themselves (begin_translation says so).
-        if (entry & Mailbox::kMixed) around_.ram.code()->acknowledge_mixed(index_, page);
         dropped = true;
     }
     // Pages that cannot be told, or not yet: all code goes.

@@ -104,7 +104,6 @@ class Vcpu final : public x86::VcpuPort {
     void post_stop() noexcept;
     /// Translated code on this page is out of date; async-signal-safe.
     void post_code_written(uint64_t ram_page) noexcept;
-    void post_page_mixed(uint64_t ram_page) noexcept;
     /// When inside guest code: come out.
     void post_park() noexcept;
     bool inside() const noexcept { return inside_.load(std::memory_order_seq_cst); }

@@ -2,6 +2,8 @@
 // A RAM with code pages, and a sink that writes down what it is told.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -22,7 +24,6 @@ class Diary final : public CodeSink {
         // Written inside a signal handler, where nothing may be allocated.
         posts.reserve(4096);  // the most that a story makes
         faults.reserve(4096);
-        becoming_mixed.reserve(64);
     }
     struct Post {
         unsigned engine;
@@ -30,7 +31,6 @@ class Diary final : public CodeSink {
         uint8_t byte;  ///< what the page's watched byte was at the time of the post
     };
     std::vector<Post> posts;
-    std::vector<uint64_t> becoming_mixed;
     std::vector<FaultContext> faults;
     const uint8_t* watched = nullptr;  ///< in the protocol view
     std::function<bool(const FaultContext&)> on_self_write = [](const FaultContext&) { return false; };
@@ -38,7 +38,6 @@ class Diary final : public CodeSink {
     void code_written(unsigned engine, uint64_t page) noexcept override {
         posts.push_back({engine, page, watched ? *watched : uint8_t{0}});
     }
-    void page_becomes_mixed(uint64_t page) noexcept override { becoming_mixed.push_back(page); }
     bool self_write(const FaultContext& fault) noexcept override {
         faults.push_back(fault);
         return on_self_write(fault);
@@ -60,6 +59,25 @@ struct Machine {
     Diary diary;
     GuestRam ram;
     CodePages& code;
+};
+
+/// While it lives the process has as many mappings as vm.max_map_count allows.
+class NoMappingsLeft {
+  public:
+    NoMappingsLeft() : length_((map_count_limit() + 1000) * kPage) {
+        at_ = static_cast<uint8_t*>(mmap(nullptr, length_, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        for (size_t page = kPage; page < length_; page += 2 * kPage) {
+            if (mprotect(at_ + page, kPage, PROT_READ) != 0) break;
+        }
+        // A split in two may still fit where one in three does not.
+        (void)mprotect(at_ + length_ - kPage, kPage, PROT_READ);
+    }
+    ~NoMappingsLeft() { munmap(at_, length_); }
+
+  private:
+    size_t length_;
+    uint8_t* at_;
 };
 
 /// The story once for each protection that this host has.

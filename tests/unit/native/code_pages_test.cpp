@@ -199,22 +199,6 @@ STORY(
     });
 }
 
-STORY("given a checked store across two pages, then the code of both is invalidated") {
-    with_both([](Protection protection) {
-        Machine machine(protection);
-        CHECK(machine.code.begin_translation(0, 10));
-        CHECK(machine.code.begin_translation(1, 11));
-        {
-            const CheckedStore store(machine.code, 11 * kPage - 4, 8);
-            std::memset(store.host(), 0x66, 8);
-        }
-        CHECK_EQ(machine.diary.posts.size(), 2u);
-        CHECK_EQ(int{machine.ram.guest_base()[11 * kPage - 4]}, 0x66);
-        CHECK_EQ(int{machine.ram.guest_base()[11 * kPage + 3]}, 0x66);
-        CHECK_EQ(machine.faults(), 0u);
-    });
-}
-
 STORY("given machines that come and go beside one that runs, then its faults find it every time") {
     with_both([](Protection protection) {
         Machine machine(protection, 1, {.mixed_after = 0});

@@ -22,7 +22,6 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 class NoEngines final : public CodeSink {
     void code_written(unsigned, uint64_t) noexcept override {}
-    void page_becomes_mixed(uint64_t) noexcept override {}
     bool self_write(const FaultContext&) noexcept override { return false; }
 };
 

@@ -2,7 +2,7 @@
 // The budget of mappings that mprotect has.
 #include "ram/protected_pages.hpp"
 
-#include <sys/mman.h>
+#include <memory>
 
 #include "check.hpp"
 #include "code_pages_fixture.hpp"
@@ -50,21 +50,11 @@ STORY(
     "once") {
     Machine machine(Protection::mprotect, 1, {.max_runs = 1000});
     for (uint64_t page = 10; page < 20; page++) CHECK(machine.code.begin_translation(0, page));
-    // Every second page read-only: the rest of what vm.max_map_count allows.
-    const size_t length = (map_count_limit() + 1000) * kPage;
-    void* const filler =
-        mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    CHECK(filler != MAP_FAILED);
-    bool full = false;
-    for (size_t at = kPage; at < length && !full; at += 2 * kPage) {
-        full = mprotect(static_cast<uint8_t*>(filler) + at, kPage, PROT_READ) != 0;
-    }
-    // A split in two may still fit where one in three does not.
-    full = full && mprotect(static_cast<uint8_t*>(filler) + length - kPage, kPage, PROT_READ) != 0;
+    auto full = std::make_unique<NoMappingsLeft>();
     machine.store(15, 1);
     const auto posts = machine.diary.posts.size();
     const auto byte = machine.ram.protocol_base()[15 * kPage];
-    munmap(filler, length);
+    full.reset();
     CHECK_EQ(posts, 10u);
     CHECK_EQ(int{byte}, 1);
     CHECK_EQ(machine.code.runs(), 0u);

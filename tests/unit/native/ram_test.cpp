@@ -29,7 +29,6 @@ bool usable(Protection protection) {
 
 class NoEngines final : public CodeSink {
     void code_written(unsigned, uint64_t) noexcept override {}
-    void page_becomes_mixed(uint64_t) noexcept override {}
     bool self_write(const FaultContext&) noexcept override { return false; }
 };
 

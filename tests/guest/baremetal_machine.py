@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +95,104 @@ def _compile(name: str, sources: list[Path], folder: Path) -> Path:
     return elf32
 
 
+class BaremetalMachine:
+    """A machine put together in this process. A context manager: leaving it ends all of its threads.
+
+    ``host`` is the native engine, ``console`` what the guest prints. The constructor lays out RAM; ``start``
+    lets the guest run; ``finish`` waits for its end.
+    """
+
+    def __init__(
+        self,
+        guest: Path,
+        *,
+        vcpus: int,
+        cmdline: str = "",
+        protection: str = "auto",
+        ram_bytes: int = 128 * MIB,
+        modules: Sequence[tuple[bytes, str]] = (),
+    ) -> None:
+        memory = MemoryMap(ram_bytes)
+        apic_ids = list(range(vcpus))
+        self.console = ConsolePort()
+        self.events: list[PowerEvent] = []
+        self._over = threading.Event()
+        self._started = 0.0
+        self.host = Host(
+            ram_bytes=ram_bytes,
+            low_ram_bytes=min(ram_bytes, LOW_RAM_LIMIT),
+            apic_ids=apic_ids,
+            total_vcpus=vcpus,
+            protection=protection,
+        )
+        self.node = build_pc(
+            self.host,
+            self.host,
+            console=self.console,
+            on_power=self._on_power,
+            ram_bytes=ram_bytes,
+            vcpus=vcpus,
+        )
+        self.host.connect(self.node)
+        for space, first, last in self.node.claims():
+            self.host.claim(space, first, last)
+        firmware, rsdp = build_firmware(apic_ids, memory)
+        plan = image.plan_boot(guest.read_bytes(), None, cmdline, memory, rsdp, modules)
+        for gpa, data in [*firmware, *build_mp_table(apic_ids), *plan.writes]:
+            self.host.ram_write(gpa, data)
+        self.host.set_registers(0, plan.registers)
+
+    def _on_power(self, event: PowerEvent) -> None:
+        self.events.append(event)
+        self._over.set()
+
+    def __enter__(self) -> "BaremetalMachine":
+        self.node.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.host.stop()
+        self.node.stop()
+
+    def start(self) -> None:
+        """Let the vCPUs run."""
+        self._started = time.monotonic()
+        self.host.start()
+
+    def output(self) -> str:
+        """All that the guest has printed so far."""
+        return self.console.read(0, 0.0)[0].decode("latin-1")
+
+    def wait_for(self, text: str, timeout: float = 20.0) -> str:
+        """Wait until the guest has printed ``text``; all output. Raises AssertionError at the timeout."""
+        deadline = time.monotonic() + timeout
+        while text not in self.output():
+            assert time.monotonic() < deadline, f"no {text!r} from the guest:\n{self.output()}"
+            time.sleep(0.002)
+        return self.output()
+
+    def finish(self, timeout: float = 60.0) -> RunResult:
+        """Wait for the guest's end, or give up; the vCPUs are parked then."""
+        crash: dict[str, object] | None = None
+        deadline = time.monotonic() + timeout
+        while not self._over.wait(0.002):
+            crash = self.host.wait(0.0)
+            if crash or time.monotonic() > deadline:
+                break
+        seconds = time.monotonic() - self._started
+        self.host.pause()
+        ended, detail, status = "timeout", "", None
+        if self.events:
+            ended = self.events[0].kind
+            status = self.events[0].value << 1 | 1 if ended == "debug-exit" else None
+        elif crash:
+            ended, detail = str(crash["kind"]), str(crash["detail"])
+        else:
+            state = self.host.registers(0)
+            detail = " ".join(f"{name}={value:x}" for name, value in state.items() if isinstance(value, int))
+        return RunResult(self.output(), ended, status, seconds, self.host.stats(), detail)
+
+
 def run_on_coremesh(
     guest: Path,
     *,
@@ -101,63 +200,15 @@ def run_on_coremesh(
     cmdline: str = "",
     protection: str = "auto",
     ram_bytes: int = 128 * MIB,
+    modules: Sequence[tuple[bytes, str]] = (),
     timeout: float = 60.0,
 ) -> RunResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
-    memory = MemoryMap(ram_bytes)
-    apic_ids = list(range(vcpus))
-    host = Host(
-        ram_bytes=ram_bytes,
-        low_ram_bytes=min(ram_bytes, LOW_RAM_LIMIT),
-        apic_ids=apic_ids,
-        total_vcpus=vcpus,
-        protection=protection,
-    )
-    over = threading.Event()
-    events: list[PowerEvent] = []
-
-    def on_power(event: PowerEvent) -> None:
-        events.append(event)
-        over.set()
-
-    console = ConsolePort()
-    node = build_pc(host, host, console=console, on_power=on_power, ram_bytes=ram_bytes, vcpus=vcpus)
-    host.connect(node)
-    for space, first, last in node.claims():
-        host.claim(space, first, last)
-    firmware, rsdp = build_firmware(apic_ids, memory)
-    plan = image.plan_boot(guest.read_bytes(), None, cmdline, memory, rsdp)
-    for gpa, data in [*firmware, *build_mp_table(apic_ids), *plan.writes]:
-        host.ram_write(gpa, data)
-    host.set_registers(0, plan.registers)
-    started = time.monotonic()
-    crash: dict[str, object] | None = None
-    node.start()
-    try:
-        host.start()
-        while not over.wait(0.002):
-            crash = host.wait(0.0)
-            if crash or time.monotonic() - started > timeout:
-                break
-        seconds = time.monotonic() - started
-        host.pause()
-        stats = host.stats()
-        state = host.registers(0)
-    finally:
-        host.stop()
-        node.stop()
-    output = console.read(0, 0.0)[0].decode("latin-1")
-    detail = str(crash["detail"]) if crash else ""
-    ended: str
-    if events:
-        ended = events[0].kind
-    elif crash:
-        ended = str(crash["kind"])
-    else:
-        ended = "timeout"
-        detail = " ".join(f"{name}={value:x}" for name, value in state.items() if isinstance(value, int))
-    status = events[0].value << 1 | 1 if events and ended == "debug-exit" else None
-    return RunResult(output, ended, status, seconds, stats, detail)
+    with BaremetalMachine(
+        guest, vcpus=vcpus, cmdline=cmdline, protection=protection, ram_bytes=ram_bytes, modules=modules
+    ) as machine:
+        machine.start()
+        return machine.finish(timeout)
 
 
 def qemu_is_there() -> bool:

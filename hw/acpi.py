@@ -7,9 +7,9 @@
                  -> MADT
 
 Source: the ACPI Specification 6.4; section numbers below are its. Fixed-feature hardware (section 4.8) is
-that of a PC whose chip set is always in ACPI mode: no SMI command port, no fixed buttons, no GPEs.
-Processor devices are left out on purpose: cores come from the MADT, and with no idle states to offer a
-processor device only costs the guest a driver and an idle governor for each core.
+that of a PC whose chip set is always in ACPI mode: no SMI command port, a power button, no sleep button, no
+GPEs. Processor devices are left out on purpose: cores come from the MADT, and with no idle states to offer
+a processor device only costs the guest a driver and an idle governor for each core.
 """
 
 import struct
@@ -119,11 +119,10 @@ def facs() -> bytes:
 
 def fadt(facs_gpa: int, dsdt_gpa: int) -> bytes:
     """The fixed description, revision 6.3 (5.2.9)."""
-    wbinvd, proc_c1, power_button, sleep_button, fixed_rtc, reset_register = (
-        1 << bit for bit in (0, 2, 4, 5, 6, 10)
-    )
-    # A set button or RTC bit says that there is no such fixed feature. The 8042 is not announced though
-    # its reset line exists: no keyboard is behind it, and probing for one costs a guest half a second.
+    wbinvd, proc_c1, sleep_button, fixed_rtc, reset_register = (1 << bit for bit in (0, 2, 5, 6, 10))
+    # A set button or RTC bit says that there is no such fixed feature: only the power button (bit 4) is one.
+    # The 8042 is not announced though its reset line exists: no keyboard is behind it, and probing for one
+    # costs a guest half a second.
     legacy_devices, no_vga, no_aspm = 1 << 0, 1 << 2, 1 << 4
     body = bytearray(276 - 36)
 
@@ -140,7 +139,7 @@ def fadt(facs_gpa: int, dsdt_gpa: int) -> bytes:
     put(96, "HH", 101, 1001)  # latencies that mean: no C2, no C3
     put(108, "B", RTC_CENTURY_INDEX)
     put(109, "H", legacy_devices | no_vga | no_aspm)
-    put(112, "I", wbinvd | proc_c1 | power_button | sleep_button | fixed_rtc | reset_register)
+    put(112, "I", wbinvd | proc_c1 | sleep_button | fixed_rtc | reset_register)
     put(116, "4BQ", *_io_address(8, RESET_PORT))
     put(128, "BxxB", RESET_VALUE, 3)  # ... and the minor version
     put(132, "QQ", facs_gpa, dsdt_gpa)

@@ -17,7 +17,7 @@ OEM_ID: Final = b"COREMESH"
 PRODUCT_ID: Final = b"PC".ljust(12)
 LARGEST_XAPIC_ID: Final = 0xFE
 LAPIC_VERSION: Final = 0x14
-IOAPIC_VERSION: Final = 0x11
+IOAPIC_VERSION: Final = 0x20
 ISA_BUS: Final = 0
 ISA_IRQS: Final = (0, 1, *range(3, 16))
 """The cascade, IRQ 2, is no interrupt of its own."""

@@ -113,8 +113,9 @@ def test_the_fadt_names_the_ports_of_the_chips(install: Install) -> None:
     assert io_port(116) == (1, 8, 0xCF9) and fadt[128] == 6
     assert struct.unpack_from("<H", fadt, 46)[0] == 9
     flags = struct.unpack_from("<I", fadt, 112)[0]
-    reset_register, hardware_reduced = 1 << 10, 1 << 20
+    no_power_button, no_sleep_button, reset_register, hardware_reduced = 1 << 4, 1 << 5, 1 << 10, 1 << 20
     assert flags & reset_register and not flags & hardware_reduced
+    assert flags & no_sleep_button and not flags & no_power_button, "PM1 has a power button and no other"
     assert struct.unpack_from("<I", fadt, 48)[0] == 0, "no SMI port: always in ACPI mode"
 
 

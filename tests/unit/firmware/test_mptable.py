@@ -54,6 +54,7 @@ def test_isa_interrupts_reach_the_ioapic_as_the_chips_are_wired(install: Install
     (bus,) = found[1]
     assert bus[2:] == b"ISA   "
     (ioapic,) = found[2]
+    assert ioapic[2] == 0x20, "the version that the chip's own register reads"
     assert ioapic[1] == 4 and struct.unpack_from("<I", ioapic, 4)[0] == 0xFEC0_0000
     extint, *lines = found[3]
     assert extint[1] == 3 and extint[7] == 0, "the 8259A pair on the first pin"

@@ -16,6 +16,7 @@ import contextlib
 import os
 import queue
 import re
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ _POLL_SECONDS = 1.0
 _QUIET_SECONDS = 0.05  # a prompt counts when nothing follows it for so long
 _NUDGE_SECONDS = 3.0  # silence after which a shell that is waited for is sent a newline
 _TAIL = 4096
+_SWITCH_SECONDS = 0.0005
 
 
 class HostProcess:
@@ -72,6 +74,9 @@ class HostProcess:
                 f"{str(extension_hash)[:12]}). Install the same wheel on every node."
             )
         self._check_memory()
+        # A guest's access to a device waits for whichever Python thread runs: half a millisecond at most, not
+        # the interpreter's five.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         assembled = assemble(self._description, self._port, self._on_power)
         self._host, self._node = assembled.host, assembled.node
         return {

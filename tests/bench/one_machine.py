@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One Coremesh machine in this process, without Ray, its console on stdout: what the benchmarks compare.
+
+    python one_machine.py VCPUS MEMORY_MIB KERNEL INITRAMFS CMDLINE
+"""
+
+import sys
+import threading
+from pathlib import Path
+
+from coremesh.cluster.assembly import assemble
+from coremesh.cluster.description import MachineDescription
+from coremesh.hw.console import ConsolePort
+
+
+def main() -> None:
+    """Boot, copy the console to stdout, end with the guest."""
+    vcpus, memory_mib, kernel, initramfs, cmdline = sys.argv[1:6]
+    description = MachineDescription(
+        vcpus=int(vcpus),
+        ram_bytes=int(memory_mib) << 20,
+        kernel=Path(kernel).read_bytes(),
+        initrd=Path(initramfs).read_bytes(),
+        cmdline=cmdline,
+    )
+    port = ConsolePort()
+    ended = threading.Event()
+    machine = assemble(description, port, lambda _event: ended.set())
+    out = sys.stdout.buffer
+    out.write(b"EMULATION STARTS\n")
+    out.flush()
+    machine.node.start()
+    machine.host.start()
+    cursor = 0
+    while True:
+        over = ended.is_set()
+        data, cursor = port.read(cursor, 0.0 if over else 0.05)[:2]
+        out.write(data)
+        out.flush()
+        if over and not data:
+            break
+        if (end := machine.host.wait(0.0)) is not None:
+            out.write(f"\nENDED {end}\n".encode())
+            break
+    machine.host.stop()
+    machine.node.stop()
+
+
+if __name__ == "__main__":
+    main()

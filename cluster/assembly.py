@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster.description import MachineDescription
-from coremesh.core.errors import ConfigurationError, PlatformError
+from coremesh.core.errors import ConfigurationError, GuestImageError, PlatformError
+from coremesh.core.linux_payload import unpack_linux
 from coremesh.core.memory_map import MemoryMap
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def assemble(
     memory = MemoryMap(description.ram_bytes)
     apic_ids = list(range(description.vcpus))
     tables, rsdp = build_firmware(apic_ids, memory)
-    plan = _plan(description, memory, rsdp)
+    plan = _plan(description, memory, rsdp, unpack=description.unpack)
 
     try:
         host = Host(
@@ -70,11 +72,16 @@ def assemble(
 
 def check_images(description: MachineDescription) -> None:
     """Raise what :func:`assemble` would raise for the images, without an engine: early, in the driver."""
-    _plan(description, MemoryMap(description.ram_bytes), 0)
+    _plan(description, MemoryMap(description.ram_bytes), 0, unpack=False)
 
 
-def _plan(description: MachineDescription, memory: MemoryMap, rsdp: int) -> BootPlan:
+def _plan(description: MachineDescription, memory: MemoryMap, rsdp: int, *, unpack: bool) -> BootPlan:
     from coremesh.core.image import plan_boot
 
+    kernel = description.kernel
+    if unpack:
+        # A kernel that is no bzImage, or is packed in a way unknown here, is started as it is.
+        with contextlib.suppress(GuestImageError):
+            kernel = unpack_linux(kernel)
     modules = [(module.data, module.text) for module in description.modules]
-    return plan_boot(description.kernel, description.initrd, description.cmdline, memory, rsdp, modules)
+    return plan_boot(kernel, description.initrd, description.cmdline, memory, rsdp, modules)

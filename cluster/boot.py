@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from coremesh.cluster.description import check_vcpus, parse_memory
+from coremesh.cluster.description import check_vcpus, default_cmdline, parse_memory
 from coremesh.cluster.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
 from coremesh.cluster.images import fetch_debian, read_image
 from coremesh.cluster.machine import Machine
@@ -44,6 +44,7 @@ class BootOptions:
     command: str | None = None
     timeout: float | None = None
     builtin: bool = False
+    unpack: bool = True
     address: str | None = None
 
 
@@ -68,6 +69,9 @@ def boot_guest(options: BootOptions) -> int:
 
 def _start(options: BootOptions) -> Machine:
     kernel, initrd, modules = _images(options)
+    append = options.append
+    if options.command is not None and default_cmdline(kernel):
+        append = f"quiet {append}".strip()  # nobody sees the kernel's messages, and they cost time
     say = f"starting {options.vcpus} vCPU{'s' if options.vcpus > 1 else ''}"
     with waiting(say):
         return Machine(
@@ -76,7 +80,7 @@ def _start(options: BootOptions) -> Machine:
             kernel=kernel,
             initrd=initrd,
             modules=modules,
-            append=options.append,
+            append=append,
             address=options.address,
         )
 

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ class Machine:
     is added to it. `modules` are Multiboot modules: paths, bytes, or pairs of one of these and a text.
     `address` names a Ray cluster to run on; otherwise Ray is started on this machine, quietly, and shared by
     all machines of the process. `prompt` is a regular expression for the prompt of the guest's shell.
-    `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `progress` is told about
+    `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `unpack` lets the host
+    unpack a bzImage's kernel, which saves the guest seconds and costs it KASLR. `progress` is told about
     a fetch (what, 0..1).
 
     Raises :class:`ConfigurationError`, :class:`GuestImageError`, :class:`ImageFetchError` or
@@ -82,12 +84,14 @@ class Machine:
         address: str | None = None,
         prompt: bytes = PROMPT,
         protection: str = "auto",
+        unpack: bool = True,
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
         self.vcpus = check_vcpus(vcpus)
         self.memory = parse_memory(memory)
         build = extension_hash()
         description = self._describe(kernel, initrd, cmdline, modules, append, prompt, protection, progress)
+        description = replace(description, unpack=unpack)
         check_images(description)
         self.cmdline = description.cmdline
         self._end: MachineEnd | None = None

@@ -27,6 +27,15 @@ class Mailbox {
   public:
     void post(uint32_t request) noexcept { requests_.fetch_or(request, std::memory_order_seq_cst); }
 
+    /// An INIT undoes a SIPI that was sent before it and has not been taken: the processor would have started
+    /// and been reset at once. One that is sent after it stays.
+    void post_init() noexcept {
+        uint32_t now = requests_.load(std::memory_order_seq_cst);
+        while (!requests_.compare_exchange_weak(now, (now & ~uint32_t{kRequestSipi}) | kRequestInit,
+                                                std::memory_order_seq_cst)) {
+        }
+    }
+
     void post_sipi(uint8_t vector) noexcept {
         sipi_vector_.store(vector, std::memory_order_relaxed);
         post(kRequestSipi);
@@ -62,17 +71,21 @@ class Mailbox {
         return requests_.fetch_and(~requests, std::memory_order_seq_cst) & requests;
     }
 
-    /// Drops a SIPI that finds the vCPU running; one that follows an INIT stays. One step, so that the two
-    /// posted together are never torn apart.
-    void drop_sipi_unless_init() noexcept {
+    /// Takes a SIPI, but not before the INIT that it came with: between a look at INIT and one at SIPI both
+    /// may be posted, and a processor started by the second would be reset by the first and wait for ever.
+    bool take_sipi_unless_init() noexcept {
         uint32_t now = requests_.load(std::memory_order_seq_cst);
         while ((now & kRequestSipi) && !(now & kRequestInit)) {
             if (requests_.compare_exchange_weak(now, now & ~uint32_t{kRequestSipi},
                                                 std::memory_order_seq_cst)) {
-                return;
+                return true;
             }
         }
+        return false;
     }
+
+    /// Drops a SIPI that finds the vCPU running; one that follows an INIT stays.
+    void drop_sipi_unless_init() noexcept { take_sipi_unless_init(); }
 
     uint8_t sipi_vector() const noexcept { return sipi_vector_.load(std::memory_order_relaxed); }
     bool take_overflow() noexcept { return overflow_.exchange(false, std::memory_order_acq_rel); }
@@ -87,9 +100,10 @@ class Mailbox {
         return true;
     }
 
-    /// Consumer only, when next_page has no more: whether an entry is under way. Its producer has taken a place
-    /// and not filled it yet. Behind it there may be entries of others, who posted, kicked and let their writes
-    /// go on; they cannot be read, and may not be waited for: the producer may have lost the CPU.
+    /// Consumer only, when next_page has no more: whether an entry is under way. Its producer has taken a
+    /// place and not filled it yet. Behind it there may be entries of others, who posted, kicked and let
+    /// their writes go on; they cannot be read, and may not be waited for: the producer may have lost the
+    /// CPU.
     bool entry_under_way() const noexcept { return tail_.load(std::memory_order_acquire) != head_; }
 
     Mailbox() {

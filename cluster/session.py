@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -96,6 +97,7 @@ def _start(ray: Any, quiet: dict[str, Any]) -> str:
     base = base if len(base) < 32 else "/tmp"
     _sweep(Path(base))
     folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base)
+    _provide_token(Path(folder))
     try:
         ray.init(
             address="local",  # never the cluster that happens to run here
@@ -119,6 +121,16 @@ def _start(ray: Any, quiet: dict[str, Any]) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+def _provide_token(folder: Path) -> None:
+    """Give Ray a secret of its own to guard its ports with where it cannot keep one in the user's home."""
+    if os.access(Path.home(), os.W_OK) or any(name.startswith("RAY_AUTH_") for name in os.environ):
+        return
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
 def _sweep(base: Path) -> None:

@@ -66,8 +66,8 @@ class MachineDescription:
 
     `ram_bytes` in bytes; `kernel` a bzImage, vmlinux or Multiboot image; `prompt` a regular expression for
     the console's bytes that says that a shell is ready; `protection` the engine's way to guard guest memory
-    ('auto', 'userfaultfd' or 'mprotect'). With `unpack` a bzImage's kernel is unpacked by the host, which does
-    it several times as fast as the guest; the kernel is then not moved to a random address.
+    ('auto', 'userfaultfd' or 'mprotect'). With `unpack` a bzImage's kernel is unpacked by the host, several
+    times as fast as by the guest; the kernel is then not moved to a random address.
     """
 
     vcpus: int

@@ -27,7 +27,7 @@ class PlatformError(CoremeshError):
 
 
 class GuestCrashError(CoremeshError):
-    """The guest stopped in a way no orderly guest does (triple fault, engine error); carries the vCPU's state."""
+    """The guest stopped as no orderly guest does (triple fault, engine error); carries the vCPU's state."""
 
     def __init__(self, message: str, state: str = "") -> None:
         super().__init__(message, state)

@@ -16,6 +16,14 @@ def test_given_every_fault_the_guest_can_make_when_it_makes_it_then_the_frame_is
     assert result.status == PASSED, result.story()
 
 
+def test_given_the_modes_before_long_mode_when_a_guest_visits_them_then_each_behaves_as_it_did(
+    guest: Callable[[str], Path], protection: str
+) -> None:
+    """32-bit protected mode, its ring 3 and SYSENTER, virtual-8086, hardware task switches, real mode and back."""
+    result = run_on_coremesh(guest("legacy"), vcpus=1, protection=protection)
+    assert result.status == PASSED, result.story()
+
+
 @pytest.mark.xfail(reason="data watchpoints never hit; LIDT takes a non-canonical base", strict=True)
 def test_given_the_known_gaps_when_they_are_tried_then_they_are_closed(guest: Callable[[str], Path]) -> None:
     """This test says when the engine has learnt them."""

@@ -13,11 +13,25 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("theme", ["atomics", "smc", "smp", "timers", "exceptions"])
+@pytest.mark.parametrize(
+    "theme",
+    [
+        "atomics",
+        "smc",
+        "smp",
+        "timers",
+        "exceptions",
+        "legacy",
+        "interrupted",
+        "tables",
+        "handover",
+        "built-in",
+    ],
+)
 @pytest.mark.parametrize("vcpus", [1, 2])
 def test_given_the_other_emulator_when_a_guest_runs_on_it_then_all_its_checks_hold(
     guest: Callable[[str], Path], theme: str, vcpus: int
 ) -> None:
     """Without ``strict``: that word adds what QEMU 7.2 does not do."""
-    result = run_on_qemu(guest(theme), vcpus=vcpus, timeout=120)
+    result = run_on_qemu(guest(theme), vcpus=vcpus, cmdline="exit=16", timeout=120)
     assert result.status == PASSED, result.story()

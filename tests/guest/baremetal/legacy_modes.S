@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Out of long mode: 32-bit protected mode without paging, ring 3, virtual-8086, task switches, real mode; and back.
+//
+// Each step names at label 8 the instruction that must trap (or the one behind it, for a trap) and goes on at 9.
+// A step that does not trap leaves its row of legacy_log as it was.
+#define LOW 0x9000              // 16-bit code is copied here: 900h:0
+#define SMALL 0x600000          // base of the small segments
+#define SEL_CODE64 0x08
+#define SEL_DATA 0x10
+#define SEL_CODE 0x18
+#define SEL_USER_CODE 0x23
+#define SEL_USER_DATA 0x2b
+#define SEL_TSS_A 0x30
+#define SEL_TSS_B 0x38
+#define SEL_CODE16 0x40
+#define SEL_DATA16 0x48
+#define SEL_SMALL 0x50
+#define SEL_DOWN 0x58
+#define SEL_BAD_TSS 0x60
+#define SEL_TASK_GATE 0x68
+#define ROW 32
+
+    .section .data.eips, "aw"
+    .globl legacy_eips
+legacy_eips:
+
+    .text
+    // void legacy_run(void): 64-bit code calls it in the identity map, interrupts off.
+    .code64
+    .globl legacy_run
+legacy_run:
+    push %rbx
+    push %rbp
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rsp, saved_rsp
+    sgdt saved_gdtr
+    sidt saved_idtr
+    lgdt legacy_gdtr
+    pushq $SEL_CODE
+    pushq $1f
+    lretq
+    .code32
+1:  mov $SEL_DATA, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov $kernel_stack, %esp
+    mov %cr0, %eax
+    and $0x7fffffff, %eax       // paging off: long mode ends
+    mov %eax, %cr0
+    mov $0xc0000080, %ecx
+    rdmsr
+    and $~0x100, %eax
+    wrmsr
+    lidt legacy_idtr
+    mov $SEL_TSS_A, %eax
+    ltr %ax
+    jmp steps
+
+finished:
+    mov $0xc0000080, %ecx
+    rdmsr
+    or $0x100, %eax
+    wrmsr
+    mov $pml4, %eax
+    mov %eax, %cr3
+    mov %cr0, %eax
+    or $0x80000000, %eax
+    and $~8, %eax               // a task switch has set TS
+    mov %eax, %cr0
+    ljmp $SEL_CODE64, $1f
+    .code64
+1:  lgdt saved_gdtr
+    lidt saved_idtr
+    mov $0x10, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov saved_rsp, %rsp
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbp
+    pop %rbx
+    ret
+
+    // --- the handlers of the 32-bit IDT
+    .code32
+    .align 16
+    .globl legacy_entries
+legacy_entries:
+vector = 0
+    .rept 256
+    .align 16
+    .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17)
+    .else
+    push $0
+    .endif
+    push $vector
+    jmp caught
+vector = vector + 1
+    .endr
+    // Stack: vector, error, EIP, CS, EFLAGS, [ESP, SS, [ES, DS, FS, GS]].
+caught:
+    push %ss
+    pop %ds
+    mov %eax, %ss:seen_eax
+    mov $SEL_DATA, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov step, %edi
+    imul $ROW, %edi
+    add $legacy_log, %edi
+    .irp offset, 0, 4, 8, 12, 16, 20, 24
+    mov %ss:\offset(%esp), %eax
+    mov %eax, \offset(%edi)
+    .endr
+    mov seen_eax, %eax
+    mov %eax, 28(%edi)
+    mov $SEL_DATA, %eax
+    mov %eax, %ss
+    mov $kernel_stack, %esp
+    jmp *next
+
+.macro STEP
+    .pushsection .data.eips, "aw"
+    .long 8f
+    .popsection
+    incl step
+    movl $9f, next
+.endm
+
+    // A step's code in ring 3 with the given IOPL.
+.macro TO_RING3 target, flags=2
+    pushl $SEL_USER_DATA
+    pushl $user_stack
+    pushl $\flags
+    pushl $SEL_USER_CODE
+    pushl $\target
+    iret
+.endm
+
+    // To 900h:offset in virtual-8086 mode.
+.macro TO_VM86 target, flags=0x20002
+    pushl $0                    // GS
+    pushl $0                    // FS
+    pushl $0x900                // DS
+    pushl $0x900                // ES
+    pushl $0x900                // SS
+    pushl $0xff0                // SP
+    pushl $\flags
+    pushl $0x900
+    pushl $(\target - low_begin)
+    iret
+.endm
+
+steps:
+    // 0: nothing has happened before the first
+    STEP                        // 1: ud2
+8:  ud2
+9:  STEP                        // 2: beyond a limit
+    mov $SEL_SMALL, %eax
+    mov %eax, %fs
+8:  mov %fs:0x1000, %al
+9:  STEP                        // 3: across a limit
+8:  mov %fs:0xffe, %eax
+9:  STEP                        // 4: at the limit is well
+    mov %fs:0xffc, %eax
+8:
+9:  STEP                        // 5: an expand-down segment ends below
+    mov $SEL_DOWN, %eax
+    mov %eax, %fs
+    mov %fs:0x1000, %al
+8:  mov %fs:0xfff, %al
+9:  STEP                        // 6: #SS for the stack segment
+    mov $SEL_SMALL, %eax
+    mov %eax, %ss
+    mov $0x800, %esp
+8:  mov %ss:0x2000, %eax
+9:  STEP                        // 7: code is not writable
+8:  movb $1, %cs:two_bounds+8
+9:  STEP                        // 8: the null selector cannot be used
+    xor %eax, %eax
+    mov %eax, %gs
+8:  mov %gs:0, %eax
+9:  STEP                        // 9: into
+    mov $0x7f, %al
+    inc %al
+    into
+8:
+9:  STEP                        // 10: bound
+    mov $9, %eax
+8:  bound %eax, two_bounds
+9:  STEP                        // 11: int3
+    int3
+8:
+9:  STEP                        // 12: execute-only or absent: a far jump to data
+8:  ljmp $SEL_DATA, $0
+9:  STEP                        // 13: cli in ring 3
+    TO_RING3 1f
+1:
+8:  cli
+9:  STEP                        // 14: int 80h from ring 3
+    TO_RING3 1f
+1:  int $0x80
+8:
+9:  STEP                        // 15: in, IOPL 0, no bitmap
+    TO_RING3 1f
+1:
+8:  inb $0x80, %al
+9:  STEP                        // 16: in with IOPL 3, then out of it
+    TO_RING3 1f, 0x3002
+1:  inb $0x80, %al
+    cli
+    int $0x80
+8:
+9:  STEP                        // 17: sysenter from ring 3, sysexit back
+    mov $0x174, %ecx
+    mov $SEL_CODE_FOR_SYSENTER, %eax
+    xor %edx, %edx
+    wrmsr
+    mov $0x175, %ecx
+    mov $kernel_stack, %eax
+    wrmsr
+    mov $0x176, %ecx
+    mov $2f, %eax
+    wrmsr
+    TO_RING3 1f
+1:  mov $user_stack, %ecx
+    mov $3f, %edx
+    sysenter
+2:  mov $0xabcd, %eax
+    sysexit
+3:  int $0x80
+8:
+9:  STEP                        // 18: virtual-8086: real-mode addresses, then cli
+    TO_VM86 vm_cli
+8:
+9:  STEP                        // 19: int n with IOPL 0
+    TO_VM86 vm_int
+8:
+9:  STEP                        // 20: int n with IOPL 3 goes through the IDT
+    TO_VM86 vm_int, 0x23002
+8:
+9:  STEP                        // 21: pushf with IOPL 0
+    TO_VM86 vm_pushf
+8:
+9:  STEP                        // 22: in without a bitmap, whatever the IOPL
+    TO_VM86 vm_in, 0x23002
+8:
+9:  STEP                        // 23: hlt
+    TO_VM86 vm_hlt, 0x23002
+8:
+9:  STEP                        // 24: beyond 64 KiB
+    TO_VM86 vm_limit, 0x23002
+8:
+9:  STEP                        // 25: a task switch there and back
+    movl $task_b, tss_b+32
+    movl $2, tss_b+36
+    ljmp $SEL_TSS_B, $0
+    mov $0x7777, %eax
+    int $0x80
+8:
+9:  STEP                        // 26: the same by a task gate and CALL; back by IRET
+    movl $task_b_nested, tss_b+32
+    movl $2, tss_b+36
+    lcall $SEL_TASK_GATE, $0
+    mov $0x8888, %eax
+    int $0x80
+8:
+9:  STEP                        // 27: a jump to the busy task
+8:  ljmp $SEL_TSS_A, $0
+9:  STEP                        // 28: a TSS that is too short
+8:  ljmp $SEL_BAD_TSS, $0
+9:  STEP                        // 29: real mode: INT through the vector table, #DE, #GP at 64 KiB
+    ljmp $SEL_CODE16, $(real_begin - low_begin)
+real_done:
+    mov $SEL_DATA, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov $kernel_stack, %esp
+    lidt legacy_idtr
+    mov $0x9999, %eax
+    int $0x80
+8:
+9:  jmp finished
+
+    // Task B: its registers came from the TSS.
+task_b:
+    mov %ebx, task_seen
+    mov %cr0, %eax
+    mov %eax, task_seen+4
+    str %ax
+    mov %eax, task_seen+8
+    clts
+    ljmp $SEL_TSS_A, $0
+task_b_nested:
+    mov %ebx, task_seen+12
+    pushfl
+    pop task_seen+16
+    mov tss_b, %eax
+    mov %eax, task_seen+20      // the back link
+    clts
+    iret
+
+    // --- 16-bit code, copied to LOW
+    .code16
+    .globl low_begin, low_end
+low_begin:
+vm_cli:
+    mov $0x1234, %ax
+    mov %ax, 0x700              // DS = 900h
+    mov $0xb000, %bx
+    mov %bx, %es
+    movb $0x5a, %ss:0x702
+    cli
+vm_int:
+    int $0x21
+vm_pushf:
+    pushfw
+vm_in:
+    inb $0x80, %al
+vm_hlt:
+    hlt
+vm_limit:
+    mov $0xffff, %bx
+    mov (%bx), %ax
+
+real_begin:                     // protected mode, 16-bit segments
+    mov $SEL_DATA16, %ax
+    mov %ax, %ds
+    mov %ax, %es
+    mov %ax, %ss
+    mov $SEL_DATA, %ax          // FS keeps its limit of 4 GiB in real mode
+    mov %ax, %fs
+    mov %cr0, %eax
+    and $~1, %eax
+    mov %eax, %cr0
+    ljmp $0x900, $(real_mode - low_begin)
+real_mode:
+    xor %ax, %ax
+    mov %ax, %ds
+    mov %ax, %ss
+    mov $0x7ff0, %sp
+    lidtl %cs:(real_idtr - low_begin)
+    movw $(real_int - low_begin), 0x21*4
+    movw $0x900, 0x21*4+2
+    movw $(real_fault - low_begin), 0
+    movw $0x900, 2
+    movw $(real_fault - low_begin), 13*4
+    movw $0x900, 13*4+2
+    mov $0x900, %ax
+    mov %ax, %ds
+    movw $0, 0x710
+    int $0x21
+    movw $(1f - low_begin), 0x712
+    xor %cx, %cx
+    div %cx
+1:  movw $(2f - low_begin), 0x712
+    mov $0xffff, %bx
+    mov (%bx), %ax
+2:  mov $SMALL, %ebx
+    addr32 movl $0x13572468, %fs:(%ebx)
+    mov %cr0, %eax
+    or $1, %eax
+    mov %eax, %cr0
+    ljmpl $SEL_CODE, $real_done
+real_int:
+    addw $1, 0x710
+    iret
+real_fault:                     // goes on where 712h says
+    addw $0x100, 0x710
+    push %bp
+    mov %sp, %bp
+    mov 0x712, %ax
+    mov %ax, 2(%bp)
+    pop %bp
+    iret
+real_idtr:
+    .word 0x3ff
+    .long 0
+low_end:
+
+    .data
+    .align 8
+    .globl legacy_gdt, legacy_idt, legacy_log, legacy_steps, task_seen, tss_a, tss_b
+legacy_gdt:
+    .quad 0
+    .quad 0x00af9b000000ffff    // 64-bit code
+    .quad 0x00cf93000000ffff    // data
+    .quad 0x00cf9b000000ffff    // 32-bit code
+    .quad 0x00cffb000000ffff    // user code
+    .quad 0x00cff3000000ffff    // user data
+    .quad 0                     // TSS A, TSS B: filled in by C
+    .quad 0
+    .quad 0x00009b009000ffff    // 16-bit code at LOW
+    .quad 0x000093000000ffff    // 16-bit data at 0
+    .quad 0x0040936000000fff    // SMALL, 4 KiB
+    .quad 0x0040976000000fff    // SMALL, from 4 KiB up: expand-down
+    .quad 0                     // a TSS of 32 bytes
+    .quad 0x0000850000380000    // task gate to B
+    .quad 0x00cf9b000000ffff    // SYSENTER's: code, data, user code, user data
+    .quad 0x00cf93000000ffff
+    .quad 0x00cffb000000ffff
+    .quad 0x00cff3000000ffff
+    .set SEL_CODE_FOR_SYSENTER, 0x70
+legacy_gdtr:
+    .word . - legacy_gdt - 1
+    .quad legacy_gdt
+legacy_idtr:
+    .word 0x7ff
+    .quad legacy_idt
+two_bounds:
+    .long 1, 4, 0
+step: .long 0
+next: .long 0
+seen_eax: .long 0
+saved_rsp: .quad 0
+saved_gdtr: .skip 10
+saved_idtr: .skip 10
+    .align 4
+task_seen: .skip 32
+legacy_steps: .long 30
+
+    .bss
+    .align 16
+legacy_idt: .skip 2048
+legacy_log: .skip 40 * ROW
+tss_a: .skip 104
+tss_b: .skip 104
+    .skip 4096
+kernel_stack:
+    .skip 4096
+    .globl kernel_stack, user_stack, task_stack
+user_stack:
+    .skip 4096
+task_stack:
+    .section .note.GNU-stack, "", @progbits

@@ -40,7 +40,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_given_the_hosts_answers_when_a_guest_computes_the_same_rows_then_it_sees_the_same(
     guest: Path,
 ) -> None:
-    """SSE arithmetic, conversions, compares; #UD without OSXMMEXCPT; MXCSR across a store into code."""
+    """SSE arithmetic, conversions, compares; #UD without OSXMMEXCPT; operands at the end of a page."""
     result = run_on_coremesh(guest, vcpus=1)
     assert result.status == PASSED, result.story()
 

@@ -11,6 +11,7 @@
 #include "internals.h"
 #include "exec/helper-gen.h"
 #include "tcg/tcg-op.h"
+#include "x86/platform.h"
 
 void CM_REAL(gen_intermediate_code)(CPUState* cs, TranslationBlock* tb, int max_insns);
 
@@ -135,6 +136,7 @@ static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const s
     if (!check || last->opc != INDEX_op_exit_tb) return;
 
     mend_lock_neg(tcg);
+    cm_narrow_operands(tcg);
     if (!engine->cs->singlestep_enabled) chain_returns(tcg);
     TCGLabel* requested = gen_new_label(tcg);
     TCGLabel* stale = checked ? gen_new_label(tcg) : NULL;

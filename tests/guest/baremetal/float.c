@@ -87,6 +87,33 @@ static void across_a_store_into_the_running_code(void) {
     }
 }
 
+// The last bytes before a page that is not there.
+#define OPERAND_PAGE (1ull << 40)
+#define AT_THE_END(name, bytes, instruction)                                                    \
+    static void name##_at_the_end(void* unused) {                                               \
+        (void)unused;                                                                           \
+        __asm__ volatile(instruction "\n\temms" ::"r"(OPERAND_PAGE + 4096 - bytes) : "memory"); \
+    }
+#define NARROW_OPERANDS(N)                    \
+    N(cvtps2pd, 8, "cvtps2pd (%0), %%xmm0")   \
+    N(cvtdq2pd, 8, "cvtdq2pd (%0), %%xmm0")   \
+    N(cvtps2pi, 8, "cvtps2pi (%0), %%mm0")    \
+    N(cvttps2pi, 8, "cvttps2pi (%0), %%mm0")  \
+    N(roundsd, 8, "roundsd $0, (%0), %%xmm0") \
+    N(roundss, 4, "roundss $0, (%0), %%xmm0")
+NARROW_OPERANDS(AT_THE_END)
+AT_THE_END(roundpd, 8, "roundpd $0, (%0), %%xmm0")
+
+static void operands_at_the_end_of_a_page(void) {
+    static uint8_t page[4096] __attribute__((aligned(4096)));
+    page_map(OPERAND_PAGE, (uint64_t)page, PAGE_PRESENT | PAGE_WRITE);
+#define EXPECT_NO_FAULT(name, bytes, instruction) \
+    check(trap_catch(name##_at_the_end, NULL) == -1, #name " reads more than its " #bytes " bytes");
+    NARROW_OPERANDS(EXPECT_NO_FAULT)
+    int vector = trap_catch(roundpd_at_the_end, NULL);
+    check(vector == 14 || vector == 13, "roundpd of 16 bytes over the end of a page: vector %d", vector);
+}
+
 static void load_start_values(void) {
     static const double doubles[6] __attribute__((aligned(16))) = {1.5, 1.5, 0.999999, 0.999999, 1e-6, 1e-6};
     static const float singles[12] __attribute__((aligned(16))) = {
@@ -123,6 +150,7 @@ void guest_main(void) {
     }
     across_a_store_into_the_running_code();
     if (option("store")) finish();
+    operands_at_the_end_of_a_page();
     uint64_t count = host_rows[1];
     const Row* host = (const Row*)(host_rows + 2);
     if (check(host_rows[0] == COUNT(blocks) && count <= MOST_ROWS,

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the x86 files of this folder give to engine.c.
+// What the x86 files of this folder give to engine.c and translate.c.
 #ifndef COREMESH_TCG_X86_PLATFORM_H
 #define COREMESH_TCG_X86_PLATFORM_H
 
 struct cm_engine;
+struct TCGContext;
 
 // Takes the processor's features from the machine's CPUID, so that an instruction that is not announced is
 // #UD.
 void cm_platform_attach(struct cm_engine* engine);
 // What reset leaves in registers that the engine's own reset does not know.
 void cm_platform_reset(struct cm_engine* engine);
+// In a block between translation and code generation: memory operands as wide as the instruction has them.
+void cm_narrow_operands(struct TCGContext* tcg);
 
 #endif

@@ -39,6 +39,25 @@ typedef enum { SINGLES, DOUBLES, INTEGERS } Elements;
     B(op, "", #op " %xmm1, %xmm0", "", elements) \
     B(op##_mem, "", #op " 32(%rdi), %xmm0", "", elements)
 
+#define ROUNDINGS(B, op, elements)                                 \
+    B(op##_nearest, "", #op " $0, %xmm1, %xmm0", "", elements)     \
+    B(op##_down, "", #op " $1, %xmm1, %xmm0", "", elements)        \
+    B(op##_up, "", #op " $2, %xmm1, %xmm0", "", elements)          \
+    B(op##_to_zero, "", #op " $3, %xmm1, %xmm0", "", elements)     \
+    B(op##_by_mxcsr, "", #op " $4, %xmm1, %xmm0", "", elements)    \
+    B(op##_quietly, "", #op " $0xa, %xmm1, %xmm0", "", elements)   \
+    B(op##_reserved, "", #op " $0xfc, %xmm1, %xmm0", "", elements) \
+    B(op##_mem, "", #op " $0, 32(%rdi), %xmm0", "", elements)
+
+#define DOT_PRODUCTS(B, op, elements)                            \
+    B(op##_all, "", #op " $0xff, %xmm1, %xmm0", "", elements)    \
+    B(op##_none, "", #op " $0x0f, %xmm1, %xmm0", "", elements)   \
+    B(op##_first, "", #op " $0x11, %xmm1, %xmm0", "", elements)  \
+    B(op##_second, "", #op " $0x22, %xmm1, %xmm0", "", elements) \
+    B(op##_3d, "", #op " $0x71, %xmm1, %xmm0", "", elements)     \
+    B(op##_odd, "", #op " $0xa5, %xmm1, %xmm0", "", elements)    \
+    B(op##_mem, "", #op " $0x3f, 32(%rdi), %xmm0", "", elements)
+
 #define FLAGS(B, op, elements)                                                         \
     B(op, "cmp %rax, %rax", #op " %xmm1, %xmm0", "lahf\n\tmovzwl %ax, %eax", elements) \
     B(op##_mem, "cmp %rax, %rax", #op " 32(%rdi), %xmm0", "lahf\n\tmovzwl %ax, %eax", elements)
@@ -98,6 +117,12 @@ typedef enum { SINGLES, DOUBLES, INTEGERS } Elements;
     B(cvttsd2si, "", "cvttsd2si %xmm1, %eax", "", DOUBLES)                                   \
     B(cvttss2sq, "", "cvttss2si 32(%rdi), %rax", "", SINGLES)                                \
     B(cvttsd2sq, "", "cvttsd2si 32(%rdi), %rax", "", DOUBLES)                                \
+    ROUNDINGS(B, roundss, SINGLES)                                                           \
+    ROUNDINGS(B, roundsd, DOUBLES)                                                           \
+    ROUNDINGS(B, roundps, SINGLES)                                                           \
+    ROUNDINGS(B, roundpd, DOUBLES)                                                           \
+    DOT_PRODUCTS(B, dpps, SINGLES)                                                           \
+    DOT_PRODUCTS(B, dppd, DOUBLES)                                                           \
     FLAGS(B, ucomiss, SINGLES)                                                               \
     FLAGS(B, ucomisd, DOUBLES)                                                               \
     FLAGS(B, comiss, SINGLES)                                                                \

@@ -55,6 +55,7 @@ static uc_engine* open_engine(Row* rows, size_t bytes) {
     uc_engine* uc;
     uint64_t cr4;
     must(uc_open(UC_ARCH_X86, UC_MODE_64, &uc), "open");
+    must(uc_ctl_set_cpu_model(uc, UC_CPU_X86_HASWELL), "CPU model");
     must(uc_mem_map(uc, CODE, PAGE, UC_PROT_ALL), "map code");
     must(uc_mem_map_ptr(uc, ROWS, bytes, UC_PROT_ALL, rows), "map rows");
     uc_reg_read(uc, UC_X86_REG_CR4, &cr4);

@@ -37,6 +37,9 @@ class Bus {
   public:
     void connect(std::unique_ptr<DeviceLink> node) { node_ = std::move(node); }
 
+    /// No vCPU runs any more.
+    void disconnect() { node_.reset(); }
+
     /// Sends [first, last] to the device node.
     void claim(Space space, uint64_t first, uint64_t last) {
         if (space == Space::kMmio) {

@@ -84,6 +84,9 @@ void Host::stop() {
     if (started) {
         for (auto& vcpu : vcpu_list_) vcpu->join();
     }
+    // The node knows this host, as its interrupt fabric and memory: without this the two would keep each
+    // other.
+    bus_.disconnect();
     lock.lock();
     if (!ending_) ending_ = Ending{"stopped", 0, ""};
     ended_.notify_all();

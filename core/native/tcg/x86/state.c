@@ -45,10 +45,11 @@ void cm_engine_get_registers(cm_engine* engine, struct cm_registers* out) {
 
 void cm_engine_set_registers(cm_engine* engine, const struct cm_registers* in) {
     CPUX86State* env = engine->env;
+    // Paging is left, and entered anew in the order the processor demands: CR4.PAE, CR3, EFER.LME, CR0.PG.
+    // That is when the engine computes EFER.LMA.
+    cpu_x86_update_cr0(env, (uint32_t)env->cr[0] & ~CR0_PG_MASK);
     for (int i = 0; i < 16; i++) env->regs[i] = in->gpr[i];
-    env->eip = in->rip;
     env->cr[2] = in->cr2;
-    // Paging is entered in the order the processor demands: CR4.PAE, CR3, EFER.LME, CR0.PG.
     cpu_x86_update_cr4(env, (uint32_t)in->cr4);
     env->cr[3] = in->cr3;
     cpu_load_efer(env, in->efer & ~(uint64_t)MSR_EFER_LMA);
@@ -67,6 +68,7 @@ void cm_engine_set_registers(cm_engine* engine, const struct cm_registers* in) {
     write_table_segment(&env->tr, &in->tr);
     env->gdt.base = in->gdt_base, env->gdt.limit = in->gdt_limit;
     env->idt.base = in->idt_base, env->idt.limit = in->idt_limit;
+    env->eip = in->rip;
     cpu_load_eflags(env, (int)in->rflags, CM_SYSTEM_FLAGS);
     tlb_flush(engine->cs);
 }

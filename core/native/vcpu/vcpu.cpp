@@ -121,7 +121,7 @@ void Vcpu::post_nmi() noexcept {
 }
 
 void Vcpu::post_init() noexcept {
-    mailbox_.post(kRequestInit);
+    mailbox_.post_init();
     kick();
 }
 
@@ -236,7 +236,8 @@ bool Vcpu::has_work() noexcept {
                 lapic_.reset(true);
                 mailbox_.take(kRequestNmi);
             }
-            if (mailbox_.take(kRequestSipi)) {
+            // An INIT that comes now wakes this thread again.
+            if (mailbox_.take_sipi_unless_init()) {
                 cm_engine_sipi(engine_, mailbox_.sipi_vector());
                 become(State::kRunning);
                 return true;

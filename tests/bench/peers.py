@@ -2,68 +2,116 @@
 """The two machines that are compared: Coremesh and Debian's qemu-system-x86_64, with the same guest.
 
 Both boot the same kernel, initramfs and command line, and are watched through the serial console alone. Each
-peer runs in a process of its own, without Ray: what is counted begins with the start of emulation.
+peer runs in a process of its own, without Ray: what is counted begins with the start of emulation, in seconds
+of the wall clock and in seconds of processor time (all threads), which a neighbour on the host disturbs less.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import select
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coremesh.cluster.images import fetch_debian
 from coremesh.cluster.initramfs import Entry, busybox_initramfs
+from coremesh.core.linux_payload import unpack_linux
+from resident import own_memory_mib
 
 QEMU = "qemu-system-x86_64"
 CMDLINE = "console=ttyS0 quiet"
 HERE = Path(__file__).parent
 
+BEGIN = "EMULATION STARTS\n"
+SHELL = "~ # "  # the prompt of the initramfs's shell: the only mark of a guest without a script
+FIRST, LAST = "FIRST_S=", "LAST_S="  # the guest's uptime around a script, against the host's clock
+DONE = "DONE\n"
+
+# The script's output and the lines of /bin/load are the guest's console; nothing else writes to it.
+SCRIPT = """#!/bin/busybox sh
+export PATH=/bin
+cd /
+set -e
+trap 'poweroff -f' EXIT
+exec >/dev/ttyS0 2>&1
+echo {first}$(cut -d' ' -f1 /proc/uptime)
+{script}
+echo {last}$(cut -d' ' -f1 /proc/uptime)
+echo DONE
+"""
+
+
+class PeerError(Exception):
+    """A peer did not reach what was waited for; the text ends with its console."""
+
 
 @dataclass(frozen=True)
 class Guest:
-    """One guest for both peers: paths of kernel and initramfs."""
+    """One guest for both peers: paths of kernel and initramfs.
+
+    With ``unpack`` Coremesh's host unpacks the kernel, as ``coremesh boot`` does, and that time counts.
+    """
 
     kernel: Path
     initramfs: Path
     cmdline: str = CMDLINE
+    unpack: bool = True
+
+    def vmlinux(self, folder: Path) -> Guest:
+        """The same with the ELF file in the bzImage, written to ``folder``: nothing left to unpack."""
+        path = folder / "vmlinux"
+        path.write_bytes(unpack_linux(self.kernel.read_bytes()))
+        return replace(self, kernel=path, unpack=False)
+
+
+@dataclass
+class Value:
+    """A line of the form name=number from the guest, and the peer's processor time since the line before."""
+
+    number: float
+    cpu: float
 
 
 @dataclass
 class Run:
-    """What one run gave: seconds from the start of emulation to each mark, the console, peak memory in MiB."""
+    """What one run gave: seconds from the start of emulation to each mark, and the same in processor time.
+
+    ``own_mib`` is the peer's private resident memory at the last mark without the guest's RAM.
+    """
 
     marks: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
     console: str = ""
-    peak_mib: float = 0.0
+    own_mib: float = 0.0
 
-    def values(self) -> dict[str, float]:
-        """The guest's lines of the form name=number."""
-        found: dict[str, float] = {}
-        for line in self.console.splitlines():
-            name, equals, text = line.strip().partition("=")
-            if equals and name.replace("_", "").isalnum():
-                try:
-                    found[name] = float(text)
-                except ValueError:
-                    continue
-        return found
+    def clock_error(self) -> float:
+        """By which fraction the guest's clock was slow (below 0) or fast during its script.
+
+        The guest times its own loads; this says that its seconds are the host's.
+        """
+        guest_seconds = self.values[LAST[:-1]].number - self.values[FIRST[:-1]].number
+        return guest_seconds / (self.marks[LAST] - self.marks[FIRST]) - 1
 
 
 @contextmanager
-def guest(script: str | None = None, folder: Path | None = None) -> Iterator[Guest]:
+def guest(script: str | None = None) -> Iterator[Guest]:
     """The Debian kernel with busybox; with ``script``, a guest that runs it instead of a shell, and ends.
 
     The script finds the program of ``guest/load.c`` as /bin/load.
     """
     image = fetch_debian()
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         extra: list[Entry] = []
         if script is not None:
@@ -71,7 +119,7 @@ def guest(script: str | None = None, folder: Path | None = None) -> Iterator[Gue
             source = HERE / "guest" / "load.c"
             subprocess.run(["gcc", "-O2", "-static", "-o", load, source], check=True)
             extra.append(Entry.file("bin/load", load.read_bytes(), 0o755))
-            text = f"#!/bin/busybox sh\nexport PATH=/bin\ncd /\necho READY >/dev/ttyS0\n{script}\npoweroff -f\n"
+            text = SCRIPT.format(script=script, first=FIRST, last=LAST)
             extra.append(Entry.file("etc/console", text.encode(), 0o755))
         initramfs = work / "initramfs"
         initramfs.write_bytes(busybox_initramfs(image.busybox.read_bytes(), extra))
@@ -84,64 +132,106 @@ def qemu_available() -> bool:
 
 
 def run_qemu(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], timeout: float) -> Run:
-    """Boot under QEMU's multi-threaded translator; ends at the last mark, at power-off or at the timeout."""
-    command = [QEMU, "-accel", "tcg,thread=multi", "-smp", str(vcpus), "-m", str(memory_mib), "-nographic"]
-    command += ["-kernel", str(what.kernel), "-initrd", str(what.initramfs), "-append", what.cmdline]
-    command += ["-no-reboot", "-nic", "none"]
-    return _watch(command, marks, timeout)
+    """Boot under QEMU's multi-threaded translator, as Debian ships it.
+
+    Raises PeerError when it ends before the last mark, or at the timeout (seconds).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        control = Path(folder) / "control"
+        command = [QEMU, "-accel", "tcg,thread=multi", "-smp", str(vcpus), "-m", str(memory_mib)]
+        command += ["-kernel", str(what.kernel), "-initrd", str(what.initramfs), "-append", what.cmdline]
+        command += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
+        command += ["-S", "-qmp", f"unix:{control},server=on,wait=off"]
+        return _watch(command, marks, timeout, memory_mib, lambda: _continue(control))
 
 
 def run_coremesh(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], timeout: float) -> Run:
     """The same on Coremesh."""
     command = [sys.executable, str(HERE / "one_machine.py"), str(vcpus), str(memory_mib), str(what.kernel)]
-    command += [str(what.initramfs), what.cmdline]
-    return _watch(command, marks, timeout)
+    command += [str(what.initramfs), what.cmdline, "unpack" if what.unpack else "as-is"]
+    return _watch(command, marks, timeout, memory_mib, None)
 
 
-PEERS = {"coremesh": run_coremesh, "qemu": run_qemu}
+Peer = Callable[[Guest, int, int, tuple[str, ...], float], Run]
+PEERS: dict[str, Peer] = {"coremesh": run_coremesh}
+if qemu_available():
+    PEERS["qemu"] = run_qemu
 
 
-def _watch(command: list[str], marks: tuple[str, ...], timeout: float) -> Run:
+def _continue(control: Path) -> None:
+    """Let a QEMU that waits with all set up (-S) begin to emulate."""
+    deadline = time.monotonic() + 20
+    while not control.exists():
+        if time.monotonic() > deadline:
+            raise PeerError("QEMU did not start")
+        time.sleep(0.01)
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(str(control))
+        answers = link.makefile("r")
+        answers.readline()
+        for name in ("qmp_capabilities", "cont"):
+            link.sendall(json.dumps({"execute": name}).encode())
+            while "return" not in answers.readline():
+                continue
+
+
+def _watch(
+    command: list[str],
+    marks: tuple[str, ...],
+    timeout: float,
+    memory_mib: int,
+    begin: Callable[[], None] | None,
+) -> Run:
+    """Start a peer and note when each mark appears; ``begin`` starts emulation, else the peer says when."""
     run = Run()
     seen = b""
+    lines, line_cpu = 0, 0.0
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
     )
     assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    start = time.monotonic()
+    out = process.stdout.fileno()
+    started = begin is not None
     try:
-        while time.monotonic() - start < timeout:
-            data = process.stdout.read(65536)
+        if begin is not None:
+            begin()
+        start, start_cpu = time.monotonic(), _cpu_seconds(process.pid)
+        while marks[-1] not in run.marks:
+            left = start + timeout - time.monotonic()
+            ready, _, _ = select.select([out], [], [], max(0.0, left))
+            data = os.read(out, 65536) if ready else b""
             now = time.monotonic()
-            if data == b"":
-                break
-            run.peak_mib = max(run.peak_mib, _resident_mib(process.pid))
-            if data is None:
-                time.sleep(0.005)
-                continue
-            seen += data
-            # Coremesh says when emulation starts; before that Python imports its modules.
-            if b"EMULATION STARTS\n" in seen and "EMULATION STARTS" not in run.marks:
-                run.marks["EMULATION STARTS"] = 0.0
-                start = now
+            if not data:
+                how = "ended" if ready else f"took more than {timeout:g} s"
+                tail = seen.decode("latin-1")[-2000:]
+                raise PeerError(f"{command[0]} {how} before {marks[-1]!r}:\n{tail}")
+            seen += data.replace(b"\r", b"")
+            if not started:
+                # Python imports its modules before.
+                if BEGIN.encode() not in seen:
+                    continue
+                start, start_cpu, started = now, _cpu_seconds(process.pid), True
+            cpu = _cpu_seconds(process.pid) - start_cpu
             for mark in marks:
                 if mark not in run.marks and mark.encode() in seen:
-                    run.marks[mark] = now - start
-            if marks and marks[-1] in run.marks:
-                break
+                    run.marks[mark], run.cpu[mark] = now - start, cpu
+            complete = seen.decode("latin-1").splitlines()[: seen.count(b"\n")]
+            for line in complete[lines:]:
+                name, equals, text = line.partition("=")
+                if equals and re.fullmatch(r"\w+", name) and re.fullmatch(r"[\d.]+", text):
+                    run.values[name] = Value(float(text), cpu - line_cpu)
+                    line_cpu = cpu
+            lines = len(complete)
+        run.own_mib = own_memory_mib(process.pid, memory_mib)
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
     run.console = seen.decode("latin-1")
     return run
 
 
-def _resident_mib(pid: int) -> float:
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    return 0.0
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process with all its threads, the ended ones too."""
+    # The kernel's process clock, to the nanosecond: clock_getcpuclockid(3) makes this number of a process id.
+    return time.clock_gettime(~pid << 3 | 2)

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
+import functools
 import json
 import os
 import platform
@@ -19,14 +18,6 @@ from typing import Any
 from coremesh.cluster import debian, images
 
 GOOD, NOTE, BAD = "good", "note", "bad"
-
-_SYS_USERFAULTFD = 323  # x86-64 (Linux, arch/x86/entry/syscalls/syscall_64.tbl)
-_UFFD_USER_MODE_ONLY = 1
-_UFFDIO_API = 0xC018AA3F  # _IOWR(0xAA, 0x3F, struct uffdio_api)
-_UFFD_API = 0xAA
-_USERFAULTFD_IOC_NEW = 0xAA00
-_FEATURE_WRITE_PROTECT_SHARED = 1 << 12  # UFFD_FEATURE_WP_HUGETLBFS_SHMEM, Linux 5.19
-_FEATURE_MINOR_SHARED = 1 << 10  # UFFD_FEATURE_MINOR_SHMEM, Linux 5.14
 
 
 @dataclass(frozen=True)
@@ -89,24 +80,59 @@ def _memory() -> Finding:
     return Finding("memory", GOOD, found, "Ray takes 0.6 GiB, each vCPU 16 to 20 MiB beside the guest's RAM")
 
 
+@functools.cache
+def _facts() -> dict[str, Any]:
+    """Return what the engine found by trying the real system calls (userfaultfd, mprotect) and its own
+    layout."""
+    from coremesh.core import _native
+
+    return dict(_native.doctor())
+
+
+def _engine() -> Finding:
+    try:
+        facts = _facts()
+    except ImportError as error:
+        return Finding("engine", BAD, "cannot be loaded", str(error))
+    check = str(facts["engine"])
+    floats = "host SSE for the guest's floating point" if facts["host_sse"] else "the engine's floating point"
+    return Finding("engine", GOOD if check == "ok" else BAD, f"self-check: {check}", floats)
+
+
+def _clock() -> Finding:
+    facts = _facts()
+    return Finding(
+        "guest clock", GOOD, str(facts["clock"]), f"the guest's TSC runs at {facts['tsc_hz'] / 1e6:.0f} MHz"
+    )
+
+
+def _protection() -> Finding:
+    facts = _facts()
+    works = facts["userfaultfd"] or facts["mprotect"]
+    meaning = "guards the pages that hold translated code"
+    return Finding("memory guard", GOOD if works else BAD, str(facts["protection"]), meaning)
+
+
 def _userfaultfd() -> Finding:
-    features, how = _userfaultfd_features()
-    if features is None:
-        why = f"not allowed ({how}); guest memory is guarded with mprotect"
-        return Finding("userfaultfd", NOTE, "no", why)
-    if not features & _FEATURE_WRITE_PROTECT_SHARED:
-        why = "no write protection of shared memory (Linux 5.19); guest memory is guarded with mprotect"
-        return Finding("userfaultfd", NOTE, how, why)
-    minor = "minor faults too" if features & _FEATURE_MINOR_SHARED else "no minor faults"
-    return Finding("userfaultfd", GOOD, how, f"guards translated code and guest memory; {minor}")
+    facts = _facts()
+    works = bool(facts["userfaultfd"])
+    return Finding(
+        "userfaultfd",
+        GOOD if works else NOTE,
+        "works" if works else "cannot be used: mprotect will be",
+        str(facts["userfaultfd_detail"]),
+    )
 
 
-def _memory_mappings() -> Finding:
-    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
-    meaning = "the mprotect fallback splits a mapping at each protected page"
-    if limit < 65530:
-        return Finding("vm.max_map_count", NOTE, str(limit), f"{meaning}: raise it to 65530 or more")
-    return Finding("vm.max_map_count", GOOD, str(limit), f"{meaning}; this is the limit")
+def _mprotect() -> Finding:
+    facts = _facts()
+    works = bool(facts["mprotect"])
+    found = "works" if works else "cannot be used"
+    if facts["max_map_count"] < 65530:
+        return Finding(
+            "mprotect", NOTE, found, f"{facts['mprotect_detail']}; set vm.max_map_count to 65530 or more"
+        )
+    return Finding("mprotect", GOOD if works else NOTE, found, str(facts["mprotect_detail"]))
 
 
 def _overcommit() -> Finding:
@@ -158,19 +184,6 @@ def _ray() -> Finding:
         return Finding("Ray", BAD, "not installed", "install coremesh with pip, which brings it")
 
 
-def _engine() -> Finding:
-    try:
-        from coremesh.core import _native
-    except ImportError as error:
-        return Finding("engine", BAD, "cannot be loaded", str(error))
-    report: Callable[[], dict[str, Any]] | None = getattr(_native, "doctor", None)
-    if report is None:
-        return Finding("engine", GOOD, "loaded")
-    facts = report()
-    found = ", ".join(f"{name} {value}" for name, value in facts.items())
-    return Finding("engine", BAD if facts.get("ok") is False else GOOD, found, "its self-check at start")
-
-
 def _package_tools() -> Finding:
     missing = debian.missing_tools()
     if missing:
@@ -193,28 +206,6 @@ def _image_cache() -> Finding:
     return Finding("image cache", GOOD, f"{folder}: empty", "'coremesh boot' or 'coremesh fetch' fills it")
 
 
-def _userfaultfd_features() -> tuple[int | None, str]:
-    """Try the system call, then the device (Linux 6.1), and return (features or None, how or why not)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = libc.syscall(_SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | _UFFD_USER_MODE_ONLY)
-    how = "system call"
-    if descriptor < 0:
-        reason = errno.errorcode.get(ctypes.get_errno(), "error")
-        try:
-            device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return None, reason
-        descriptor = libc.ioctl(device, _USERFAULTFD_IOC_NEW, os.O_CLOEXEC | os.O_NONBLOCK)
-        os.close(device)
-        how = "/dev/userfaultfd"
-        if descriptor < 0:
-            return None, reason
-    api = (ctypes.c_uint64 * 3)(_UFFD_API, 0, 0)
-    answered = libc.ioctl(descriptor, ctypes.c_ulong(_UFFDIO_API), api) == 0
-    os.close(descriptor)
-    return (int(api[1]), how) if answered else (None, "the API is refused")
-
-
 def _limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
@@ -224,8 +215,10 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _cores,
     _memory,
     _engine,
+    _clock,
+    _protection,
     _userfaultfd,
-    _memory_mappings,
+    _mprotect,
     _overcommit,
     _limits,
     _ray,

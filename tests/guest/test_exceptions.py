@@ -19,7 +19,7 @@ def test_given_every_fault_the_guest_can_make_when_it_makes_it_then_the_frame_is
 def test_given_the_modes_before_long_mode_when_a_guest_visits_them_then_each_behaves_as_it_did(
     guest: Callable[[str], Path], protection: str
 ) -> None:
-    """32-bit protected mode, its ring 3 and SYSENTER, virtual-8086, hardware task switches, real mode and back."""
+    """32-bit protected mode, ring 3 and SYSENTER there, virtual-8086, task switches, real mode and back."""
     result = run_on_coremesh(guest("legacy"), vcpus=1, protection=protection)
     assert result.status == PASSED, result.story()
 

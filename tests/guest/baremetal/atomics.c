@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Locked instructions: results and flags on one core, then exact totals with all cores at the same operand.
 //
-// Options: cpus=N; rounds=N of each contended case (default 400); negflags checks LOCK NEG's flags too.
+// Options: cpus=N; rounds=N of each contended case (default 400).
 #include "atomics.h"
 
 // Two neighbouring frames, and a window whose second page lies in a frame far from the first one's.
@@ -77,10 +77,6 @@ static void compare(const struct instruction* it, unsigned where, uint64_t value
           "%s %s value=%lx operand=%lx: rax=%lx rcx=%lx rdx=%lx, expected %lx %lx %lx", it->name,
           places[where].name, value, operand, second.rax, second.rcx, second.rdx, first.rax, first.rcx,
           first.rdx);
-    // Translators that run LOCK NEG as a loop of CMPXCHG are known to take its flags from the old value.
-    bool neg = it->locked == locked_neg1 || it->locked == locked_neg2 || it->locked == locked_neg4 ||
-               it->locked == locked_neg8;
-    if (neg && !option("negflags")) return;
     check(!((first.flags ^ second.flags) & it->flags), "%s %s value=%lx operand=%lx: flags %lx, expected %lx",
           it->name, places[where].name, value, operand, second.flags & it->flags, first.flags & it->flags);
 }

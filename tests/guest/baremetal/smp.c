@@ -40,7 +40,7 @@ void listen_begin(void) {
 void listen_end(void) {
     listen_stop = 1;
     // One at a time until all are out: a sleeper may look at the flag just before this wakes it.
-    for (uint64_t end = read_tsc() + 2 * tsc_hz(); listening && read_tsc() < end;) {
+    for (uint64_t end = read_tsc() + 20 * tsc_hz(); listening && read_tsc() < end;) {
         if (cores > 1) lapic_send(0, ICR_OTHERS | ICR_ASSERT | 0xf0);
         delay_us(50);
     }

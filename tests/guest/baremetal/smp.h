@@ -9,8 +9,9 @@
 extern volatile uint32_t counts[256][CORES];
 extern uint32_t cores;
 
+// Patient: a host with far more threads than processors may not run a core for seconds.
 static inline bool eventually(volatile uint32_t* value, uint32_t wanted) {
-    for (uint64_t end = read_tsc() + 2 * tsc_hz(); *value != wanted;) {
+    for (uint64_t end = read_tsc() + 20 * tsc_hz(); *value != wanted;) {
         if (read_tsc() > end) return false;
         pause();
     }

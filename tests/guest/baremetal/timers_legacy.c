@@ -43,7 +43,7 @@ static void pic_start(uint8_t master_mask, uint8_t slave_mask) {
 static void expect_rate(const char* what, uint8_t vector, uint32_t wanted, uint64_t period_us) {
     uint64_t from = read_tsc();
     uint32_t before = ticks[vector];
-    bool came = ticked(vector, before + wanted, 5000000);
+    bool came = ticked(vector, before + wanted, 30000000);
     uint64_t took = (read_tsc() - from) / (tsc_hz() / 1000000);
     check(came && took + period_us * 2 > wanted * period_us * 9 / 10,
           "%s: %u interrupts in %lu us, expected %u in %lu", what, ticks[vector] - before, took, wanted,
@@ -109,7 +109,7 @@ void test_pit(void) {
     ticks[0x52] = 0;
     route(2, 0x52, core_apic_ids[0]);
     pit_start(0, PIT_HZ / 500);
-    check(ticked(0x52, 1, 2000000), "8254 mode 0: no interrupt");
+    check(ticked(0x52, 1, 20000000), "8254 mode 0: no interrupt");
     delay_us(5000);
     check(ticks[0x52] == 1, "8254 mode 0: %u interrupts", ticks[0x52]);
     route(2, MASKED, 0);

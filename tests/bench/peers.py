@@ -195,7 +195,7 @@ def _watch(
     try:
         if begin is not None:
             begin()
-        start, start_cpu = time.monotonic(), _cpu_seconds(process.pid)
+        start, start_cpu = time.monotonic(), cpu_seconds(process.pid)
         while marks[-1] not in run.marks:
             left = start + timeout - time.monotonic()
             ready, _, _ = select.select([out], [], [], max(0.0, left))
@@ -210,8 +210,8 @@ def _watch(
                 # Python imports its modules before.
                 if BEGIN.encode() not in seen:
                     continue
-                start, start_cpu, started = now, _cpu_seconds(process.pid), True
-            cpu = _cpu_seconds(process.pid) - start_cpu
+                start, start_cpu, started = now, cpu_seconds(process.pid), True
+            cpu = cpu_seconds(process.pid) - start_cpu
             for mark in marks:
                 if mark not in run.marks and mark.encode() in seen:
                     run.marks[mark], run.cpu[mark] = now - start, cpu
@@ -231,7 +231,7 @@ def _watch(
     return run
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """User and system time of a process with all its threads, the ended ones too."""
     # The kernel's process clock, to the nanosecond: clock_getcpuclockid(3) makes this number of a process id.
     return time.clock_gettime(~pid << 3 | 2)

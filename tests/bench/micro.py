@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What single operations cost, on bare metal: atomics, interrupts between cores, port accesses.
+
+    python tests/bench/micro.py [--rounds N]
+
+The guests are those of tests/guest/baremetal (load.c, smp_bench.c): no operating system, so that nothing but
+the operation is in the figure. The peers take turns, and of each figure the best round counts for either.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import peers
+from figures import Figures, options, report
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "guest"))
+from baremetal_machine import RunResult, build_guest, run_on_coremesh, run_on_qemu
+
+# Guest, options and vCPUs; then the guest's names for its figures, and what they are.
+BENCHES = {
+    ("load", "ms=100", 1): {
+        "lock_xadd_ns": "lock xadd, uncontended",
+        "lock_xadd_misaligned_ns": "lock xadd, misaligned",
+        "port_device_ns": "port access served in Python (port 80H)",
+        "port_unclaimed_ns": "port access served in native code (nobody's port)",
+    },
+    ("load", "ms=100", 2): {
+        "lock_xadd_contended_ns": "lock xadd, contended by 2 vCPUs, each",
+    },
+    ("smp", "bench", 2): {
+        "ipi_self_ns": "interrupt to itself, ICR write to handler",
+        "ipi_running_ns": "IPI to a running vCPU, ICR write to handler, median",
+        "ipi_halted_ns": "IPI to a halted vCPU, ICR write to handler, median",
+        "ipi_round_trip_running_ns": "IPI there and back, running vCPUs",
+        "ipi_round_trip_halted_ns": "IPI there and back, halted vCPU",
+    },
+}
+
+
+def main() -> None:
+    """Run the peers in turn and print nanoseconds."""
+    arguments = options(__doc__, rounds=3).parse_args()
+    figures = Figures("Cost of single operations")
+    with tempfile.TemporaryDirectory() as name:
+        guests = {theme: build_guest(theme, Path(name)) for theme in ("load", "smp")}
+        for turn in range(arguments.rounds):
+            for (theme, cmdline, vcpus), wanted in BENCHES.items():
+                for peer in peers.PEERS:
+                    run = run_on_coremesh if peer == "coremesh" else run_on_qemu
+                    result = run(guests[theme], vcpus=vcpus, cmdline=cmdline)
+                    for key, value in values(result).items():
+                        if key in wanted:
+                            figures.add(peer, wanted[key], value, "ns")
+                print(f"round {turn + 1}: {theme}, {vcpus} vCPUs", file=sys.stderr)
+    report(figures, arguments)
+
+
+def values(result: RunResult) -> dict[str, float]:
+    """The guest's name=number words, fractions too. Raises PeerError for a guest that ended badly."""
+    found: dict[str, float] = {}
+    for word in result.output.split():
+        name, _, number = word.partition("=")
+        if name.endswith("_ns"):
+            found[name] = float(number)
+    if result.ended != "debug-exit" or not found:
+        raise peers.PeerError(result.story())
+    return found
+
+
+if __name__ == "__main__":
+    main()

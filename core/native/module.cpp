@@ -8,6 +8,7 @@
 
 #include "tcg/wraps.h"
 #include "vcpu/host.hpp"
+#include "vcpu/storm.hpp"
 #ifdef COREMESH_HOST_SSE
 #include "tcg/x86/float.h"
 #endif
@@ -188,7 +189,7 @@ nb::dict stats_of(Host& host, size_t index) {
     out["exits_mmio"] = c.exits_mmio.load();
     out["exits_halt"] = c.exits_halt.load();
     out["exits_exception"] = e.exceptions;
-    out["exits_kick"] = c.kicks.load();
+    out["exits_kick"] = c.exits_kick.load();
     out["interrupts"] = e.interrupts;
     out["ipis_sent"] = vcpu.lapic().ipis_sent();
     out["kicks"] = c.kicks.load();
@@ -234,6 +235,33 @@ nb::dict doctor() {
 #else
     out["host_sse"] = false;
 #endif
+    return out;
+}
+
+nb::dict storm_on(Host& host, unsigned vcpu, uint64_t address, std::vector<uint32_t> kinds, uint64_t counters,
+                  uint64_t messages, double seconds, double patience, unsigned kicks, unsigned longest_gap,
+                  uint64_t seed) {
+    const Storm storm{.vcpu = vcpu,
+                      .address = address,
+                      .kinds = std::move(kinds),
+                      .counters = counters,
+                      .messages = messages,
+                      .seconds = seconds,
+                      .patience = patience,
+                      .kicks = kicks,
+                      .longest_gap = longest_gap,
+                      .seed = seed};
+    StormOutcome outcome;
+    {
+        nb::gil_scoped_release unlocked;
+        outcome = run_storm(host, storm);
+    }
+    nb::dict out;
+    out["messages"] = outcome.messages;
+    out["kicks"] = outcome.kicks;
+    out["longest_ns"] = outcome.longest_ns;
+    out["lost"] = outcome.lost;
+    out["surplus"] = outcome.surplus;
     return out;
 }
 
@@ -375,6 +403,9 @@ NB_MODULE(_native, m) {
         .def("nmi", [](Host& host) { host.fabric().nmi_line(); })
         .def(
             "kick", [](Host& host, size_t vcpu) { host.vcpu(vcpu).kick(); }, "vcpu"_a)
+        .def("storm", &storm_on, nb::kw_only(), "vcpu"_a, "address"_a, "kinds"_a, "counters"_a, "messages"_a,
+             "seconds"_a, "patience"_a, "kicks"_a, "longest_gap"_a, "seed"_a,
+             "Interrupt messages and kicks at random moments, each message waited for; see vcpu/storm.hpp.")
         .def_prop_ro("tsc_hz", &Host::tsc_hz)
         .def_prop_ro("protection", [](const Host& host) { return std::string(name_of(host.protection())); })
         .def_prop_ro("vcpus", &Host::vcpus);

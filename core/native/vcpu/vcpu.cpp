@@ -111,6 +111,7 @@ void Vcpu::wake() noexcept {
 }
 
 void Vcpu::kick() noexcept {
+    counters_.kicks.fetch_add(1, std::memory_order_relaxed);
     cm_engine_kick(engine_);
     wake();
 }
@@ -260,7 +261,7 @@ bool Vcpu::has_work() noexcept {
 
 uint32_t Vcpu::serve() noexcept {
     uint32_t wish = 0;
-    counters_.kicks.fetch_add(1, std::memory_order_relaxed);
+    counters_.exits_kick.fetch_add(1, std::memory_order_relaxed);
     const uint32_t requests = mailbox_.pending();
     if ((requests & kRequestPages) && drain_pages()) wish |= CM_SERVICE_DROP_LAST;
     if (requests & kRequestPark) {

@@ -88,8 +88,8 @@ class Vcpu final : public x86::VcpuPort {
     enum class State : uint8_t { kWaitForSipi, kRunning, kHalted, kStopped };
 
     struct Counters {
-        std::atomic<uint64_t> exits_io{0}, exits_mmio{0}, exits_halt{0}, kicks{0}, halted_ns{0}, run_ns{0},
-            code_invalidations{0};
+        std::atomic<uint64_t> exits_io{0}, exits_mmio{0}, exits_halt{0}, exits_kick{0}, kicks{0},
+            halted_ns{0}, run_ns{0}, code_invalidations{0};
     };
 
     /// Opens the engine. All vCPUs of a process are made by one thread, one after the other.

@@ -32,6 +32,12 @@ pytestmark = [
 def test_given_the_other_emulator_when_a_guest_runs_on_it_then_all_its_checks_hold(
     guest: Callable[[str], Path], theme: str, vcpus: int
 ) -> None:
-    """Without ``strict``: that word adds what QEMU 7.2 does not do."""
-    result = run_on_qemu(guest(theme), vcpus=vcpus, cmdline="exit=16", timeout=120)
+    """Without ``strict``: that word adds what QEMU 7.2 does not do.
+
+    Now and then it delivers an interrupt that its local APIC has just lost, as vector -1: up to three tries.
+    """
+    for _ in range(3):
+        result = run_on_qemu(guest(theme), vcpus=vcpus, cmdline="exit=16", timeout=120)
+        if result.status == PASSED:
+            break
     assert result.status == PASSED, result.story()

@@ -38,6 +38,14 @@ def test_given_page_tables_in_use_when_cores_change_them_then_no_update_is_lost_
     assert result.status == PASSED, result.story()
 
 
+def test_given_cores_that_store_and_load_when_others_watch_then_they_see_the_orders_of_the_manual(
+    guest: Callable[[str], Path], vcpus: int
+) -> None:
+    """Litmus tests of total store order: store and load buffering, message passing, independent reads."""
+    result = run_on_coremesh(guest("order"), vcpus=vcpus)
+    assert result.status == PASSED, result.story()
+
+
 def test_given_work_of_all_kinds_when_it_is_interrupted_everywhere_then_it_comes_out_the_same(
     guest: Callable[[str], Path], vcpus: int, protection: str
 ) -> None:

@@ -34,6 +34,8 @@ struct cm_engine {
     // An interrupt is pending that could not be taken when it was last looked at: look again in the main loop
     // after every instruction that may have opened the window. Written and read by the engine's thread.
     bool attention;
+    bool data_trap;  // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
+    target_ulong split_write;  // the first part of a misaligned write to a watched page
     unsigned second_flush_count;
     TranslationBlock* second_cache[CM_SECOND_CACHE];  // lookup.c
     struct cm_engine_counters counters;

@@ -57,7 +57,7 @@ void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr g
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CM_HIT(tlb_set_page_with_attrs);
     uint64_t offset = cm_ram_offset(engine, gpa & TARGET_PAGE_MASK);
-    if (offset == UINT64_MAX || size < TARGET_PAGE_SIZE || !QTAILQ_EMPTY(&cs->watchpoints)) {
+    if (offset == UINT64_MAX || size < TARGET_PAGE_SIZE) {
         CM_REAL(tlb_set_page_with_attrs)(cs, vaddr, gpa, attrs, prot, mmu_idx, size);
         if (offset != UINT64_MAX) {
             CPUTLBEntry* entry = tlb_entry(engine->env, mmu_idx, vaddr & TARGET_PAGE_MASK);
@@ -95,6 +95,11 @@ void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr g
     entry->addr_read = prot & PAGE_READ ? page : (target_ulong)-1;
     entry->addr_code = prot & PAGE_EXEC ? page : (target_ulong)-1;
     entry->addr_write = prot & PAGE_WRITE ? page : (target_ulong)-1;
+    if (unlikely(!QTAILQ_EMPTY(&cs->watchpoints))) {
+        const int watched = cpu_watchpoint_address_matches(cs, page, TARGET_PAGE_SIZE);
+        if ((watched & BP_MEM_READ) && (prot & PAGE_READ)) entry->addr_read |= TLB_WATCHPOINT;
+        if ((watched & BP_MEM_WRITE) && (prot & PAGE_WRITE)) entry->addr_write |= TLB_WATCHPOINT;
+    }
     desc->n_used_entries++;
 }
 

@@ -120,7 +120,7 @@ void test_debug(void) {
     trap_handlers[1] = on_debug;
     single_step();
     instruction_breakpoint();
-    if (option("gaps") || !strict) data_breakpoints();
+    data_breakpoints();
     reset();
     trap_handlers[1] = NULL;
     // In ring 3: one step, and the interrupt gate clears TF for the handler.

@@ -5,6 +5,7 @@
 // bring both back to x86_cpu_do_interrupt, and mend what it gets wrong on the way (U20, U27).
 #include "../internals.h"
 #include "unicorn/unicorn.h"
+#include "watchpoints.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -40,6 +41,7 @@ static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     CPUX86State* env = engine->env;
     (void)uc;
     engine->counters.exceptions++;
+    cm_data_trap_forget(engine);
     if (env->exception_is_int) {
         // A fault on the way in (gate not present, stack not writable) is one of the INT itself.
         env->eip = engine->int_eip;
@@ -62,6 +64,12 @@ static bool exec_interrupt(CPUState* cs, int request) {
         return true;
     }
     engine->attention = (wish & CM_SERVICE_PENDING) != 0;
+    if (engine->data_trap) {
+        // Held back by MOV SS and POP SS, like interrupts; goes before them otherwise (SDM vol.
+        // 3A 6.8.3, 6.9).
+        if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) cm_data_trap_raise(engine);
+        engine->attention |= engine->data_trap;
+    }
     if (!engine->attention) return (wish & CM_SERVICE_DROP_LAST) != 0;
     if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) {
         // Blocked until IRET from the first one (SDM vol. 3A 6.7.1).

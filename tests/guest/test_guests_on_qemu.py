@@ -25,6 +25,7 @@ pytestmark = [
         "interrupted",
         "tables",
         "handover",
+        "order",
         "built-in",
     ],
 )

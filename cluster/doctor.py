@@ -82,8 +82,7 @@ def _memory() -> Finding:
 
 @functools.cache
 def _facts() -> dict[str, Any]:
-    """Return what the engine found by trying the real system calls (userfaultfd, mprotect) and its own
-    layout."""
+    """Return what the engine found: by trying the real system calls, and by looking at its own layout."""
     from coremesh.core import _native
 
     return dict(_native.doctor())

@@ -36,6 +36,7 @@ PANIC = b"Kernel panic - not syncing"
 _POLL_SECONDS = 1.0
 _QUIET_SECONDS = 0.05  # a prompt counts when nothing follows it for so long
 _NUDGE_SECONDS = 3.0  # silence after which a shell that is waited for is sent a newline
+_STOP_SECONDS = 20.0
 _TAIL = 4096
 _SWITCH_SECONDS = 0.0005
 
@@ -117,10 +118,13 @@ class HostProcess:
                 self._paused = False
 
     def stop(self) -> MachineEnd:
-        """End the machine if it has not ended by itself, and return how it ended."""
+        """End the machine if it has not ended by itself, and return how it ended.
+
+        Does not wait for ever: a process that cannot stop its vCPUs is ended by whoever called.
+        """
         if self._started_at:
             self._reasons.put(MachineEnd("stopped", seconds=self._now()))
-            self._ended.wait()
+            self._ended.wait(_STOP_SECONDS)
         return self._end or MachineEnd("stopped")
 
     def wait(self, timeout: float) -> MachineEnd | None:

@@ -129,6 +129,8 @@ class Machine:
         :class:`ConsoleTimeoutError` raised. `on_output` gets the output's bytes as they come.
         """
         begin = time.monotonic()
+        if self._paused:
+            raise MachineStateError("the machine is paused: call resume() first.")
         with self._shell:
             self.wait_shell(timeout)
             console = Console(self._remote, lambda: self.wait(0))

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -156,6 +157,22 @@ def test_without_a_terminal_the_console_is_plain_text_and_debug_exit_the_status(
 def test_the_timeout_ends_a_guest_with_status_124(address: str, kernel: Callable[[bytes], str]) -> None:
     result = coremesh("boot", "--kernel", kernel(HELLO + HANG), "--timeout", "1.5", "--address", address)
     assert (result.stdout, result.returncode) == (b"hi\n", 124)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_the_status_a_shell_gives(
+    address: str, kernel: Callable[[bytes], str], number: int, status: int
+) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "boot", "--kernel", kernel(HELLO + HANG), "--address", address],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"hi\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert b"Traceback" not in errors, errors.decode()
 
 
 def test_a_crash_has_status_70_and_shows_the_vcpu(address: str, kernel: Callable[[bytes], str]) -> None:

@@ -121,6 +121,8 @@ def test_a_paused_guest_stands_still_and_then_goes_on(linux: Machine) -> None:
     assert linux.registers(0)["rip"] > 0
     with pytest.raises(ConfigurationError):
         linux.registers(2)
+    with pytest.raises(MachineStateError, match="resume"):
+        linux.run("true", 5)
     linux.resume()
     assert linux.run("kill $(cat /tmp/pid); echo on", 60).output == "on\n"
     with pytest.raises(MachineStateError, match="pause"):

@@ -67,6 +67,8 @@ static inline uint8_t* cm_ram_pointer(const struct cm_engine* engine, uint64_t g
 
 void cm_memory_attach(struct cm_engine* engine);
 void cm_exceptions_attach(struct cm_engine* engine);
+// Moves the ops emitted after `mark` in front of `place`, in order (translate.c).
+void cm_move_ops_before(TCGContext* tcg, TCGOp* mark, TCGOp* place);
 
 // Names of the library carry the target's suffix; x86_64.h renames ours in the same way, so the pair that
 // --wrap expects is spelled out here once. CM_REAL(f) calls the engine's own f.

@@ -15,8 +15,7 @@
 
 void CM_REAL(gen_intermediate_code)(CPUState* cs, TranslationBlock* tb, int max_insns);
 
-// Moves the ops emitted after `mark` in front of `place`, in order.
-static void move_ops_before(TCGContext* tcg, TCGOp* mark, TCGOp* place) {
+void cm_move_ops_before(TCGContext* tcg, TCGOp* mark, TCGOp* place) {
     TCGOp* op;
     while ((op = QTAILQ_NEXT(mark, link)) != NULL) {
         QTAILQ_REMOVE(&tcg->ops, op, link);
@@ -109,7 +108,7 @@ static void chain_returns(TCGContext* tcg) {
         if (op->opc != INDEX_op_exit_tb || op->args[0] != 0) continue;
         TCGOp* mark = QTAILQ_LAST(&tcg->ops);
         tcg_gen_lookup_and_goto_ptr(tcg);
-        move_ops_before(tcg, mark, op);
+        cm_move_ops_before(tcg, mark, op);
         tcg_op_remove(tcg, op);
     }
 }
@@ -137,6 +136,7 @@ static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const s
 
     mend_lock_neg(tcg);
     cm_narrow_operands(tcg);
+    cm_check_table_bases(tcg);
     if (!engine->cs->singlestep_enabled) chain_returns(tcg);
     TCGLabel* requested = gen_new_label(tcg);
     TCGLabel* stale = checked ? gen_new_label(tcg) : NULL;
@@ -145,7 +145,7 @@ static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const s
     tcg_gen_brcondi_i32(tcg, TCG_COND_LT, flag, 0, requested);
     tcg_temp_free_i32(tcg, flag);
     if (checked) emit_self_check(tcg, checked, stale);
-    move_ops_before(tcg, last, check);
+    cm_move_ops_before(tcg, last, check);
     tcg_op_remove(tcg, check);
 
     if (checked) {
@@ -159,7 +159,7 @@ static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const s
         tcg_temp_free_ptr(tcg, uc);
     }
     gen_set_label(tcg, requested);
-    move_ops_before(tcg, last, last);
+    cm_move_ops_before(tcg, last, last);
 }
 
 void CM_WRAP(helper_check_exit_request)(void* unicorn, uint32_t place) {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Every vector with its error code and saved state, ring 3 and back, the rules of privilege.
 //
-// Options: strict checks also what QEMU 7.2 does not do; gaps what this engine is known to
-// lack; verbose prints each case before it runs.
+// Options: strict checks also what QEMU 7.2 does not do; verbose prints each case before it runs.
 #include "exceptions.h"
 
 #define FRAMES 0x600000u

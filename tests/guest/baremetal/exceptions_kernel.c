@@ -126,6 +126,7 @@ static void set_cr4(void* value) { write_cr4((uint64_t)value); }
 static void set_cr8(void* value) { write_cr8((uint64_t)value); }
 static void set_efer(void* value) { write_msr(0xc0000080, (uint64_t)value); }
 static void load_idt(void* pointer) { __asm__ volatile("lidt (%0)" ::"r"(pointer) : "memory"); }
+static void load_gdt(void* pointer) { __asm__ volatile("lgdt (%0)" ::"r"(pointer) : "memory"); }
 static void read_cr5(void* unused) {
     (void)unused;
     __asm__ volatile(".byte 0x0f, 0x20, 0xe8" ::: "rax");  // mov %cr5, %rax
@@ -182,7 +183,14 @@ void test_control(void) {
     struct table_pointer idt;
     __asm__ volatile("sidt %0" : "=m"(idt));
     struct table_pointer bad = {idt.limit, 1ull << 60};
-    if (option("gaps")) expect_gp("lidt of a non-canonical base", load_idt, (uint64_t)&bad);
+    if (strict) {
+        struct table_pointer before, now;
+        __asm__ volatile("sgdt %0" : "=m"(before));
+        expect_gp("lidt of a non-canonical base", load_idt, (uint64_t)&bad);
+        expect_gp("lgdt of a non-canonical base", load_gdt, (uint64_t)&bad);
+        __asm__ volatile("sgdt %0" : "=m"(now));
+        check(now.base == before.base && now.limit == before.limit, "a refused lgdt left base %lx", now.base);
+    }
     load_idt(&idt);
     check(read_cr0() == cr0 && read_msr(0xc0000080) == efer, "CR0 %lx EFER %lx after refused writes",
           read_cr0(), read_msr(0xc0000080));

@@ -5,9 +5,9 @@
 #include "../internals.h"
 #include <ucontext.h>
 
-#include "exec/helper-head.h"
 #include "tcg/tcg-op.h"
 
+#include "engine_calls.h"
 #include "float.h"
 #include "float_ops.h"
 #include "float_slow.h"
@@ -57,15 +57,6 @@ static void merge_for_stmxcsr(CPUX86State* env) {
     cm_float_sync(env);
 }
 
-// The engine's description of a helper, known to its tcg.c alone (checked by the STMXCSR row of the float
-// tests).
-typedef struct {
-    void* func;
-    const char* name;
-    unsigned flags;
-    unsigned sizemask;
-} HelperInfo;
-
 void CM_REAL(tcg_gen_op3)(TCGContext* tcg, TCGOpcode opc, TCGArg a1, TCGArg a2, TCGArg a3);
 
 void CM_WRAP(tcg_gen_op3)(TCGContext* tcg, TCGOpcode opc, TCGArg a1, TCGArg a2, TCGArg a3) {
@@ -74,9 +65,7 @@ void CM_WRAP(tcg_gen_op3)(TCGContext* tcg, TCGOpcode opc, TCGArg a1, TCGArg a2, 
         static HelperInfo info = {merge_for_stmxcsr, "merge_for_stmxcsr", TCG_CALL_NO_RWG,
                                   dh_sizemask(void, 0) | dh_sizemask(ptr, 1)};
         TCGTemp* args[] = {tcgv_ptr_temp(tcg, tcg->cpu_env)};
-        if (!g_hash_table_lookup(tcg->helper_table, info.func))
-            g_hash_table_insert(tcg->helper_table, info.func, &info);
-        tcg_gen_callN(tcg, info.func, NULL, 1, args);
+        cm_emit_call(tcg, &info, 1, args);
     }
     CM_REAL(tcg_gen_op3)(tcg, opc, a1, a2, a3);
 }

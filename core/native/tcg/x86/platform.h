@@ -3,6 +3,9 @@
 #ifndef COREMESH_TCG_X86_PLATFORM_H
 #define COREMESH_TCG_X86_PLATFORM_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 struct cm_engine;
 struct TCGContext;
 
@@ -11,7 +14,15 @@ struct TCGContext;
 void cm_platform_attach(struct cm_engine* engine);
 // What reset leaves in registers that the engine's own reset does not know.
 void cm_platform_reset(struct cm_engine* engine);
+// In a block between translation and code generation: LGDT and LIDT refuse a base that is not canonical.
+void cm_check_table_bases(struct TCGContext* tcg);
 // In a block between translation and code generation: memory operands as wide as the instruction has them.
 void cm_narrow_operands(struct TCGContext* tcg);
+
+// SDM vol. 1, 3.3.7.1, with 48 bits of linear address.
+static inline bool cm_is_canonical(uint64_t address) {
+    int64_t top = (int64_t)address >> 47;
+    return top == 0 || top == -1;
+}
 
 #endif

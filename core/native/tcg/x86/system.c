@@ -11,11 +11,6 @@
 
 static void raise_gp(CPUX86State* env, uintptr_t ra) { raise_exception_err_ra(env, EXCP0D_GPF, 0, ra); }
 
-static bool is_canonical(uint64_t address) {
-    int64_t top = (int64_t)address >> 47;
-    return top == 0 || top == -1;
-}
-
 // ---- CPUID
 
 void CM_REAL(cpu_x86_cpuid)(CPUX86State*, uint32_t, uint32_t, uint32_t*, uint32_t*, uint32_t*, uint32_t*);
@@ -154,7 +149,7 @@ void CM_WRAP(helper_wrmsr)(CPUX86State* env) {
         case MSR_KERNELGSBASE:
         case MSR_IA32_SYSENTER_EIP:
         case MSR_IA32_SYSENTER_ESP:
-            if (!is_canonical(value)) raise_gp(env, GETPC());
+            if (!cm_is_canonical(value)) raise_gp(env, GETPC());
             break;
         case MSR_EFER:
             if (value & ~(uint64_t)(MSR_EFER_SCE | MSR_EFER_LME | MSR_EFER_LMA | MSR_EFER_NXE)) {
@@ -231,7 +226,7 @@ void CM_WRAP(helper_sysret)(CPUX86State* env, int dflag) {
     if (!(env->efer & MSR_EFER_SCE)) raise_exception_err_ra(env, EXCP06_ILLOP, 0, ra);
     if (!(env->cr[0] & CR0_PE_MASK) || (env->hflags & HF_CPL_MASK)) raise_gp(env, ra);
     // SDM vol. 2B, SYSRET: a return address that is not canonical faults while still in ring 0.
-    if (dflag == 2 && !is_canonical(env->regs[R_ECX])) raise_gp(env, ra);
+    if (dflag == 2 && !cm_is_canonical(env->regs[R_ECX])) raise_gp(env, ra);
     CM_REAL(helper_sysret)(env, dflag);
 }
 

@@ -58,6 +58,10 @@ static bool exec_interrupt(CPUState* cs, int request) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CPUX86State* env = engine->env;
     (void)request;
+    // The loop has cleared the kick's flag by a plain store, which may still be on its way when the mailbox
+    // is read: a kick between the two would be overwritten, and what was posted before it not seen (SDM vol.
+    // 3A 9.2.3.4).
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     unsigned wish = engine->ops->service(engine->opaque);
     if (wish & CM_SERVICE_LEAVE) {
         cs->exit_request = 1;

@@ -48,6 +48,45 @@ static void look_at_lapic(uint32_t core) {
     first_reads[core][0] = lapic_id();
     first_reads[core][1] = lapic_read(APIC_VERSION);
     first_reads[core][2] = (uint32_t)read_msr(MSR_APIC_BASE);
+    uint32_t leaf[4];
+    cpuid(1, 0, leaf);
+    first_reads[core][3] = leaf[1] >> 24;
+    cpuid(0, 0, leaf);
+    bool topology = leaf[0] >= 0xb;
+    cpuid(0xb, 0, leaf);
+    first_reads[core][4] = topology && leaf[1] ? leaf[3] : core_apic_ids[core];
+}
+
+// What belongs to a core must not be seen by another: each sets its own, all meet, each looks again.
+static void own_state(uint32_t core) {
+    static const uint32_t msrs[] = {0x174,      0x175,      0x176,      0xc0000081, 0xc0000082,
+                                    0xc0000084, 0xc0000100, 0xc0000102, 0x277};
+    static struct barrier gate;
+    uint32_t all = cores_running < CORES ? cores_running : CORES;
+    uint32_t mxcsr = 0x1f80 | (core & 3) << 13, mxcsr_seen;
+    uint16_t control = (uint16_t)(0x37f | (core & 3) << 10), control_seen;
+    uint64_t value = 0x1000 * (core + 1), xmm, dr;
+    for (unsigned i = 0; i < sizeof msrs / 4; i++)
+        write_msr(msrs[i], msrs[i] == 0x277 ? 0x0007040600070406ull | core % 2 : value + i);
+    write_cr2(value);
+    __asm__ volatile("mov %0, %%db0; movq %0, %%xmm5; ldmxcsr %1; fninit; fldcw %2" ::"r"(value), "m"(mxcsr),
+                     "m"(control));
+    barrier_wait(&gate, all);
+    bool good = true;
+    for (unsigned i = 0; i < sizeof msrs / 4; i++)
+        good &= read_msr(msrs[i]) == (msrs[i] == 0x277 ? 0x0007040600070406ull | core % 2 : value + i);
+    __asm__ volatile("mov %%db0, %0; movq %%xmm5, %1; stmxcsr %2; fnstcw %3"
+                     : "=r"(dr), "=r"(xmm), "=m"(mxcsr_seen), "=m"(control_seen));
+    check(good, "core %u: an MSR has another core's value", core);
+    check(read_cr2() == value && dr == value && xmm == value, "core %u: CR2 %lx DR0 %lx XMM5 %lx", core,
+          read_cr2(), dr, xmm);
+    check(mxcsr_seen == mxcsr && control_seen == control, "core %u: MXCSR %x FCW %x", core, mxcsr_seen,
+          control_seen);
+    mxcsr = 0x1f80;
+    write_msr(0x277, 0x0007040600070406);
+    write_msr(0xc0000100, 0);
+    __asm__ volatile("mov %0, %%db0; ldmxcsr %1; fninit" ::"r"(0ull), "m"(mxcsr));
+    barrier_wait(&gate, all);
 }
 
 static void running(uint32_t core) {
@@ -79,9 +118,12 @@ void test_start_up(void) {
               first_reads[core][0]);
         check((first_reads[core][1] & 0xff) >= 0x10 && (first_reads[core][1] >> 16 & 0xff) >= 4,
               "core %u: APIC version %x", core, first_reads[core][1]);
+        check(first_reads[core][3] == core_apic_ids[core] && first_reads[core][4] == core_apic_ids[core],
+              "core %u: CPUID says APIC id %x and %x", core, first_reads[core][3], first_reads[core][4]);
         check((first_reads[core][2] & 0xfffff900) == (core ? 0xfee00800 : 0xfee00900),
               "core %u: APIC base %x", core, first_reads[core][2]);
     }
+    cores_run(own_state, cores_running < CORES ? cores_running : CORES);
     delay_us(1000);
     check(!*wrong_count(), "%u start-up IPIs without INIT were obeyed", *wrong_count());
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Time and waiting: TSC, local APIC timer, PIT, RTC, HLT.
 //
-// Options: cpus=N; rounds=N for the STI;HLT race (default 20000); strict wants hardware's tolerances.
+// Options: cpus=N; rounds=N for the STI;HLT race (default 20000); level tries pin polarity, which QEMU 7.2
+// ignores; strict wants hardware's tolerances.
 #include "timers.h"
 
 volatile uint32_t ticks[256];

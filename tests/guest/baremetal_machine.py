@@ -26,6 +26,7 @@ from coremesh.hw.power import PowerEvent
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNTIME = REPOSITORY / "core" / "guests"
 SOURCES = REPOSITORY / "tests" / "guest" / "baremetal"
+FLOAT_ROWS = REPOSITORY / "tests" / "unit" / "native" / "float"
 QEMU = "qemu-system-x86_64"
 
 PASSED = 33  # (16 << 1) | 1: what finish() writes when every check held
@@ -83,13 +84,23 @@ def build_builtin_guest(folder: Path) -> Path:
     return _compile("built-in", [RUNTIME / "smp.c"], folder)
 
 
-def _compile(name: str, sources: list[Path], folder: Path) -> Path:
+def build_float_guest(folder: Path, rows_each: int = 64) -> Path:
+    """The guest ``float`` with this host's own answers to ``rows_each`` operands of each instruction (at most
+    256) built in; the ELF32 file. An x86-64 host only.
+    """
+    export, rows = folder / "float_export", folder / "float_rows.bin"
+    host_sources = [FLOAT_ROWS / "float_export.c", FLOAT_ROWS / "float_host.c"]
+    subprocess.run(["gcc", "-std=gnu17", "-O2", "-Wall", "-Wextra", "-o", export, *host_sources], check=True)
+    subprocess.run([export, str(rows_each), rows], check=True)
+    return _compile("float", [SOURCES / "float.c"], folder, [f'-DFLOAT_ROWS_FILE="{rows}"'])
+
+
+def _compile(name: str, sources: list[Path], folder: Path, options: Sequence[str] = ()) -> Path:
     elf64, elf32 = folder / f"{name}.elf64", folder / f"{name}.elf"
     script = f"-Wl,-T,{RUNTIME / 'guest.ld'}"
     runtime = [RUNTIME / name for name in RUNTIME_SOURCES]
-    subprocess.run(
-        ["gcc", *COMPILE, f"-I{RUNTIME}", f"-I{SOURCES}", script, "-o", elf64, *runtime, *sources], check=True
-    )
+    command = ["gcc", *COMPILE, *options, f"-I{RUNTIME}", f"-I{SOURCES}", script, "-o", elf64]
+    subprocess.run([*command, *runtime, *sources], check=True)
     # Multiboot 1 knows ELF32 only.
     subprocess.run(["objcopy", "--strip-all", "-O", "elf32-i386", elf64, elf32], check=True)
     return elf32

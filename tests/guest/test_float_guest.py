@@ -2,7 +2,6 @@
 """A guest's floating point against the bare host's: values, MXCSR, and #XM through the guest's IDT."""
 
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,10 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from baremetal_machine import COMPILE, PASSED, RUNTIME, RUNTIME_SOURCES, SOURCES, run_on_coremesh
-
-FLOAT_TESTS = Path(__file__).resolve().parents[1] / "unit" / "native" / "float"
-ROWS = 64  # of each instruction; the guest has room for 256
+from baremetal_machine import PASSED, build_float_guest, run_on_coremesh
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"),
@@ -24,17 +20,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The guest with this host's answers built in."""
-    folder = tmp_path_factory.mktemp("float-guest")
-    export, rows = folder / "float_export", folder / "float_rows.bin"
-    host_sources = [FLOAT_TESTS / "float_export.c", FLOAT_TESTS / "float_host.c"]
-    subprocess.run(["gcc", "-std=gnu17", "-O2", "-Wall", "-Wextra", "-o", export, *host_sources], check=True)
-    subprocess.run([export, str(ROWS), rows], check=True)
-    elf64, elf32 = folder / "float.elf64", folder / "float.elf"
-    sources = [*(RUNTIME / name for name in RUNTIME_SOURCES), SOURCES / "float.c"]
-    options = [*COMPILE, f"-I{RUNTIME}", f"-Wl,-T,{RUNTIME / 'guest.ld'}", f'-DFLOAT_ROWS_FILE="{rows}"']
-    subprocess.run(["gcc", *options, "-o", elf64, *sources], check=True)
-    subprocess.run(["objcopy", "--strip-all", "-O", "elf32-i386", elf64, elf32], check=True)
-    return elf32
+    return build_float_guest(tmp_path_factory.mktemp("float-guest"))
 
 
 def test_given_the_hosts_answers_when_a_guest_computes_the_same_rows_then_it_sees_the_same(

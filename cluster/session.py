@@ -2,8 +2,7 @@
 """Ray, started quietly when needed and shared by all machines of this process; stopped when the process ends.
 
 Ray takes seconds to start and half a gigabyte, so it is started once a process. What we started we stop: at
-exit, at SIGTERM (see the CLI), and by the kernel when this process is killed, since Ray's processes of a
-local start carry a parent-death signal.
+exit, at SIGTERM (see the CLI), and, when this process is killed, by the kernel and a warden (warden.py).
 """
 
 from __future__ import annotations
@@ -14,12 +13,16 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from coremesh.cluster import warden
 from coremesh.core.errors import CoremeshError, HostLostError, MachineStateError, PlatformError
 
 _FOLDER = "coremesh-"
@@ -27,6 +30,7 @@ _OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum is 75 MiB; a kernel and an initr
 
 _lock = threading.Lock()
 _own_folder: str | None = None  # the temporary folder of a Ray that we started; guarded by _lock
+_warden: subprocess.Popen[bytes] | None = None  # cleans up if this process is killed; guarded by _lock
 _address: str | None = None  # the cluster that we attached to; guarded by _lock
 
 
@@ -55,18 +59,22 @@ def ensure(address: str | None = None) -> float:
             "logging_level": logging.ERROR,
             "ignore_reinit_error": False,
         }
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         if address is not None:
             _attach(ray, address, quiet)
             _address = address
         else:
             _own_folder = _start(ray, quiet)
+        # Ray puts a handler of its own in place of a program's.
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
         atexit.register(shutdown)
     return time.monotonic() - begin
 
 
 def shutdown() -> None:
     """Leave Ray, and stop it if this process started it. Harmless when there is none. Any thread."""
-    global _own_folder, _address
+    global _own_folder, _address, _warden
     with _lock:
         folder, _own_folder = _own_folder, None
         attached, _address = _address, None
@@ -78,6 +86,7 @@ def shutdown() -> None:
             ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+        _dismiss_warden()
         atexit.unregister(shutdown)
 
 
@@ -98,6 +107,7 @@ def _start(ray: Any, quiet: dict[str, Any]) -> str:
     _sweep(Path(base))
     folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base)
     _provide_token(Path(folder))
+    _appoint_warden(folder)
     try:
         ray.init(
             address="local",  # never the cluster that happens to run here
@@ -108,19 +118,37 @@ def _start(ray: Any, quiet: dict[str, Any]) -> str:
             _temp_dir=folder,
             **quiet,
         )
-    except Exception as error:
+    except BaseException as error:  # Ctrl-C in the middle of Ray's start, too
         with contextlib.suppress(Exception):
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+        _dismiss_warden()
+        if not isinstance(error, Exception):
+            raise
         raise PlatformError(
             f"Ray did not start on this machine: {_first_line(error)}. 'coremesh doctor' says what it lacks."
         ) from error
-    except BaseException:  # Ctrl-C in the middle of Ray's start
-        with contextlib.suppress(Exception):
-            ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     return folder
+
+
+def _appoint_warden(folder: str) -> None:
+    global _warden
+    command = [sys.executable, "-I", "-S", str(warden.__file__), str(os.getpid()), folder]
+    _warden = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C in a terminal is not for it
+    )
+
+
+def _dismiss_warden() -> None:
+    global _warden
+    if _warden is not None:
+        _warden.terminate()
+        _warden.wait()
+        _warden = None
 
 
 def _provide_token(folder: Path) -> None:

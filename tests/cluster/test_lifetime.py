@@ -71,6 +71,7 @@ def test_after_a_signal_to_the_driver_nothing_is_left(family: Any, spinning: Pat
         time.sleep(0.02)
     assert time.monotonic() - begin < 15, "the vCPUs ran on"
     assert family.wait_gone(30) == {}
+    assert set(Path(tempfile.gettempdir()).glob(f"coremesh-{driver.pid}-*")) == set()
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_still_nothing_is_left(

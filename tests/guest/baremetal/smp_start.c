@@ -65,7 +65,7 @@ static void own_state(uint32_t core) {
     uint32_t all = cores_running < CORES ? cores_running : CORES;
     uint32_t mxcsr = 0x1f80 | (core & 3) << 13, mxcsr_seen;
     uint16_t control = (uint16_t)(0x37f | (core & 3) << 10), control_seen;
-    uint64_t value = 0x1000 * (core + 1), xmm, dr;
+    uint64_t value = 0x100 * (core + 1), xmm, dr;
     for (unsigned i = 0; i < sizeof msrs / 4; i++)
         write_msr(msrs[i], msrs[i] == 0x277 ? 0x0007040600070406ull | core % 2 : value + i);
     write_cr2(value);

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "guest"))
+sys.path += [str(Path(__file__).parents[2] / "guest"), str(Path(__file__).parent)]
 
 from baremetal_machine import build_builtin_guest, build_guest
 

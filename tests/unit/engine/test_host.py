@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The native host as its users meet it: states, registers, memory, ends. Guests of a few bytes."""
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from coremesh.core._native import StateError
+from coremesh.core.engine import Host
+from raw_host import CLI_HLT, CODE, HLT, RAM, SPIN, raw_host, until, until_halted
+
+STATS = [
+    "apic_id",
+    "state",
+    "blocks",
+    "code_bytes",
+    "exits_io",
+    "exits_mmio",
+    "exits_halt",
+    "exits_exception",
+    "exits_kick",
+    "interrupts",
+    "ipis_sent",
+    "kicks",
+    "halted_ns",
+    "run_ns",
+    "atomics_1",
+    "atomics_2",
+    "atomics_4",
+    "atomics_8",
+    "atomics_16",
+    "atomics_misaligned",
+    "atomics_crossing",
+    "code_invalidations",
+    "code_faults",
+]
+
+
+class RaisingNode:
+    """A device node that breaks its promise never to raise."""
+
+    def access(self, space: int, address: int, size: int, is_write: bool, value: int) -> int:
+        raise ValueError("this device is broken")
+
+    def eoi(self, vector: int) -> None:
+        raise ValueError("this device is broken")
+
+    def acknowledge(self) -> int:
+        raise ValueError("this device is broken")
+
+
+def test_given_a_host_when_it_is_driven_out_of_order_then_it_says_so_and_lives() -> None:
+    host = raw_host()
+    for too_early in (host.pause, host.resume):
+        with pytest.raises(StateError):
+            too_early()
+    host.start()
+    with pytest.raises(StateError):
+        host.start()
+    with pytest.raises(StateError, match="pause"):
+        host.registers(0)
+    host.resume()
+    host.pause()
+    host.pause()
+    assert host.registers(0)["rip"] == CODE
+    host.resume()
+    assert host.wait(0.0) is None
+    host.pause()
+    host.stop()
+    host.stop()
+    ending = host.wait(1.0)
+    assert ending
+    assert ending["kind"] == "stopped"
+    for too_late in (host.start, host.pause, host.resume):
+        with pytest.raises(StateError):
+            too_late()
+
+
+def test_given_a_host_that_never_ran_when_it_is_stopped_then_it_ends() -> None:
+    host = raw_host()
+    host.stop()
+    ending = host.wait(0.0)
+    assert ending
+    assert ending["kind"] == "stopped"
+
+
+def test_given_many_threads_when_all_pause_and_resume_then_nobody_hangs_and_the_guest_goes_on() -> None:
+    host = raw_host(b"\x40" + b"\xeb\xfd")  # inc eax; jmp back
+    host.start()
+    stop = time.monotonic() + 0.4
+
+    def push() -> None:
+        while time.monotonic() < stop:
+            host.pause()
+            host.resume()
+
+    pushers = [threading.Thread(target=push) for _ in range(4)]
+    for pusher in pushers:
+        pusher.start()
+    for pusher in pushers:
+        pusher.join(20)
+        assert not pusher.is_alive()
+    host.pause()
+    before = host.registers(0)["rax"]
+    host.resume()
+    time.sleep(0.05)
+    host.pause()
+    assert host.registers(0)["rax"] != before
+    host.stop()
+
+
+def test_given_registers_when_they_are_written_then_they_read_back_the_same() -> None:
+    host = raw_host()
+    state = host.registers(0)
+    state |= {name: 0x1111_1111 * n for n, name in enumerate(("rax", "rbx", "rsi", "rbp"), 1)}
+    state |= {
+        "rflags": 0x246,
+        "cr2": 0xDEAD_B000,
+        "gdtr": (0x3000, 0x37),
+        "fs": (0x10, 0x1234_5000, 0xFFF, 0x493),
+    }
+    host.set_registers(0, state)
+    assert host.registers(0) == state
+    host.set_registers(0, {"rax": 5})
+    assert host.registers(0) == state | {"rax": 5}
+    with pytest.raises(KeyError):
+        host.set_registers(0, {"rxx": 5})
+    with pytest.raises(IndexError):
+        host.registers(1)
+
+
+def test_given_addresses_beyond_ram_when_they_are_read_or_written_then_an_index_error_says_so() -> None:
+    host = raw_host()
+    host.ram_write(RAM - 4, b"last")
+    assert host.ram_read(RAM - 4, 4) == b"last"
+    assert host.ram_read(RAM, 0) == b""
+    for gpa, length in ((RAM, 1), (RAM - 1, 2), (1 << 32, 1), ((1 << 64) - 1, 1), (0, RAM + 1)):
+        with pytest.raises(IndexError):
+            host.ram_read(gpa, length)
+    for gpa in (RAM, RAM - 1, 0xFEE0_0000, (1 << 64) - 2):
+        with pytest.raises(IndexError):
+            host.ram_write(gpa, b"ab")
+
+
+def test_given_a_host_when_its_statistics_are_read_then_each_vcpu_has_every_key() -> None:
+    host = raw_host(HLT, vcpus=3)
+    host.start()
+    until_halted(host)
+    stats = host.stats()
+    assert [stat["apic_id"] for stat in stats] == [0, 1, 2]
+    assert [stat["state"] for stat in stats] == ["halted", "wait-for-sipi", "wait-for-sipi"]
+    for stat in stats:
+        assert set(STATS) <= set(stat)
+    assert stats[0]["exits_halt"] == 1
+    assert stats[0]["blocks"] > 0
+    host.stop()
+
+
+def test_given_two_hosts_in_one_process_when_both_run_then_neither_sees_the_other() -> None:
+    # mov eax, value; mov [0x5000], eax; hlt
+    hosts = [raw_host(b"\xb8" + bytes([n]) * 4 + b"\xa3\x00\x50\x00\x00" + HLT) for n in (1, 2)]
+    for host in hosts:
+        host.start()
+    for host in hosts:
+        until_halted(host)
+    assert [host.ram_read(0x5000, 4) for host in hosts] == [b"\1" * 4, b"\2" * 4]
+    hosts[0].stop()
+    assert hosts[1].stats()[0]["state"] == "halted"
+    hosts[1].stop()
+
+
+def test_given_64_hosts_one_after_the_other_when_each_is_dropped_then_threads_and_mappings_go_with_it() -> (
+    None
+):
+    def counts() -> tuple[int, int]:
+        gc.collect()
+        return len(os.listdir("/proc/self/task")), Path("/proc/self/maps").read_text().count("\n")  # noqa: PTH208
+
+    def one() -> None:
+        host = raw_host(HLT)
+        host.start()
+        until_halted(host)
+        host.stop()
+
+    one()
+    threads, mappings = counts()
+    for _ in range(64):
+        one()
+    threads_after, mappings_after = counts()
+    assert threads_after <= threads
+    assert mappings_after <= mappings + 32, "each host would leave at least one behind"
+
+
+def test_given_no_idt_when_an_exception_comes_then_the_ending_names_the_vcpu_and_its_registers() -> None:
+    host = raw_host(b"\xb8\x78\x56\x34\x12\x0f\x0b")  # mov eax, 12345678h; ud2
+    host.set_registers(0, {"idtr": (0, 0)})
+    host.start()
+    ending = host.wait(20.0)
+    assert ending
+    assert (ending["kind"], ending["vcpu"]) == ("triple-fault", 0)
+    assert f"rip={CODE + 5:016x}" in ending["detail"]
+    assert "rax=0000000012345678" in ending["detail"]
+    host.stop()
+    assert host.wait(0.0) == ending
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_given_a_node_that_raises_when_the_guest_asks_it_then_it_reads_ones_and_the_host_lives() -> None:
+    code = b"\xba\x00\x03\x00\x00\xec\xa2\x00\x50\x00\x00\xee"  # mov edx,300h; in al,dx; mov [5000h],al; out
+    host = raw_host(code + CLI_HLT)
+    host.connect(RaisingNode())
+    host.claim(0, 0x300, 0x300)
+    host.start()
+    until_halted(host)
+    assert host.ram_read(0x5000, 1) == b"\xff"
+    assert host.stats()[0]["exits_io"] == 2
+    host.stop()
+
+
+def test_given_sizes_that_no_machine_has_when_a_host_is_made_then_an_error_says_so() -> None:
+    for ram, low in ((0, 0), (4097, 4097), (4096, 8192), (1 << 50, 1 << 31)):
+        with pytest.raises((ValueError, OSError)):
+            Host(ram_bytes=ram, low_ram_bytes=low, apic_ids=[0], total_vcpus=1)
+
+
+def test_given_16_engines_in_one_process_when_they_run_then_each_has_its_own_code(  # U17
+) -> None:
+    hosts = [raw_host(SPIN) for _ in range(16)]
+    for host in hosts:
+        host.start()
+    until(lambda: all(host.stats()[0]["blocks"] for host in hosts), "an engine does not run")
+    for host in hosts:
+        host.stop()

@@ -188,6 +188,10 @@ def main() -> None:
         _fail(error, USAGE_STATUS)
     except CoremeshError as error:
         _fail(error, FAILURE_STATUS)
+    except SystemExit:
+        if _signals:  # inside a call to Ray, an exit asked for by a signal handler has lost its status
+            raise SystemExit(128 + _signals[0]) from None
+        raise
 
 
 def _fail(error: CoremeshError, status: int) -> None:
@@ -195,7 +199,11 @@ def _fail(error: CoremeshError, status: int) -> None:
     sys.exit(status)
 
 
+_signals: list[int] = []  # those that asked this process to end
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
+    _signals.append(number)
     # An exception, so that machines are stopped and the terminal restored on the way out.
     raise SystemExit(128 + number)
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import peers
-from figures import Figures, options, report
+from figures import Figures, options, reported
 
 MANY = {64: (15.0, 1024), 255: (80.0, 2048)}  # seconds allowed, guest memory in MiB
 MEMORY_MIB = 1024
@@ -35,22 +35,22 @@ def main() -> None:
     parser.add_argument("--beside", action="store_true", help="with --many: QEMU too")
     arguments = parser.parse_args()
     forms = arguments.forms or (FORMS[:1] if arguments.many else FORMS)
-    with tempfile.TemporaryDirectory() as folder, peers.guest() as guest:
+    title = "Boot to shell on many vCPUs" if arguments.many else "Boot to shell"
+    with (
+        reported(title, arguments) as figures,
+        tempfile.TemporaryDirectory() as folder,
+        peers.guest() as guest,
+    ):
         guests = {"default": guest, "bzImage": replace(guest, unpack=False)}
         guests["vmlinux"] = guest.vmlinux(Path(folder))
-        if arguments.many:
-            figures = Figures("Boot to shell on many vCPUs")
-            for _ in range(arguments.rounds):
-                for form in forms:
+        for _ in range(arguments.rounds):
+            for form in forms:
+                if arguments.many:
                     many(
                         figures, guests[form], form, (64, 255) if arguments.slow else (64,), arguments.beside
                     )
-        else:
-            figures = Figures("Boot to shell")
-            for _ in range(arguments.rounds):
-                for form in forms:
+                else:
                     few(figures, guests[form], form, arguments.vcpus)
-    report(figures, arguments)
 
 
 def few(figures: Figures, guest: peers.Guest, form: str, counts: list[int]) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -97,11 +100,17 @@ def options(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def report(figures: Figures, arguments: argparse.Namespace) -> None:
-    """Print the table, and keep the values if that was asked for."""
-    print(figures.show())
-    if arguments.json is not None:
-        figures.save(arguments.json)
+@contextmanager
+def reported(title: str, arguments: argparse.Namespace) -> Iterator[Figures]:
+    """The figures to fill; the table is printed at the end, also when a round failed or was interrupted."""
+    figures = Figures(title)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    try:
+        yield figures
+    finally:
+        print(figures.show())
+        if arguments.json is not None:
+            figures.save(arguments.json)
 
 
 def _over(theirs: float | None, ours: float | None) -> float | None:

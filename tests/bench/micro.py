@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import peers
-from figures import Figures, options, report
+from figures import options, reported
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "guest"))
 from baremetal_machine import RunResult, build_guest, run_on_coremesh, run_on_qemu
@@ -41,8 +41,8 @@ BENCHES = {
 def main() -> None:
     """Run the peers in turn and print nanoseconds."""
     arguments = options(__doc__, rounds=3).parse_args()
-    figures = Figures("Cost of single operations")
-    with tempfile.TemporaryDirectory() as name:
+    title = "Cost of single operations"
+    with reported(title, arguments) as figures, tempfile.TemporaryDirectory() as name:
         guests = {theme: build_guest(theme, Path(name)) for theme in ("load", "smp")}
         for turn in range(arguments.rounds):
             for (theme, cmdline, vcpus), wanted in BENCHES.items():
@@ -53,7 +53,6 @@ def main() -> None:
                         if key in wanted:
                             figures.add(peer, wanted[key], value, "ns")
                 print(f"round {turn + 1}: {theme}, {vcpus} vCPUs", file=sys.stderr)
-    report(figures, arguments)
 
 
 def values(result: RunResult) -> dict[str, float]:

@@ -161,12 +161,11 @@ if qemu_available():
 def _continue(control: Path) -> None:
     """Let a QEMU that waits with all set up (-S) begin to emulate."""
     deadline = time.monotonic() + 20
-    while not control.exists():
-        if time.monotonic() > deadline:
-            raise PeerError("QEMU did not start")
-        time.sleep(0.01)
     with socket.socket(socket.AF_UNIX) as link:
-        link.connect(str(control))
+        while link.connect_ex(str(control)) != 0:  # not there yet, or not listening yet
+            if time.monotonic() > deadline:
+                raise PeerError("QEMU did not start")
+            time.sleep(0.01)
         answers = link.makefile("r")
         answers.readline()
         for name in ("qmp_capabilities", "cont"):
@@ -186,8 +185,14 @@ def _watch(
     run = Run()
     seen = b""
     lines, line_cpu = 0, 0.0
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 closed with the process below
+    # A benchmark that is killed takes its machine with it.
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        ["setpriv", "--pdeathsig", "KILL", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        bufsize=0,
     )
     assert process.stdout is not None
     out = process.stdout.fileno()
@@ -202,8 +207,9 @@ def _watch(
             data = os.read(out, 65536) if ready else b""
             now = time.monotonic()
             if not data:
-                how = "ended" if ready else f"took more than {timeout:g} s"
-                tail = seen.decode("latin-1")[-2000:]
+                how = f"ended ({process.wait(10)})" if ready else f"took more than {timeout:g} s"
+                errors.seek(0)
+                tail = (seen + errors.read()).decode("latin-1")[-2000:]
                 raise PeerError(f"{command[0]} {how} before {marks[-1]!r}:\n{tail}")
             seen += data.replace(b"\r", b"")
             if not started:
@@ -227,6 +233,7 @@ def _watch(
         process.kill()
         process.wait()
         process.stdout.close()
+        errors.close()
     run.console = seen.decode("latin-1")
     return run
 

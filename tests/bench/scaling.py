@@ -11,7 +11,7 @@ over that with one; 2.0 is ideal.
 import sys
 
 import peers
-from figures import Figures, options, report
+from figures import options, reported
 
 JOBS = ("alu", "load_store", "getppid")
 TARGET = 1.9
@@ -20,8 +20,8 @@ TARGET = 1.9
 def main() -> None:
     """Run the peers in turn and print the gains."""
     arguments = options(__doc__, rounds=3).parse_args()
-    figures = Figures("Time of the machine for one operation, 2 vCPUs")
-    with peers.guest("load scale") as guest:
+    title = "Time of the machine for one operation, 2 vCPUs"
+    with reported(title, arguments) as figures, peers.guest("load scale") as guest:
         for turn in range(arguments.rounds):
             for name, peer in peers.PEERS.items():
                 run = peer(guest, 2, 512, (peers.FIRST, peers.LAST, peers.DONE), 300)
@@ -29,7 +29,6 @@ def main() -> None:
                     for how, text in (("alone", "one vCPU"), ("together", "both vCPUs")):
                         figures.add(name, f"{job}, {text}", run.values[f"{how}_{job}_ns"].number, "ns")
                 print(f"round {turn + 1}: {name} {run.marks[peers.DONE]:.1f} s", file=sys.stderr)
-    report(figures, arguments)
     print("\n| gain of the second vCPU | Coremesh | QEMU | target |  |\n|---|---:|---:|---|---|")
     rows = {row.name: row for row in figures}
     for job in JOBS:

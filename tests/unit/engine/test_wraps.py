@@ -84,7 +84,7 @@ def run_without_task(guest: Path) -> None:
         machine.host.resume()
         machine.host.msi(LAPIC, 0x400)
         ending = machine.host.wait(10.0)
-        assert ending
+        assert isinstance(ending, dict)
         assert ending["kind"] == "internal-error"
         assert "rip=" in ending["detail"]
 

@@ -99,7 +99,16 @@ def _compile(name: str, sources: list[Path], folder: Path, options: Sequence[str
     elf64, elf32 = folder / f"{name}.elf64", folder / f"{name}.elf"
     script = f"-Wl,-T,{RUNTIME / 'guest.ld'}"
     runtime = [RUNTIME / name for name in RUNTIME_SOURCES]
-    command = ["gcc", *COMPILE, *options, f"-I{RUNTIME}", f"-I{SOURCES}", script, "-o", elf64]
+    command: list[str | Path] = [
+        "gcc",
+        *COMPILE,
+        *options,
+        f"-I{RUNTIME}",
+        f"-I{SOURCES}",
+        script,
+        "-o",
+        elf64,
+    ]
     subprocess.run([*command, *runtime, *sources], check=True)
     # Multiboot 1 knows ELF32 only.
     subprocess.run(["objcopy", "--strip-all", "-O", "elf32-i386", elf64, elf32], check=True)

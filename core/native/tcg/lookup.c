@@ -48,19 +48,27 @@ static TranslationBlock* second_look(struct cm_engine* engine, CPUX86State* env,
     return tb;
 }
 
-const void* __wrap_helper_lookup_tb_ptr_x86_64(CPUX86State* env) {
+// Apart, so that a hit is a leaf function that saves no registers.
+static __attribute__((noinline, cold)) const void* missed(CPUX86State* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
-    CPUState* cs = engine->cs;
+    target_ulong pc, cs_base;
+    uint32_t flags;
+    cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
+    TranslationBlock* tb = second_look(engine, env, pc, cs_base, flags);
+    if (!tb) return env->uc->tcg_ctx->code_gen_epilogue;
+    engine->cs->tb_jmp_cache[tb_jmp_cache_hash_func(env->uc, pc)] = tb;
+    return tb->tc.ptr;
+}
+
+const void* __wrap_helper_lookup_tb_ptr_x86_64(CPUX86State* env) {
+    const struct cm_engine* engine = cm_engine_of(env->uc);
+    const CPUState* cs = env_cpu(env);
     CM_HIT(helper_lookup_tb_ptr);
     if (unlikely(engine->attention)) return env->uc->tcg_ctx->code_gen_epilogue;
     target_ulong pc, cs_base;
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
-    TranslationBlock** place = &cs->tb_jmp_cache[tb_jmp_cache_hash_func(env->uc, pc)];
-    TranslationBlock* tb = *place;
+    const TranslationBlock* tb = cs->tb_jmp_cache[tb_jmp_cache_hash_func(env->uc, pc)];
     if (likely(tb && matches(cs, tb, pc, cs_base, flags))) return tb->tc.ptr;
-    tb = second_look(engine, env, pc, cs_base, flags);
-    if (!tb) return env->uc->tcg_ctx->code_gen_epilogue;
-    *place = tb;
-    return tb->tc.ptr;
+    return missed(env);
 }

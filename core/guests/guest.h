@@ -218,7 +218,8 @@ void cores_post(void (*job)(uint32_t core),
                 uint32_t count);  // the same for the others alone, without waiting
 void cores_join(void);            // waits for those of cores_post
 void trampoline_copy(void);
-// INIT, then one SIPI to the given page, from where the core must reach TRAMPOLINE; false after twenty seconds.
+// INIT, then one SIPI to the given page, from where the core must reach TRAMPOLINE; false after twenty
+// seconds.
 bool core_start(uint32_t index, uint32_t page);
 void core_wait(void) __attribute__((noreturn));  // the job loop; uses vector 0xf0 to wake
 uint64_t tsc_hz(void);                           // measured once against the ACPI PM timer

@@ -3,7 +3,7 @@
 
     python tests/bench/scaling.py [--rounds N]
 
-One guest with two vCPUs counts operations in windows of 10 ms, of which the best counts: on a busy host some
+One guest with two vCPUs counts operations in windows of 1 ms, of which the best counts: on a busy host some
 windows still have both host cores to themselves. The gain is the machine's throughput with both vCPUs at work
 over that with one; 2.0 is ideal.
 """

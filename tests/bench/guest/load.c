@@ -117,9 +117,9 @@ static int everything(void) {
 
 // Scaling: how much both vCPUs get done in one span of time, beside what one gets done alone. The worker on
 // vCPU 0 looks at the clock and at both counts; the best of many windows is undisturbed by the host's others.
-#define WINDOW 10e6  // ns
-#define WINDOWS 200
-#define GLANCE 20e3  // ns: a window whose end took longer to read was interrupted there, and does not count
+#define WINDOW 1e6  // ns
+#define WINDOWS 2000
+#define GLANCE 3e3  // ns: a window whose end took longer to read was interrupted there, and does not count
 
 struct count {
     volatile uint64_t done;
@@ -192,9 +192,9 @@ int main(int argc, char** argv) {
         return 0;
     }
     if (strcmp(what, "scale") == 0) {
-        scale("alu", alu, 20000);
-        scale("load_store", load_store, 10000);
-        scale("getppid", syscalls, 100);
+        scale("alu", alu, 1000);
+        scale("load_store", load_store, 500);
+        scale("getppid", syscalls, 4);
         return 0;
     }
     while (strcmp(what, "alu") == 0) alu(1000000);

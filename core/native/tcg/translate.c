@@ -62,10 +62,12 @@ static int instructions_to_first_store(TCGContext* tcg) {
     return 0;
 }
 
-// Host bytes that a self-checking block was translated from: it may run over the end of its first page.
+// What a self-checking block was translated from: it may run over the end of its first page. `bytes` is the
+// copy that was the same before and after; the page itself may have been written since.
 struct source_bytes {
     const uint8_t* at[2];
     unsigned size[2];
+    uint8_t bytes[2][TARGET_PAGE_SIZE];
 };
 
 static void emit_self_check(TCGContext* tcg, const struct source_bytes* source, TCGLabel* stale) {
@@ -74,7 +76,7 @@ static void emit_self_check(TCGContext* tcg, const struct source_bytes* source, 
             unsigned left = source->size[part] - done;
             unsigned step = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
             uint64_t expected = 0;
-            memcpy(&expected, source->at[part] + done, step);
+            memcpy(&expected, source->bytes[part] + done, step);
             // A conditional branch ends the basic block, and temporaries with it: all are made anew.
             TCGv_ptr base = tcg_const_ptr(tcg, source->at[part]);
             TCGv_i64 now = tcg_temp_new_i64(tcg);
@@ -189,18 +191,18 @@ static void translate(struct cm_engine* engine, TranslationBlock* tb, int max_in
 }
 
 // Translates a block of which some page is mixed, until its bytes were the same before and after.
-static struct source_bytes translate_checked(struct cm_engine* engine, TranslationBlock* tb, int max_insns,
-                                             uint64_t page, uint64_t next_page) {
+static void translate_checked(struct cm_engine* engine, TranslationBlock* tb, int max_insns, uint64_t page,
+                              uint64_t next_page, struct source_bytes* source) {
     TCGContext* tcg = engine->uc->tcg_ctx;
     const unsigned offset = tb->pc & ~TARGET_PAGE_MASK, room = TARGET_PAGE_SIZE - offset;
     const uint8_t* view = engine->ram.guest_view;
-    struct source_bytes source = {{view + (page << TARGET_PAGE_BITS) + offset, NULL}, {0, 0}};
-    uint8_t before[2][TARGET_PAGE_SIZE];
+    source->at[0] = view + (page << TARGET_PAGE_BITS) + offset;
+    source->at[1] = NULL;
     for (;;) {
-        memcpy(before[0], source.at[0], room);
+        memcpy(source->bytes[0], source->at[0], room);
         if (next_page != UINT64_MAX) {
-            source.at[1] = view + (next_page << TARGET_PAGE_BITS);
-            memcpy(before[1], source.at[1], TARGET_PAGE_SIZE);
+            source->at[1] = view + (next_page << TARGET_PAGE_BITS);
+            memcpy(source->bytes[1], source->at[1], TARGET_PAGE_SIZE);
         }
         tcg_func_start(tcg);
         translate(engine, tb, max_insns);
@@ -209,16 +211,16 @@ static struct source_bytes translate_checked(struct cm_engine* engine, Translati
             max_insns = to_store;
             continue;
         }
-        source.size[0] = tb->size < room ? tb->size : room;
-        source.size[1] = tb->size - source.size[0];
-        if (source.size[1] && next_page == UINT64_MAX) {
+        source->size[0] = tb->size < room ? tb->size : room;
+        source->size[1] = tb->size - source->size[0];
+        if (source->size[1] && next_page == UINT64_MAX) {
             max_insns = tb->icount > 1 ? (int)tb->icount - 1 : 1;
             if (tb->icount > 1) continue;
-            source.size[1] = 0;  // the second half lies in I/O space, which is not kept
+            source->size[1] = 0;  // the second half lies in I/O space, which is not kept
         }
-        if (memcmp(before[0], source.at[0], source.size[0]) == 0 &&
-            (!source.size[1] || memcmp(before[1], source.at[1], source.size[1]) == 0)) {
-            return source;
+        if (memcmp(source->bytes[0], source->at[0], source->size[0]) == 0 &&
+            (!source->size[1] || memcmp(source->bytes[1], source->at[1], source->size[1]) == 0)) {
+            return;
         }
     }
 }
@@ -244,6 +246,7 @@ void CM_WRAP(gen_intermediate_code)(CPUState* cs, TranslationBlock* tb, int max_
         rewrite_head(engine, tb, NULL);
         return;
     }
-    struct source_bytes source = translate_checked(engine, tb, max_insns, page, next_page);
+    struct source_bytes source;
+    translate_checked(engine, tb, max_insns, page, next_page, &source);
     rewrite_head(engine, tb, &source);
 }

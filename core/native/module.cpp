@@ -19,6 +19,12 @@ using namespace nb::literals;
 namespace coremesh {
 namespace {
 
+// What the stub says of dictionaries that go in and out.
+using AnyDict = nb::typed<nb::dict, nb::str, nb::any>;
+using RegisterDict = nb::typed<nb::dict, nb::str, nb::any>;
+using CpuidTable =
+    nb::typed<nb::dict, nb::typed<nb::tuple, int, int>, nb::typed<nb::tuple, int, int, int, int>>;
+
 /// The host's floating-point flags belong to the guest while a vCPU thread runs; Python's are its own.
 class FloatGuard {
   public:
@@ -108,7 +114,7 @@ constexpr NamedSegment kSegments[] = {{"cs", &cm_registers::cs},     {"ds", &cm_
                                       {"gs", &cm_registers::gs},     {"ss", &cm_registers::ss},
                                       {"ldtr", &cm_registers::ldtr}, {"tr", &cm_registers::tr}};
 
-nb::dict to_dict(const cm_registers& registers) {
+AnyDict to_dict(const cm_registers& registers) {
     nb::dict out;
     for (int i = 0; i < 16; ++i) out[kGprNames[i]] = registers.gpr[i];
     for (const auto& word : kWords) out[word.name] = registers.*word.field;
@@ -176,7 +182,7 @@ const char* state_name(const Host& host, const Vcpu& vcpu) {
     }
 }
 
-nb::dict stats_of(Host& host, size_t index) {
+AnyDict stats_of(Host& host, size_t index) {
     Vcpu& vcpu = host.vcpu(index);
     const cm_engine_counters& e = vcpu.engine_counters();
     const Vcpu::Counters& c = vcpu.counters();
@@ -205,7 +211,7 @@ nb::dict stats_of(Host& host, size_t index) {
     return out;
 }
 
-nb::dict code_counters(Host& host) {
+AnyDict code_counters(Host& host) {
     const CodeCounters counters = host.ram().code()->counters();
     nb::dict out;
     out["faults"] = counters.faults;
@@ -216,7 +222,7 @@ nb::dict code_counters(Host& host) {
     return out;
 }
 
-nb::dict doctor() {
+AnyDict doctor() {
     const ProtectionProbe probe = probe_protection();
     nb::dict out;
     out["userfaultfd"] = probe.userfaultfd;
@@ -238,9 +244,9 @@ nb::dict doctor() {
     return out;
 }
 
-nb::dict storm_on(Host& host, unsigned vcpu, uint64_t address, std::vector<uint32_t> kinds, uint64_t counters,
-                  uint64_t messages, double seconds, double patience, unsigned kicks, unsigned longest_gap,
-                  uint64_t seed) {
+AnyDict storm_on(Host& host, unsigned vcpu, uint64_t address, std::vector<uint32_t> kinds, uint64_t counters,
+                 uint64_t messages, double seconds, double patience, unsigned kicks, unsigned longest_gap,
+                 uint64_t seed) {
     const Storm storm{.vcpu = vcpu,
                       .address = address,
                       .kinds = std::move(kinds),
@@ -265,7 +271,7 @@ nb::dict storm_on(Host& host, unsigned vcpu, uint64_t address, std::vector<uint3
     return out;
 }
 
-nb::dict wrap_hits() {
+AnyDict wrap_hits() {
     size_t count;
     const cm_wrap_hit* hits = cm_wrap_hits(&count);
     nb::dict out;
@@ -290,9 +296,11 @@ NB_MODULE(_native, m) {
     nb::class_<CpuDescription>(m, "CpuDescription", "What one core answers to CPUID, and MSRs kept by value.")
         .def(
             "__init__",
-            [](CpuDescription* self, const nb::dict& table, const std::vector<uint32_t>& indexed,
+            [](CpuDescription* self, const CpuidTable& table, const std::vector<uint32_t>& indexed,
                const std::tuple<uint32_t, uint32_t, uint32_t>& highest,
-               const nb::dict& msrs) { new (self) CpuDescription(cpu_from(table, indexed, highest, msrs)); },
+               const nb::typed<nb::dict, int, int>& msrs) {
+                new (self) CpuDescription(cpu_from(table, indexed, highest, msrs));
+            },
             "cpuid"_a, "indexed_leaves"_a, "highest"_a, "msrs"_a);
 
     nb::class_<Host>(m, "NativeHost", "The vCPUs, local APICs and RAM of one host; see coremesh.core.engine.")
@@ -351,7 +359,7 @@ NB_MODULE(_native, m) {
             "gpa"_a, "data"_a)
         .def(
             "set_registers",
-            [](Host& host, size_t vcpu, const nb::dict& state) {
+            [](Host& host, size_t vcpu, const RegisterDict& state) {
                 host.require_at_rest();
                 cm_registers registers;
                 host.vcpu(vcpu).registers(registers);
@@ -389,7 +397,7 @@ NB_MODULE(_native, m) {
             },
             "timeout"_a)
         .def("stats",
-             [](Host& host) {
+             [](Host& host) -> nb::typed<nb::list, AnyDict> {
                  nb::list out;
                  for (size_t i = 0; i < host.vcpus(); ++i) out.append(stats_of(host, i));
                  return out;

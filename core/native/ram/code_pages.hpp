@@ -69,7 +69,9 @@ class CodePages final : private FaultTarget {
 
     struct Options {
         /// Faults after which a page becomes mixed; the count halves every `decay_ms` without one.
-        unsigned mixed_after = 16;
+        /// A kernel that patches its own text at boot writes a page several dozen times and then never again;
+        /// a page with hot data gets here within milliseconds.
+        unsigned mixed_after = 200;
         unsigned decay_ms = 256;
         /// mprotect only: runs of protected pages allowed (each costs two mappings); 0 = from
         /// vm.max_map_count.

@@ -7,10 +7,13 @@
 // over two pages, which need not be neighbours in host memory, stops the other vCPUs for its moment.
 #include "internals.h"
 
-// What a lookup found: one host address, or two for an access that crosses a page or goes to I/O space.
+typedef unsigned __int128 wide;
+
+// What a lookup found: one host address, or none for an access that crosses a page or goes to I/O space.
 struct target {
     uint8_t* host;  // NULL when the access must be made in an exclusive section
     struct cm_engine* engine;
+    uint64_t pages[2];  // RAM pages of the exclusive section
 };
 
 static bool entry_serves(const CPUTLBEntry* entry, target_ulong addr) {
@@ -18,8 +21,21 @@ static bool entry_serves(const CPUTLBEntry* entry, target_ulong addr) {
     return entry->addr_write == (addr & TARGET_PAGE_MASK) && entry->addr_read == entry->addr_write;
 }
 
+static uint64_t page_of(const struct cm_engine* engine, const uint8_t* host) {
+    return host ? (uint64_t)(host - engine->ram.guest_view) >> TARGET_PAGE_BITS : UINT64_MAX;
+}
+
+// Whether the operation was executed on another host, which has the page; `*old` is what it found then.
+static bool elsewhere(const struct target* target, enum cm_operation operation, unsigned size, wide operand,
+                      wide expected, wide* old) {
+    const struct cm_engine* engine = target->engine;
+    if (likely(!engine->ram.shared)) return false;
+    return engine->ops->transact(engine->opaque, operation, (uint64_t)(target->host - engine->ram.guest_view),
+                                 size, &operand, &expected, old);
+}
+
 static struct target find(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi, uintptr_t ra) {
-    struct target target = {NULL, cm_engine_of(env->uc)};
+    struct target target = {NULL, cm_engine_of(env->uc), {UINT64_MAX, UINT64_MAX}};
     unsigned mmu_idx = get_mmuidx(oi);
     CPUTLBEntry* entry = tlb_entry(env, mmu_idx, addr);
     struct cm_engine_counters* counters = &target.engine->counters;
@@ -33,9 +49,11 @@ static struct target find(CPUArchState* env, target_ulong addr, unsigned size, T
         if ((addr & ~TARGET_PAGE_MASK) + size > TARGET_PAGE_SIZE) {
             counters->atomics_crossing++;
             // Both pages must be writable before anything is changed. The probe raises the guest's fault.
-            probe_write(env, addr, (int)(TARGET_PAGE_SIZE - (addr & ~TARGET_PAGE_MASK)), mmu_idx, ra);
             target_ulong second = (addr & TARGET_PAGE_MASK) + TARGET_PAGE_SIZE;
-            probe_write(env, second, (int)(addr + size - second), mmu_idx, ra);
+            int first_size = (int)(second - addr);
+            target.pages[0] = page_of(target.engine, probe_write(env, addr, first_size, mmu_idx, ra));
+            target.pages[1] =
+                page_of(target.engine, probe_write(env, second, (int)size - first_size, mmu_idx, ra));
             return target;
         }
     }
@@ -47,9 +65,8 @@ static struct target find(CPUArchState* env, target_ulong addr, unsigned size, T
     return target;
 }
 
-static unsigned __int128 load_bytes(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi,
-                                    uintptr_t ra) {
-    unsigned __int128 value = 0;
+static wide load_bytes(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi, uintptr_t ra) {
+    wide value = 0;
     if ((addr & (size - 1)) == 0 && size <= 8) {  // I/O space: one access of its size
         switch (size) {
             case 1:
@@ -63,13 +80,13 @@ static unsigned __int128 load_bytes(CPUArchState* env, target_ulong addr, unsign
         }
     }
     for (unsigned i = 0; i < size; i++) {
-        value |= (unsigned __int128)cpu_ldub_mmuidx_ra(env, addr + i, get_mmuidx(oi), ra) << (8 * i);
+        value |= (wide)cpu_ldub_mmuidx_ra(env, addr + i, get_mmuidx(oi), ra) << (8 * i);
     }
     return value;
 }
 
-static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, unsigned __int128 value,
-                        TCGMemOpIdx oi, uintptr_t ra) {
+static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, wide value, TCGMemOpIdx oi,
+                        uintptr_t ra) {
     if ((addr & (size - 1)) == 0 && size <= 8) {
         switch (size) {
             case 1:
@@ -92,25 +109,33 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, uns
 }
 
 // `expression` computes the new value from `old`; within an exclusive section.
-#define EXCLUSIVELY(T, size, expression)                                      \
-    do {                                                                      \
-        target.engine->ops->exclusive_begin(target.engine->opaque);           \
-        T old = (T)load_bytes(env, addr, size, oi, ra);                       \
-        T replacement = (expression);                                         \
-        store_bytes(env, addr, size, (unsigned __int128)replacement, oi, ra); \
-        target.engine->ops->exclusive_end(target.engine->opaque);             \
-        exclusive_old = old;                                                  \
-        exclusive_new = replacement;                                          \
+#define EXCLUSIVELY(T, size, expression)                                                              \
+    do {                                                                                              \
+        target.engine->ops->exclusive_begin(target.engine->opaque, target.pages[0], target.pages[1]); \
+        T old = (T)load_bytes(env, addr, size, oi, ra);                                               \
+        T replacement = (expression);                                                                 \
+        store_bytes(env, addr, size, (wide)replacement, oi, ra);                                      \
+        target.engine->ops->exclusive_end(target.engine->opaque);                                     \
+        before = old;                                                                                 \
+        after = replacement;                                                                          \
     } while (0)
 
-#define FETCH_OP(name, T, A, suffix, size, host_result, expression, result)                         \
+#define FETCH_OP(name, OPERATION, T, A, suffix, size, host_result, expression, result)              \
     static A name##suffix##_at(CPUArchState* env, target_ulong addr, A value, TCGMemOpIdx oi,       \
                                uintptr_t ra) {                                                      \
         struct target target = find(env, addr, size, oi, ra);                                       \
-        if (likely(target.host)) return (A)(T)(host_result);                                        \
-        T exclusive_old, exclusive_new;                                                             \
-        EXCLUSIVELY(T, size, expression);                                                           \
-        (void)exclusive_old, (void)exclusive_new;                                                   \
+        T before, after;                                                                            \
+        if (likely(target.host)) {                                                                  \
+            wide found;                                                                             \
+            if (likely(!elsewhere(&target, OPERATION, size, (T)value, 0, &found)))                  \
+                return (A)(T)(host_result);                                                         \
+            T old = (T)found;                                                                       \
+            before = old;                                                                           \
+            after = (expression);                                                                   \
+        } else {                                                                                    \
+            EXCLUSIVELY(T, size, expression);                                                       \
+        }                                                                                           \
+        (void)before, (void)after;                                                                  \
         return (A)(result);                                                                         \
     }                                                                                               \
     A CM_WRAP_SIZED(name, suffix)(CPUArchState * env, target_ulong addr, A value, TCGMemOpIdx oi) { \
@@ -121,43 +146,50 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, uns
 #define CM_WRAP_SIZED(name, suffix) __wrap_helper_atomic_##name##suffix##_x86_64
 #define HOST(T) ((T*)target.host)
 
-#define CMPXCHG(T, A, suffix, size)                                                                       \
-    static A cmpxchg##suffix##_at(CPUArchState* env, target_ulong addr, A expected, A desired,            \
-                                  TCGMemOpIdx oi, uintptr_t ra) {                                         \
-        struct target target = find(env, addr, size, oi, ra);                                             \
-        if (likely(target.host)) return (A)__sync_val_compare_and_swap(HOST(T), (T)expected, (T)desired); \
-        T exclusive_old, exclusive_new;                                                                   \
-        /* The bus sees a write in either case (SDM vol. 2A, CMPXCHG). */                                 \
-        EXCLUSIVELY(T, size, old == (T)expected ? (T)desired : old);                                      \
-        (void)exclusive_new;                                                                              \
-        return (A)exclusive_old;                                                                          \
-    }                                                                                                     \
-    A CM_WRAP_SIZED(cmpxchg, suffix)(CPUArchState * env, target_ulong addr, A expected, A desired,        \
-                                     TCGMemOpIdx oi) {                                                    \
-        CM_HIT(helper_atomic_cmpxchg##suffix);                                                            \
-        return cmpxchg##suffix##_at(env, addr, expected, desired, oi, GETPC());                           \
+#define CMPXCHG(T, A, suffix, size)                                                                          \
+    static A cmpxchg##suffix##_at(CPUArchState* env, target_ulong addr, A expected, A desired,               \
+                                  TCGMemOpIdx oi, uintptr_t ra) {                                            \
+        struct target target = find(env, addr, size, oi, ra);                                                \
+        if (likely(target.host)) {                                                                           \
+            wide found;                                                                                      \
+            if (unlikely(                                                                                    \
+                    elsewhere(&target, CM_OPERATION_COMPARE_SWAP, size, (T)desired, (T)expected, &found))) { \
+                return (A)(T)found;                                                                          \
+            }                                                                                                \
+            return (A)__sync_val_compare_and_swap(HOST(T), (T)expected, (T)desired);                         \
+        }                                                                                                    \
+        T before, after;                                                                                     \
+        /* The bus sees a write in either case (SDM vol. 2A, CMPXCHG). */                                    \
+        EXCLUSIVELY(T, size, old == (T)expected ? (T)desired : old);                                         \
+        (void)after;                                                                                         \
+        return (A)before;                                                                                    \
+    }                                                                                                        \
+    A CM_WRAP_SIZED(cmpxchg, suffix)(CPUArchState * env, target_ulong addr, A expected, A desired,           \
+                                     TCGMemOpIdx oi) {                                                       \
+        CM_HIT(helper_atomic_cmpxchg##suffix);                                                               \
+        return cmpxchg##suffix##_at(env, addr, expected, desired, oi, GETPC());                              \
     }
 
-#define ALL_OPS(T, A, suffix, size)                                                                        \
-    CMPXCHG(T, A, suffix, size)                                                                            \
-    FETCH_OP(xchg, T, A, suffix, size, __atomic_exchange_n(HOST(T), (T)value, __ATOMIC_SEQ_CST), (T)value, \
-             exclusive_old)                                                                                \
-    FETCH_OP(fetch_add, T, A, suffix, size, __sync_fetch_and_add(HOST(T), (T)value), (T)(old + value),     \
-             exclusive_old)                                                                                \
-    FETCH_OP(fetch_and, T, A, suffix, size, __sync_fetch_and_and(HOST(T), (T)value), (T)(old & value),     \
-             exclusive_old)                                                                                \
-    FETCH_OP(fetch_or, T, A, suffix, size, __sync_fetch_and_or(HOST(T), (T)value), (T)(old | value),       \
-             exclusive_old)                                                                                \
-    FETCH_OP(fetch_xor, T, A, suffix, size, __sync_fetch_and_xor(HOST(T), (T)value), (T)(old ^ value),     \
-             exclusive_old)                                                                                \
-    FETCH_OP(add_fetch, T, A, suffix, size, __sync_add_and_fetch(HOST(T), (T)value), (T)(old + value),     \
-             exclusive_new)                                                                                \
-    FETCH_OP(and_fetch, T, A, suffix, size, __sync_and_and_fetch(HOST(T), (T)value), (T)(old & value),     \
-             exclusive_new)                                                                                \
-    FETCH_OP(or_fetch, T, A, suffix, size, __sync_or_and_fetch(HOST(T), (T)value), (T)(old | value),       \
-             exclusive_new)                                                                                \
-    FETCH_OP(xor_fetch, T, A, suffix, size, __sync_xor_and_fetch(HOST(T), (T)value), (T)(old ^ value),     \
-             exclusive_new)
+#define ALL_OPS(T, A, suffix, size)                                                                    \
+    CMPXCHG(T, A, suffix, size)                                                                        \
+    FETCH_OP(xchg, CM_OPERATION_EXCHANGE, T, A, suffix, size,                                          \
+             __atomic_exchange_n(HOST(T), (T)value, __ATOMIC_SEQ_CST), (T)value, before)               \
+    FETCH_OP(fetch_add, CM_OPERATION_ADD, T, A, suffix, size, __sync_fetch_and_add(HOST(T), (T)value), \
+             (T)(old + value), before)                                                                 \
+    FETCH_OP(fetch_and, CM_OPERATION_AND, T, A, suffix, size, __sync_fetch_and_and(HOST(T), (T)value), \
+             (T)(old & value), before)                                                                 \
+    FETCH_OP(fetch_or, CM_OPERATION_OR, T, A, suffix, size, __sync_fetch_and_or(HOST(T), (T)value),    \
+             (T)(old | value), before)                                                                 \
+    FETCH_OP(fetch_xor, CM_OPERATION_XOR, T, A, suffix, size, __sync_fetch_and_xor(HOST(T), (T)value), \
+             (T)(old ^ value), before)                                                                 \
+    FETCH_OP(add_fetch, CM_OPERATION_ADD, T, A, suffix, size, __sync_add_and_fetch(HOST(T), (T)value), \
+             (T)(old + value), after)                                                                  \
+    FETCH_OP(and_fetch, CM_OPERATION_AND, T, A, suffix, size, __sync_and_and_fetch(HOST(T), (T)value), \
+             (T)(old & value), after)                                                                  \
+    FETCH_OP(or_fetch, CM_OPERATION_OR, T, A, suffix, size, __sync_or_and_fetch(HOST(T), (T)value),    \
+             (T)(old | value), after)                                                                  \
+    FETCH_OP(xor_fetch, CM_OPERATION_XOR, T, A, suffix, size, __sync_xor_and_fetch(HOST(T), (T)value), \
+             (T)(old ^ value), after)
 
 ALL_OPS(uint8_t, uint32_t, b, 1)
 ALL_OPS(uint16_t, uint32_t, w_le, 2)
@@ -179,12 +211,16 @@ Int128 __wrap_helper_atomic_cmpxchgo_le_mmu_x86_64(CPUArchState* env, target_ulo
                                                    Int128 desired, TCGMemOpIdx oi, uintptr_t ra) {
     CM_HIT(helper_atomic_cmpxchgo_le_mmu);
     struct target target = find(env, addr, 16, oi, ra);
-    typedef unsigned __int128 T;
+    typedef wide T;
     if (likely(target.host)) {
+        wide found;
+        if (unlikely(elsewhere(&target, CM_OPERATION_COMPARE_SWAP, 16, (T)desired, (T)expected, &found))) {
+            return (Int128)found;
+        }
         return (Int128)__sync_val_compare_and_swap(HOST(T), (T)expected, (T)desired);
     }
-    T exclusive_old, exclusive_new;
+    T before, after;
     EXCLUSIVELY(T, 16, old == (T)expected ? (T)desired : old);
-    (void)exclusive_new;
-    return (Int128)exclusive_old;
+    (void)after;
+    return (Int128)before;
 }

@@ -32,6 +32,16 @@ enum cm_service {
     CM_SERVICE_PENDING = 4,    // an interrupt or NMI waits, deliverable or not
 };
 
+// A locked operation on memory. Those with a result give the bytes that were there before.
+enum cm_operation {
+    CM_OPERATION_COMPARE_SWAP,
+    CM_OPERATION_EXCHANGE,
+    CM_OPERATION_ADD,
+    CM_OPERATION_AND,
+    CM_OPERATION_OR,
+    CM_OPERATION_XOR,
+};
+
 // What a vCPU is for its engine. All are called on the vCPU's thread. `opaque` is the first argument of each.
 struct cm_vcpu_ops {
     // At a block head after a kick, and whenever control is in the main loop: drain the mailbox, and say
@@ -56,15 +66,22 @@ struct cm_vcpu_ops {
     // translation. True when the page mixes code with hot data, so that its blocks must check themselves.
     bool (*begin_translation)(void* opaque, uint64_t ram_page);
     void (*pause)(void* opaque);
-    // Stop every other vCPU around a locked access that crosses a page (SDM vol. 3A 9.1.2.2: bus lock).
-    void (*exclusive_begin)(void* opaque);
+    // Stop every other vCPU around a locked access that crosses a page (SDM vol. 3A 9.1.2.2: bus lock). The
+    // two RAM pages stay with this host until the end; UINT64_MAX for what is no RAM.
+    void (*exclusive_begin)(void* opaque, uint64_t first_page, uint64_t second_page);
     void (*exclusive_end)(void* opaque);
+    // Only where RAM is shared with other hosts: a locked operation within one page, of `size` bytes at
+    // `ram_offset`. True: it was executed where the page is, and `*old` is what it found. False: do it here.
+    // All values are little-endian and 16 bytes wide.
+    bool (*transact)(void* opaque, enum cm_operation operation, uint64_t ram_offset, unsigned size,
+                     const void* operand, const void* expected, void* old);
 };
 
 struct cm_ram_layout {
     uint8_t* guest_view;  // base of the mapping that engines read and write
     uint64_t size;        // bytes of RAM in all
     uint64_t low_size;    // bytes at gpa 0; the rest begins at gpa 4 GiB
+    bool shared;          // with other hosts: locked operations ask `transact` first
 };
 
 // Counted by the engine's thread without locks; read by others at any time (a torn read is not possible).

@@ -71,6 +71,12 @@ class Host final : private VcpuSurroundings, private CodeSink, private x86::Remo
     // VcpuSurroundings
     void close_gate(Vcpu* except) noexcept override;
     void open_gate() noexcept override;
+    void hold_pages(uint64_t, uint64_t) noexcept override {}
+    void release_pages() noexcept override {}
+    bool transact(cm_operation, uint64_t, unsigned, const void*, const void*, void*) noexcept override {
+        return false;
+    }
+    bool shares_ram() const noexcept override { return false; }
     void report(const Casualty& casualty) noexcept override;
     void thread_begins() noexcept override;
     void thread_ends() noexcept override;

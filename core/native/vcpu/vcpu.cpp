@@ -61,16 +61,23 @@ const cm_vcpu_ops Vcpu::kOps = {
     },
     .pause = [](void* o) { self(o).pause(); },
     .exclusive_begin =
-        [](void* o) {
+        [](void* o, uint64_t first_page, uint64_t second_page) {
             Vcpu& v = self(o);
             v.around_.gate.leave(v.inside_);
             v.around_.close_gate(&v);
+            v.around_.hold_pages(first_page, second_page);
         },
     .exclusive_end =
         [](void* o) {
             Vcpu& v = self(o);
+            v.around_.release_pages();
             v.around_.open_gate();
             v.around_.gate.enter(v.inside_);
+        },
+    .transact =
+        [](void* o, cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
+           const void* expected, void* old) {
+            return self(o).around_.transact(operation, ram_offset, size, operand, expected, old);
         },
 };
 
@@ -85,7 +92,8 @@ Vcpu::Vcpu(VcpuSurroundings& around, unsigned index, uint32_t apic_id, bool boot
     for (const CpuidLeaf& leaf : cpu_.cpuid) {
         leaves_.emplace(uint64_t{leaf.leaf} << 32 | leaf.subleaf, &leaf);
     }
-    const cm_ram_layout layout{around.ram.guest_base(), around.ram.size(), around.ram.low_size()};
+    const cm_ram_layout layout{around.ram.guest_base(), around.ram.size(), around.ram.low_size(),
+                               around.shares_ram()};
     char error[256] = "";
     engine_ = cm_engine_open(&kOps, this, &layout, 0, error, sizeof error);
     if (!engine_) throw std::runtime_error(std::string("vCPU ") + std::to_string(index) + ": " + error);

@@ -74,6 +74,14 @@ struct VcpuSurroundings {
 
     virtual void close_gate(Vcpu* except) noexcept = 0;
     virtual void open_gate() noexcept = 0;
+    /// On a machine of several hosts, inside the closed gate: the pages are writable here and stay so until
+    /// release_pages, on the same thread. UINT64_MAX: no page.
+    virtual void hold_pages(uint64_t first, uint64_t second) noexcept = 0;
+    virtual void release_pages() noexcept = 0;
+    /// See cm_vcpu_ops; called only if shares_ram().
+    virtual bool transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
+                          const void* expected, void* old) noexcept = 0;
+    virtual bool shares_ram() const noexcept = 0;
     virtual void report(const Casualty& casualty) noexcept = 0;
     /// Around a vCPU thread's life, for what it must register elsewhere.
     virtual void thread_begins() noexcept = 0;

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What carries messages between the hosts of one machine: one interface, in-process and ZeroMQ behind it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace coremesh::link {
+
+/// A host of the machine, 0 .. hosts - 1. Host 0 has the devices and grants the leases.
+using HostId = uint8_t;
+inline constexpr unsigned kMaxHosts = 64;
+
+/// Bytes that a frame may carry, head and body together. A page is 4096.
+inline constexpr size_t kMaxPayload = 65536;
+
+enum class Type : uint8_t { kCoherence, kPage, kInterrupt, kDevice, kClock, kHeartbeat, kControl };
+inline constexpr size_t kTypes = 7;
+inline constexpr std::array<const char*, kTypes> kTypeNames = {
+    "coherence", "page", "interrupt", "device", "clock", "heartbeat", "control"};
+
+/// True when losing one frame of the type would break the guest: such a frame is queued, never dropped. The
+/// others are sent again by their own timers, and an old one is worth nothing.
+constexpr bool must_arrive(Type type) noexcept { return type != Type::kClock && type != Type::kHeartbeat; }
+
+/// Why a frame was not handed on.
+enum class Refusal : uint8_t {
+    kNone,
+    kTruncated,    // shorter than a header
+    kNotAFrame,    // magic or version
+    kOversized,    // says or has more than kMaxPayload
+    kLength,       // what it says and what came differ
+    kType,         // no such type
+    kSource,       // no such host, oneself, or not the host whose key the connection was opened with
+    kDestination,  // meant for another host
+    kMachine,      // of another machine
+    kEpoch,        // of another life of this machine
+    kReplayed,     // its number came before
+    kGap,          // its number is not the next: a frame was lost, and so is the peer
+    kLost,         // the peer was given up before
+};
+inline constexpr size_t kRefusals = 13;
+inline constexpr std::array<const char*, kRefusals> kRefusalNames = {
+    "none",        "truncated", "not_a_frame", "oversized", "length", "type", "source",
+    "destination", "machine",   "epoch",       "replayed",  "gap",    "lost"};
+
+/// Why a peer was given up by the link itself. Missing heartbeats are not the link's affair (link/lease.hpp).
+enum class Loss : uint8_t { kOverflow, kGap };
+
+/// What passed between this host and one peer. A snapshot: each number is exact, they are not of one moment.
+struct LinkCounters {
+    uint64_t sent_frames = 0;
+    uint64_t sent_bytes = 0;  // headers included
+    uint64_t received_frames = 0;
+    uint64_t received_bytes = 0;
+    std::array<uint64_t, kTypes> sent{};      // frames by type
+    std::array<uint64_t, kTypes> received{};  // frames by type
+    std::array<uint64_t, kRefusals> refused{};
+    uint64_t overflowed = 0;           // frames that had to wait in the own queue
+    uint64_t overflow_now = 0;         // frames that wait there now
+    uint64_t overflow_high_water = 0;  // the most that ever waited
+    uint64_t not_sent = 0;             // send() said false
+    bool lost = false;
+};
+
+/// What is true of the link as a whole.
+struct LinkFacts {
+    /// "fifo", "nice" or "none": how the protocol thread outranks the vCPUs.
+    const char* priority = "none";
+    uint64_t wakeups = 0;                                // times the protocol thread slept and woke
+    uint64_t spins = 0;                                  // times it found work before it slept
+    std::array<uint64_t, kRefusals> stranger_refused{};  // frames that no peer could be blamed for
+    uint64_t keys_accepted = 0;                          // handshakes of listed keys
+    uint64_t keys_refused = 0;                           // handshakes of unknown keys
+};
+
+/// Calls `put(name, value)` for every counter, in a stable order; refusals that never happened are left out.
+template <typename Put>
+void describe(const LinkCounters& counters, Put&& put) {
+    put("sent_frames", counters.sent_frames);
+    put("sent_bytes", counters.sent_bytes);
+    put("received_frames", counters.received_frames);
+    put("received_bytes", counters.received_bytes);
+    put("overflowed", counters.overflowed);
+    put("overflow_now", counters.overflow_now);
+    put("overflow_high_water", counters.overflow_high_water);
+    put("not_sent", counters.not_sent);
+    put("lost", static_cast<uint64_t>(counters.lost));
+}
+
+/// The machine's side of a link. All but stamp() run on the protocol thread, one at a time, and must not
+/// block: nothing arrives meanwhile.
+class Receiver {
+  public:
+    /// @param guest_tsc the sender's stamp().
+    /// @param payload   valid during the call only; its bytes are the peer's and must be validated.
+    virtual void received(HostId from, Type type, uint64_t guest_tsc,
+                          std::span<const uint8_t> payload) noexcept = 0;
+
+    /// Runs the timers that are due. Returns the next deadline in ns on CLOCK_MONOTONIC, -1 when there is
+    /// none. Called after every batch of frames, after wake(), and at the deadline.
+    virtual int64_t due(int64_t now_ns) noexcept = 0;
+
+    /// The guest's TSC, put into each frame. Any thread, inside send().
+    virtual uint64_t stamp() noexcept = 0;
+
+    /// The link gave a peer up, once each: frames to it can no longer be kept, or one from it is missing.
+    virtual void peer_lost(HostId, Loss) noexcept {}
+
+  protected:
+    ~Receiver() = default;
+};
+
+class Link {
+  public:
+    virtual ~Link() = default;
+
+    /// Sends `head` followed by `body` as one frame; both are copied before it returns. Frames to one peer
+    /// arrive in the order in which send() was entered. Any thread, also inside a synchronous fault handler
+    /// as long as the interrupted code holds no lock of the C library or of the link. Never blocks on the
+    /// peer.
+    ///
+    /// False: the peer is gone or unknown, the payload is larger than kMaxPayload, the link does not run, or
+    /// (only types that need not arrive) its queue is full. Nothing was sent then. A frame that must arrive
+    /// waits in a bounded queue; when that is full as well the peer is given up.
+    virtual bool send(HostId to, Type type, std::span<const uint8_t> head,
+                      std::span<const uint8_t> body = {}) noexcept = 0;
+
+    /// True while frames wait for a slow peer: whoever sends because he may, not because he must (prefetch,
+    /// posted writes), should hold back. Any thread.
+    virtual bool congested(HostId to) const noexcept = 0;
+
+    /// The protocol thread calls due() soon. Any thread, also inside a synchronous fault handler. Cheap when
+    /// the thread is awake.
+    virtual void wake() noexcept = 0;
+
+    /// Gives a peer up: its frames are refused from now on and send() to it says false. Any thread.
+    virtual void disown(HostId peer) noexcept = 0;
+
+    /// Starts the protocol thread. `receiver` must outlive stop(). Once.
+    virtual void start(Receiver& receiver) = 0;
+
+    /// Ends it; no callback runs after it returns, whatever the peers do. Idempotent; not from a callback,
+    /// and not with a lock held that a callback takes.
+    virtual void stop() = 0;
+
+    /// Any thread.
+    virtual LinkCounters counters(HostId peer) const = 0;
+    virtual LinkFacts facts() const = 0;
+};
+
+}  // namespace coremesh::link

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// One host's part of the page protocol: the agent (this host's copies) and the directory of the pages whose
+// home this host is.
+//
+// Pure: no thread, clock, socket or kernel call. Something happens, a method is called with the time, and it
+// appends what is to be done to a list of actions. The same compiled code runs under the scripted network of
+// the unit tests, the random schedules of tests/unit/model and the real links.
+//
+// Threads: `access` from any thread at any time; everything else under one lock of the host (the protocol
+// lock), and the actions are done in order, all of them, before that lock is given up.
+//
+// README.md in this folder has the states, the messages and the races one by one.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/access.hpp"
+#include "coherence/access_table.hpp"
+#include "coherence/action.hpp"
+#include "coherence/counters.hpp"
+#include "coherence/homes.hpp"
+#include "coherence/messages.hpp"
+
+namespace coremesh::coherence {
+
+/// What a home does with a memory transaction on a page that another host may write.
+enum class Policy : uint8_t {
+    kNever,     ///< move the page to the requester
+    kAlways,    ///< execute at the owner
+    kAdaptive,  ///< move it, unless the page is contended (contention.hpp)
+};
+
+struct Options {
+    HostId self = 0;
+    unsigned hosts = 1;            ///< 1..64
+    uint64_t pages = 0;            ///< of RAM
+    std::vector<HomeRange> homes;  ///< cover [0, pages)
+    Policy policy = Policy::kAdaptive;
+    uint32_t hold_us = 50;       ///< a granted page stays this long after its thread runs again
+    uint32_t hold_cap_us = 500;  ///< ... and no longer than this after the grant
+    unsigned prefetch = 8;       ///< pages ahead of a sequential reader; 0 for none
+};
+
+class Agent;
+class Directory;
+
+class Node {
+  public:
+    /// std::invalid_argument for options that make no machine; PlatformError without address space for the
+    /// page tables (about 60 bytes a page, used only where touched).
+    explicit Node(const Options& options);
+    ~Node();
+    Node(const Node&) = delete;
+    Node& operator=(const Node&) = delete;
+
+    /// What this host may do with the page now. Lock-free. At the start kWrite for the pages homed here.
+    /// A page above the end of RAM is kNone.
+    Access access(uint64_t page) const noexcept { return access_->get(page); }
+
+    /// A thread wants `want` (not kNone). Returns whether it must wait: true, until kWake for the page, then
+    /// it looks again; false when the access is there. Idempotent while it is under way. `atomic`: for an
+    /// atomic instruction (a hint for the home).
+    bool need(uint64_t page, Access want, bool atomic, uint64_t now_us, Actions& out);
+
+    /// A thread wants a valid operation done. Exactly one kComplete with the ticket follows, maybe at once.
+    /// The ticket is not 0 and not one of those under way. An operation that is not valid, or a page that is
+    /// none, is completed as kRetry.
+    void rmw(uint64_t page, const Operation& operation, uint64_t ticket, uint64_t now_us, Actions& out);
+
+    /// A message has come. One that makes no sense is counted and dropped. `kInstall` in the actions means
+    /// the page that came with this message.
+    void receive(HostId from, const Message& message, uint64_t now_us, Actions& out);
+
+    /// A thread that waited for the page is about to run its instruction again: from here the hold counts.
+    void resumed(uint64_t page, uint64_t now_us, Actions& out);
+
+    /// The time of a kTimer is over.
+    void timer(uint64_t page, uint64_t now_us, Actions& out);
+
+    HostId home(uint64_t page) const noexcept { return homes_.of(page); }
+    const Homes& homes() const noexcept { return homes_; }
+    HostId self() const noexcept { return self_; }
+    Counters counters() const noexcept;
+    /// The pages that this host's threads fought for most, the most contended first, at most `count` of 512.
+    std::vector<ContendedPage> contended(size_t count) const;
+    /// As the home: who may write (bit), or who may read. For tests and for people.
+    struct Holders {
+        bool writable;   ///< one host, and it may write
+        uint64_t hosts;  ///< bit n: host n
+        bool busy;       ///< a transaction is under way
+    };
+    Holders holders(uint64_t page) const noexcept;
+    /// Whether nothing is under way here: no request, no transaction, nothing put off.
+    bool idle() const noexcept;
+
+  private:
+    void loop(uint64_t now_us, Actions& out);
+
+    HostId self_;
+    Homes homes_;
+    std::unique_ptr<AccessTable> access_;
+    std::vector<Message> to_self_;
+    std::unique_ptr<Agent> agent_;
+    std::unique_ptr<Directory> directory_;
+    Counters counters_;
+};
+
+}  // namespace coremesh::coherence

@@ -1,62 +1,62 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One host's machine put together: engine, devices, firmware tables, images. Reads as a list."""
+"""A machine put together: engines, devices, firmware tables, images. Reads as a list."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster.description import MachineDescription
+from coremesh.cluster.description import MachineDescription, Membership
+from coremesh.cluster.homes import Write, divide
 from coremesh.core.errors import ConfigurationError, GuestImageError, PlatformError
 from coremesh.core.linux_payload import unpack_linux
 from coremesh.core.memory_map import MemoryMap
 
 if TYPE_CHECKING:
     from coremesh.core.boot import BootPlan
+    from coremesh.core.topology import Topology
     from coremesh.hw.console import ConsolePort
     from coremesh.hw.power import PowerEvent
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """The parts that go on living: the native `host` and the device `node`."""
+    """The parts that go on living: the native `host` and the device `node`.
+
+    `elsewhere` is what other hosts have to lay into the pages that they are home to.
+    """
 
     host: Any
     node: Any
+    elsewhere: dict[int, list[Write]] = field(default_factory=dict, repr=False)
 
 
 def assemble(
-    description: MachineDescription, port: ConsolePort, on_power: Callable[[PowerEvent], None]
+    description: MachineDescription,
+    port: ConsolePort,
+    on_power: Callable[[PowerEvent], None],
+    membership: Membership | None = None,
 ) -> Assembly:
-    """Build the machine up to the point where its vCPUs can be started.
+    """Build the host with the devices up to the point where its vCPUs can be started.
 
-    The serial port speaks through `port`; `on_power` is called on a vCPU's thread. Raises
-    :class:`GuestImageError` for a kernel that cannot be loaded, :class:`PlatformError` for a host that lacks
-    what the engine needs.
+    The serial port speaks through `port`; `on_power` is called on a thread that must not wait for a vCPU.
+    Raises :class:`GuestImageError` for a kernel that cannot be loaded, :class:`PlatformError` for a host that
+    lacks what the engine needs.
     """
-    from coremesh.core.engine import Host
     from coremesh.hw.acpi import build_firmware
     from coremesh.hw.pc import build_pc
 
     memory = MemoryMap(description.ram_bytes)
-    apic_ids = list(range(description.vcpus))
-    tables, rsdp = build_firmware(apic_ids, memory)
+    topology = topology_of(description)
+    if topology is None:
+        tables, rsdp = build_firmware(range(description.vcpus), memory)
+    else:
+        tables, rsdp = build_firmware(topology.all_apic_ids, memory, topology)
     plan = _plan(description, memory, rsdp, unpack=description.unpack)
 
-    try:
-        host = Host(
-            ram_bytes=memory.ram_bytes,
-            low_ram_bytes=memory.low_ram_bytes,
-            apic_ids=apic_ids,
-            total_vcpus=description.vcpus,
-            protection=description.protection,
-        )
-    except (OSError, MemoryError) as error:
-        raise PlatformError(f"this host cannot run it: {error}. 'coremesh doctor' says more.") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{error}.") from error
+    host = build_host(description, membership)
     node = build_pc(
         host, host, console=port, on_power=on_power, ram_bytes=memory.ram_bytes, vcpus=description.vcpus
     )
@@ -64,15 +64,78 @@ def assemble(
     for space, first, last in node.claims():
         host.claim(space, first, last)
 
-    for gpa, data in [*tables, *plan.writes]:
-        host.ram_write(gpa, data)
+    writes = [*tables, *plan.writes]
+    shares = {0: writes} if topology is None else divide(writes, memory, topology.homes)
+    lay(host, shares.pop(0, []))
     host.set_registers(0, plan.registers)
-    return Assembly(host, node)
+    return Assembly(host, node, shares)
+
+
+def build_host(description: MachineDescription, membership: Membership | None = None) -> Any:
+    """Build one host's vCPUs and RAM; `membership` says which of several it is.
+
+    Raises as :func:`assemble`.
+    """
+    from coremesh.core.engine import Host
+
+    memory = MemoryMap(description.ram_bytes)
+    topology = topology_of(description)
+    if topology is None or membership is None:
+        apic_ids, several = list(range(description.vcpus)), {}
+    else:
+        apic_ids = list(topology.apic_ids(membership.host))
+        several = _membership_options(description, topology, membership)
+    try:
+        return Host(
+            ram_bytes=memory.ram_bytes,
+            low_ram_bytes=memory.low_ram_bytes,
+            apic_ids=apic_ids,
+            total_vcpus=description.vcpus,
+            protection=description.protection,
+            **several,
+        )
+    except (OSError, MemoryError) as error:
+        raise PlatformError(f"this host cannot run it: {error}. 'coremesh doctor' says more.") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{error}.") from error
+
+
+def lay(host: Any, writes: list[Write]) -> None:
+    """Write images into guest RAM, before the start."""
+    for gpa, data in writes:
+        host.ram_write(gpa, data)
 
 
 def check_images(description: MachineDescription) -> None:
     """Raise what :func:`assemble` would raise for the images, without an engine: early, in the driver."""
+    topology_of(description)
     _plan(description, MemoryMap(description.ram_bytes), 0, unpack=False)
+
+
+def topology_of(description: MachineDescription) -> Topology | None:
+    """Which vCPUs and which memory belong to which host; None for a machine of one host."""
+    if description.hosts == 1:
+        return None
+    from coremesh.core.topology import Topology
+
+    return Topology(MemoryMap(description.ram_bytes), description.shares)
+
+
+def _membership_options(
+    description: MachineDescription, topology: Topology, membership: Membership
+) -> dict[str, Any]:
+    from coremesh.core.mesh import Mesh
+
+    mesh = Mesh(
+        host=membership.host,
+        hosts=topology.hosts,
+        homes=topology.homes,
+        vcpu_hosts=topology.vcpu_hosts,
+        machine_id=membership.machine_id,
+        epoch=membership.epoch,
+        policy=description.policy,
+    )
+    return {"mesh": mesh, "tsc_hz": membership.tsc_hz}
 
 
 def _plan(description: MachineDescription, memory: MemoryMap, rsdp: int, *, unpack: bool) -> BootPlan:

@@ -7,16 +7,20 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from coremesh.cluster.ending import MachineEnd
 from coremesh.core.errors import ConsoleTimeoutError, MachineStateError
 
-if TYPE_CHECKING:
-    from coremesh.cluster.session import Remote
-
 _POLL_SECONDS = 1.0
 _TAIL = 2000
+
+
+class Source(Protocol):
+    """What a console speaks through: the host with the serial port."""
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call one of that host's methods and return its result."""
 
 
 class Console:
@@ -27,7 +31,7 @@ class Console:
     any.
     """
 
-    def __init__(self, remote: Remote, end: Callable[[], MachineEnd | None]) -> None:
+    def __init__(self, remote: Source, end: Callable[[], MachineEnd | None]) -> None:
         self._remote = remote
         self._end = end
         self._cursor = 0

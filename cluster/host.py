@@ -1,104 +1,131 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The process that holds the vCPUs and, embedded, the device node: what runs inside the Ray actor.
+"""The process that holds one host's vCPUs: what runs inside the Ray actor.
 
 The class knows no Ray, so that a test can use it in its own process. Its methods are called from the threads
 of the actor's concurrency groups. The guest runs on native threads that take no interpreter lock but for an
-access to a device written in Python.
+access to a device written in Python, and only the host with the devices has such: :mod:`device_host`.
 
 Threads of ours: *supervisor* (waits for the first reason to end, stops everything, keeps the reason), *engine
-watch* (blocks in ``Host.wait``), *shell watch* (looks for the first prompt, for the boot time). State they
-share is guarded by ``_lock`` but for the queue and the events.
+watch* (blocks in ``Host.wait``). State they share is guarded by ``_lock`` but for the queue and the events.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import queue
-import re
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from coremesh.cluster import lifeline
-from coremesh.cluster.description import MachineDescription
+from coremesh.cluster import assembly, lifeline
+from coremesh.cluster.build import own_build
+from coremesh.cluster.description import MachineDescription, Membership
 from coremesh.cluster.ending import MachineEnd
+from coremesh.cluster.homes import Write
 from coremesh.cluster.registers import format_registers
-from coremesh.core.errors import ConfigurationError, MachineStateError, PlatformError
-from coremesh.hw.console import ConsolePort
-
-if TYPE_CHECKING:
-    from coremesh.hw.power import PowerEvent
-
-PANIC = b"Kernel panic - not syncing"
+from coremesh.core.errors import ConfigurationError, MachineStateError
 
 _POLL_SECONDS = 1.0
-_QUIET_SECONDS = 0.05  # a prompt counts when nothing follows it for so long
-_NUDGE_SECONDS = 3.0  # silence after which a shell that is waited for is sent a newline
 _STOP_SECONDS = 20.0
-_TAIL = 4096
 _SWITCH_SECONDS = 0.0005
+#: A host that was cut off has stopped its vCPUs; so long it waits to be told what else to do, then it ends.
+_FENCED_SECONDS = 10.0
 
 
 class HostProcess:
-    """One machine's vCPUs and devices: prepare, start, (pause, resume)*, an end. Any thread may call."""
+    """One host: prepare, (open_link, connect, start_link,) start, (pause, resume)*, an end.
+
+    Any thread may call. The calls in parentheses are for one host of several, each made on all hosts before
+    the next one on any.
+    """
 
     def __init__(
         self, description: MachineDescription, driver: lifeline.ProcessIdentity | None = None
     ) -> None:
         self._description = description
+        self._membership: Membership | None = None
         self._lock = threading.Lock()
         self._host: Any = None
-        self._node: Any = None
-        self._port = ConsolePort()
+        self._ends: Any = None  # of the links to other hosts
         self._started_at = 0.0
         self._reasons: queue.SimpleQueue[MachineEnd] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._end: MachineEnd | None = None
-        self._shell_ready = threading.Event()
-        self._shell_seconds: float | None = None
         self._paused = False
         if driver is not None:
             lifeline.watch(driver, self._abandon)
 
-    def prepare(self, extension_hash: str | None = None) -> dict[str, Any]:
-        """Lay out RAM, devices, tables and images. Returns what was chosen ('protection', 'tsc_hz', 'pid').
+    # --- before the start --------------------------------------------------------------------------------
 
-        `extension_hash` is the driver's :func:`extension_hash`; another build here is refused.
+    def examine(self) -> dict[str, Any]:
+        """Return who and what is here: 'build', 'identity' (the process), 'name' (of the node), 'tsc_hz'."""
+        from coremesh.core._native import host_tsc_hz
+
+        return {
+            "build": own_build(),
+            "identity": lifeline.ProcessIdentity.current(),
+            "name": platform.node(),
+            "tsc_hz": host_tsc_hz(),
+        }
+
+    def prepare(self, membership: Membership | None = None) -> dict[str, Any]:
+        """Lay out RAM, engines and all that is local. Returns what was chosen: 'pid', 'protection', 'tsc_hz'.
+
+        `membership` is given to each host of several.
         """
-        from coremesh.cluster.assembly import assemble
-
-        if extension_hash not in (None, own_hash := _extension_hash()):
-            raise PlatformError(
-                f"this node runs another build of coremesh (extension {own_hash[:12]}, the driver has "
-                f"{str(extension_hash)[:12]}). Install the same wheel on every node."
-            )
         self._check_memory()
         # A guest's access to a device waits for whichever Python thread runs: half a millisecond at most, not
         # the interpreter's five.
         sys.setswitchinterval(_SWITCH_SECONDS)
-        assembled = assemble(self._description, self._port, self._on_power)
-        self._host, self._node = assembled.host, assembled.node
+        self._membership = membership
+        self._host = self._assemble()
         return {
             "pid": os.getpid(),
             "protection": str(getattr(self._host, "protection", "")),
             "tsc_hz": int(getattr(self._host, "tsc_hz", 0)),
         }
 
+    def lay(self, writes: list[Write]) -> None:
+        """Write images into pages whose home is here."""
+        assembly.lay(self._host, writes)
+
+    def open_link(self) -> tuple[str, bytes]:
+        """Make this host's end of the links; return (its address, the public half of its key)."""
+        from coremesh.core.links import LinkEnds
+
+        assert self._membership is not None
+        self._ends = LinkEnds(
+            self._membership.host,
+            self._description.hosts,
+            self._membership.interface,
+            curve=self._description.curve,
+        )
+        return self._ends.endpoint, self._ends.public_key
+
+    def connect(self, peers: dict[int, tuple[str, bytes]]) -> None:
+        """Connect to the other hosts: number -> (address, public key). Nobody else will be heard."""
+        self._ends.connect(peers)
+        self._host.link_zmq(self._ends)
+
+    def start_link(self) -> None:
+        """Let the protocol thread and its heartbeats run."""
+        self._host.start_link()
+
+    # --- running -----------------------------------------------------------------------------------------
+
     def start(self) -> None:
-        """Start devices and vCPUs: the start of emulation, from which all times count."""
+        """Start the vCPUs: the start of emulation, from which all times count."""
         with self._lock:
             if self._host is None or self._started_at:
                 raise MachineStateError("the machine is not prepared, or was started before.")
             self._started_at = time.monotonic()
-            self._node.start()
-            self._host.start()
-        for name, target in (
-            ("supervisor", self._supervise),
-            ("engine watch", self._watch_engine),
-            ("shell watch", self._watch_shell),
-        ):
+            self._start_parts()
+        for name, target in self._watches().items():
             threading.Thread(target=target, name=name, daemon=True).start()
 
     def pause(self) -> None:
@@ -132,53 +159,30 @@ class HostProcess:
         self._ended.wait(timeout)
         return self._end
 
-    def wait_shell(self, timeout: float) -> float | None:
-        """Return the seconds from the start of emulation to the first prompt; None at the timeout or the end.
+    def transact(self, operation: str, gpa: int, size: int, operand: int, expected: int) -> int:
+        """Execute one memory transaction from this host and return the value before it."""
+        self._require_prepared()
+        return int(self._host.transact(operation, gpa, size, operand, expected))
 
-        A shell whose prompt was drowned by later messages is asked for another one by a newline.
-        """
-        deadline = time.monotonic() + timeout
-        position, since = -1, time.monotonic()
-        while not self._shell_ready.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
-            now = time.monotonic()
-            if now >= deadline or self._ended.is_set():
-                return None
-            end = self._port.end
-            if end != position:
-                position, since = end, now
-            elif end and now - since > _NUDGE_SECONDS:
-                self._port.feed(b"\n")
-                since = now
-        return self._shell_seconds
-
-    def read_console(self, cursor: int, timeout: float) -> tuple[bytes, int, bool]:
-        """Return (bytes since position `cursor`, position after them, whether no more will come)."""
-        # Asked before reading: what came before the end is not missed then.
-        ended = self._port.closed
-        data, position = self._port.read(cursor, timeout)
-        return data, position, bool(ended and not data)
-
-    def feed_console(self, data: bytes) -> None:
-        """Type `data` on the guest's console."""
-        self._port.feed(data)
-
-    def console_end(self) -> int:
-        """Return the absolute position after the last byte that the guest has printed."""
-        return int(self._port.end)
+    # --- looking at it -----------------------------------------------------------------------------------
 
     def stats(self) -> list[dict[str, Any]]:
         """Return the engine's counters, one row a vCPU."""
-        if self._host is None:
-            raise MachineStateError("the machine is not prepared.")
+        self._require_prepared()
         return list(self._host.stats())
 
-    def device_counters(self) -> dict[str, dict[str, int]]:
-        """Return accesses and lock contention by device."""
-        counters: dict[str, dict[str, int]] = self._node.counters()
-        return counters
+    def mesh_stats(self) -> dict[str, Any]:
+        """Return this host's counters of pages, transactions and links."""
+        self._require_prepared()
+        return dict(self._host.mesh_stats())
+
+    def contended_pages(self, count: int) -> list[dict[str, Any]]:
+        """Return the `count` most contended of the pages whose home is here."""
+        self._require_prepared()
+        return list(self._host.contended_pages(count))
 
     def registers(self, vcpu: int) -> dict[str, Any]:
-        """Return a vCPU's registers; the machine must be paused or at its end."""
+        """Return the registers of the machine's `vcpu`, one of this host's; it must be paused or ended."""
         with self._lock:
             if not 0 <= vcpu < self._description.vcpus:
                 raise ConfigurationError(f"there is no vCPU {vcpu}; they count from 0.")
@@ -186,18 +190,39 @@ class HostProcess:
                 raise MachineStateError(
                     "registers can be read while the machine is paused: call pause() first."
                 )
-            return dict(self._host.registers(vcpu))
+            return dict(self._host.registers(vcpu - self._first_vcpu()))
 
     def read_memory(self, gpa: int, length: int) -> bytes:
         """Return guest RAM."""
         return bytes(self._host.ram_read(gpa, length))
 
-    # --- the end -----------------------------------------------------------------------------------------
+    # --- what a host with devices does more --------------------------------------------------------------
 
-    def _on_power(self, event: PowerEvent) -> None:
-        # On the thread of the vCPU that wrote the register: stopping that vCPU from here would wait for
-        # itself.
-        self._reasons.put(MachineEnd(event.kind, value=event.value, seconds=self._now()))
+    def _assemble(self) -> Any:
+        return assembly.build_host(self._description, self._membership)
+
+    def _start_parts(self) -> None:
+        self._host.start()
+
+    def _stop_parts(self) -> None:
+        with contextlib.suppress(Exception):  # the reason must come out whatever the stop meets
+            self._host.stop()
+
+    def _watches(self) -> dict[str, Callable[[], None]]:
+        return {"supervisor": self._supervise, "engine watch": self._watch_engine}
+
+    def _explain(self, end: MachineEnd) -> MachineEnd:
+        """Add what is known of `end` beyond its kind."""
+        if end.kind in ("triple-fault", "internal-error") and end.vcpu is not None and end.vcpu >= 0:
+            with contextlib.suppress(Exception):
+                registers = self._host.registers(end.vcpu - self._first_vcpu())
+                return replace(end, state=format_registers(end.vcpu, registers))
+        return end
+
+    def _last_words(self) -> None:
+        """Called when the end is known, before those who wait for it are told."""
+
+    # --- the end -----------------------------------------------------------------------------------------
 
     def _watch_engine(self) -> None:
         while not self._ended.is_set():
@@ -208,38 +233,26 @@ class HostProcess:
             if report is None:
                 continue
             if report["kind"] != "stopped":
-                end = MachineEnd(
-                    report["kind"],
-                    vcpu=report.get("vcpu"),
-                    detail=str(report.get("detail", "")),
-                    seconds=self._now(),
-                )
-                self._reasons.put(end)
+                self._reasons.put(self._end_of(report))
             return
+
+    def _end_of(self, report: dict[str, Any]) -> MachineEnd:
+        """The engine counts its own vCPUs; a person those of the machine."""
+        vcpu, here = report.get("vcpu"), self._membership.host if self._membership is not None else None
+        end = MachineEnd(report["kind"], detail=str(report.get("detail", "")), seconds=self._now())
+        if end.lost:
+            return replace(end, host=report.get("host", here))
+        return replace(end, vcpu=None if vcpu is None else vcpu + self._first_vcpu(), host=here)
 
     def _supervise(self) -> None:
         end = self._reasons.get()
-        with contextlib.suppress(Exception):  # the reason must come out whatever the stop meets
-            self._host.stop()
-        with contextlib.suppress(Exception):
-            self._node.stop()
-        self._end = self._with_details(end)
-        self._port.close()
+        self._stop_parts()
+        self._end = self._explain(end)
+        self._last_words()
         self._ended.set()
-
-    def _with_details(self, end: MachineEnd) -> MachineEnd:
-        kind, vcpu, detail, state = end.kind, end.vcpu, end.detail, ""
-        if kind == "reset" and (panic := self._panic_line()):
-            kind, detail = "panic", panic
-        if kind in ("triple-fault", "internal-error") and vcpu is not None and vcpu >= 0:
-            with contextlib.suppress(Exception):
-                state = format_registers(vcpu, self._host.registers(vcpu))
-        return MachineEnd(kind, end.value, vcpu, detail, state, end.seconds)
-
-    def _panic_line(self) -> str:
-        tail, _ = self._port.read(max(0, self._port.end - (64 << 10)), 0.0)
-        _, found, rest = tail.rpartition(PANIC)
-        return rest.split(b"\n")[0].strip(b": \r").decode(errors="replace") if found else ""
+        if end.kind == "fenced":
+            time.sleep(_FENCED_SECONDS)
+            os._exit(1)
 
     def _abandon(self) -> None:
         """Our driver is gone: nothing may be left running, and nobody is there to be told."""
@@ -249,26 +262,17 @@ class HostProcess:
             stopper.join(timeout=2)
         os._exit(1)
 
-    # --- the first prompt --------------------------------------------------------------------------------
-
-    def _watch_shell(self) -> None:
-        prompt = re.compile(self._description.prompt)
-        cursor, tail = 0, b""
-        seen_at: float | None = None
-        while not self._ended.is_set():
-            data, cursor = self._port.read(cursor, _POLL_SECONDS if seen_at is None else _QUIET_SECONDS)
-            if data:
-                tail = (tail + data)[-_TAIL:]
-                seen_at = self._now() if prompt.search(tail) else None
-            elif seen_at is not None:
-                self._shell_seconds = seen_at
-                self._shell_ready.set()
-                return
-
     # --- small things ------------------------------------------------------------------------------------
 
     def _now(self) -> float:
         return time.monotonic() - self._started_at if self._started_at else 0.0
+
+    def _first_vcpu(self) -> int:
+        return self._description.first_vcpu(self._membership.host) if self._membership is not None else 0
+
+    def _require_prepared(self) -> None:
+        if self._host is None:
+            raise MachineStateError("the machine is not prepared.")
 
     def _require_running(self) -> None:
         if not self._started_at or self._ended.is_set():
@@ -281,9 +285,3 @@ class HostProcess:
                 f"{self._description.ram_bytes >> 20} MiB of guest memory do not fit this host, which has "
                 f"{total >> 20} MiB. Give a smaller --memory."
             )
-
-
-def _extension_hash() -> str:
-    from coremesh.cluster.build import extension_hash
-
-    return extension_hash()

@@ -8,44 +8,41 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster import images, session
-from coremesh.cluster.assembly import check_images
-from coremesh.cluster.build import extension_hash
+from coremesh.cluster.assembly import check_images, topology_of
+from coremesh.cluster.build import own_build
 from coremesh.cluster.command import run_command
 from coremesh.cluster.console import Console
 from coremesh.cluster.description import (
+    HostsWanted,
     MachineDescription,
     Module,
-    check_vcpus,
+    check_policy,
     default_cmdline,
     parse_memory,
+    share_vcpus,
 )
 from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.host import HostProcess
-from coremesh.cluster.lifeline import ProcessIdentity
+from coremesh.cluster.hosts import Hosts
 from coremesh.cluster.shell import PROMPT, CommandResult
-from coremesh.core.errors import ConsoleTimeoutError, HostLostError, MachineStateError
+from coremesh.cluster.tables import contended_table, mesh_table, vcpu_table
+from coremesh.core.errors import (
+    ConfigurationError,
+    ConsoleTimeoutError,
+    HostLostError,
+    MachineStateError,
+)
+from coremesh.core.memory_map import MemoryMap
+from coremesh.core.symbols import SymbolTable
 
 if TYPE_CHECKING:
     import pandas
 
 Image = str | os.PathLike[str] | bytes
 
-# A blocking method of each kind has threads of its own, so that a long wait never keeps a short call waiting.
-_GROUPS = {"console": 8, "waiting": 8, "control": 4}
-_GROUP_OF = {
-    "read_console": "console",
-    "feed_console": "control",
-    "wait": "waiting",
-    "wait_shell": "waiting",
-    "pause": "control",
-    "resume": "control",
-    "stop": "control",
-}
 _WAIT_SLICE = 1.0  # seconds a remote wait blocks, so that Ctrl-C is noticed in between
 
 
@@ -57,11 +54,18 @@ class Machine:
         with Machine(vcpus=4) as machine:
             print(machine.run("nproc").output)
 
+    `hosts` spreads it over several: a number, or a list with the vCPUs of each, ``[6, 2]`` or ``[{"vcpus":
+    6}, {"vcpus": 2}]``; without `vcpus` each has one. All run on this machine unless `address` names a Ray
+    cluster, where each gets a node of its own if there are enough (:attr:`warning` says when not). `policy`
+    says when a locked operation goes to the page instead of the page to the operation: 'never', 'always' or
+    'adaptive'. `curve` encrypts and authenticates what passes between hosts; off only to measure its cost.
+
     `kernel` and `initrd` are paths or bytes. Without a kernel the machine boots Debian's, with a busybox
     initramfs; both are fetched at first use. `cmdline` replaces the kernel's default command line, `append`
     is added to it. `modules` are Multiboot modules: paths, bytes, or pairs of one of these and a text.
-    `address` names a Ray cluster to run on; otherwise Ray is started on this machine, quietly, and shared by
-    all machines of the process. `prompt` is a regular expression for the prompt of the guest's shell.
+    `address` names a Ray cluster to run on, "auto" the one that this machine is a node of; otherwise Ray is
+    started here, quietly, and shared by all machines of the process.
+    `prompt` is a regular expression for the prompt of the guest's shell.
     `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `unpack` lets the host
     unpack a bzImage's kernel, which saves the guest seconds and costs it KASLR. `progress` is told about
     a fetch (what, 0..1).
@@ -73,13 +77,16 @@ class Machine:
 
     def __init__(
         self,
-        vcpus: int = 1,
+        vcpus: int | None = None,
         memory: int | str = "1G",
         kernel: Image | None = None,
         initrd: Image | None = None,
         cmdline: str | None = None,
         modules: Sequence[Image | tuple[Image, str]] = (),
         *,
+        hosts: HostsWanted = 1,
+        policy: str = "adaptive",
+        curve: bool = True,
         append: str = "",
         address: str | None = None,
         prompt: bytes = PROMPT,
@@ -87,32 +94,44 @@ class Machine:
         unpack: bool = True,
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
-        self.vcpus = check_vcpus(vcpus)
+        shares = share_vcpus(hosts, vcpus)
+        self.vcpus = sum(shares)
         self.memory = parse_memory(memory)
-        build = extension_hash()
-        description = self._describe(kernel, initrd, cmdline, modules, append, prompt, protection, progress)
-        description = replace(description, unpack=unpack)
-        check_images(description)
-        self.cmdline = description.cmdline
+        policy = check_policy(policy)
+        build = own_build()
+        self._description = MachineDescription(
+            vcpus=self.vcpus,
+            ram_bytes=self.memory,
+            **_images(kernel, initrd, cmdline, append, progress),
+            modules=tuple(_module(module) for module in modules),
+            prompt=prompt,
+            protection=protection,
+            unpack=unpack,
+            shares=shares,
+            policy=policy,
+            curve=curve,
+        )
+        check_images(self._description)
+        self.cmdline = self._description.cmdline
         self._end: MachineEnd | None = None
         self._paused = False
         self._shell = threading.Lock()  # one command at a time
         self._timings: dict[str, float | None] = {"ray_start": session.ensure(address)}
 
         begin = time.monotonic()
-        self._remote = _start_actor(description)
-        self._finalizer = weakref.finalize(self, _finish, self._remote)
+        self._hosts = Hosts(self._description, on_cluster=address is not None)
+        self._finalizer = weakref.finalize(self, self._hosts.close)
         try:
-            self._remote.call("console_end")
+            self._hosts.await_processes(build)
             self._timings["actor_start"] = time.monotonic() - begin
             begin = time.monotonic()
-            self._facts: dict[str, Any] = self._remote.call("prepare", build)
+            self._facts: dict[str, Any] = self._hosts.prepare()
             self._timings["load"] = time.monotonic() - begin
-            self._remote.call("start")
+            self._hosts.start()
         except BaseException:
             self._finalizer()
             raise
-        self.console = Console(self._remote, lambda: self.wait(0))
+        self.console = Console(self._hosts, lambda: self.wait(0))
 
     # --- running -----------------------------------------------------------------------------------------
 
@@ -133,7 +152,7 @@ class Machine:
             raise MachineStateError("the machine is paused: call resume() first.")
         with self._shell:
             self.wait_shell(timeout)
-            console = Console(self._remote, lambda: self.wait(0))
+            console = Console(self._hosts, lambda: self.wait(0))
             console.skip()
             left = None if timeout is None else max(0.1, timeout - (time.monotonic() - begin))
             return run_command(console, command, left, on_output)
@@ -157,12 +176,14 @@ class Machine:
 
     def pause(self) -> None:
         """Park all vCPUs; returns when none runs."""
-        self._call("pause")
+        self._require_alive()
+        self._hosts.all("pause")
         self._paused = True
 
     def resume(self) -> None:
         """Let parked vCPUs go on."""
-        self._call("resume")
+        self._require_alive()
+        self._hosts.all("resume")
         self._paused = False
 
     def wait(self, timeout: float | None = None) -> MachineEnd | None:
@@ -170,7 +191,8 @@ class Machine:
         begin = time.monotonic()
         while self._end is None:
             left = _WAIT_SLICE if timeout is None else min(_WAIT_SLICE, timeout - (time.monotonic() - begin))
-            self._end = self._call("wait", max(0.0, left))
+            self._require_alive()
+            self._end = self._hosts.wait(max(0.0, left))
             if timeout is not None and time.monotonic() - begin >= timeout:
                 break
         return self._end
@@ -179,7 +201,7 @@ class Machine:
         """Switch the machine off if it still runs, free all it holds, and return how it ended."""
         if self._finalizer.alive:
             try:
-                self._end = self._end or self._remote.call("stop")
+                self._end = self._end or self._hosts.stop()
             except HostLostError:
                 self._end = MachineEnd("stopped", detail="its host process had gone")
             self._finalizer()
@@ -199,7 +221,7 @@ class Machine:
     def boot_seconds(self) -> float | None:
         """Seconds from the start of emulation to the first prompt; None while there was none."""
         if self._timings.get("boot") is None and self._finalizer.alive:
-            self._timings["boot"] = self._remote.call("wait_shell", 0.0)
+            self._timings["boot"] = self._hosts.call("wait_shell", 0.0)
         return self._timings["boot"]
 
     @property
@@ -218,12 +240,51 @@ class Machine:
         return "paused" if self._paused else "running"
 
     def stats(self) -> pandas.DataFrame:
-        """Return the engine's counters: one row a vCPU, columns as of ``Host.stats``."""
-        import pandas
+        """Return the engine's counters: one row a vCPU, columns as of ``Host.stats``; 'host' if several."""
+        self._require_alive()
+        return vcpu_table(self._hosts.all("stats"))
 
-        table = pandas.DataFrame(self._call("stats"))
-        table.index.name = "vcpu"
-        return table
+    def mesh_stats(self) -> pandas.DataFrame:
+        """Return what passed between hosts: one row a host. Raises MachineStateError where there is only one.
+
+        Columns as of ``Host.mesh_stats``: pages fetched to read and to write, their bytes and encodings;
+        atomics executed here, at another host, and tried again; invalidations; the links' frames, bytes and
+        refusals; how far the guest clock is from host 0's.
+        """
+        self._require_several()
+        return mesh_table(self._hosts.all("mesh_stats"))
+
+    def contended_pages(
+        self, count: int = 10, symbols: str | os.PathLike[str] | None = None, phys_base: int = 0
+    ) -> pandas.DataFrame:
+        """Return the `count` pages that hosts take from each other most, the worst first.
+
+        'gpa' is the page's guest-physical address, 'home' the host that arbitrates it. With a Linux guest's
+        `symbols`, a file System.map or a copy of /proc/kallsyms, also 'symbols': which of the kernel's
+        variables lie there. `phys_base` is for a kernel that moved itself, see :class:`SymbolTable`.
+        """
+        self._require_several()
+        table = None if symbols is None else SymbolTable.read(symbols, phys_base=phys_base)
+        topology = topology_of(self._description)
+        assert topology is not None  # there are several hosts
+        # Each host lists the worst of its own: one that is bad for all may be low on every list.
+        rows = self._hosts.all("contended_pages", 4 * count)
+        return contended_table(rows, count, topology, MemoryMap(self.memory), table)
+
+    def transact(
+        self, operation: str, gpa: int, size: int, operand: int = 0, expected: int = 0, *, host: int = 0
+    ) -> int:
+        """Execute one memory transaction and return the value that was there before it.
+
+        `operation` is 'load', 'store', 'compare-swap' (stores `operand` if the value is `expected`),
+        'exchange', 'add', 'and', 'or' or 'xor', on `size` bytes (1, 2, 4, 8, 16) at guest-physical address
+        `gpa`, within one page. It is asked for by `host` and executed by the page's owner, beside its running
+        vCPUs. Raises MachineStateError on a machine of one host.
+        """
+        self._require_several()
+        if not 0 <= host < len(self._hosts):
+            raise ConfigurationError(f"there is no host {host}; they count from 0.")
+        return int(self._hosts.call("transact", operation, gpa, size, operand, expected, host=host))
 
     def device_stats(self) -> pandas.DataFrame:
         """Return accesses and lock contention: one row a device."""
@@ -235,7 +296,11 @@ class Machine:
 
     def registers(self, vcpu: int = 0) -> dict[str, Any]:
         """Return a vCPU's registers; the machine must be paused."""
-        registers: dict[str, Any] = self._call("registers", vcpu)
+        if not 0 <= vcpu < self.vcpus:
+            raise ConfigurationError(f"there is no vCPU {vcpu}; they count from 0.")
+        self._require_alive()
+        host = self._description.host_of(vcpu)
+        registers: dict[str, Any] = self._hosts.call("registers", vcpu, host=host)
         return registers
 
     def read_memory(self, gpa: int, length: int) -> bytes:
@@ -244,7 +309,8 @@ class Machine:
         return data
 
     def __repr__(self) -> str:
-        return f"<Machine: {self.vcpus} vCPUs, {self.memory >> 20} MiB, {self.state}>"
+        hosts = f" on {len(self._hosts)} hosts" if len(self._hosts) > 1 else ""
+        return f"<Machine: {self.vcpus} vCPUs{hosts}, {self.memory >> 20} MiB, {self.state}>"
 
     def _repr_html_(self) -> str:
         from coremesh.cluster.report import machine_html
@@ -253,49 +319,55 @@ class Machine:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the host chose: 'protection', 'tsc_hz', 'pid'."""
+        """What the host chose: 'protection', 'tsc_hz', 'pid'.
+
+        With several hosts these are host 0's, and there are also 'placement' (Ray's strategy), 'warning' and
+        'hosts', a list with each one's 'host', 'node', 'vcpus' and the keys above.
+        """
         return dict(self._facts)
+
+    @property
+    def warning(self) -> str:
+        """A word about where the hosts run; empty when all is as asked for."""
+        return self._hosts.warning
 
     # --- inside ------------------------------------------------------------------------------------------
 
-    def _call(self, method: str, *arguments: Any) -> Any:
+    def _require_alive(self) -> None:
         if not self._finalizer.alive:
             raise MachineStateError("the machine was stopped; make another one.")
-        return self._remote.call(method, *arguments)
+
+    def _require_several(self) -> None:
+        self._require_alive()
+        if len(self._hosts) == 1:
+            raise MachineStateError("the machine has one host: nothing passes between hosts.")
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        self._require_alive()
+        return self._hosts.call(method, *arguments)
 
     def _tail(self) -> bytes:
         data: bytes = self._call("read_console", max(0, self._call("console_end") - 2000), 0.0)[0]
         return data
 
-    def _describe(
-        self,
-        kernel: Image | None,
-        initrd: Image | None,
-        cmdline: str | None,
-        modules: Sequence[Image | tuple[Image, str]],
-        append: str,
-        prompt: bytes,
-        protection: str,
-        progress: Callable[[str, float], None] | None,
-    ) -> MachineDescription:
-        if kernel is None:
-            debian = images.fetch_debian(progress=progress)
-            kernel_bytes = debian.kernel.read_bytes()
-            initrd_bytes: bytes | None = debian.initramfs() if initrd is None else _load(initrd, "initrd")
-        else:
-            kernel_bytes = _load(kernel, "kernel")
-            initrd_bytes = None if initrd is None else _load(initrd, "initrd")
-        line = default_cmdline(kernel_bytes) if cmdline is None else cmdline
-        return MachineDescription(
-            vcpus=self.vcpus,
-            ram_bytes=self.memory,
-            kernel=kernel_bytes,
-            initrd=initrd_bytes,
-            cmdline=f"{line} {append}".strip(),
-            modules=tuple(_module(module) for module in modules),
-            prompt=prompt,
-            protection=protection,
-        )
+
+def _images(
+    kernel: Image | None,
+    initrd: Image | None,
+    cmdline: str | None,
+    append: str,
+    progress: Callable[[str, float], None] | None,
+) -> dict[str, Any]:
+    """The description's kernel, initrd and command line."""
+    if kernel is None:
+        debian = images.fetch_debian(progress=progress)
+        kernel_bytes = debian.kernel.read_bytes()
+        initrd_bytes: bytes | None = debian.initramfs() if initrd is None else _load(initrd, "initrd")
+    else:
+        kernel_bytes = _load(kernel, "kernel")
+        initrd_bytes = None if initrd is None else _load(initrd, "initrd")
+    line = default_cmdline(kernel_bytes) if cmdline is None else cmdline
+    return {"kernel": kernel_bytes, "initrd": initrd_bytes, "cmdline": f"{line} {append}".strip()}
 
 
 def _load(image: Image, what: str) -> bytes:
@@ -307,18 +379,3 @@ def _module(module: Image | tuple[Image, str]) -> Module:
     if text is None:
         text = "" if isinstance(image, bytes) else os.fspath(image)
     return Module(_load(image, "module"), text)
-
-
-def _start_actor(description: MachineDescription) -> session.Remote:
-    import ray
-
-    remote: Any = ray.remote  # its annotations do not know concurrency groups
-    actor_class = remote(
-        num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups=_GROUPS, max_concurrency=4
-    )(HostProcess)
-    return session.Remote(actor_class.remote(description, ProcessIdentity.current()), _GROUP_OF)
-
-
-def _finish(remote: session.Remote) -> None:
-    """Free a machine's process; it may have gone already."""
-    remote.kill()

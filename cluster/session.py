@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,32 +175,69 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
-class Remote:
-    """An actor whose errors arrive as what they are: ours as raised there, a lost actor as HostLostError."""
+class Call:
+    """A call of an actor that is under way."""
 
-    def __init__(self, handle: Any, groups: dict[str, str]) -> None:
-        self._handle = handle
-        self._groups = groups
+    def __init__(self, reference: Any, what: str) -> None:
+        self.reference = reference
+        self._what = what
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Call `method` of the actor and return its result. Any thread; blocks."""
+    def result(self) -> Any:
+        """Wait for the result. Errors arrive as what they are: ours as raised there, or HostLostError."""
         import ray
 
         try:
-            bound = getattr(self._handle, method)
-            if method in self._groups:
-                bound = bound.options(concurrency_group=self._groups[method])
-            return ray.get(bound.remote(*arguments))
+            return ray.get(self.reference)
         except ray.exceptions.RayTaskError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, CoremeshError):
                 raise cause from None
+            if _is_missing_package(error):
+                raise PlatformError(
+                    f"coremesh cannot be imported for {self._what}. Install the same wheel on every node."
+                ) from error
             raise
         except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
             raise HostLostError(
-                f"the process that ran the vCPUs has gone ({_first_line(error)}). Start the machine again; "
+                f"{self._what} has gone ({_first_line(error)}). Start the machine again; "
                 "if it was killed for want of memory, give a smaller --memory or fewer --vcpus."
             ) from error
+
+
+def first_done(calls: Mapping[int, Call], timeout: float) -> int | None:
+    """Return the key of a call that has come to an end, or None after `timeout` seconds."""
+    import ray
+
+    done, _ = ray.wait([call.reference for call in calls.values()], timeout=max(0.0, timeout))
+    return next((key for key, call in calls.items() if call.reference in done), None)
+
+
+def _is_missing_package(error: BaseException) -> bool:
+    text = str(error)
+    return "No module named 'coremesh" in text or "failed to import on the worker" in text
+
+
+class Remote:
+    """An actor. `what` names it in messages."""
+
+    def __init__(
+        self, handle: Any, groups: dict[str, str], what: str = "the process that ran the vCPUs"
+    ) -> None:
+        self._handle = handle
+        self._groups = groups
+        self._what = what
+
+    def begin(self, method: str, *arguments: Any) -> Call:
+        """Call `method` of the actor without waiting; an argument may be the call whose result it is."""
+        bound = getattr(self._handle, method)
+        if method in self._groups:
+            bound = bound.options(concurrency_group=self._groups[method])
+        own = [argument.reference if isinstance(argument, Call) else argument for argument in arguments]
+        return Call(bound.remote(*own), self._what)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call `method` of the actor and return its result, as :meth:`Call.result`. Any thread; blocks."""
+        return self.begin(method, *arguments).result()
 
     def kill(self) -> None:
         """End the actor's process. Harmless when it has gone already."""

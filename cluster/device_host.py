@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Host 0: vCPUs as on any host, and with them the devices, the guest's console, and its power switch.
+
+One thread more than any host has: *shell watch* looks for the first prompt, for the boot time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from coremesh.cluster import lifeline
+from coremesh.cluster.assembly import assemble
+from coremesh.cluster.description import MachineDescription
+from coremesh.cluster.ending import MachineEnd
+from coremesh.cluster.homes import Write
+from coremesh.cluster.host import HostProcess
+from coremesh.hw.console import ConsolePort
+
+if TYPE_CHECKING:
+    from coremesh.hw.power import PowerEvent
+
+PANIC = b"Kernel panic - not syncing"
+
+_POLL_SECONDS = 1.0
+_QUIET_SECONDS = 0.05  # a prompt counts when nothing follows it for so long
+_NUDGE_SECONDS = 3.0  # silence after which a shell that is waited for is sent a newline
+_TAIL = 4096
+
+
+class DeviceHost(HostProcess):
+    """The host that a machine of one host consists of, and that speaks for a machine of several."""
+
+    def __init__(
+        self, description: MachineDescription, driver: lifeline.ProcessIdentity | None = None
+    ) -> None:
+        self._node: Any = None
+        self._port = ConsolePort()
+        self._elsewhere: dict[int, list[Write]] = {}
+        self._shell_ready = threading.Event()
+        self._shell_seconds: float | None = None
+        super().__init__(description, driver)
+
+    def writes_for(self, host: int) -> list[Write]:
+        """Return what `host` is to lay of the images that were read here; once, to save the memory."""
+        return self._elsewhere.pop(host, [])
+
+    # --- console -----------------------------------------------------------------------------------------
+
+    def wait_shell(self, timeout: float) -> float | None:
+        """Return the seconds from the start of emulation to the first prompt; None at the timeout or the end.
+
+        A shell whose prompt was drowned by later messages is asked for another one by a newline.
+        """
+        deadline = time.monotonic() + timeout
+        position, since = -1, time.monotonic()
+        while not self._shell_ready.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
+            now = time.monotonic()
+            if now >= deadline or self._ended.is_set():
+                return None
+            end = self._port.end
+            if end != position:
+                position, since = end, now
+            elif end and now - since > _NUDGE_SECONDS:
+                self._port.feed(b"\n")
+                since = now
+        return self._shell_seconds
+
+    def read_console(self, cursor: int, timeout: float) -> tuple[bytes, int, bool]:
+        """Return (bytes since position `cursor`, position after them, whether no more will come)."""
+        # Asked before reading: what came before the end is not missed then.
+        ended = self._port.closed
+        data, position = self._port.read(cursor, timeout)
+        return data, position, bool(ended and not data)
+
+    def feed_console(self, data: bytes) -> None:
+        """Type `data` on the guest's console."""
+        self._port.feed(data)
+
+    def console_end(self) -> int:
+        """Return the absolute position after the last byte that the guest has printed."""
+        return int(self._port.end)
+
+    def device_counters(self) -> dict[str, dict[str, int]]:
+        """Return accesses and lock contention by device."""
+        counters: dict[str, dict[str, int]] = self._node.counters()
+        return counters
+
+    # --- what this host does more than others ------------------------------------------------------------
+
+    def _assemble(self) -> Any:
+        assembled = assemble(self._description, self._port, self._on_power, self._membership)
+        self._node, self._elsewhere = assembled.node, assembled.elsewhere
+        return assembled.host
+
+    def _start_parts(self) -> None:
+        self._node.start()
+        super()._start_parts()
+
+    def _stop_parts(self) -> None:
+        super()._stop_parts()
+        with contextlib.suppress(Exception):
+            self._node.stop()
+
+    def _watches(self) -> dict[str, Callable[[], None]]:
+        return {**super()._watches(), "shell watch": self._watch_shell}
+
+    def _explain(self, end: MachineEnd) -> MachineEnd:
+        if end.kind == "reset" and (panic := self._panic_line()):
+            end = replace(end, kind="panic", detail=panic)
+        return super()._explain(end)
+
+    def _last_words(self) -> None:
+        self._port.close()
+
+    def _on_power(self, event: PowerEvent) -> None:
+        # On the thread of the vCPU that wrote the register: stopping that vCPU from here would wait for
+        # itself.
+        self._reasons.put(MachineEnd(event.kind, value=event.value, seconds=self._now()))
+
+    def _panic_line(self) -> str:
+        tail, _ = self._port.read(max(0, self._port.end - (64 << 10)), 0.0)
+        _, found, rest = tail.rpartition(PANIC)
+        return rest.split(b"\n")[0].strip(b": \r").decode(errors="replace") if found else ""
+
+    # --- the first prompt --------------------------------------------------------------------------------
+
+    def _watch_shell(self) -> None:
+        prompt = re.compile(self._description.prompt)
+        cursor, tail = 0, b""
+        seen_at: float | None = None
+        while not self._ended.is_set():
+            data, cursor = self._port.read(cursor, _POLL_SECONDS if seen_at is None else _QUIET_SECONDS)
+            if data:
+                tail = (tail + data)[-_TAIL:]
+                seen_at = self._now() if prompt.search(tail) else None
+            elif seen_at is not None:
+                self._shell_seconds = seen_at
+                self._shell_ready.set()
+                return

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host processes of one machine, driven as one: placed, started in step, watched, ended together.
+
+A machine of one host has one actor and nothing else. With several, each step is made on all hosts before the
+next: examine (same build everywhere), prepare, open links, connect them with each other's public keys, start
+the links, start the vCPUs. A *watch* thread in this process then waits for the first host that ends, decides
+what the machine ended with, and stops the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from coremesh.cluster import session
+from coremesh.cluster.build import Build
+from coremesh.cluster.description import MachineDescription, Membership
+from coremesh.cluster.device_host import DeviceHost
+from coremesh.cluster.ending import MachineEnd
+from coremesh.cluster.host import HostProcess
+from coremesh.cluster.lifeline import ProcessIdentity
+from coremesh.cluster.placement import Placement, place
+from coremesh.core.errors import HostLostError
+
+# A blocking method of each kind has threads of its own, so that a long wait never keeps a short call waiting.
+_GROUPS = {"console": 8, "waiting": 8, "control": 4}
+_GROUP_OF = {
+    "read_console": "console",
+    "feed_console": "control",
+    "wait": "waiting",
+    "wait_shell": "waiting",
+    "pause": "control",
+    "resume": "control",
+    "stop": "control",
+}
+_WATCH_SECONDS = 10.0  # a remote wait of the watch; it returns at once when the host ends
+_VERDICT_SECONDS = 0.8  # for the device host to say which host is lost, after another one was cut off
+_STOP_SECONDS = 2.0  # for the others to stop after a loss; whoever takes longer is killed
+_EPOCH = 1
+
+
+class Hosts:
+    """The actors of one machine; `self[0]` is the one with the devices. Any thread may call."""
+
+    def __init__(self, description: MachineDescription, *, on_cluster: bool = False) -> None:
+        """Start the actors' processes. `on_cluster` says that a person named the cluster they run on."""
+        self._description = description
+        self._placement: Placement | None = None
+        self._remotes: list[session.Remote] = []
+        self._found: list[dict[str, Any]] = []  # by examining each
+        self._identities: list[ProcessIdentity] = []
+        self._watch: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._decided = threading.Event()
+        self._lock = threading.Lock()  # the next two, set once, before _decided
+        self._end: MachineEnd | None = None
+        self._loss: HostLostError | None = None
+        self.warning = ""  #: a word for the person about where the hosts run; often empty
+        try:
+            if description.hosts > 1:
+                self._placement = place(description.hosts)
+                self.warning = self._placement.warning if on_cluster else ""
+            self._remotes = _start_actors(description, self._placement)
+        except BaseException:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return self._description.hosts
+
+    def __getitem__(self, host: int) -> session.Remote:
+        return self._remotes[host]
+
+    # --- up ----------------------------------------------------------------------------------------------
+
+    def await_processes(self, build: Build) -> None:
+        """Wait until all processes run, and see that they run `build`, the driver's own.
+
+        Raises :class:`PlatformError` with the node that has another one.
+        """
+        self._found = self.all("examine")
+        for facts in self._found:
+            build.require(facts["build"], facts["name"])
+        self._identities = [facts["identity"] for facts in self._found]
+
+    def prepare(self) -> dict[str, Any]:
+        """Lay out the machine and return what was chosen; its images are laid, its links run.
+
+        Keys as of :meth:`HostProcess.prepare` for host 0, and with several hosts also 'placement', 'warning'
+        and 'hosts', a list of such dictionaries with 'host', 'node' and 'vcpus' beside.
+        """
+        if self._placement is None:
+            chosen: dict[str, Any] = self[0].call("prepare")
+            return chosen
+
+        machine_id = secrets.randbits(64)
+        places = self._placement.nodes
+        facts = self.each(
+            "prepare",
+            [
+                (Membership(host, machine_id, _EPOCH, self._found[0]["tsc_hz"], places[host]),)
+                for host in range(len(self))
+            ],
+        )
+        self._hand_out_images()
+        ends = self.all("open_link")
+        everybody = dict(enumerate(ends))
+        self.each(
+            "connect",
+            [({peer: end for peer, end in everybody.items() if peer != host},) for host in range(len(self))],
+        )
+        self.all("start_link")
+        rows = [
+            {"host": host, "node": places[host], "vcpus": self._description.vcpus_of(host), **facts[host]}
+            for host in range(len(self))
+        ]
+        placed = {"placement": self._placement.strategy, "warning": self.warning}
+        return {**facts[0], **placed, "hosts": rows}
+
+    def start(self) -> None:
+        """Start the vCPUs: host 0, whose first one boots the guest, last."""
+        if len(self) > 1:
+            self.each("start", [()] * (len(self) - 1), first=1)
+        self[0].call("start")
+        if len(self) > 1:
+            self._watch = threading.Thread(target=self._watch_hosts, name="hosts watch", daemon=True)
+            self._watch.start()
+
+    # --- calls -------------------------------------------------------------------------------------------
+
+    def call(self, method: str, *arguments: Any, host: int = 0) -> Any:
+        """Call a host's method and return its result; :class:`HostLostError` once a host was lost."""
+        if self._loss is not None:
+            raise self._loss
+        try:
+            return self[host].call(method, *arguments)
+        except HostLostError as error:
+            raise self._first_loss(error) from None
+
+    def all(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every host at the same time; return the results in the hosts' order."""
+        return self.each(method, [arguments] * len(self))
+
+    def each(self, method: str, arguments: Sequence[tuple[Any, ...]], first: int = 0) -> list[Any]:
+        """As :meth:`all`, with arguments of its own for each host, from host `first` on."""
+        if self._loss is not None:
+            raise self._loss
+        try:
+            calls = [
+                remote.begin(method, *own)
+                for remote, own in zip(self._remotes[first:], arguments, strict=True)
+            ]
+            return [call.result() for call in calls]
+        except HostLostError as error:
+            raise self._first_loss(error) from None
+
+    # --- down --------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float) -> MachineEnd | None:
+        """Return how the machine ended, None if it runs on after `timeout` seconds; raises its loss."""
+        if self._watch is None:
+            end: MachineEnd | None = self.call("wait", timeout)
+            return end
+        self._decided.wait(timeout)
+        if self._loss is not None:
+            raise self._loss
+        return self._end
+
+    def stop(self) -> MachineEnd:
+        """Stop all vCPUs if they still run; return how the machine ended."""
+        if self._watch is None or self._loss is not None:
+            end: MachineEnd = self.call("stop")
+            return end
+        if not self._decided.is_set():
+            self._decide(MachineEnd("stopped"))
+        end = self.all("stop")[0]
+        return self._end if self._end is not None and self._end.kind != "stopped" else end
+
+    def close(self) -> None:
+        """End all processes and give their places back. Harmless when they have gone already."""
+        self._closing.set()
+        for remote in self._remotes:
+            remote.kill()
+        self._kill_visible()
+        if self._placement is not None:
+            self._placement.release()
+        if self._watch is not None and self._watch is not threading.current_thread():
+            self._watch.join()
+
+    def _kill_visible(self) -> None:
+        """A process that is stopped or hangs does not hear Ray; where we can see it, the kernel ends it."""
+        if len(self) == 1:
+            return
+        for identity in self._identities:
+            if identity.is_visible():
+                with contextlib.suppress(OSError):
+                    os.kill(identity.pid, signal.SIGKILL)
+
+    # --- the watch ---------------------------------------------------------------------------------------
+
+    def _watch_hosts(self) -> None:
+        calls = {host: self[host].begin("wait", _WATCH_SECONDS) for host in range(len(self))}
+        while not self._closing.is_set():
+            host = session.first_done(calls, _WATCH_SECONDS)
+            if host is None:
+                continue
+            try:
+                end = calls[host].result()
+            except Exception as error:
+                if not self._closing.is_set():
+                    self._lose(self._process_lost(host, error))
+                return
+            if end is None:
+                calls[host] = self[host].begin("wait", _WATCH_SECONDS)
+                continue
+            end = self._judge(end)
+            if end.lost:
+                self._lose(self._link_lost(end.host or 0))
+            else:
+                self._decide(end)
+                with contextlib.suppress(Exception):
+                    self.all("stop")
+            return
+
+    def _judge(self, end: MachineEnd) -> MachineEnd:
+        """The machine's end, when `end` is the first that a host told of.
+
+        A host that was cut off knows only that it was. Host 0 knows best, for all leases are its own: is it
+        silent, then it is the lost one. An orderly end there came before the silence and explains it.
+        """
+        if end.kind != "fenced":
+            return end
+        call = self[0].begin("wait", _VERDICT_SECONDS)
+        silent = session.first_done({0: call}, _VERDICT_SECONDS + 0.2) is None
+        said: MachineEnd | None = None
+        try:
+            said = None if silent else call.result()
+        except HostLostError:
+            silent = True
+        if silent:
+            return MachineEnd("host-lost", host=0)
+        return said if said is not None else MachineEnd("host-lost", host=end.host)
+
+    def _lose(self, loss: HostLostError) -> None:
+        self._first_loss(loss)
+        # What still runs is of no use without the lost host's memory: first the vCPUs, then the processes.
+        calls = {host: remote.begin("stop") for host, remote in enumerate(self._remotes)}
+        deadline = time.monotonic() + _STOP_SECONDS
+        while calls and (left := deadline - time.monotonic()) > 0:
+            host = session.first_done(calls, left)
+            if host is not None:
+                del calls[host]
+        self.close()
+
+    def _process_lost(self, host: int, error: Exception) -> HostLostError:
+        if self._loss is not None:
+            return self._loss
+        if isinstance(error, HostLostError):
+            return error
+        return HostLostError(f"host {host}{self._on_node(host)} failed: {error}. Start the machine again.")
+
+    def _link_lost(self, host: int) -> HostLostError:
+        return HostLostError(
+            f"host {host}{self._on_node(host)} no longer answers the other hosts, and all have stopped. See "
+            "that its node runs and that the network lets the hosts reach each other, then start the machine "
+            "again."
+        )
+
+    def _on_node(self, host: int) -> str:
+        return f" (node {self._placement.nodes[host]})" if self._placement is not None else ""
+
+    def _first_loss(self, loss: HostLostError) -> HostLostError:
+        with self._lock:
+            if self._loss is None and (self._end is None or self._end.kind == "stopped"):
+                self._loss = loss
+            kept = self._loss or loss
+        self._decided.set()
+        return kept
+
+    def _decide(self, end: MachineEnd) -> None:
+        with self._lock:
+            if self._end is None and self._loss is None:
+                self._end = end
+        self._decided.set()
+
+    def _hand_out_images(self) -> None:
+        """From the host that read them to those that keep them, without a stay in this process."""
+        device = self[0]
+        calls = [self[host].begin("lay", device.begin("writes_for", host)) for host in range(1, len(self))]
+        for call in calls:
+            call.result()
+
+
+def _start_actors(description: MachineDescription, placement: Placement | None) -> list[session.Remote]:
+    import ray
+
+    remote: Any = ray.remote  # its annotations do not know concurrency groups
+    driver = ProcessIdentity.current()
+    actors = []
+    for host in range(description.hosts):
+        actor_class = remote(
+            num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups=_GROUPS, max_concurrency=4
+        )(DeviceHost if host == 0 else HostProcess)
+        # The images go to the host that reads them.
+        own = description if host == 0 else description.without_images()
+        if placement is None:
+            actors.append(session.Remote(actor_class.remote(own, driver), _GROUP_OF))
+        else:
+            actor = actor_class.options(**placement.options(host)).remote(own, driver)
+            actors.append(session.Remote(actor, _GROUP_OF, f"host {host} (node {placement.nodes[host]})"))
+    return actors

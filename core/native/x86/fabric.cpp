@@ -9,11 +9,6 @@ namespace {
 
 constexpr uint32_t kMostApicIds = 1u << 16;  // bounds the table; far above what a machine has
 
-bool to_one(const IpiMessage& message) noexcept {
-    const bool fixed = message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority;
-    return fixed && (message.redirect || message.mode == DeliveryMode::kLowestPriority);
-}
-
 }  // namespace
 
 void Fabric::attach(Lapic& lapic) {
@@ -61,7 +56,7 @@ void Fabric::for_each_target(const IpiMessage& message, Visit&& visit) const {
 }
 
 bool Fabric::deliver(const IpiMessage& message) noexcept {
-    if (!to_one(message)) {
+    if (!for_one_of_several(message)) {
         bool taken = false;
         for_each_target(message, [&](Lapic& lapic) {
             lapic.accept(message.mode, message.vector, message.trigger);
@@ -98,7 +93,7 @@ bool Fabric::deliver(const IpiMessage& message) noexcept {
 /// Can no other host have a destination of this message?
 bool Fabric::stays_here(const IpiMessage& message, bool taken) const noexcept {
     if (lapics_.size() >= total_ || message.shorthand == Shorthand::kSelf) return true;
-    if (to_one(message) && taken) return true;
+    if (for_one_of_several(message) && taken) return true;
     if (message.shorthand != Shorthand::kNone || message.destination == kBroadcast) return false;
     if (!message.logical) return taken;
     if (!message.wide) return false;  // 8-bit logical addresses are as software assigned them, anywhere
@@ -142,10 +137,20 @@ bool Fabric::msi(uint64_t address, uint32_t data) noexcept {
 }
 
 void Fabric::extint(bool asserted) noexcept {
-    for (Lapic* lapic : lapics_) lapic->set_pin(0, asserted);
+    set_extint(asserted);
+    if (lapics_.size() < total_) remote_.on_extint(asserted);
 }
 
 void Fabric::nmi_line() noexcept {
+    pulse_nmi();
+    if (lapics_.size() < total_) remote_.on_nmi_line();
+}
+
+void Fabric::set_extint(bool asserted) noexcept {
+    for (Lapic* lapic : lapics_) lapic->set_pin(0, asserted);
+}
+
+void Fabric::pulse_nmi() noexcept {
     for (Lapic* lapic : lapics_) {
         lapic->set_pin(1, true);
         lapic->set_pin(1, false);

@@ -23,6 +23,11 @@ class RemoteSink {
     /// A level-triggered vector has been ended on this host: for the I/O APICs.
     virtual void on_eoi(uint8_t vector) noexcept = 0;
 
+    /// The 8259A's INTR and a pulse of the NMI line, for the other hosts' local APICs; those on this one have
+    /// them already.
+    virtual void on_extint(bool) noexcept {}
+    virtual void on_nmi_line() noexcept {}
+
   protected:
     ~RemoteSink() = default;
 };
@@ -41,7 +46,8 @@ class Fabric final : public ApicBus {
     /// From an ICR on this host, or a device of this host.
     void send(const IpiMessage& message) noexcept override;
 
-    /// From another host: reaches this host's local APICs only. True if any took it.
+    /// From another host: reaches this host's local APICs only. True if any took it; of a message for one of
+    /// several, if a local APIC that takes part in arbitration was found.
     bool deliver(const IpiMessage& message) noexcept;
 
     /// A write of `data` to `address` as on the PC's bus (SDM 11.11). False: not an interrupt message.
@@ -52,6 +58,10 @@ class Fabric final : public ApicBus {
 
     /// A pulse of the NMI line, wired to LINT1 of every local APIC.
     void nmi_line() noexcept;
+
+    /// The same from another host: this host's local APICs only.
+    void set_extint(bool asserted) noexcept;
+    void pulse_nmi() noexcept;
 
     void broadcast_eoi(uint8_t vector) noexcept override { remote_.on_eoi(vector); }
 

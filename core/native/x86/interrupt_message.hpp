@@ -39,4 +39,10 @@ struct IpiMessage {
     bool redirect = false;     ///< one of the destinations, the one of lowest priority
 };
 
+/// One of several may take it: SDM vol. 3A, 11.6.2.4, and the redirection hint of 11.11.1.
+constexpr bool for_one_of_several(const IpiMessage& message) noexcept {
+    const bool fixed = message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority;
+    return fixed && (message.redirect || message.mode == DeliveryMode::kLowestPriority);
+}
+
 }  // namespace coremesh::x86

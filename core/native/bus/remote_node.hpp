@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The device node as the vCPUs of another host reach it: a message to host 0, and its answer.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "bus/bus.hpp"
+#include "bus/device_message.hpp"
+
+namespace coremesh {
+
+/// A range of memory addresses to which the bus posts writes.
+struct PostedWindow {
+    uint64_t first, last;
+};
+
+/// The vCPU that reads, or writes to a port, sleeps until host 0 has answered. Writes into a posted window
+/// and ends of interrupts do not wait: they are served in the order in which their vCPU made them, before
+/// anything it asks later. At most `kPosted` of one vCPU are under way; the next one waits.
+///
+/// What may be posted is a matter of the bus. Ports never are, nor is the I/O APIC, whose index and data
+/// registers are one shared pair: the next owner of the guest's lock may be on a third host, and his access
+/// could overtake a posted one. PCI memory may be; `outstanding` tells when nothing is under way.
+///
+/// ## State that two threads touch
+///
+///  - `Lane::waits_for`: the vCPU sets the ticket, the protocol thread clears it. seq_cst.
+///  - `Lane::value`: the protocol thread, before it clears `waits_for`, which publishes it.
+///  - `Lane::posted`, `Lane::word`, `cancelled_`, counters: atomic. `word` is what a vCPU sleeps on; whoever
+///    changes one of the others adds to it afterwards.
+///  - `Lane::next`: the lane's vCPU.
+class RemoteNode final : public DeviceLink {
+  public:
+    /// Sends to host 0. Frames of one thread arrive in order; false: host 0 is gone. Any vCPU thread.
+    using Send = std::function<bool(std::span<const uint8_t> payload)>;
+
+    static constexpr unsigned kLanes = 256;
+    static constexpr uint32_t kPosted = 16;
+
+    explicit RemoteNode(Send send, std::vector<PostedWindow> posted = {});
+    ~RemoteNode() override;
+
+    // DeviceLink; on vCPU threads. All ones is read when the machine stops or host 0 has gone.
+    uint64_t read(Space space, uint64_t address, unsigned size) noexcept override;
+    void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override;
+    void end_of_interrupt(uint8_t vector) noexcept override;
+    int acknowledge() noexcept override;
+    void thread_begins() noexcept override;
+    void thread_ends() noexcept override;
+
+    /// A message of the devices' kind from host 0. Protocol thread. What is no answer to something that was
+    /// asked is counted and dropped.
+    void received(std::span<const uint8_t> payload) noexcept;
+
+    /// The machine stops: every wait ends at once, and no other begins. Any thread, for good.
+    void cancel() noexcept;
+
+    /// Posted writes and ends of interrupts of all vCPUs that host 0 has not yet served. Any thread.
+    uint32_t outstanding() const noexcept { return outstanding_.load(std::memory_order_seq_cst); }
+
+    struct Counters {
+        uint64_t asked = 0;      ///< requests that a vCPU waited for
+        uint64_t posted = 0;     ///< requests that none waited for
+        uint64_t held_back = 0;  ///< times a vCPU had to wait because `kPosted` were under way
+        uint64_t waited_ns = 0;  ///< time that vCPUs slept for answers, together
+        uint64_t refused = 0;    ///< messages that were no answer to anything
+        uint64_t cut_off = 0;    ///< accesses that read all ones because nobody could answer
+    };
+    Counters counters() const noexcept;
+
+  private:
+    struct Lane;
+
+    Lane* lane() noexcept;
+    uint64_t ask(DeviceRequest request, uint64_t otherwise) noexcept;
+    void post(DeviceRequest request) noexcept;
+    bool send(const DeviceRequest& request) noexcept;
+    bool posts(Space space, uint64_t address, unsigned size) const noexcept;
+
+    const Send send_;
+    const std::vector<PostedWindow> windows_;
+    const std::unique_ptr<std::array<Lane, kLanes>> lanes_;
+    std::atomic<bool> cancelled_{false};
+    alignas(64) std::atomic<uint32_t> outstanding_{0};
+    std::atomic<uint64_t> asked_{0}, posted_{0}, held_back_{0}, waited_ns_{0}, refused_{0}, cut_off_{0};
+};
+
+}  // namespace coremesh

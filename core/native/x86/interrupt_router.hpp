@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Brings interrupt messages to the hosts that they are for. No thread and no socket of its own.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "x86/interrupt_message.hpp"
+
+namespace coremesh::x86 {
+
+/// What travels. 24 bytes, little endian: 0 u8 kind, 1 u8 delivery mode, 2 u8 vector, 3 u8 flags (0 level
+/// trigger, 1 assert, 2 logical, 3 wide, 4 redirect), 4 u8 shorthand, 5..7 zero, 8 u32 destination,
+/// 12 u32 source, 16 u64 visited hosts of a search, one bit each.
+struct InterruptFrame {
+    enum class Kind : uint8_t {
+        kMessage = 1,  ///< for every destination on the receiving host
+        kSearch = 2,   ///< for one destination: who has none passes it on to a host not yet visited
+        kExtInt = 3,   ///< the 8259A's line: level in the assert flag; from host 0
+        kNmi = 4,      ///< a pulse of the NMI line; from host 0
+    };
+    static constexpr size_t kBytes = 24;
+
+    Kind kind = Kind::kMessage;
+    IpiMessage message;
+    uint64_t visited = 0;
+
+    std::array<uint8_t, kBytes> encode() const noexcept;
+    /// Nothing for bytes that no host sends.
+    static std::optional<InterruptFrame> decode(std::span<const uint8_t> bytes) noexcept;
+};
+
+/// What the router asks of its own host. Any thread that calls the router.
+class InterruptPort {
+  public:
+    /// Fabric::deliver: to the local APICs of this host alone; true if any took it.
+    virtual bool deliver(const IpiMessage& message) noexcept = 0;
+    /// Fabric::set_extint and Fabric::pulse_nmi.
+    virtual void set_extint(bool asserted) noexcept = 0;
+    virtual void pulse_nmi() noexcept = 0;
+    /// To another host, in order, not to be lost while that host lives; must not wait for it. False: it has
+    /// gone.
+    virtual bool send(uint8_t to, std::span<const uint8_t> payload) noexcept = 0;
+
+  protected:
+    ~InterruptPort() = default;
+};
+
+/// Routes by a table that never changes; the counters are the only words that do. Every method may be called
+/// by any thread; none blocks or takes a lock.
+///
+/// A message to one APIC goes to its host, broadcasts and xAPIC logical destinations (which software
+/// assigns) to all hosts, x2APIC logical ones to the hosts of their members. An interrupt that one of several
+/// may take (lowest priority, redirection hint) stays on the host it comes from if an APIC there takes it;
+/// else it is handed from host to host, and ends with the first that does.
+class InterruptRouter {
+  public:
+    /// @param homes APIC id and host of every vCPU of the machine.
+    InterruptRouter(uint8_t self, unsigned hosts, const std::vector<std::pair<uint32_t, uint8_t>>& homes,
+                    InterruptPort& port);
+
+    /// RemoteSink's: this host's own destinations are served already.
+    void forward(const IpiMessage& message) noexcept;
+    void extint(bool asserted) noexcept;
+    void nmi_line() noexcept;
+
+    /// A message of the interrupts' kind; from the protocol thread.
+    void received(uint8_t from, std::span<const uint8_t> payload) noexcept;
+
+    /// That host is lost: it is no destination any more.
+    void forget(uint8_t host) noexcept;
+
+    struct Counters {
+        uint64_t sent = 0;
+        uint64_t received = 0;
+        uint64_t passed_on = 0;  ///< searches that found no taker here
+        uint64_t unclaimed = 0;  ///< searches that found none anywhere, as a bus drops them
+        uint64_t refused = 0;    ///< messages that make no sense, or not from that host
+        uint64_t lost = 0;       ///< could not be sent: the destination has gone
+    };
+    Counters counters() const noexcept;
+
+    /// The hosts, one bit each, on which the message may have destinations; this one among them.
+    uint64_t hosts_of(const IpiMessage& message) const noexcept;
+
+  private:
+    bool believable(uint8_t from, const InterruptFrame& frame) const noexcept;
+    void search(InterruptFrame frame) noexcept;
+    void send(uint8_t to, const InterruptFrame& frame) noexcept;
+    void send_to_others(uint64_t hosts, const InterruptFrame& frame) noexcept;
+
+    static constexpr uint8_t kNoHost = 0xFF;
+
+    const uint8_t self_;
+    const unsigned hosts_;
+    InterruptPort& port_;
+    std::vector<uint8_t> host_of_;  // by APIC id
+    uint64_t with_vcpus_ = 0;       // hosts that have any
+    std::atomic<uint64_t> gone_{0};
+    std::atomic<uint64_t> sent_{0}, received_{0}, passed_on_{0}, unclaimed_{0}, refused_{0}, lost_{0};
+};
+
+}  // namespace coremesh::x86

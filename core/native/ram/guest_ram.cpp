@@ -37,11 +37,21 @@ void check_sizes(uint64_t size, uint64_t low_size) {
         "container's memory limit, vm.overcommit_memory)");
 }
 
-std::unique_ptr<WriteGuard> make_guard(Protection protection, uint8_t* view, uint64_t size, bool asked) {
+/// What only its use shows: a kernel before 6.4 registers the memory and then cannot map a page of it.
+void require_shared_userfaultfd() {
+    const ProtectionProbe::Way way = probe_protection().shared_userfaultfd;
+    if (!way.works) throw PlatformError(way.detail);
+}
+
+std::unique_ptr<ViewGuard> make_guard(Protection protection, const RamViews& views, bool coherent) {
+    if (protection == Protection::automatic) {
+        const ProtectionProbe probe = probe_protection();
+        return ViewGuard::make(coherent ? probe.chosen_shared : probe.chosen, views, coherent);
+    }
     try {
-        return WriteGuard::make(protection, view, size);
+        if (protection == Protection::userfaultfd && coherent) require_shared_userfaultfd();
+        return ViewGuard::make(protection, views, coherent);
     } catch (const PlatformError& error) {
-        if (!asked) throw;
         throw PlatformError(std::string("protection '") + std::string(name_of(protection)) +
                             "' does not work here: " + error.what() + "; use 'auto' to take what works");
     }
@@ -49,13 +59,12 @@ std::unique_ptr<WriteGuard> make_guard(Protection protection, uint8_t* view, uin
 
 }  // namespace
 
-GuestRam::GuestRam(uint64_t size, uint64_t low_size, Protection protection) : layout_{size, low_size} {
+GuestRam::GuestRam(uint64_t size, uint64_t low_size, Protection protection, bool coherent)
+    : layout_{size, low_size} {
     check_sizes(size, low_size);
-    const bool asked = protection != Protection::automatic;
-    if (!asked) protection = probe_protection().chosen;
     try {
         map_views();
-        guard_ = make_guard(protection, guest_, size, asked);
+        guard_ = make_guard(protection, {guest_, protocol_, file_, size}, coherent);
     } catch (...) {
         unmap();
         throw;
@@ -63,7 +72,7 @@ GuestRam::GuestRam(uint64_t size, uint64_t low_size, Protection protection) : la
 }
 
 GuestRam::~GuestRam() {
-    code_.reset();
+    table_.reset();
     guard_.reset();
     unmap();
 }
@@ -106,8 +115,8 @@ bool GuestRam::write(uint64_t gpa, const void* from, uint64_t length) noexcept {
     if (length == 0) return true;
     const auto offset = offset_of(gpa, length);
     if (!offset) return false;
-    if (code_) {
-        code_->write(*offset, from, length);
+    if (table_) {
+        table_->write(*offset, from, length);
     } else {
         std::memcpy(protocol_ + *offset, from, length);
     }
@@ -116,13 +125,32 @@ bool GuestRam::write(uint64_t gpa, const void* from, uint64_t length) noexcept {
 
 bool GuestRam::code_written_by_host(uint64_t gpa, uint64_t length) noexcept {
     const auto offset = offset_of(gpa, length);
-    return offset && code_ && code_->announce_write(*offset, length);
+    return offset && table_ && table_->announce_write(*offset, length);
 }
 
-CodePages& GuestRam::track_code(CodeSink& sink, unsigned engines, CodePages::Options options) {
-    code_.reset();
-    code_ = std::make_unique<CodePages>(guest_, protocol_, layout_, *guard_, sink, engines, options);
-    return *code_;
+bool GuestRam::untouched(uint64_t page) const noexcept {
+    // Not mincore: of a page that was swapped out it says the same as of one that never was.
+    const auto at = static_cast<off_t>(page * kPage);
+    const off_t data = lseek(file_, at, SEEK_DATA);
+    return data < 0 ? errno == ENXIO : data >= at + static_cast<off_t>(kPage);
+}
+
+bool GuestRam::discard(uint64_t page) noexcept {
+    if (untouched(page)) return true;
+    const auto at = static_cast<off_t>(page * kPage);
+    return fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, kPage) == 0;
+}
+
+PageTable& GuestRam::track_code(CodeSink& sink, unsigned engines, PageTable::Options options) {
+    table_.reset();
+    table_ = std::make_unique<PageTable>(guest_, protocol_, layout_, *guard_, sink, engines, options);
+    table_->set_page_sink(page_sink_);
+    return *table_;
+}
+
+void GuestRam::set_page_sink(PageSink* sink) noexcept {
+    page_sink_ = sink;
+    if (table_) table_->set_page_sink(sink);
 }
 
 }  // namespace coremesh

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Guest RAM: one memory file, mapped twice.
 //
-//   guest view     what engines read and write directly; pages that hold translated code are read-only in it
+//   guest view     what engines read and write directly, as far as the page table (page_table.hpp) lets them
 //   protocol view  the same bytes, always writable; for DMA, loaders, and whoever moves pages between hosts
 //
 // The guest sees RAM at guest-physical [0, low_size) and [4 GiB, 4 GiB + size - low_size). Here it is one run
@@ -14,9 +14,10 @@
 #include <optional>
 #include <stdexcept>
 
-#include "ram/code_pages.hpp"
+#include "ram/page_table.hpp"
 #include "ram/protection.hpp"
 #include "ram/ram_layout.hpp"
+#include "ram/view_guard.hpp"
 
 namespace coremesh {
 
@@ -33,9 +34,10 @@ class GuestRam {
     static constexpr uint64_t kAddressEnd = uint64_t{1} << 40;
 
     /// Sizes are bytes, multiples of 4096; low_size <= size, low_size <= 4 GiB. Memory is committed page by
-    /// page as it is touched. Throws RamSizeError for sizes out of range, PlatformError when the host
-    /// refuses.
-    GuestRam(uint64_t size, uint64_t low_size, Protection protection);
+    /// page as it is touched. `coherent`: other hosts have the same RAM, and the guest view has access to
+    /// what the page table grants, at first nothing. Throws RamSizeError for sizes out of range,
+    /// PlatformError when the host refuses.
+    GuestRam(uint64_t size, uint64_t low_size, Protection protection, bool coherent = false);
     /// All threads that use the guest view must have stopped. Everything is given back to the host.
     ~GuestRam();
     GuestRam(const GuestRam&) = delete;
@@ -51,6 +53,7 @@ class GuestRam {
     uint64_t gpa_of(uint64_t offset) const noexcept { return layout_.gpa_of(offset); }
     /// What is in use; never `automatic`.
     Protection protection() const noexcept { return guard_->kind(); }
+    bool coherent() const noexcept { return guard_->coherent(); }
 
     /// The first byte of each view; `size()` bytes by RAM offset.
     uint8_t* guest_base() const noexcept { return guest_; }
@@ -60,8 +63,9 @@ class GuestRam {
     uint8_t* protocol_view(uint64_t gpa) const noexcept { return at(protocol_, gpa); }
 
     /// Copies through the protocol view. False, and nothing done, unless all of the range is RAM in one
-    /// block. A write to a page with translated code first invalidates it (post, kick, then write). Any
-    /// thread.
+    /// block. A write to a page with translated code first invalidates it (post, kick, then write). Of a
+    /// coherent RAM the caller holds the pages, granted for reading or writing, for as long as the call
+    /// takes. Any thread.
     bool read(uint64_t gpa, void* to, uint64_t length) const noexcept;
     bool write(uint64_t gpa, const void* from, uint64_t length) noexcept;
 
@@ -69,13 +73,24 @@ class GuestRam {
     /// since an engine may translate in between. Returns whether anything was invalidated. Any thread.
     bool code_written_by_host(uint64_t gpa, uint64_t length) noexcept;
 
-    /// Starts the tracking of translated code for engines 0 .. engines - 1. Once, before any engine runs;
-    /// `sink` must outlive this object or a call of forget_code.
-    CodePages& track_code(CodeSink& sink, unsigned engines, CodePages::Options options = {});
-    /// Ends it: no engine may run any more.
-    void forget_code() noexcept { code_.reset(); }
+    /// Whether there is no memory behind a RAM page: nobody on this host has ever touched it, and it reads as
+    /// zeros. Of a page that the guest may touch now the answer is old at once: take it from the guest first.
+    /// Any thread.
+    bool untouched(uint64_t page) const noexcept;
+    /// Gives the memory of a RAM page back to the host: it reads as zeros, and is untouched. For a page that
+    /// is not granted. False when the host refuses. Any thread.
+    bool discard(uint64_t page) noexcept;
+
+    /// Makes the page table, for engines 0 .. engines - 1. Once, before any engine runs; `sink` must outlive
+    /// this object or a call of forget_code.
+    PageTable& track_code(CodeSink& sink, unsigned engines, PageTable::Options options = {});
+    /// Ends it: no engine may run any more, and nobody may grant or revoke.
+    void forget_code() noexcept { table_.reset(); }
     /// Null before track_code.
-    CodePages* code() const noexcept { return code_.get(); }
+    PageTable* code() const noexcept { return table_.get(); }
+    /// Who brings the pages of a coherent RAM to this host. Before vCPUs run; it must outlive the page table,
+    /// or be replaced by null once they have stopped.
+    void set_page_sink(PageSink* sink) noexcept;
 
   private:
     uint8_t* at(uint8_t* base, uint64_t gpa) const noexcept {
@@ -89,8 +104,9 @@ class GuestRam {
     int file_ = -1;
     uint8_t* guest_ = nullptr;
     uint8_t* protocol_ = nullptr;
-    std::unique_ptr<WriteGuard> guard_;
-    std::unique_ptr<CodePages> code_;
+    PageSink* page_sink_ = nullptr;
+    std::unique_ptr<ViewGuard> guard_;
+    std::unique_ptr<PageTable> table_;
 };
 
 }  // namespace coremesh

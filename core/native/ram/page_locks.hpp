@@ -1,40 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The locks of per-page state: a small set of priority-inheriting mutexes, chosen by page number.
 //
-// Priority inheritance because threads of different priority meet here (vCPUs, devices, later the page
-// agent): a spinlock or a plain mutex lets a low thread hold up a high one for as long as it is preempted.
+// Priority inheritance because threads of different priority meet here (vCPUs, devices, the thread of the
+// page protocol): a spinlock or a plain mutex lets a low thread hold up a high one for as long as it is
+// preempted.
 //
-// Rule: a thread that holds one never touches the guest view. A write fault is handled in the faulting thread
-// and takes these locks; with the rule it can never meet itself.
+// Rule: a thread that holds one never touches the guest view. A fault is handled in the faulting thread and
+// takes these locks; with the rule it can never meet itself.
 #pragma once
-
-#include <pthread.h>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
+#include "base/pi_mutex.hpp"
+
 namespace coremesh {
-
-class PiMutex {
-  public:
-    PiMutex() {
-        pthread_mutexattr_t attributes;
-        pthread_mutexattr_init(&attributes);
-        pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT);
-        pthread_mutex_init(&mutex_, &attributes);
-        pthread_mutexattr_destroy(&attributes);
-    }
-    ~PiMutex() { pthread_mutex_destroy(&mutex_); }
-    PiMutex(const PiMutex&) = delete;
-    PiMutex& operator=(const PiMutex&) = delete;
-
-    void lock() noexcept { pthread_mutex_lock(&mutex_); }
-    void unlock() noexcept { pthread_mutex_unlock(&mutex_); }
-
-  private:
-    pthread_mutex_t mutex_;
-};
 
 class PageLocks {
   public:
@@ -43,13 +24,33 @@ class PageLocks {
     /// Neighbours differ: code that runs from page to page on several engines does not queue on one lock.
     PiMutex& of(uint64_t page) noexcept { return locks_[page % kLocks].mutex; }
 
-    /// For the rare work on a run of pages. Never with one of them held.
-    void lock_all() noexcept {
-        for (auto& slot : locks_) slot.mutex.lock();
-    }
-    void unlock_all() noexcept {
-        for (auto& slot : locks_) slot.mutex.unlock();
-    }
+    /// All locks of a run of pages, for as long as it lives. Never with one of them held.
+    class Run {
+      public:
+        Run(PageLocks& locks, uint64_t first, uint64_t count) noexcept
+            : locks_(locks), first_(first % kLocks), count_(count < kLocks ? count : kLocks) {
+            each([](PiMutex& mutex) { mutex.lock(); });
+        }
+        ~Run() {
+            each([](PiMutex& mutex) { mutex.unlock(); });
+        }
+        Run(const Run&) = delete;
+        Run& operator=(const Run&) = delete;
+
+      private:
+        /// By rising place, whatever the run, so that two of them cannot wait for each other.
+        template <typename Call>
+        void each(Call call) noexcept {
+            const size_t end = first_ + count_;
+            const size_t wrapped = end > kLocks ? end - kLocks : 0;
+            for (size_t place = 0; place < wrapped; place++) call(locks_.locks_[place].mutex);
+            for (size_t place = first_; place < end - wrapped; place++) call(locks_.locks_[place].mutex);
+        }
+        PageLocks& locks_;
+        const size_t first_;
+        const size_t count_;
+    };
+    Run all() noexcept { return Run(*this, 0, kLocks); }
 
   private:
     struct alignas(64) Slot {

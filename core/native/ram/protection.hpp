@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How a page of the guest view is made read-only: userfaultfd write-protection, or mprotect.
+// The ways to guard guest memory, and which of them this host has.
 //
-// Both give the same thing, a synchronous signal in the thread that writes. They differ in cost and limits:
-// userfaultfd marks page-table entries and has no limit; mprotect splits the mapping, and the kernel allows a
-// process only vm.max_map_count pieces. Which one works is found out by doing it (probe_protection), because
-// kernels, containers and seccomp profiles refuse userfaultfd in many ways.
+// That is found out by doing it (probe_protection), because kernels, containers and seccomp profiles refuse
+// userfaultfd in many ways.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -17,9 +14,10 @@
 
 namespace coremesh {
 
-enum class Protection { automatic, userfaultfd, mprotect };
+/// userfaultfd_copy differs from userfaultfd only for memory that several hosts share (view_guard.hpp).
+enum class Protection { automatic, userfaultfd, userfaultfd_copy, mprotect };
 
-/// "auto", "userfaultfd", "mprotect".
+/// "auto", "userfaultfd", "userfaultfd-copy", "mprotect".
 std::string_view name_of(Protection protection);
 /// The inverse of name_of; nothing for any other text.
 std::optional<Protection> protection_from_name(std::string_view name);
@@ -33,36 +31,28 @@ class PlatformError : public std::runtime_error {
 
 /// What was found by trying. The texts are for a person (`coremesh doctor`).
 struct ProtectionProbe {
+    struct Way {
+        bool works = false;
+        std::string detail;
+    };
+    // Write-protection of pages with code, for a machine on one host.
     bool userfaultfd = false;
     std::string userfaultfd_detail;
     bool mprotect = false;
     std::string mprotect_detail;
-    Protection chosen = Protection::mprotect;  ///< what `automatic` means on this host
-    uint64_t max_map_count = 0;                ///< vm.max_map_count, the limit of mprotect
+    Protection chosen = Protection::mprotect;  ///< what `automatic` means there
+    // Memory that several hosts share: no access, read, write.
+    Way shared_userfaultfd;
+    Way shared_userfaultfd_copy;
+    Way shared_mprotect;
+    Protection chosen_shared = Protection::mprotect;  ///< what `automatic` means there
+
+    uint64_t max_map_count = 0;  ///< vm.max_map_count, the limit of mprotect
 };
 
-/// Tries both ways on a scratch mapping with real write faults (under a millisecond). Any thread; installs
-/// the fault handlers (fault_handler.hpp).
+/// Tries all ways on scratch mappings with real faults (about a millisecond). Any thread; installs the fault
+/// handlers (fault_handler.hpp).
 ProtectionProbe probe_protection();
-
-/// The write guard of one mapping. Calls are system calls: async-signal-safe, from any thread, and
-/// synchronous: when protect returns, no CPU can write through the view without a fault.
-class WriteGuard {
-  public:
-    static constexpr uint64_t kPage = 4096;
-
-    /// `protection` is not `automatic`. Throws PlatformError.
-    static std::unique_ptr<WriteGuard> make(Protection protection, uint8_t* view, size_t length);
-
-    virtual ~WriteGuard() = default;
-    virtual Protection kind() const noexcept = 0;
-    /// The signal by which a write to a protected page arrives, and its si_code.
-    virtual int fault_signal() const noexcept = 0;
-    virtual int fault_code() const noexcept = 0;
-    /// Both return 0 or an errno value (ENOMEM: the kernel has no room for another mapping or page table).
-    virtual int protect(uint64_t first_page, uint64_t pages) noexcept = 0;
-    virtual int unprotect(uint64_t first_page, uint64_t pages) noexcept = 0;
-};
 
 /// vm.max_map_count, and the number of mappings this process has now.
 uint64_t map_count_limit();

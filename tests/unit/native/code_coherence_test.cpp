@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "ram/code_pages.hpp"
+#include "ram/page_table.hpp"
 #include "ram/guest_ram.hpp"
 
 using namespace coremesh;
@@ -159,7 +159,7 @@ class Coherence final : public CodeSink {
     }
 
     GuestRam ram_;
-    CodePages& code_;
+    PageTable& code_;
     const Flaw flaw_;
     const bool disk_;
     std::array<Vcpu, kVcpus> vcpus_;

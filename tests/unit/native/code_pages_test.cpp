@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Code pages, one rule a story: who is told about a write, when, and what becomes of the page.
-#include "ram/code_pages.hpp"
+#include "ram/page_table.hpp"
 
 #include <chrono>
 #include <csetjmp>
@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "code_pages_fixture.hpp"
+#include "page_table_fixture.hpp"
 
 using namespace coremesh;
 

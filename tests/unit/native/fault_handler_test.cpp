@@ -55,7 +55,7 @@ STORY(
     const int status = in_a_child([] {
         GuestRam ram(kMiB, kMiB, Protection::mprotect);
         NoEngines sink;
-        CodePages& code = ram.track_code(sink, 1);
+        PageTable& code = ram.track_code(sink, 1);
         install(SIGSEGV, [](int) { _exit(42); });
         ensure_fault_handlers();
         if (!code.begin_translation(0, 1)) _exit(1);

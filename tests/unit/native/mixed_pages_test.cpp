@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Pages that mix code and hot data: how they become mixed, and what holds from then on.
-#include "ram/code_pages.hpp"
+#include "ram/page_table.hpp"
 
 #include <chrono>
 #include <thread>
 
 #include "check.hpp"
-#include "code_pages_fixture.hpp"
+#include "page_table_fixture.hpp"
 
 using namespace coremesh;
 

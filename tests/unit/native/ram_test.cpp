@@ -144,7 +144,7 @@ STORY("given 256 GiB of RAM of which two pages are touched, then two pages are p
     const uint64_t before = status_kib("VmRSS");
     GuestRam ram(256 * kGiB, 3 * kGiB, Protection::automatic);
     NoEngines sink;
-    CodePages& code = ram.track_code(sink, 255);
+    PageTable& code = ram.track_code(sink, 255);
     ram.guest_view(kGiB)[0] = 1;
     ram.guest_view(200 * kGiB)[0] = 1;
     CHECK(code.begin_translation(254, *ram.offset_of(200 * kGiB) / 4096));
@@ -161,7 +161,7 @@ STORY("given RAM that was used and destroyed, then its address space and files a
         for (int i = 0; i < 20; i++) {
             GuestRam ram(64 * kMiB, 64 * kMiB, protection);
             NoEngines sink;
-            CodePages& code = ram.track_code(sink, 3);
+            PageTable& code = ram.track_code(sink, 3);
             for (uint64_t page = 0; page < 100; page += 2) CHECK(code.begin_translation(0, page));
             ram.guest_base()[0] = 1;
         }

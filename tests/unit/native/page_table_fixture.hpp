@@ -9,7 +9,7 @@
 #include <functional>
 #include <vector>
 
-#include "ram/code_pages.hpp"
+#include "ram/page_table.hpp"
 #include "ram/guest_ram.hpp"
 
 namespace coremesh {
@@ -45,7 +45,7 @@ class Diary final : public CodeSink {
 };
 
 struct Machine {
-    explicit Machine(Protection protection, unsigned engines = 4, CodePages::Options options = {},
+    explicit Machine(Protection protection, unsigned engines = 4, PageTable::Options options = {},
                      uint64_t size = 4 * kMiB)
         : ram(size, size / 2, protection), code(ram.track_code(diary, engines, options)) {}
 
@@ -58,7 +58,7 @@ struct Machine {
 
     Diary diary;
     GuestRam ram;
-    CodePages& code;
+    PageTable& code;
 };
 
 /// While it lives the process has as many mappings as vm.max_map_count allows.

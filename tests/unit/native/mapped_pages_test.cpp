@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The budget of mappings that mprotect has.
-#include "ram/protected_pages.hpp"
+#include "ram/mapped_pages.hpp"
 
 #include <memory>
 
 #include "check.hpp"
-#include "code_pages_fixture.hpp"
+#include "page_table_fixture.hpp"
 
 using namespace coremesh;
 

@@ -92,12 +92,11 @@ class ClockSync {
         int64_t offset;   // host 0's clock less the own counter, there
         uint64_t length;  // of the exchange, without the answerer's part
     };
-    struct Line {
-        double offset;  // relative to `origin_`'s offset, at the newest sample
-        double slope;
-    };
+    Correction correction(uint64_t unchanged, uint64_t tsc) noexcept;
     void remember(const Sample& sample) noexcept;
-    Line fit() const noexcept;
+    void fit() noexcept;
+    double height(uint64_t at) const noexcept;
+    double ticks(double ns) const noexcept;
     int64_t nanoseconds(double ticks) const noexcept;
 
     Options options_;
@@ -107,11 +106,14 @@ class ClockSync {
     uint64_t asked_ = 0;
     uint32_t sequence_ = 0;
     bool waiting_ = false;
-    bool placed_ = false;
     std::array<Sample, kWindow> samples_{};
     unsigned count_ = 0;
     unsigned newest_ = 0;
-    Line line_{0, 0};
+
+    // The line: `base_.offset + height_` at `base_.at`, and `slope_` guest ticks a tick.
+    Sample base_{};
+    double height_ = 0, slope_ = 0;
+    double prior_slope_ = 0;  // the slope when there is little to tell it by
 };
 
 }  // namespace coremesh

@@ -52,12 +52,14 @@ TimerQueue::TimerQueue(const Clock& clock) : clock_(clock) {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     thread_ = std::thread([this] { run(); });
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (clock_.following()) clock_.observe(*this);
 }
 
 TimerQueue::~TimerQueue() { stop(); }
 
 void TimerQueue::stop() noexcept {
     if (!thread_.joinable()) return;
+    if (clock_.following()) clock_.forget(*this);
     stopping_.store(true, std::memory_order_seq_cst);
     wake_word_.fetch_add(1, std::memory_order_seq_cst);
     futex_wake(wake_word_);
@@ -127,6 +129,12 @@ void TimerQueue::retire(Timer& timer) noexcept {
         if (stopped_.load(std::memory_order_acquire)) return;  // nobody looks at the inbox or the heap again
         retired_.wait(seen, std::memory_order_acquire);
     }
+}
+
+/// Not counted among the wake-ups by `arm`.
+void TimerQueue::clock_changed() noexcept {
+    wake_word_.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake(wake_word_);
 }
 
 // ---- the thread's side

@@ -32,7 +32,10 @@ namespace coremesh {
 ///  1. arm: deadline_, then held_for_.       Thread: held_for_ = never, then deadline_ (in `take`).
 ///  2. arm: push inbox_, then sleeping_until_. Thread: sleeping_until_, then inbox_ (before it sleeps).
 ///  3. cancel: deadline_ = 0, then firing_.  Thread: firing_, then CAS on deadline_ (in `take`).
-class TimerQueue {
+///
+/// A clock that is slewed or jumps wakes the thread by `wake_word_`, which it has read before it asks the
+/// clock how long to sleep.
+class TimerQueue final : private Clock::Observer {
   public:
     class Timer;
 
@@ -66,6 +69,8 @@ class TimerQueue {
 
   private:
     static constexpr uint64_t kNever = ~uint64_t{0};
+
+    void clock_changed() noexcept override;
 
     void run() noexcept;
     void drain_inbox();

@@ -64,7 +64,9 @@ class NodeServer {
     struct Lane;
 
     void work() noexcept;
+    void enlist(Lane& lane) noexcept;
     bool next(Lane*& lane, DeviceRequest& request) noexcept;
+    void done(Lane& lane, uint64_t device_ns, bool answered) noexcept;
     uint64_t serve(const DeviceRequest& request) noexcept;
 
     DeviceLink& node_;

@@ -32,9 +32,10 @@ struct PostedWindow {
 ///
 ///  - `Lane::waits_for`: the vCPU sets the ticket, the protocol thread clears it. seq_cst.
 ///  - `Lane::value`: the protocol thread, before it clears `waits_for`, which publishes it.
-///  - `Lane::posted`, `Lane::word`, `cancelled_`, counters: atomic. `word` is what a vCPU sleeps on; whoever
-///    changes one of the others adds to it afterwards.
-///  - `Lane::next`: the lane's vCPU.
+///  - `Lane::posted`: the vCPU adds, before it sends. `Lane::served`: the protocol thread follows. seq_cst.
+///  - `Lane::word`: what a vCPU sleeps on; whoever changes one of the above, or sets `cancelled_`, adds to it
+///    afterwards.
+///  - `Lane::taken`: whose lane it is; the thread that exchanges false for true. `Lane::next`: that thread.
 class RemoteNode final : public DeviceLink {
   public:
     /// Sends to host 0. Frames of one thread arrive in order; false: host 0 is gone. Any vCPU thread.
@@ -86,6 +87,7 @@ class RemoteNode final : public DeviceLink {
     const Send send_;
     const std::vector<PostedWindow> windows_;
     const std::unique_ptr<std::array<Lane, kLanes>> lanes_;
+    const uint64_t identity_;  // of this object among all that were made: threads remember it
     std::atomic<bool> cancelled_{false};
     alignas(64) std::atomic<uint32_t> outstanding_{0};
     std::atomic<uint64_t> asked_{0}, posted_{0}, held_back_{0}, waited_ns_{0}, refused_{0}, cut_off_{0};

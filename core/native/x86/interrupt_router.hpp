@@ -61,7 +61,8 @@ class InterruptPort {
 /// else it is handed from host to host, and ends with the first that does.
 class InterruptRouter {
   public:
-    /// @param homes APIC id and host of every vCPU of the machine.
+    /// @param homes APIC id and host of every vCPU of the machine. Throws std::invalid_argument for a table
+    ///              that describes none.
     InterruptRouter(uint8_t self, unsigned hosts, const std::vector<std::pair<uint32_t, uint8_t>>& homes,
                     InterruptPort& port);
 
@@ -91,11 +92,17 @@ class InterruptRouter {
 
   private:
     bool believable(uint8_t from, const InterruptFrame& frame) const noexcept;
-    void search(InterruptFrame frame) noexcept;
-    void send(uint8_t to, const InterruptFrame& frame) noexcept;
+    void search(InterruptFrame frame, unsigned start) noexcept;
+    bool send(uint8_t to, const InterruptFrame& frame) noexcept;
     void send_to_others(uint64_t hosts, const InterruptFrame& frame) noexcept;
 
+    uint8_t host_of(uint32_t apic_id) const noexcept {
+        return apic_id < host_of_.size() ? host_of_[apic_id] : kNoHost;
+    }
+
     static constexpr uint8_t kNoHost = 0xFF;
+    static constexpr unsigned kMostHosts = 64;
+    static constexpr uint32_t kMostApicIds = 1u << 16;
 
     const uint8_t self_;
     const unsigned hosts_;
@@ -103,6 +110,7 @@ class InterruptRouter {
     std::vector<uint8_t> host_of_;  // by APIC id
     uint64_t with_vcpus_ = 0;       // hosts that have any
     std::atomic<uint64_t> gone_{0};
+    std::atomic<uint32_t> turn_{0};
     std::atomic<uint64_t> sent_{0}, received_{0}, passed_on_{0}, unclaimed_{0}, refused_{0}, lost_{0};
 };
 

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "bus/node_server.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <array>
+#include <climits>
+#include <csignal>
+#include <mutex>
+#include <utility>
+
+#include "base/clock.hpp"
+#include "base/futex.hpp"
+
+namespace coremesh {
+
+/// The requests of one vCPU. It is in the list of those that are ready, or at a worker, or empty.
+struct NodeServer::Lane {
+    struct Waiting {
+        DeviceRequest request;
+        int64_t since = 0;
+    };
+    uint8_t host = 0;
+    bool busy = false;  // ready or at a worker
+    unsigned first = 0, count = 0;
+    Lane* next_ready = nullptr;
+    std::array<Waiting, kDepth> waiting;
+};
+
+NodeServer::NodeServer(DeviceLink& node, unsigned hosts, Send send, unsigned workers)
+    : node_(node),
+      hosts_(std::min(hosts, 256u)),
+      send_(std::move(send)),
+      lanes_(size_t{hosts_} * kLanes),
+      forgotten_(hosts_) {
+    // Signals of the process (Ctrl-C, profilers) are for other threads; faults are each thread's own.
+    sigset_t most, before;
+    sigfillset(&most);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&most, fault);
+    pthread_sigmask(SIG_SETMASK, &most, &before);
+    for (unsigned index = 0; index < std::max(workers, 1u); ++index) {
+        workers_.emplace_back([this] { work(); });
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+NodeServer::~NodeServer() { stop(); }
+
+void NodeServer::received(uint8_t from, std::span<const uint8_t> payload) noexcept {
+    const auto request = DeviceRequest::decode(payload);
+    const int64_t now = Clock::monotonic_ns();
+    {
+        const std::lock_guard lock(mutex_);
+        if (!request || from == 0 || from >= hosts_ || forgotten_[from] || request->lane() >= kLanes) {
+            ++counters_.refused;
+            return;
+        }
+        std::unique_ptr<Lane>& place = lanes_[size_t{from} * kLanes + request->lane()];
+        if (!place) {
+            place = std::make_unique<Lane>();
+            place->host = from;
+        }
+        if (place->count == kDepth) {
+            ++counters_.refused;
+            return;
+        }
+        place->waiting[(place->first + place->count++) % kDepth] = {*request, now};
+        counters_.deepest = std::max(counters_.deepest, ++counters_.depth);
+        if (!place->busy) enlist(*place);
+    }
+    work_.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake(work_);
+}
+
+void NodeServer::enlist(Lane& lane) noexcept {
+    lane.busy = true;
+    lane.next_ready = nullptr;
+    (ready_ ? last_ready_->next_ready : ready_) = &lane;
+    last_ready_ = &lane;
+}
+
+/// A request of the lane that is ready longest; the lane is the worker's until `done`.
+bool NodeServer::next(Lane*& lane, DeviceRequest& request) noexcept {
+    const std::lock_guard lock(mutex_);
+    while (ready_ != nullptr) {
+        lane = std::exchange(ready_, ready_->next_ready);
+        if (lane->count == 0) {  // forgotten meanwhile
+            lane->busy = false;
+            continue;
+        }
+        const Lane::Waiting& waiting = lane->waiting[lane->first];
+        request = waiting.request;
+        counters_.waited_ns += static_cast<uint64_t>(Clock::monotonic_ns() - waiting.since);
+        lane->first = (lane->first + 1) % kDepth;
+        --lane->count;
+        --counters_.depth;
+        return true;
+    }
+    return false;
+}
+
+void NodeServer::done(Lane& lane, uint64_t device_ns, bool answered) noexcept {
+    const std::lock_guard lock(mutex_);
+    ++counters_.served;
+    counters_.device_ns += device_ns;
+    if (!answered) ++counters_.unanswered;
+    if (lane.count != 0) {
+        enlist(lane);
+    } else {
+        lane.busy = false;
+    }
+}
+
+void NodeServer::work() noexcept {
+    pthread_setname_np(pthread_self(), "coremesh-node");
+    node_.thread_begins();
+    for (;;) {
+        const uint32_t work = work_.load(std::memory_order_seq_cst);
+        if (stopping_.load(std::memory_order_seq_cst)) break;
+        Lane* lane = nullptr;
+        DeviceRequest request;
+        if (!next(lane, request)) {
+            futex_wait_until(work_, work, -1);
+            continue;
+        }
+        const int64_t begin = Clock::monotonic_ns();
+        const DeviceReply reply{request.ticket, serve(request)};
+        const auto took = static_cast<uint64_t>(Clock::monotonic_ns() - begin);
+        // The answer is on its way before the lane's next request is begun: answers come in order, too.
+        const auto bytes = reply.encode();
+        done(*lane, took, send_(lane->host, bytes));
+    }
+    node_.thread_ends();
+}
+
+uint64_t NodeServer::serve(const DeviceRequest& request) noexcept {
+    switch (request.kind) {
+        case DeviceRequest::Kind::kAccess:
+            if (!request.write) {
+                return node_.read(request.space, request.address, request.size) & all_ones(request.size);
+            }
+            node_.write(request.space, request.address, request.size, request.value);
+            return 0;
+        case DeviceRequest::Kind::kEndOfInterrupt:
+            node_.end_of_interrupt(static_cast<uint8_t>(request.value));
+            return 0;
+        case DeviceRequest::Kind::kAcknowledge: {
+            const int vector = node_.acknowledge();
+            return vector >= 0 ? static_cast<uint64_t>(vector) : ~uint64_t{0};
+        }
+    }
+    return 0;
+}
+
+void NodeServer::forget(uint8_t host) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (host >= hosts_) return;
+    forgotten_[host] = true;
+    for (unsigned index = 0; index < kLanes; ++index) {
+        if (Lane* lane = lanes_[size_t{host} * kLanes + index].get()) {
+            counters_.depth -= std::exchange(lane->count, 0);
+        }
+    }
+}
+
+void NodeServer::stop() noexcept {
+    stopping_.store(true, std::memory_order_seq_cst);
+    work_.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake(work_, INT_MAX);
+    for (std::thread& worker : workers_) {
+        if (worker.joinable()) worker.join();
+    }
+}
+
+NodeServer::Counters NodeServer::counters() const noexcept {
+    const std::lock_guard lock(mutex_);
+    return counters_;
+}
+
+}  // namespace coremesh

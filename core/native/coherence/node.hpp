@@ -43,13 +43,10 @@ struct Options {
     unsigned prefetch = 8;       ///< pages ahead of a sequential reader; 0 for none
 };
 
-class Agent;
-class Directory;
-
 class Node {
   public:
     /// std::invalid_argument for options that make no machine; PlatformError without address space for the
-    /// page tables (about 60 bytes a page, used only where touched).
+    /// page tables (about 70 bytes a page, committed only for pages that ever came or went).
     explicit Node(const Options& options);
     ~Node();
     Node(const Node&) = delete;
@@ -57,7 +54,7 @@ class Node {
 
     /// What this host may do with the page now. Lock-free. At the start kWrite for the pages homed here.
     /// A page above the end of RAM is kNone.
-    Access access(uint64_t page) const noexcept { return access_->get(page); }
+    Access access(uint64_t page) const noexcept { return access_.get(page); }
 
     /// A thread wants `want` (not kNone). Returns whether it must wait: true, until kWake for the page, then
     /// it looks again; false when the access is there. Idempotent while it is under way. `atomic`: for an
@@ -69,8 +66,9 @@ class Node {
     /// none, is completed as kRetry.
     void rmw(uint64_t page, const Operation& operation, uint64_t ticket, uint64_t now_us, Actions& out);
 
-    /// A message has come. One that makes no sense is counted and dropped. `kInstall` in the actions means
-    /// the page that came with this message.
+    /// A message has come, in the order in which `from` sent it. One that makes no sense is counted and
+    /// dropped. `kInstall` in the actions means the page that came with this message: the driver has checked
+    /// it (valid_page) before.
     void receive(HostId from, const Message& message, uint64_t now_us, Actions& out);
 
     /// A thread that waited for the page is about to run its instruction again: from here the hold counts.
@@ -96,15 +94,16 @@ class Node {
     bool idle() const noexcept;
 
   private:
+    struct Parts;  ///< agent.hpp, directory.hpp
+
+    void dispatch(HostId from, const Message& message, uint64_t now_us, Actions& out);
     void loop(uint64_t now_us, Actions& out);
 
     HostId self_;
+    unsigned hosts_;
     Homes homes_;
-    std::unique_ptr<AccessTable> access_;
-    std::vector<Message> to_self_;
-    std::unique_ptr<Agent> agent_;
-    std::unique_ptr<Directory> directory_;
-    Counters counters_;
+    AccessTable access_;
+    std::unique_ptr<Parts> parts_;
 };
 
 }  // namespace coremesh::coherence

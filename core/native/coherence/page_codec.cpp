@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "coherence/page_codec.hpp"
+
+#include <bit>
+#include <cstring>
+
+namespace coremesh::coherence {
+
+namespace {
+
+constexpr size_t kWords = kPageBytes / 8;
+constexpr size_t kBitmap = kWords / 8;
+// Sparse must save enough to pay for the scattered copy at both ends: about a third of the page.
+constexpr size_t kSparseWords = 336;
+
+uint8_t form(PageForm value) noexcept { return static_cast<uint8_t>(value); }
+
+uint64_t word_at(const uint8_t* at) noexcept {
+    uint64_t word;
+    std::memcpy(&word, at, sizeof word);
+    return word;
+}
+
+}  // namespace
+
+size_t encode_page(const void* page, std::span<uint8_t, kMaxEncodedPage> out) noexcept {
+    const auto* const from = static_cast<const uint8_t*>(page);
+    uint8_t* const bitmap = out.data() + 1;
+    uint8_t* const words = bitmap + kBitmap;
+    size_t count = 0;
+    for (size_t group = 0; group < kWords / 64; ++group) {
+        uint64_t bits = 0;
+        for (size_t n = 0; n < 64; ++n) {
+            // Each word is read once: another CPU may write it between two looks.
+            const uint64_t word = __atomic_load_n(
+                reinterpret_cast<const uint64_t*>(from + (group * 64 + n) * 8), __ATOMIC_RELAXED);
+            std::memcpy(words + count * 8, &word, 8);
+            const bool some = word != 0;
+            bits |= uint64_t{some} << n;
+            count += some;
+        }
+        std::memcpy(bitmap + group * 8, &bits, 8);
+        if (count > kSparseWords) break;
+    }
+    if (count > kSparseWords) {
+        out[0] = form(PageForm::kRaw);
+        std::memcpy(out.data() + 1, from, kPageBytes);
+        return kMaxEncodedPage;
+    }
+    if (count == 0) {
+        out[0] = form(PageForm::kZero);
+        return 1;
+    }
+    out[0] = form(PageForm::kSparse);
+    return 1 + kBitmap + count * 8;
+}
+
+bool valid_page(std::span<const uint8_t> in) noexcept {
+    if (in.empty()) return false;
+    if (in[0] == form(PageForm::kZero)) return in.size() == 1;
+    if (in[0] == form(PageForm::kRaw)) return in.size() == kMaxEncodedPage;
+    if (in[0] != form(PageForm::kSparse) || in.size() < 1 + kBitmap) return false;
+    size_t count = 0;
+    for (size_t group = 0; group < kWords / 64; ++group) count += std::popcount(word_at(&in[1 + group * 8]));
+    return in.size() == 1 + kBitmap + count * 8;
+}
+
+bool decode_page(std::span<const uint8_t> in, void* page) noexcept {
+    if (!valid_page(in)) return false;
+    auto* const to = static_cast<uint8_t*>(page);
+    if (in[0] == form(PageForm::kRaw)) {
+        std::memcpy(to, &in[1], kPageBytes);
+        return true;
+    }
+    std::memset(to, 0, kPageBytes);
+    if (in[0] == form(PageForm::kZero)) return true;
+    const uint8_t* words = &in[1] + kBitmap;
+    for (size_t group = 0; group < kWords / 64; ++group) {
+        for (uint64_t bits = word_at(&in[1 + group * 8]); bits != 0; bits &= bits - 1) {
+            std::memcpy(to + (group * 64 + static_cast<size_t>(std::countr_zero(bits))) * 8, words, 8);
+            words += 8;
+        }
+    }
+    return true;
+}
+
+}  // namespace coremesh::coherence

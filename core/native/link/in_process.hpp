@@ -11,6 +11,7 @@
 namespace coremesh::link {
 
 class InProcessLink;
+struct Wires;
 
 /// Connects the hosts of one machine in this process. Frames are built, delayed, checked and counted as on a
 /// network; only the wire is a queue.
@@ -45,6 +46,7 @@ class Switch {
 
   private:
     const Options options_;
+    std::shared_ptr<Wires> wires_;
     std::vector<std::shared_ptr<InProcessLink>> links_;
 };
 

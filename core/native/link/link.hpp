@@ -76,7 +76,7 @@ struct LinkFacts {
     uint64_t keys_refused = 0;                           // handshakes of unknown keys
 };
 
-/// Calls `put(name, value)` for every counter, in a stable order; refusals that never happened are left out.
+/// Calls `put(name, value)` for the counters that are one number, in a stable order.
 template <typename Put>
 void describe(const LinkCounters& counters, Put&& put) {
     put("sent_frames", counters.sent_frames);
@@ -133,7 +133,8 @@ class Link {
     virtual bool congested(HostId to) const noexcept = 0;
 
     /// The protocol thread calls due() soon. Any thread, also inside a synchronous fault handler. Cheap when
-    /// the thread is awake.
+    /// the thread is awake. Better without the lock that due() takes: the thread outranks its caller and
+    /// would run into it at once.
     virtual void wake() noexcept = 0;
 
     /// Gives a peer up: its frames are refused from now on and send() to it says false. Any thread.

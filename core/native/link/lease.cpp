@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "link/lease.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <ctime>
+
+namespace coremesh::link {
+namespace {
+
+constexpr uint32_t kMagic = 0x54414542;  // "BEAT"
+
+constexpr uint64_t bit(unsigned host) noexcept { return uint64_t{1} << host; }
+
+}  // namespace
+
+int64_t lease_clock_ns() noexcept {
+    timespec now{};
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
+}
+
+// 0 u32 magic, 4 u32 flags (bit 0: fenced), 8 u64 number, 16 u64 echo, 24 u64 unheard.
+void Beat::encode(std::span<uint8_t, kBytes> to) const noexcept {
+    const uint32_t flags = fenced ? 1 : 0;
+    std::memcpy(to.data(), &kMagic, 4);
+    std::memcpy(to.data() + 4, &flags, 4);
+    std::memcpy(to.data() + 8, &number, 8);
+    std::memcpy(to.data() + 16, &echo, 8);
+    std::memcpy(to.data() + 24, &unheard, 8);
+}
+
+std::optional<Beat> Beat::decode(std::span<const uint8_t> from) noexcept {
+    if (from.size() != kBytes) return std::nullopt;
+    uint32_t magic = 0, flags = 0;
+    Beat beat;
+    std::memcpy(&magic, from.data(), 4);
+    std::memcpy(&flags, from.data() + 4, 4);
+    std::memcpy(&beat.number, from.data() + 8, 8);
+    std::memcpy(&beat.echo, from.data() + 16, 8);
+    std::memcpy(&beat.unheard, from.data() + 24, 8);
+    if (magic != kMagic || flags > 1 || beat.number == 0) return std::nullopt;
+    beat.fenced = flags == 1;
+    return beat;
+}
+
+Lease::Lease(HostId self, unsigned hosts, int64_t now_ns, LeaseTimes times) noexcept
+    : self_(self), hosts_(hosts), times_(times), start_(now_ns), last_tick_(now_ns), beat_at_(now_ns) {
+    for (Peer& peer : peers_) peer.heard_at = now_ns;
+}
+
+uint64_t Lease::everybody() const noexcept {
+    const uint64_t all = hosts_ == kMaxHosts ? ~uint64_t{0} : bit(hosts_) - 1;
+    return all & ~bit(self_);
+}
+
+uint64_t Lease::unheard(int64_t now_ns) const noexcept {
+    uint64_t mask = 0;
+    for (uint64_t rest = everybody(); rest != 0; rest &= rest - 1) {
+        const auto host = static_cast<unsigned>(std::countr_zero(rest));
+        const Peer& peer = peers_[host];
+        if (now_ns - peer.heard_at >= (peer.joined ? times_.lease_ns : times_.join_ns)) mask |= bit(host);
+    }
+    return mask;
+}
+
+void Lease::fence(Fence why, Orders& orders) noexcept {
+    if (fence_ != Fence::kNone) return;
+    fence_ = why;
+    orders.fence = why;
+    orders.send |= everybody();  // who hears it need not wait for the silence
+}
+
+void Lease::give_up(HostId peer, Orders& orders) noexcept {
+    if (lost_ & bit(peer)) return;
+    lost_ |= bit(peer);
+    orders.lost |= bit(peer);
+    fence(Fence::kPeerLost, orders);
+}
+
+Lease::Orders Lease::tick(int64_t now_ns) noexcept {
+    Orders orders;
+    const int64_t gap = now_ns - last_tick_;
+    last_tick_ = std::max(last_tick_, now_ns);
+    if (fence_ != Fence::kNone) return orders;
+
+    const bool joining = now_ns - start_ < times_.join_ns;
+    if (self_ == 0) {
+        uint64_t absent = 0;
+        for (uint64_t rest = everybody(); rest != 0; rest &= rest - 1) {
+            const auto host = static_cast<unsigned>(std::countr_zero(rest));
+            if (!peers_[host].joined) absent |= bit(host);
+        }
+        if (gap >= times_.lease_ns && absent != everybody()) {
+            // Nobody heard us for as long as a lease runs: none of theirs is valid any more.
+            fence(Fence::kStopped, orders);
+        } else if (absent != 0 && !joining) {
+            lost_ |= absent;
+            orders.lost |= absent;
+            fence(Fence::kNotJoined, orders);
+        } else {
+            for (uint64_t rest = everybody() & ~absent; rest != 0; rest &= rest - 1) {
+                const auto host = static_cast<HostId>(std::countr_zero(rest));
+                if (now_ns - peers_[host].heard_at >= times_.lost_ns) give_up(host, orders);
+            }
+        }
+    } else if (lease_end_ < 0) {
+        if (!joining) fence(Fence::kNotJoined, orders);
+    } else if (now_ns >= lease_end_) {
+        fence(gap >= times_.lease_ns ? Fence::kStopped : Fence::kExpired, orders);
+    }
+    if (fence_ == Fence::kNone && now_ns >= beat_at_) {
+        orders.send |= everybody();
+        // From the moment it was due, unless that is long ago: beats are not made up for.
+        beat_at_ = std::max(beat_at_ + times_.beat_ns, now_ns + times_.beat_ns / 2);
+    }
+    return orders;
+}
+
+Lease::Orders Lease::heard(HostId from, const Beat& beat, int64_t now_ns) noexcept {
+    Orders orders = tick(now_ns);  // what has expired stays expired, whatever comes now
+    if (from >= hosts_ || from == self_ || fence_ != Fence::kNone) return orders;
+    Peer& peer = peers_[from];
+    if (beat.number <= peer.heard || beat.echo > peer.sent) return orders;
+    const bool is_first = !peer.joined;
+    peer.heard = beat.number;
+    peer.heard_at = now_ns;
+    peer.unheard = beat.unheard & everybody();
+    peer.joined = true;
+
+    if (self_ == 0) {
+        if (beat.fenced) {
+            give_up(from, orders);
+        } else {
+            // Two others do not hear each other, and both hear us. One must be named: the greater number.
+            for (uint64_t rest = peer.unheard & ~bit(from); rest != 0; rest &= rest - 1) {
+                const auto other = static_cast<HostId>(std::countr_zero(rest));
+                if (now_ns - peers_[other].heard_at < times_.lease_ns / 2)
+                    give_up(std::max(from, other), orders);
+            }
+        }
+    } else if (from == 0) {
+        if (beat.fenced) {
+            lost_ |= beat.unheard;
+            fence(Fence::kToldSo, orders);
+        } else if (beat.echo != 0 && peer.sent - beat.echo < kEchoes) {
+            lease_end_ = std::max(lease_end_, peer.sent_times[beat.echo % kEchoes] + times_.lease_ns);
+        }
+    }
+    if (is_first && fence_ == Fence::kNone) orders.send |= bit(from);  // the sooner all have joined
+    return orders;
+}
+
+Beat Lease::beat(HostId to, int64_t now_ns) noexcept {
+    Peer& peer = peers_[to];
+    ++peer.sent;
+    peer.sent_times[peer.sent % kEchoes] = now_ns;
+    return {.number = peer.sent,
+            .echo = peer.heard,
+            .unheard = self_ == 0 && fenced() ? lost_ : unheard(now_ns),
+            .fenced = fenced()};
+}
+
+int64_t Lease::next() const noexcept {
+    if (fence_ != Fence::kNone) return INT64_MAX;
+    int64_t at = beat_at_;
+    if (self_ != 0) {
+        at = std::min(at, lease_end_ < 0 ? start_ + times_.join_ns : lease_end_);
+    } else {
+        for (uint64_t rest = everybody(); rest != 0; rest &= rest - 1) {
+            const Peer& peer = peers_[static_cast<unsigned>(std::countr_zero(rest))];
+            at = std::min(at, peer.joined ? peer.heard_at + times_.lost_ns : start_ + times_.join_ns);
+        }
+    }
+    return at;
+}
+
+bool Lease::held(int64_t now_ns) const noexcept {
+    if (fence_ != Fence::kNone) return false;
+    if (self_ != 0) return lease_end_ >= 0 && now_ns < lease_end_;
+    for (uint64_t rest = everybody(); rest != 0; rest &= rest - 1) {
+        if (!peers_[static_cast<unsigned>(std::countr_zero(rest))].joined) return false;
+    }
+    return true;
+}
+
+}  // namespace coremesh::link

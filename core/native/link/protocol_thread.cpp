@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "link/protocol_thread.hpp"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <ctime>
+#include <system_error>
+
+namespace coremesh::link {
+namespace {
+
+constexpr int kLevel = 10;  // the I/O threads of the wire stand above: what has not arrived cannot be handled
+constexpr size_t kMaxDescriptors = 8;
+
+int64_t monotonic_ns() noexcept {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
+}
+
+}  // namespace
+
+const char* raise_priority(int level) noexcept {
+    sched_param parameter{};
+    parameter.sched_priority = level;
+    // RESET_ON_FORK: a child made from this thread has no claim to the privilege.
+    if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &parameter) == 0) return "fifo";
+    // On Linux a nice value is the thread's, not the process's (setpriority(2), C library/kernel
+    // differences).
+    if (setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), -20) == 0) return "nice";
+    return "none";
+}
+
+const char* probe_priority() {
+    const char* answer = "none";
+    std::thread([&] { answer = raise_priority(kLevel); }).join();
+    return answer;
+}
+
+ProtocolThread::ProtocolThread() : event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (event_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+}
+
+ProtocolThread::~ProtocolThread() {
+    stop();
+    close(event_);
+}
+
+void ProtocolThread::start(Work& work, std::span<const int> descriptors, int64_t spin_ns) {
+    descriptors_.assign(descriptors.begin(), descriptors.end());
+    descriptors_.resize(std::min(descriptors_.size(), kMaxDescriptors - 1));
+    spin_ns_ = spin_ns;
+    // The signals of the process are for its other threads: none may delay or end this one.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+        thread_ = std::thread([this, &work] { run(work); });
+    } catch (...) {
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        throw;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void ProtocolThread::stop() noexcept {
+    stopping_.store(true, std::memory_order_seq_cst);
+    wake();
+    if (thread_.joinable()) thread_.join();
+}
+
+void ProtocolThread::wake() noexcept {
+    pending_.store(true, std::memory_order_seq_cst);
+    if (!sleeping_.load(std::memory_order_seq_cst)) return;
+    const int saved = errno;  // the caller may be a fault handler
+    eventfd_write(event_, 1);
+    errno = saved;
+}
+
+void ProtocolThread::run(Work& work) noexcept {
+    pthread_setname_np(pthread_self(), "cm-protocol");
+    // Faults of this thread itself must still end the process with a word, not hang it.
+    sigset_t faults;
+    sigemptyset(&faults);
+    for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigaddset(&faults, signal);
+    pthread_sigmask(SIG_UNBLOCK, &faults, nullptr);
+    prctl(PR_SET_TIMERSLACK, 1);  // holds are tens of microseconds, the default slack is fifty
+    priority_.store(raise_priority(kLevel), std::memory_order_release);
+    work.begins();
+    unsigned ready = 0;
+    while (!stopping_.load(std::memory_order_seq_cst)) {
+        pending_.store(false, std::memory_order_seq_cst);
+        const Drained drained = work.drain(monotonic_ns(), ready);
+        ready = 0;
+        const int64_t deadline = work.due(monotonic_ns());
+        if (drained == Drained::kSome) continue;
+        if (spin_ns_ > 0 && spin(work)) continue;
+        ready = sleep(deadline);
+    }
+}
+
+/// True when there is something to do. Timers are left to the caller: a spin is shorter than a hold.
+bool ProtocolThread::spin(Work& work) noexcept {
+    const uint64_t before = spins_.load(std::memory_order_relaxed);
+    for (int64_t now = monotonic_ns(), end = now + spin_ns_; now < end; now = monotonic_ns()) {
+        if (pending_.load(std::memory_order_relaxed)) return true;
+        if (work.drain(now, 0) != Drained::kNothing) {
+            spins_.store(before + 1, std::memory_order_relaxed);
+            return true;
+        }
+    }
+    return false;
+}
+
+/// Returns the descriptors that are readable, bit by bit.
+unsigned ProtocolThread::sleep(int64_t deadline_ns) noexcept {
+    unsigned ready = 0;
+    sleeping_.store(true, std::memory_order_seq_cst);
+    if (!pending_.load(std::memory_order_seq_cst)) {
+        std::array<pollfd, kMaxDescriptors> polled;
+        size_t count = 0;
+        polled[count++] = {event_, POLLIN, 0};
+        for (const int descriptor : descriptors_) polled[count++] = {descriptor, POLLIN, 0};
+        timespec timeout{};
+        if (deadline_ns >= 0) {
+            const int64_t left = std::max<int64_t>(0, deadline_ns - monotonic_ns());
+            timeout = {static_cast<time_t>(left / 1'000'000'000), static_cast<long>(left % 1'000'000'000)};
+        }
+        const int found = ppoll(polled.data(), count, deadline_ns >= 0 ? &timeout : nullptr, nullptr);
+        wakeups_.fetch_add(1, std::memory_order_relaxed);
+        for (size_t index = 1; found > 0 && index < count; ++index) {
+            if (polled[index].revents != 0) ready |= 1U << (index - 1);
+        }
+        if (found > 0 && polled[0].revents != 0) {
+            eventfd_t ignored;
+            eventfd_read(event_, &ignored);
+        }
+    }
+    sleeping_.store(false, std::memory_order_seq_cst);
+    return ready;
+}
+
+}  // namespace coremesh::link

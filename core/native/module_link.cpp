@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The Python face of links: making them, and the probe that measures one without a machine.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+
+#include "link/in_process.hpp"
+#include "link/probe.hpp"
+#include "link/protocol_thread.hpp"
+#include "link/zmq.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace coremesh {
+namespace {
+
+using AnyDict = nb::typed<nb::dict, nb::str, nb::any>;
+using link::Link;
+using link::LinkProbe;
+using link::Switch;
+
+link::Type type_of(const std::string& name) {
+    for (size_t type = 0; type < link::kTypes; ++type) {
+        if (name == link::kTypeNames[type]) return static_cast<link::Type>(type);
+    }
+    throw nb::value_error("no such type of frame");
+}
+
+template <size_t N>
+void put_named(nb::dict& out, const char* prefix, const std::array<const char*, N>& names,
+               const std::array<uint64_t, N>& counts) {
+    for (size_t index = 0; index < N; ++index) {
+        if (counts[index] != 0) out[(std::string(prefix) + names[index]).c_str()] = counts[index];
+    }
+}
+
+AnyDict counters_of(const Link& link, unsigned peer) {
+    const link::LinkCounters counters = link.counters(static_cast<link::HostId>(peer));
+    AnyDict out;
+    describe(counters, [&](const char* name, uint64_t value) { out[name] = value; });
+    put_named(out, "sent_", link::kTypeNames, counters.sent);
+    put_named(out, "received_", link::kTypeNames, counters.received);
+    put_named(out, "refused_", link::kRefusalNames, counters.refused);
+    return out;
+}
+
+AnyDict facts_of(const Link& link) {
+    const link::LinkFacts facts = link.facts();
+    AnyDict out;
+    out["priority"] = facts.priority;
+    out["wakeups"] = facts.wakeups;
+    out["spins"] = facts.spins;
+    out["keys_accepted"] = facts.keys_accepted;
+    out["keys_refused"] = facts.keys_refused;
+    put_named(out, "refused_", link::kRefusalNames, facts.stranger_refused);
+    return out;
+}
+
+std::shared_ptr<Link> make_link(unsigned host, unsigned hosts, uint64_t machine_id, uint32_t epoch,
+                                const std::string& library, uintptr_t router, uintptr_t zap,
+                                const std::vector<uintptr_t>& dealers, const std::vector<nb::bytes>& keys,
+                                size_t overflow_limit, unsigned spin_us) {
+    if (host >= link::kMaxHosts) throw nb::value_error("hosts are 0 to 63");
+    link::ZmqOptions options{.self = static_cast<link::HostId>(host),
+                             .hosts = hosts,
+                             .machine = machine_id,
+                             .epoch = epoch,
+                             .keys = {},
+                             .overflow_limit = overflow_limit,
+                             .spin_ns = spin_us * int64_t{1000}};
+    for (const nb::bytes& key : keys) {
+        link::PublicKey& raw = options.keys.emplace_back();
+        if (key.size() != raw.size()) throw nb::value_error("a key is 32 bytes");
+        std::memcpy(raw.data(), key.data(), raw.size());
+    }
+    link::ZmqSockets sockets{.library = library,
+                             .router = reinterpret_cast<void*>(router),
+                             .zap = reinterpret_cast<void*>(zap),
+                             .dealers = {}};
+    for (const uintptr_t dealer : dealers) sockets.dealers.push_back(reinterpret_cast<void*>(dealer));
+    return link::make_zmq_link(options, sockets);
+}
+
+}  // namespace
+
+void bind_link(nb::module_& m);
+
+void bind_link(nb::module_& m) {
+    nb::class_<Link>(m, "Link", "One host's end of the links to the others; see coremesh.core.links.")
+        .def("counters", &counters_of, "peer"_a, "Frames, bytes and refusals to and from one peer.")
+        .def("facts", &facts_of, "Priority, wake-ups, handshakes; frames that no peer can be blamed for.")
+        .def("stop", &Link::stop, nb::call_guard<nb::gil_scoped_release>(),
+             "Ends the protocol thread. Idempotent; before the sockets are closed.");
+    m.def("link_priority", &link::probe_priority, nb::call_guard<nb::gil_scoped_release>(),
+          "How a protocol thread may outrank vCPUs on this computer: 'fifo', 'nice' or 'none'.");
+    m.def("zmq_link", &make_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "library"_a,
+          "router"_a, "zap"_a, "dealers"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a,
+          "A link over sockets given by their addresses; they must outlive it.");
+
+    nb::class_<Switch>(m, "InProcessSwitch", "Links between hosts in this process, for tests.")
+        .def(
+            "__init__",
+            [](Switch* self, unsigned hosts, uint64_t machine_id, uint32_t epoch, int64_t min_delay_us,
+               int64_t max_delay_us, uint64_t seed, size_t queue_limit) {
+                new (self) Switch({.hosts = hosts,
+                                   .machine = machine_id,
+                                   .epoch = epoch,
+                                   .min_delay_ns = min_delay_us * 1000,
+                                   .max_delay_ns = max_delay_us * 1000,
+                                   .seed = seed,
+                                   .queue_limit = queue_limit});
+            },
+            "hosts"_a, nb::kw_only(), "machine_id"_a = 1, "epoch"_a = 1, "min_delay_us"_a = 0,
+            "max_delay_us"_a = 0, "seed"_a = 1, "queue_limit"_a = 65536)
+        .def("link", &Switch::link, "host"_a)
+        .def("cut", &Switch::cut, "source"_a, "destination"_a, "is_cut"_a = true)
+        .def(
+            "inject",
+            [](Switch& self, link::HostId to, nb::bytes frame) {
+                self.inject(to, {static_cast<const uint8_t*>(frame.data()), frame.size()});
+            },
+            "destination"_a, "frame"_a);
+
+    nb::class_<LinkProbe>(m, "LinkProbe", "Measures and exercises a link without a machine.")
+        .def(nb::init<std::shared_ptr<Link>>(), "link"_a)
+        .def("start", &LinkProbe::start, nb::call_guard<nb::gil_scoped_release>())
+        .def("stop", &LinkProbe::stop, nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "send",
+            [](LinkProbe& self, link::HostId to, const std::string& type, nb::bytes head, nb::bytes body) {
+                const auto span = [](const nb::bytes& bytes) {
+                    return std::span(static_cast<const uint8_t*>(bytes.data()), bytes.size());
+                };
+                const link::Type kind = type_of(type);
+                nb::gil_scoped_release unlocked;
+                return self.send(to, kind, span(head), span(body));
+            },
+            "destination"_a, "type"_a, "head"_a, "body"_a = nb::bytes("", 0))
+        .def("ping", &LinkProbe::ping, nb::call_guard<nb::gil_scoped_release>(), "peer"_a, "count"_a,
+             "reply_bytes"_a = 4096,
+             "Times of round trips in ns; fewer than count when an answer is missing.")
+        .def("ping_holding_the_interpreter", &LinkProbe::ping, "peer"_a, "count"_a, "reply_bytes"_a = 4096,
+             "The same with the interpreter's lock held all the time: nothing may need it.")
+        .def("slow_down", &LinkProbe::slow_down, "ns"_a)
+        .def_prop_ro("lost", &LinkProbe::lost)
+        .def(
+            "take",
+            [](LinkProbe& self) {
+                std::vector<std::tuple<unsigned, std::string, uint64_t, nb::bytes>> out;
+                for (const LinkProbe::Frame& frame : self.take()) {
+                    out.emplace_back(frame.from, link::kTypeNames[static_cast<size_t>(frame.type)],
+                                     frame.stamp, nb::bytes(frame.payload.data(), frame.payload.size()));
+                }
+                return out;
+            },
+            "The frames that came since: (from, type, stamp, payload).");
+}
+
+}  // namespace coremesh

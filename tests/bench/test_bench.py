@@ -11,9 +11,11 @@ pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 import peers
 from coremesh.cluster.images import cached_debian
 from figures import Figure, Figures
+from mesh_table import Table
 from resident import mappings
 
 MIB = 1 << 20
+MESH = ("mesh_fetch", "mesh_contention", "mesh_boot", "mesh_work", "unchanged")
 
 SMAPS = """\
 7f0000000000-7f0040000000 rw-s 00000000 00:01 9      /memfd:coremesh-ram (deleted)
@@ -68,6 +70,14 @@ def test_given_the_processor_clock_of_another_process_when_it_is_this_one_then_b
     assert peers.cpu_seconds(os.getpid()) == pytest.approx(times.user + times.system, abs=1.0)
 
 
+def test_given_an_aim_when_rounds_differ_then_the_medians_are_compared() -> None:
+    table = Table("Pages", "TCP, us")
+    for value, floor in ((30.0, 20.0), (90.0, 21.0), (31.0, 22.0)):
+        table.add("a fetch", value, "us", floor, "<= 1.5")
+    assert table.rows["a fetch"].met() is True
+    assert "| a fetch | us | 31.00 | 21.00 | 1.48 | <= 1.5 | met |" in table.show()
+
+
 @pytest.mark.bench
 @pytest.mark.linux
 def test_given_a_script_when_a_machine_runs_it_then_its_values_marks_memory_and_clock_are_known() -> None:
@@ -97,6 +107,6 @@ def test_given_a_script_that_fails_when_a_machine_runs_it_then_the_console_says_
 def test_every_command_says_how_it_is_called() -> None:
     """The README names one command a figure; each says the same in its first lines."""
     folder = Path(peers.__file__).parent
-    for name in ("boot", "speed", "scaling", "micro", "ray_start"):
+    for name in ("boot", "speed", "scaling", "micro", "ray_start", *MESH):
         assert f"python tests/bench/{name}.py" in (folder / f"{name}.py").read_text()
         assert f"tests/bench/{name}.py" in (folder / "README.md").read_text()

@@ -18,12 +18,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 
 from network import Network
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+kept: dict[str, Any] = {}
+"""What functions keep from one call to the next, as ``__main__.kept`` of the process on the host."""
 
 
 class StoryError(AssertionError):
@@ -47,22 +51,32 @@ class Driver:
 
         Raises StoryError when it raised, TimeoutError after ``timeout`` seconds; the process is ended then.
         """
+        return self.begin(function, *words, **named)(timeout)
+
+    def begin(self, function: Callable[P, T], *words: P.args, **named: P.kwargs) -> Callable[[float], T]:
+        """Call the function there; the result is had by calling what this returns, with a timeout.
+
+        Raises as ``run``. One call at a time.
+        """
         from ray import cloudpickle
 
         cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         _send(self._process.stdin, cloudpickle.dumps((sys.path, function, words, named)))
+        return lambda timeout: self._result(timeout, function.__name__)
+
+    def _result(self, timeout: float, name: str) -> Any:
+        assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], timeout)[0]:
             self._process.kill()
-            raise TimeoutError(f"{function.__name__} took more than {timeout:g} s")
+            raise TimeoutError(f"{name} took more than {timeout:g} s")
         answer = _receive(self._process.stdout)
         if answer is None:
-            raise StoryError(f"the process ended ({self._process.wait(10)}) in {function.__name__}")
+            raise StoryError(f"the process ended ({self._process.wait(10)}) in {name}")
         good, value = pickle.loads(answer)
         if not good:
             raise StoryError(value)
-        return value  # type: ignore[no-any-return]
+        return value
 
     def __enter__(self) -> Driver:
         return self

@@ -89,10 +89,14 @@ class Network:
                 if _libc.setns(home.fileno(), CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "cannot leave the namespace")
 
+    def cut_command(self, host: int) -> list[str]:
+        """A command line that does what ``cut`` does, from any host; without a delay only."""
+        return ["ip", "-n", self._switch, "link", "set", f"port{host}", "down"]
+
     def cut(self, host: int) -> None:
         """Pull the host's cable: nothing comes in or goes out, and no error says so."""
         if self._relay is None:
-            _ip("-n", self._switch, "link", "set", f"port{host}", "down")
+            subprocess.run(self.cut_command(host), check=True)
         else:
             self._tell(f"cut {host}\n")
 

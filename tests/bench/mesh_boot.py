@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian to its shell over one, two and four hosts: time, pages, bytes and atomics.
+
+    sudo python tests/bench/mesh_boot.py [--hosts 1 2 4] [--vcpus 8] [--rounds N]
+
+The same machine each time, its vCPUs spread evenly over hosts on one switch, all on this computer's
+processors. No Ray.
+"""
+
+import sys
+
+import peers
+from figures import options
+from mesh_network import NetworkMachine, description_of
+from mesh_table import Table, say, shown
+from network import Network
+
+COUNTERS = {
+    "read_fetches": "pages fetched to read",
+    "write_fetches": "pages fetched to write",
+    "prefetches": "pages sent ahead",
+    "upgrades": "pages made writable",
+    "atomics_local": "atomics executed here",
+    "atomics_remote": "atomics executed elsewhere",
+}
+
+
+def main() -> None:
+    """Boot in turn and print seconds and counts."""
+    parser = options(__doc__, rounds=2)
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--vcpus", type=int, default=8)
+    parser.add_argument("--memory", type=int, default=1024, help="MiB")
+    parser.add_argument("--timeout", type=float, default=240)
+    arguments = parser.parse_args()
+    with (
+        shown(f"Boot to shell on {arguments.vcpus} vCPUs", "one host", arguments) as table,
+        peers.guest() as guest,
+        Network(max(arguments.hosts)) as network,
+    ):
+        alone: float | None = None
+        for turn in range(arguments.rounds):
+            for hosts in arguments.hosts:
+                seconds = boot(
+                    table, network, guest, hosts, arguments.vcpus, arguments.memory, alone, arguments.timeout
+                )
+                alone = seconds if hosts == 1 else alone
+                say(f"round {turn + 1}: {hosts} hosts {seconds:.1f} s")
+
+
+def boot(
+    table: Table,
+    network: Network,
+    guest: peers.Guest,
+    hosts: int,
+    vcpus: int,
+    memory_mib: int,
+    alone: float | None,
+    timeout: float,
+) -> float:
+    """One boot; seconds."""
+    shares = [vcpus // hosts + (host < vcpus % hosts) for host in range(hosts)]
+    description = description_of(
+        guest.kernel.read_bytes(),
+        shares,
+        guest.cmdline,
+        memory_mib,
+        initrd=guest.initramfs.read_bytes(),
+    )
+    with NetworkMachine(network, description) as machine:
+        machine.start()
+        seconds = machine.call("wait_shell", timeout, timeout=timeout + 10)
+        if seconds is None:
+            raise RuntimeError(f"no shell over {hosts} hosts in {timeout:g} s:\n{machine.console()[-3000:]}")
+        stats = machine.mesh_stats()
+    name = f"{hosts} host{'s' * (hosts > 1)}"
+    table.add(f"{name}: boot", seconds, "s", alone if hosts > 1 else None)
+    if hosts > 1:
+        for key, text in COUNTERS.items():
+            table.add(f"{name}: {text}", sum(row[key] for row in stats), "")
+        table.add(f"{name}: pages' bytes", sum(row["page_bytes"] for row in stats) / 2**20, "MiB")
+        waited = sum(row["wait_ns"] for row in stats) / 1e9
+        table.add(f"{name}: vCPUs waited for pages", waited, "s")
+    return float(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

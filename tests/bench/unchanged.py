@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine of one host beside an earlier build of the package: nothing that it does may have become slower.
+
+    python tests/bench/unchanged.py --before FOLDER [--rounds N]
+
+FOLDER is where the earlier build was installed (``pip install --target FOLDER``). Both run the same guests,
+in turn, each in a process of its own; of each figure the best round counts for either.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import peers
+from figures import options
+from mesh_table import say, shown
+
+KEPT = "<= 1.02"
+GUESTS = {
+    ("load", "ms=100", 1): {
+        "lock_xadd_ns": "lock xadd, uncontended",
+        "lock_xadd_misaligned_ns": "misaligned",
+    },
+    ("load", "ms=100", 2): {"lock_xadd_contended_ns": "lock xadd, contended by 2 vCPUs"},
+    ("mesh_load", "faults", 1): {"fault_min_ns": "store into a page of translated code"},
+}
+RUN = "import sys; sys.path.insert(0, sys.argv[1]); from baremetal_machine import run_on_coremesh as r; "
+RUN += "from pathlib import Path; x = r(Path(sys.argv[2]), vcpus=int(sys.argv[3]), cmdline=sys.argv[4]); "
+RUN += "print(x.output); sys.exit(x.status != 33)"
+
+
+def main() -> None:
+    """Run both builds in turn and print what this one takes over what the earlier one took."""
+    parser = options(__doc__, rounds=5)
+    parser.add_argument("--before", type=Path, required=True)
+    parser.add_argument("--no-boot", action="store_true")
+    arguments = parser.parse_args()
+    tests = Path(__file__).resolve().parents[1] / "guest"
+    sys.path.append(str(tests))
+    from baremetal_machine import build_guest
+
+    best: dict[tuple[str, str], float] = {}
+    builds = {"before": {**os.environ, "PYTHONPATH": str(arguments.before)}, "now": dict(os.environ)}
+
+    def note(name: str, build: str, value: float) -> None:
+        best[name, build] = min(value, best.get((name, build), value))
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        shown("One host, before and now", "before", arguments) as table,
+        peers.guest() as linux,
+    ):
+        guests = {theme: build_guest(theme, Path(folder)) for theme in ("load", "mesh_load")}
+        units: dict[str, str] = {}
+        for turn in range(arguments.rounds):
+            for build, environment in builds.items():
+                for (theme, words, vcpus), wanted in GUESTS.items():
+                    command = [sys.executable, "-c", RUN, str(tests), str(guests[theme]), str(vcpus), words]
+                    text = subprocess.run(
+                        command, env=environment, check=True, capture_output=True, text=True, timeout=120
+                    ).stdout
+                    for key, value in re.findall(r"(\w+)=([\d.]+)", text):
+                        if key in wanted:
+                            units[wanted[key]] = "ns"
+                            note(wanted[key], build, float(value))
+                if not arguments.no_boot:
+                    os.environ["PYTHONPATH"] = environment.get("PYTHONPATH", "")
+                    for vcpus in (1, 2):
+                        run = peers.run_coremesh(linux, vcpus, 512, (peers.SHELL,), 120)
+                        units[f"boot, {vcpus} vCPUs, processor time"] = "s"
+                        note(f"boot, {vcpus} vCPUs, processor time", build, run.cpu[peers.SHELL])
+            say(f"round {turn + 1}")
+        for name, unit in units.items():
+            table.add(name, best[name, "now"], unit, best[name, "before"], KEPT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,6 +5,7 @@
 
     RSDP -> XSDT -> FADT -> FACS, DSDT
                  -> MADT
+                 -> SRAT, SLIT      only when the machine has several hosts: one node for each
 
 Source: the ACPI Specification 6.4; section numbers below are its. Fixed-feature hardware (section 4.8) is
 that of a PC whose chip set is always in ACPI mode: no SMI command port, a power button, no sleep button, no
@@ -26,6 +27,7 @@ from coremesh.core.memory_map import (
     PCI_WINDOW_END,
     MemoryMap,
 )
+from coremesh.core.topology import Node, Topology
 from coremesh.hw import aml
 from coremesh.hw.mptable import build_mp_table, ioapic_id
 
@@ -50,6 +52,10 @@ LARGEST_APIC_ID: Final = 0xFFFF_FFFE
 ALL_PROCESSORS: Final = 0xFF
 NMI_LINT: Final = 1
 
+LOCAL_DISTANCE: Final = 10
+REMOTE_DISTANCE: Final = 20
+"""Relative cost of memory of the own node and of another one (5.2.17); local is 10 by definition."""
+
 _PRESENT: Final = 0x0F
 """_STA: present, enabled, shown and functioning (6.3.7)."""
 _ALIGNMENT: Final = 64
@@ -57,11 +63,15 @@ _ALIGNMENT: Final = 64
 _SYSTEM_IO: Final = 1
 
 
-def build_firmware(apic_ids: Sequence[int], memory: MemoryMap) -> tuple[list[tuple[int, bytes]], int]:
+def build_firmware(
+    apic_ids: Sequence[int], memory: MemoryMap, topology: Topology | None = None
+) -> tuple[list[tuple[int, bytes]], int]:
     """All tables as (guest-physical address, bytes), and the address of the RSDP.
 
     ``apic_ids`` are the cores' APIC ids, the bootstrap processor's first, each 0 to FFFF_FFFEh and different.
-    Raises :class:`ConfigurationError` for ids that no such machine can have. Pure; any thread may call.
+    ``topology`` divides the same cores and the same memory into hosts; with more than one, the guest is told
+    that each is a NUMA node. Raises :class:`ConfigurationError` for ids that no such machine can have, and
+    for a ``topology`` of another one. Pure; any thread may call.
     """
     _check_apic_ids(apic_ids)
     placer = _Placer(ACPI_TABLES_BASE, ACPI_TABLES_END)
@@ -70,7 +80,11 @@ def build_firmware(apic_ids: Sequence[int], memory: MemoryMap) -> tuple[list[tup
     facs_gpa = placer.place(facs())
     fadt_gpa = placer.place(fadt(facs_gpa, dsdt_gpa))
     madt_gpa = placer.place(madt(apic_ids))
-    xsdt_gpa = placer.place(table(b"XSDT", 1, struct.pack("<2Q", fadt_gpa, madt_gpa)))
+    described = [fadt_gpa, madt_gpa]
+    if topology is not None and topology.hosts > 1:
+        _check_topology(apic_ids, memory, topology)
+        described += [placer.place(srat(topology.nodes)), placer.place(slit(topology.hosts))]
+    xsdt_gpa = placer.place(table(b"XSDT", 1, struct.pack(f"<{len(described)}Q", *described)))
     tables = [(rsdp_gpa, rsdp(xsdt_gpa)), *placer.tables, *build_mp_table(apic_ids)]
     for gpa, data in tables:
         if not memory.is_ram(gpa, len(data)):
@@ -170,6 +184,34 @@ def madt(apic_ids: Sequence[int]) -> bytes:
     return table(b"APIC", 5, b"".join(parts))
 
 
+def srat(nodes: Sequence[Node]) -> bytes:
+    """Which cores and which memory are near each other, revision 3 (5.2.16)."""
+    enabled = 1
+    parts = [struct.pack("<IQ", 1, 0)]
+    for node in nodes:
+        for apic_id in node.apic_ids:
+            if apic_id < BROADCAST_APIC_ID:
+                low, high = node.host & 0xFF, (node.host >> 8).to_bytes(3, "little")
+                parts.append(struct.pack("<BBBBIB3sI", 0, 16, low, apic_id, enabled, 0, high, 0))
+            else:
+                parts.append(struct.pack("<BBHIIIII", 2, 24, 0, node.host, apic_id, enabled, 0, 0))
+    for node in nodes:
+        for region in node.regions:
+            parts.append(
+                struct.pack("<BBIHQQIIQ", 1, 40, node.host, 0, region.start, region.size, 0, enabled, 0)
+            )
+    return table(b"SRAT", 3, b"".join(parts))
+
+
+def slit(nodes: int) -> bytes:
+    """How far the nodes are from each other (5.2.17): any two as far as any other two."""
+    rows = (
+        bytes(LOCAL_DISTANCE if here == there else REMOTE_DISTANCE for there in range(nodes))
+        for here in range(nodes)
+    )
+    return table(b"SLIT", 1, struct.pack("<Q", nodes) + b"".join(rows))
+
+
 def dsdt() -> bytes:
     """The differentiated description: power-off, the PCI root with an empty bus, and the ISA devices."""
     s5 = aml.integer(S5_SLEEP_TYPE)
@@ -227,6 +269,15 @@ def _check_apic_ids(apic_ids: Sequence[int]) -> None:
             raise ConfigurationError(
                 f"{apic_id:#x} is no APIC id of a core; give 0 to FEh, or 100h and above with x2APIC"
             )
+
+
+def _check_topology(apic_ids: Sequence[int], memory: MemoryMap, topology: Topology) -> None:
+    regions = [region for node in topology.nodes for region in node.regions]
+    if sorted(apic_ids) != sorted(topology.all_apic_ids) or (
+        sum(region.size for region in regions) != memory.ram_bytes
+        or not all(memory.is_ram(region.start, region.size) for region in regions)
+    ):
+        raise ConfigurationError("the hosts' vCPUs and memory are not the machine's; describe the same one")
 
 
 class _Placer:

@@ -4,6 +4,8 @@
 Read it as a list.
 """
 
+from collections.abc import Sequence
+
 from coremesh.core.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT
 from coremesh.hw.acpi import PM1A_EVENT_PORT, RESET_PORT, SCI_IRQ, TIMER_GSI, TIMER_IRQ
 from coremesh.hw.acpi_pm import AcpiPm
@@ -34,18 +36,20 @@ def build_pc(
     on_power: PowerSink,
     ram_bytes: int,
     vcpus: int,
+    apic_ids: Sequence[int] | None = None,
     clock: Clock | None = None,
 ) -> DeviceNode:
     """The devices of one PC, their interrupts going to ``fabric``.
 
-    ``memory`` is for bus masters; ``on_power`` must not wait for a vCPU. The node is built but its threads do
+    ``apic_ids`` are the cores' as the firmware tells them, by default 0 to ``vcpus`` - 1. ``memory`` is for
+    bus masters; ``on_power`` must not wait for a vCPU. The node is built but its threads do
     not run: call ``start``. Raises nothing for valid arguments.
     """
     clock = clock or HostClock()
 
     # Interrupt controllers. The 8259A pair reaches the processors through LINT0 (the MP specification's
     # virtual wire mode via the local APIC) and through pin 0 of the I/O APIC (the same via the I/O APIC).
-    ioapic = IoApic82093AA(fabric, identity=ioapic_id(range(vcpus)))
+    ioapic = IoApic82093AA(fabric, identity=ioapic_id(range(vcpus) if apic_ids is None else apic_ids))
     pic = Pic8259A(fabric.extint, ioapic.pin(0))
 
     def isa(irq: int, pin: int | None = None) -> IrqLine:

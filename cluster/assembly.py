@@ -50,15 +50,19 @@ def assemble(
 
     memory = MemoryMap(description.ram_bytes)
     topology = topology_of(description)
-    if topology is None:
-        tables, rsdp = build_firmware(range(description.vcpus), memory)
-    else:
-        tables, rsdp = build_firmware(topology.all_apic_ids, memory, topology)
+    apic_ids = list(range(description.vcpus)) if topology is None else topology.all_apic_ids
+    tables, rsdp = build_firmware(apic_ids, memory, topology)
     plan = _plan(description, memory, rsdp, unpack=description.unpack)
 
     host = build_host(description, membership)
     node = build_pc(
-        host, host, console=port, on_power=on_power, ram_bytes=memory.ram_bytes, vcpus=description.vcpus
+        host,
+        host,
+        console=port,
+        on_power=on_power,
+        ram_bytes=memory.ram_bytes,
+        vcpus=description.vcpus,
+        apic_ids=apic_ids,
     )
     host.connect(node)
     for space, first, last in node.claims():
@@ -66,7 +70,7 @@ def assemble(
 
     writes = [*tables, *plan.writes]
     shares = {0: writes} if topology is None else divide(writes, memory, topology.homes)
-    lay(host, shares.pop(0, []))
+    lay(host, shares.pop(0, []), several=topology is not None)
     host.set_registers(0, plan.registers)
     return Assembly(host, node, shares)
 
@@ -100,10 +104,11 @@ def build_host(description: MachineDescription, membership: Membership | None = 
         raise ConfigurationError(f"{error}.") from error
 
 
-def lay(host: Any, writes: list[Write]) -> None:
-    """Write images into guest RAM, before the start."""
+def lay(host: Any, writes: list[Write], *, several: bool) -> None:
+    """Write images into guest RAM, before the start; of `several` hosts, into pages whose home is here."""
+    write = host.load if several else host.ram_write
     for gpa, data in writes:
-        host.ram_write(gpa, data)
+        write(gpa, data)
 
 
 def check_images(description: MachineDescription) -> None:

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from coremesh.cluster.description import check_vcpus, default_cmdline, parse_memory
+from coremesh.cluster.description import (
+    HostsWanted,
+    check_policy,
+    default_cmdline,
+    parse_memory,
+    share_vcpus,
+)
 from coremesh.cluster.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
 from coremesh.cluster.images import fetch_debian, read_image
 from coremesh.cluster.machine import Machine
@@ -35,7 +41,9 @@ _POWER_OFF_SECONDS = 5.0
 class BootOptions:
     """The command line's options, as given."""
 
-    vcpus: int = 1
+    vcpus: int | None = None
+    hosts: HostsWanted = 1
+    policy: str = "adaptive"
     memory: str = "1G"
     kernel: Path | None = None
     initrd: Path | None = None
@@ -50,7 +58,8 @@ class BootOptions:
 
 def boot_guest(options: BootOptions) -> int:
     """Boot, serve the console or run the command, and return the process's exit status."""
-    check_vcpus(options.vcpus)
+    share_vcpus(options.hosts, options.vcpus)
+    check_policy(options.policy)
     parse_memory(options.memory)
     try:
         machine = _start(options)
@@ -72,10 +81,11 @@ def _start(options: BootOptions) -> Machine:
     append = options.append
     if options.command is not None and default_cmdline(kernel):
         append = f"quiet {append}".strip()  # nobody sees the kernel's messages, and they cost time
-    say = f"starting {options.vcpus} vCPU{'s' if options.vcpus > 1 else ''}"
-    with waiting(say):
-        return Machine(
+    with waiting(f"starting {_size(share_vcpus(options.hosts, options.vcpus))}"):
+        machine = Machine(
             vcpus=options.vcpus,
+            hosts=options.hosts,
+            policy=options.policy,
             memory=options.memory,
             kernel=kernel,
             initrd=initrd,
@@ -83,6 +93,14 @@ def _start(options: BootOptions) -> Machine:
             append=append,
             address=options.address,
         )
+    if machine.warning:
+        print(f"coremesh: {machine.warning}", file=sys.stderr)
+    return machine
+
+
+def _size(shares: tuple[int, ...]) -> str:
+    vcpus = f"{sum(shares)} vCPU{'s' if sum(shares) > 1 else ''}"
+    return f"{vcpus} on {len(shares)} hosts" if len(shares) > 1 else vcpus
 
 
 def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes, str]]]:
@@ -172,7 +190,7 @@ def _feed(machine: Machine) -> None:
 
 
 def _interact(machine: Machine, timeout: float | None) -> int:
-    print(f"coremesh: {machine.vcpus} vCPUs; Ctrl-] leaves and switches the machine off", file=sys.stderr)
+    print(f"coremesh: {_size(machine.shares)}; Ctrl-] leaves and switches the machine off", file=sys.stderr)
     timed_out = threading.Event()
 
     def expire() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: ``coremesh boot | fetch | doctor | bench``.
+"""The command line: ``coremesh boot | top | fetch | doctor | bench``.
 
 What a command needs is imported when it runs, so that ``--help`` answers at once. The commands' work is in
-boot.py, doctor.py and benchmark.py; here are options, help and exit statuses.
+boot.py, top.py, doctor.py and benchmark.py; here are options, help and exit statuses.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ terminal the console goes to standard output as plain text, and standard input t
 
   coremesh boot --vcpus 4                        a shell on four cores
   coremesh boot --vcpus 8 --run 'nproc; uname -a'
+  coremesh boot --hosts 2 --vcpus 8              the same on two hosts, here on this machine
+  coremesh boot --hosts 6,2 --address auto       6 and 2 cores on nodes of this machine's Ray cluster
   coremesh boot --kernel vmlinuz --initrd initrd.img --append 'quiet'
   coremesh boot --kernel test.elf --timeout 10   a Multiboot kernel
 
@@ -48,7 +50,7 @@ terminal the console goes to standard output as plain text, and standard input t
     0   the guest switched itself off, or asked for a reset (a reset ends the machine), or you left it
   n*2+1 the guest wrote n to the debug-exit port 0xf4
    70   the guest crashed: triple fault, kernel panic (then with --run, too)
-   69   the process that ran the vCPUs was lost
+   69   a host was lost: the process that ran its vCPUs, or the link to it
   124   the time of --timeout was over (with --run, too)
     1   it could not be started; 2 wrong options; 130 Ctrl-C; 143 SIGTERM
 """
@@ -56,7 +58,18 @@ terminal the console goes to standard output as plain text, and standard input t
 
 @app.command(help=_BOOT_HELP)
 def boot(
-    vcpus: Annotated[int, typer.Option("--vcpus", metavar="N", help="Cores of the guest, 1 to 255.")] = 1,
+    vcpus: Annotated[
+        int | None,
+        typer.Option("--vcpus", metavar="N", help="Cores of the guest, 1 to 255; by default one a host."),
+    ] = None,
+    hosts: Annotated[
+        str,
+        typer.Option(
+            "--hosts",
+            metavar="N|N,N..",
+            help="Run on so many hosts; or the cores of each of several, as 6,2.",
+        ),
+    ] = "1",
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="RAM, as 512M or 4G.")] = "1G",
     kernel: Annotated[
         Path | None, typer.Option("--kernel", metavar="FILE", help="bzImage, vmlinux or Multiboot image.")
@@ -93,14 +106,30 @@ def boot(
         typer.Option(help="Unpack a bzImage on the host: seconds faster, but the kernel is not relocated."),
     ] = True,
     address: Annotated[
-        str | None, typer.Option("--address", metavar="ADDRESS", help="Run on this Ray cluster.")
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="ADDRESS",
+            help="Run on this Ray cluster, 'auto' or host:port, each host on a node of its own.",
+        ),
     ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy",
+            metavar="POLICY",
+            help="Between hosts a locked operation goes to its page: never, always or adaptive.",
+        ),
+    ] = "adaptive",
 ) -> None:
     """Boot a guest."""
     from coremesh.cluster.boot import BootOptions, boot_guest
+    from coremesh.cluster.description import parse_hosts
 
     options = BootOptions(
         vcpus=vcpus,
+        hosts=parse_hosts(hosts),
+        policy=policy,
         memory=memory,
         kernel=kernel,
         initrd=initrd,
@@ -113,6 +142,19 @@ def boot(
         address=address,
     )
     raise typer.Exit(boot_guest(options))
+
+
+@app.command()
+def top(
+    pid: Annotated[
+        int | None, typer.Argument(metavar="[PID]", help="The process that drives the machine; default: all.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print it once, also in a terminal.")] = False,
+) -> None:
+    """Show what running machines do: vCPUs, pages between hosts, contended pages, links. Ctrl-C ends it."""
+    from coremesh.cluster.top import show
+
+    raise typer.Exit(show(pid, once=once))
 
 
 @app.command()

@@ -76,6 +76,17 @@ def share_vcpus(hosts: HostsWanted, vcpus: int | None) -> tuple[int, ...]:
     return shares
 
 
+def parse_hosts(text: str) -> HostsWanted:
+    """Return what a person wrote for `hosts`: a number, or the vCPUs of each as '6,2'."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigurationError(
+            f"{text!r} is no number of hosts; write 2, or the vCPUs of each as 6,2."
+        ) from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 def check_policy(policy: str) -> Policy:
     """Return `policy` if there is one of that name, else raise :class:`ConfigurationError`."""
     for known in POLICIES:

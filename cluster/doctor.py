@@ -205,6 +205,37 @@ def _image_cache() -> Finding:
     return Finding("image cache", GOOD, f"{folder}: empty", "'coremesh boot' or 'coremesh fetch' fills it")
 
 
+def _shared_guest_memory() -> Finding:
+    facts = _facts()
+    meaning = f"guards guest memory that several hosts share; {facts['shared_detail']}"
+    way = str(facts["shared_protection"])
+    return Finding("pages between hosts", GOOD if way == "userfaultfd" else NOTE, way, meaning)
+
+
+def _link_encryption() -> Finding:
+    import zmq
+
+    found = f"libzmq {zmq.zmq_version()}"
+    if not zmq.has("curve"):
+        meaning = "it has no CURVE: links to other hosts cannot be encrypted; install pyzmq's own wheel"
+        return Finding("link encryption", NOTE, f"{found}, no CURVE", meaning)
+    return Finding("link encryption", GOOD, f"{found}, CURVE", "only hosts of the same machine are heard")
+
+
+def _link_priority() -> Finding:
+    from coremesh.core._native import link_priority
+
+    words = {"fifo": "SCHED_FIFO", "nice": "nice -20"}
+    got = words.get(link_priority())
+    if got is None:
+        meaning = (
+            "pages move some times slower between hosts whose vCPUs outnumber their cores; allow it with "
+            "'ulimit -r 99' or CAP_SYS_NICE"
+        )
+        return Finding("link priority", NOTE, "as any thread's", meaning)
+    return Finding("link priority", GOOD, got, "links to other hosts go before vCPUs")
+
+
 def _limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
@@ -220,6 +251,9 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _mprotect,
     _overcommit,
     _limits,
+    _shared_guest_memory,
+    _link_encryption,
+    _link_priority,
     _ray,
     _shared_memory,
     _temporary_folder,

@@ -22,7 +22,7 @@ def divide(writes: Iterable[Write], memory: MemoryMap, homes: Sequence[Home]) ->
     for gpa, data in writes:
         at = 0
         while at < len(data):
-            offset = _ram_offset(gpa + at, memory)
+            offset = ram_offset(gpa + at, memory)
             end, host = _home(offset // PAGE_BYTES, homes)
             size = min(len(data) - at, end * PAGE_BYTES - offset)
             shares.setdefault(host, []).append((gpa + at, bytes(data[at : at + size])))
@@ -30,7 +30,8 @@ def divide(writes: Iterable[Write], memory: MemoryMap, homes: Sequence[Home]) ->
     return shares
 
 
-def _ram_offset(gpa: int, memory: MemoryMap) -> int:
+def ram_offset(gpa: int, memory: MemoryMap) -> int:
+    """Return where the guest-physical address of a byte of RAM lies in RAM, counted without the hole."""
     return gpa if gpa < HIGH_RAM_BASE else gpa - HIGH_RAM_BASE + memory.low_ram_bytes
 
 

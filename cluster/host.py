@@ -38,7 +38,7 @@ _FENCED_SECONDS = 10.0
 
 
 class HostProcess:
-    """One host: prepare, (open_link, connect, start_link,) start, (pause, resume)*, an end.
+    """One host: prepare, (open_link, connect, start_link, join,) start, (pause, resume)*, an end.
 
     Any thread may call. The calls in parentheses are for one host of several, each made on all hosts before
     the next one on any.
@@ -92,7 +92,7 @@ class HostProcess:
 
     def lay(self, writes: list[Write]) -> None:
         """Write images into pages whose home is here."""
-        assembly.lay(self._host, writes)
+        assembly.lay(self._host, writes, several=True)
 
     def open_link(self) -> tuple[str, bytes]:
         """Make this host's end of the links; return (its address, the public half of its key)."""
@@ -110,11 +110,15 @@ class HostProcess:
     def connect(self, peers: dict[int, tuple[str, bytes]]) -> None:
         """Connect to the other hosts: number -> (address, public key). Nobody else will be heard."""
         self._ends.connect(peers)
-        self._host.link_zmq(self._ends)
 
     def start_link(self) -> None:
         """Let the protocol thread and its heartbeats run."""
-        self._host.start_link()
+        assert self._membership is not None
+        self._host.start_link(self._ends.open(self._membership.machine_id, self._membership.epoch))
+
+    def join(self, timeout: float) -> bool:
+        """Wait until all hosts were heard and share one time; False after `timeout` seconds."""
+        return bool(self._host.joined(timeout))
 
     # --- running -----------------------------------------------------------------------------------------
 
@@ -162,7 +166,10 @@ class HostProcess:
     def transact(self, operation: str, gpa: int, size: int, operand: int, expected: int) -> int:
         """Execute one memory transaction from this host and return the value before it."""
         self._require_prepared()
-        return int(self._host.transact(operation, gpa, size, operand, expected))
+        try:
+            return int(self._host.transact(operation, gpa, size, operand, expected))
+        except (ValueError, IndexError, TypeError) as error:
+            raise ConfigurationError(f"{error}.") from error
 
     # --- looking at it -----------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.host import HostProcess
 from coremesh.cluster.lifeline import ProcessIdentity
 from coremesh.cluster.placement import Placement, place
-from coremesh.core.errors import HostLostError
+from coremesh.core.errors import HostLostError, PlatformError
 
 # A blocking method of each kind has threads of its own, so that a long wait never keeps a short call waiting.
 _GROUPS = {"console": 8, "waiting": 8, "control": 4}
@@ -42,6 +42,7 @@ _GROUP_OF = {
 _WATCH_SECONDS = 10.0  # a remote wait of the watch; it returns at once when the host ends
 _VERDICT_SECONDS = 0.8  # for the device host to say which host is lost, after another one was cut off
 _STOP_SECONDS = 2.0  # for the others to stop after a loss; whoever takes longer is killed
+_JOIN_SECONDS = 15.0
 _EPOCH = 1
 
 
@@ -55,6 +56,7 @@ class Hosts:
         self._remotes: list[session.Remote] = []
         self._found: list[dict[str, Any]] = []  # by examining each
         self._identities: list[ProcessIdentity] = []
+        self._condemned: set[int] = set()  # hosts whose processes are to end
         self._watch: threading.Thread | None = None
         self._closing = threading.Event()
         self._decided = threading.Event()
@@ -116,6 +118,7 @@ class Hosts:
             [({peer: end for peer, end in everybody.items() if peer != host},) for host in range(len(self))],
         )
         self.all("start_link")
+        self._join()
         rows = [
             {"host": host, "node": places[host], "vcpus": self._description.vcpus_of(host), **facts[host]}
             for host in range(len(self))
@@ -185,20 +188,23 @@ class Hosts:
     def close(self) -> None:
         """End all processes and give their places back. Harmless when they have gone already."""
         self._closing.set()
-        for remote in self._remotes:
-            remote.kill()
-        self._kill_visible()
+        for host in range(len(self._remotes)):
+            self._kill(host)
         if self._placement is not None:
             self._placement.release()
         if self._watch is not None and self._watch is not threading.current_thread():
             self._watch.join()
 
+    def _kill(self, host: int) -> None:
+        self._condemned.add(host)
+        self[host].kill()
+        if len(self) > 1:
+            self._kill_visible()
+
     def _kill_visible(self) -> None:
         """A process that is stopped or hangs does not hear Ray; where we can see it, the kernel ends it."""
-        if len(self) == 1:
-            return
-        for identity in self._identities:
-            if identity.is_visible():
+        for host, identity in enumerate(self._identities):
+            if host in self._condemned and identity.is_visible():
                 with contextlib.suppress(OSError):
                     os.kill(identity.pid, signal.SIGKILL)
 
@@ -214,14 +220,15 @@ class Hosts:
                 end = calls[host].result()
             except Exception as error:
                 if not self._closing.is_set():
-                    self._lose(self._process_lost(host, error))
+                    self._lose(host, self._process_lost(host, error))
                 return
             if end is None:
                 calls[host] = self[host].begin("wait", _WATCH_SECONDS)
                 continue
             end = self._judge(end)
             if end.lost:
-                self._lose(self._link_lost(end.host or 0))
+                lost = end.host or 0
+                self._lose(lost, self._link_lost(lost))
             else:
                 self._decide(end)
                 with contextlib.suppress(Exception):
@@ -247,10 +254,11 @@ class Hosts:
             return MachineEnd("host-lost", host=0)
         return said if said is not None else MachineEnd("host-lost", host=end.host)
 
-    def _lose(self, loss: HostLostError) -> None:
+    def _lose(self, lost: int, loss: HostLostError) -> None:
         self._first_loss(loss)
+        self._kill(lost)  # it may stand still, and somebody wait for its answer
         # What still runs is of no use without the lost host's memory: first the vCPUs, then the processes.
-        calls = {host: remote.begin("stop") for host, remote in enumerate(self._remotes)}
+        calls = {host: remote.begin("stop") for host, remote in enumerate(self._remotes) if host != lost}
         deadline = time.monotonic() + _STOP_SECONDS
         while calls and (left := deadline - time.monotonic()) > 0:
             host = session.first_done(calls, left)
@@ -288,6 +296,14 @@ class Hosts:
             if self._end is None and self._loss is None:
                 self._end = end
         self._decided.set()
+
+    def _join(self) -> None:
+        for host, joined in enumerate(self.all("join", _JOIN_SECONDS)):
+            if not joined:
+                raise PlatformError(
+                    f"host {host}{self._on_node(host)} and the others have not found each other in "
+                    f"{_JOIN_SECONDS:.0f} s. Let the nodes reach each other on any TCP port (a firewall?)."
+                )
 
     def _hand_out_images(self) -> None:
         """From the host that read them to those that keep them, without a stay in this process."""

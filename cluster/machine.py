@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster import images, session
+from coremesh.cluster import images, session, telemetry
 from coremesh.cluster.assembly import check_images, topology_of
 from coremesh.cluster.build import own_build
 from coremesh.cluster.command import run_command
@@ -28,7 +28,7 @@ from coremesh.cluster.description import (
 from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.hosts import Hosts
 from coremesh.cluster.shell import PROMPT, CommandResult
-from coremesh.cluster.tables import contended_table, mesh_table, vcpu_table
+from coremesh.cluster.tables import CONTENTION, Rows, as_table, contended_rows, mesh_rows, vcpu_rows
 from coremesh.core.errors import (
     ConfigurationError,
     ConsoleTimeoutError,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 Image = str | os.PathLike[str] | bytes
 
+_SHOWN_PAGES = 8
 _WAIT_SLICE = 1.0  # seconds a remote wait blocks, so that Ctrl-C is noticed in between
 
 
@@ -94,8 +95,8 @@ class Machine:
         unpack: bool = True,
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
-        shares = share_vcpus(hosts, vcpus)
-        self.vcpus = sum(shares)
+        self.shares = share_vcpus(hosts, vcpus)
+        self.vcpus = sum(self.shares)
         self.memory = parse_memory(memory)
         policy = check_policy(policy)
         build = own_build()
@@ -107,7 +108,7 @@ class Machine:
             prompt=prompt,
             protection=protection,
             unpack=unpack,
-            shares=shares,
+            shares=self.shares,
             policy=policy,
             curve=curve,
         )
@@ -132,6 +133,7 @@ class Machine:
             self._finalizer()
             raise
         self.console = Console(self._hosts, lambda: self.wait(0))
+        telemetry.show(self)
 
     # --- running -----------------------------------------------------------------------------------------
 
@@ -231,10 +233,13 @@ class Machine:
 
     @property
     def state(self) -> str:
-        """'running', 'paused', or the kind of :class:`MachineEnd`."""
+        """'running', 'paused', 'lost', or the kind of :class:`MachineEnd`."""
         if not self._finalizer.alive:
             return self._end.kind if self._end is not None else "stopped"
-        end = self.wait(0)
+        try:
+            end = self.wait(0)
+        except HostLostError:
+            return "lost"
         if end is not None:
             return end.kind
         return "paused" if self._paused else "running"
@@ -242,7 +247,7 @@ class Machine:
     def stats(self) -> pandas.DataFrame:
         """Return the engine's counters: one row a vCPU, columns as of ``Host.stats``; 'host' if several."""
         self._require_alive()
-        return vcpu_table(self._hosts.all("stats"))
+        return as_table(vcpu_rows(self._hosts.all("stats")), "vcpu")
 
     def mesh_stats(self) -> pandas.DataFrame:
         """Return what passed between hosts: one row a host. Raises MachineStateError where there is only one.
@@ -252,7 +257,7 @@ class Machine:
         refusals; how far the guest clock is from host 0's.
         """
         self._require_several()
-        return mesh_table(self._hosts.all("mesh_stats"))
+        return as_table(mesh_rows(self._hosts.all("mesh_stats")), "host")
 
     def contended_pages(
         self, count: int = 10, symbols: str | os.PathLike[str] | None = None, phys_base: int = 0
@@ -265,21 +270,18 @@ class Machine:
         """
         self._require_several()
         table = None if symbols is None else SymbolTable.read(symbols, phys_base=phys_base)
-        topology = topology_of(self._description)
-        assert topology is not None  # there are several hosts
-        # Each host lists the worst of its own: one that is bad for all may be low on every list.
-        rows = self._hosts.all("contended_pages", 4 * count)
-        return contended_table(rows, count, topology, MemoryMap(self.memory), table)
+        return as_table(self._contended(count, table), "rank", ("gpa", "home", *CONTENTION, "hosts"))
 
     def transact(
         self, operation: str, gpa: int, size: int, operand: int = 0, expected: int = 0, *, host: int = 0
     ) -> int:
         """Execute one memory transaction and return the value that was there before it.
 
-        `operation` is 'load', 'store', 'compare-swap' (stores `operand` if the value is `expected`),
-        'exchange', 'add', 'and', 'or' or 'xor', on `size` bytes (1, 2, 4, 8, 16) at guest-physical address
-        `gpa`, within one page. It is asked for by `host` and executed by the page's owner, beside its running
-        vCPUs. Raises MachineStateError on a machine of one host.
+        `operation` is 'load', 'store', 'compare_swap' (stores `operand` if the value is `expected`),
+        'exchange', 'add', 'and', 'or', 'xor', 'min', 'max', 'min_signed' or 'max_signed', on `size` bytes (1,
+        2, 4, 8, 16) at guest-physical address `gpa`, within one page. It is asked for by `host` and executed
+        where the page is, beside running vCPUs. Raises ConfigurationError for what is no such operation,
+        MachineStateError on a machine of one host.
         """
         self._require_several()
         if not 0 <= host < len(self._hosts):
@@ -293,6 +295,27 @@ class Machine:
         table = pandas.DataFrame.from_dict(self._call("device_counters"), orient="index")
         table.index.name = "device"
         return table
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what ``coremesh top`` shows, as data that JSON can hold.
+
+        Keys: 'state', 'vcpus', 'memory' (bytes), 'seconds' (on the monotonic clock), 'hosts' (of
+        :attr:`facts`, or one that stands for the machine), and while it runs 'stats' (a row a vCPU), with
+        several hosts also 'mesh' (a row a host) and 'contended' (rows, the worst first).
+        """
+        shown: dict[str, Any] = {
+            "state": self.state,
+            "vcpus": self.vcpus,
+            "memory": self.memory,
+            "seconds": time.monotonic(),
+            "hosts": self._facts.get("hosts", [{"host": 0, "vcpus": self.vcpus, "node": ""}]),
+        }
+        if self._finalizer.alive:
+            shown["stats"] = vcpu_rows(self._hosts.all("stats"))
+            if len(self._hosts) > 1:
+                shown["mesh"] = mesh_rows(self._hosts.all("mesh_stats"))
+                shown["contended"] = self._contended(_SHOWN_PAGES, None)
+        return shown
 
     def registers(self, vcpu: int = 0) -> dict[str, Any]:
         """Return a vCPU's registers; the machine must be paused."""
@@ -345,6 +368,13 @@ class Machine:
     def _call(self, method: str, *arguments: Any) -> Any:
         self._require_alive()
         return self._hosts.call(method, *arguments)
+
+    def _contended(self, count: int, symbols: SymbolTable | None) -> Rows:
+        topology = topology_of(self._description)
+        assert topology is not None  # asked for where there are several hosts
+        # Each host lists the worst of its own: one that is bad for all may be low on every list.
+        rows = self._hosts.all("contended_pages", 4 * count)
+        return contended_rows(rows, count, topology, MemoryMap(self.memory), symbols)
 
     def _tail(self) -> bytes:
         data: bytes = self._call("read_console", max(0, self._call("console_end") - 2000), 0.0)[0]

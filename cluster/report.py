@@ -11,6 +11,16 @@ from coremesh.core.errors import CoremeshError
 if TYPE_CHECKING:
     from coremesh.cluster.machine import Machine
 
+_HOST_COLUMNS = (
+    "read_fetches",
+    "write_fetches",
+    "page_bytes",
+    "invalidations",
+    "atomics_local",
+    "atomics_remote",
+    "links_sent_bytes",
+    "clock_error_ns",
+)
 _COLUMNS = ("state", "blocks", "interrupts", "kicks", "halted_ns", "run_ns")
 _ROWS = 16
 
@@ -24,12 +34,28 @@ def machine_html(machine: Machine) -> str:
         facts["memory guard"] = protection
     if machine.cmdline:
         facts["command line"] = machine.cmdline
+    if machine.warning:
+        facts["warning"] = machine.warning
     rows = "".join(
         f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>"
         f"{html.escape(str(value))}</td></tr>"
         for name, value in facts.items()
     )
-    return f"<div><b>Coremesh machine</b><table>{rows}</table>{_vcpus(machine)}</div>"
+    return f"<div><b>Coremesh machine</b><table>{rows}</table>{_hosts(machine)}{_vcpus(machine)}</div>"
+
+
+def _hosts(machine: Machine) -> str:
+    if len(machine.shares) == 1:
+        return ""
+    try:
+        table = machine.mesh_stats()
+    except CoremeshError:
+        return ""
+    places = machine.facts["hosts"]
+    table.insert(0, "vCPUs", [place["vcpus"] for place in places])
+    table.insert(0, "node", [place["node"] for place in places])
+    columns = ["node", "vCPUs", *(column for column in _HOST_COLUMNS if column in table.columns)]
+    return str(table[columns].to_html())
 
 
 def _vcpus(machine: Machine) -> str:
@@ -38,6 +64,7 @@ def _vcpus(machine: Machine) -> str:
     except CoremeshError:
         return ""
     columns = [column for column in _COLUMNS if column in table.columns]
+    columns = ["host", *columns] if "host" in table.columns else columns
     head = table[columns].head(_ROWS)
     more = f"<p>and {len(table) - _ROWS} more: <code>stats()</code></p>" if len(table) > _ROWS else ""
     return f"{head.to_html()}{more}"

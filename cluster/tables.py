@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The engine's counters as DataFrames."""
+"""The engine's counters, of all hosts put together: as rows, and as DataFrames."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coremesh.core.memory_map import HIGH_RAM_BASE, PAGE_BYTES, MemoryMap
+from coremesh.cluster.homes import ram_offset
+from coremesh.core.memory_map import PAGE_BYTES, MemoryMap
 
 if TYPE_CHECKING:
     import pandas
@@ -15,67 +16,59 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
-_COUNTS = ("moves", "local", "remote", "retried")
+#: What is counted of a page.
+CONTENTION = ("moves", "remote", "retried", "local")
 
 
-def vcpu_table(hosts: Sequence[Rows]) -> pandas.DataFrame:
-    """One row a vCPU, numbered through all hosts; a column 'host' when there are several."""
-    import pandas
-
-    rows = [
-        {"host": number, **row} if len(hosts) > 1 else row
-        for number, host in enumerate(hosts)
-        for row in host
-    ]
-    table = pandas.DataFrame(rows)
-    table.index.name = "vcpu"
-    return table
+def vcpu_rows(hosts: Sequence[Rows]) -> Rows:
+    """One row a vCPU, in the order of hosts; with 'host' when there are several."""
+    if len(hosts) == 1:
+        return hosts[0]
+    return [{"host": number, **row} for number, rows in enumerate(hosts) for row in rows]
 
 
-def mesh_table(hosts: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+def mesh_rows(hosts: Sequence[Mapping[str, Any]]) -> Rows:
     """One row a host; what the engine gives in groups becomes 'group_name', what it lists by peer a sum."""
-    import pandas
-
-    table = pandas.DataFrame([_flat(host) for host in hosts])
-    table.index.name = "host"
-    return table
+    return [_flat(host) for host in hosts]
 
 
-def contended_table(
-    hosts: Sequence[Rows], count: int, topology: Topology, memory: MemoryMap, symbols: SymbolTable | None
-) -> pandas.DataFrame:
+def contended_rows(
+    hosts: Sequence[Rows],
+    count: int,
+    topology: Topology,
+    memory: MemoryMap,
+    symbols: SymbolTable | None = None,
+) -> Rows:
     """One row a page, those that changed hands or were operated on from afar most often first.
 
     Each host has counted what its own threads met; a page's numbers are the sums over all. 'hosts' lists who
-    met it at all.
+    met it at all; 'symbols' is there when a table of them is given.
     """
-    import pandas
-
     pages: dict[int, dict[str, Any]] = {}
     for number, rows in enumerate(hosts):
         for row in rows:
-            page = int(row["page"])
-            total = pages.setdefault(page, {"hosts": [], **dict.fromkeys(_COUNTS, 0)})
+            total = pages.setdefault(int(row["gpa"]), {**dict.fromkeys(CONTENTION, 0), "hosts": []})
             total["hosts"].append(number)
-            for name in _COUNTS:
+            for name in CONTENTION:
                 total[name] += int(row.get(name, 0))
-    worst = sorted(pages, key=lambda page: (-pages[page]["moves"] - pages[page]["remote"], page))[:count]
-    columns = ["gpa", "home", *_COUNTS, "hosts", *(["symbols"] if symbols is not None else [])]
+    worst = sorted(pages, key=lambda gpa: (-pages[gpa]["moves"] - pages[gpa]["remote"], gpa))[:count]
     found = []
-    for page in worst:
-        gpa = _gpa(page, memory)
-        row = {"gpa": f"{gpa:#x}", "home": topology.home_of(page), **pages[page]}
+    for gpa in worst:
+        home = topology.home_of(ram_offset(gpa, memory) // PAGE_BYTES)
+        row = {"gpa": f"{gpa:#x}", "home": home, **pages[gpa]}
         if symbols is not None:
             row["symbols"] = ", ".join(symbols.within(gpa, PAGE_BYTES))
         found.append(row)
-    table = pandas.DataFrame(found, columns=columns)
-    table.index.name = "rank"
+    return found
+
+
+def as_table(rows: Rows, index: str, columns: Sequence[str] = ()) -> pandas.DataFrame:
+    """A DataFrame of `rows` with a named index; `columns` it has even when there are no rows."""
+    import pandas
+
+    table = pandas.DataFrame(rows, columns=None if rows else list(columns))
+    table.index.name = index
     return table
-
-
-def _gpa(page: int, memory: MemoryMap) -> int:
-    offset = page * PAGE_BYTES
-    return offset if offset < memory.low_ram_bytes else offset - memory.low_ram_bytes + HIGH_RAM_BASE
 
 
 def _flat(host: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,15 +43,17 @@ class Symbol:
 class SymbolTable:
     """Symbols by address. Immutable; any thread may look up.
 
-    ``phys_base`` is how far a kernel that moved itself lies above where it was linked for, in bytes: the
-    value of its variable of that name. 0 for a kernel that stayed, as one does that coremesh unpacked or that
-    was given 'nokaslr'.
+    ``phys_base`` is for a kernel that moved itself: the value of its variable of that name, which goes with
+    the addresses of its own kallsyms. 0 for a kernel that stayed, as one does that coremesh unpacked or that
+    was given 'nokaslr'; then System.map will do as well.
     """
 
     def __init__(self, symbols: Iterable[Symbol], phys_base: int = 0) -> None:
         kept = sorted({symbol for symbol in symbols if symbol.kind not in _PERCPU_TYPES})
         self._addresses = [symbol.address for symbol in kept]
         self._symbols = kept
+        ends = [symbol.address for symbol in kept if symbol.name == "_end"]
+        self._image_end = ends[0] if ends else KERNEL_MAPPING + KERNEL_MAPPING_BYTES
         self.phys_base: Final = phys_base
 
     def __len__(self) -> int:
@@ -95,10 +97,9 @@ class SymbolTable:
 
         The first one may begin below. Of more than ``most`` names the rest is counted: ``'and 7 more'``.
         """
-        offset = gpa - self.phys_base
-        if not 0 <= offset < KERNEL_MAPPING_BYTES:
+        start = (gpa - self.phys_base + KERNEL_MAPPING) % (1 << 64)
+        if not KERNEL_MAPPING <= start < self._image_end:
             return []
-        start = KERNEL_MAPPING + offset
         first = bisect_left(self._addresses, start)
         end = bisect_left(self._addresses, start + size)
         names = [symbol.name for symbol in self._symbols[first:end]]

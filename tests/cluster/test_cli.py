@@ -71,7 +71,7 @@ def test_help_is_quick_and_names_the_commands() -> None:
     begin = time.monotonic()
     result = coremesh("--help")
     assert result.returncode == 0
-    assert all(name in result.stdout for name in (b"boot", b"fetch", b"doctor", b"bench"))
+    assert all(name in result.stdout for name in (b"boot", b"top", b"fetch", b"doctor", b"bench"))
     assert time.monotonic() - begin < 5
 
 
@@ -86,6 +86,8 @@ def test_help_of_boot_has_every_option_the_statuses_and_examples() -> None:
         "--timeout",
         "--run",
         "--address",
+        "--hosts",
+        "--policy",
     ):
         assert option in text
     assert "Examples" in text
@@ -99,6 +101,11 @@ def test_help_of_boot_has_every_option_the_statuses_and_examples() -> None:
         (["--vcpus", "0"], "1 to 255"),
         (["--vcpus", "256"], "1 to 255"),
         (["--vcpus", "many"], "integer"),
+        (["--hosts", "0"], "1 to 64"),
+        (["--hosts", "two"], "two"),
+        (["--hosts", "3", "--vcpus", "2"], "at least one"),
+        (["--hosts", "6,2", "--vcpus", "9"], "8 vCPUs"),
+        (["--policy", "sometimes"], "adaptive"),
         (["--memory", "1Q"], "1Q"),
         (["--memory", "0"], "memory"),
         (["--memory", "900T"], "memory"),
@@ -140,6 +147,7 @@ def test_doctor_reports_what_it_tried() -> None:
     findings = json.loads(coremesh("doctor", "--json").stdout)
     by_subject = {finding["subject"]: finding for finding in findings}
     assert {"host", "engine", "userfaultfd", "memory", "Ray", "image cache"} <= set(by_subject)
+    assert {"pages between hosts", "link encryption", "link priority"} <= set(by_subject)
     assert all(finding["level"] in ("good", "note", "bad") for finding in findings)
     assert b"userfaultfd" in coremesh("doctor").stdout
 

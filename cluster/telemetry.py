@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What machines of this process do, for whoever asks on a Unix socket: the other end of ``coremesh top``.
+
+Each process that drives machines has a socket ``PID.sock`` in a folder that only its user can enter:
+``$XDG_RUNTIME_DIR/coremesh``, else one in the temporary folder. A connection is answered with one JSON
+document and closed. Numbers are gathered when somebody asks: until then they cost nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import socket
+import stat
+import sys
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coremesh.core.errors import MachineStateError, PlatformError
+
+if TYPE_CHECKING:
+    from coremesh.cluster.machine import Machine
+
+_SUFFIX = ".sock"
+_ANSWER_SECONDS = 10.0
+
+_lock = threading.Lock()
+_machines: weakref.WeakSet[Machine] = weakref.WeakSet()  # guarded by _lock, as is what follows
+_server: socket.socket | None = None
+
+
+def folder() -> Path:
+    """Return the folder of the sockets; it need not exist."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime).is_dir():
+        return Path(runtime) / "coremesh"
+    return Path(tempfile.gettempdir()) / f".coremesh-{os.getuid()}"
+
+
+def show(machine: Machine) -> None:
+    """Tell of `machine` from now on, as long as somebody refers to it; nothing where no socket can be."""
+    global _server
+    with _lock:
+        _machines.add(machine)
+        if _server is not None:
+            return
+        with contextlib.suppress(OSError, PlatformError):
+            _server = _listen()
+            threading.Thread(target=_serve, args=(_server,), name="telemetry", daemon=True).start()
+
+
+def processes() -> list[int]:
+    """Return the pids of this user's processes that drive machines; remove the sockets of dead ones."""
+    found = []
+    for place in sorted(folder().glob(f"*{_SUFFIX}")):
+        pid = place.name.removesuffix(_SUFFIX)
+        if not pid.isdigit():
+            continue
+        if Path("/proc", pid).exists():
+            found.append(int(pid))
+        else:
+            place.unlink(missing_ok=True)
+    return found
+
+
+def ask(pid: int) -> dict[str, Any]:
+    """Return what process `pid` tells of its machines.
+
+    Keys: 'pid', 'command', and 'machines', a list of :meth:`Machine.snapshot`. Raises
+    :class:`MachineStateError` if it drives none (any more).
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_ANSWER_SECONDS)
+            connection.connect(str(folder() / f"{pid}{_SUFFIX}"))
+            with connection.makefile("rb") as stream:
+                answer: dict[str, Any] = json.load(stream)
+                return answer
+    except (OSError, ValueError) as error:
+        raise MachineStateError(
+            f"process {pid} tells of no machine ({error}). Leave the number out to see all of yours."
+        ) from error
+
+
+def _listen() -> socket.socket:
+    place = folder()
+    place.mkdir(mode=0o700, exist_ok=True)
+    status = place.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PlatformError(f"{place} is not a folder of this user alone. Remove it.")
+    processes()  # removes what killed ones have left
+    path = place / f"{os.getpid()}{_SUFFIX}"
+    path.unlink(missing_ok=True)  # of an earlier process of this number
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind(str(path))
+    server.listen()
+    atexit.register(_remove, path, os.getpid())
+    return server
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child runs its parent's exit handlers
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others still use it
+            path.parent.rmdir()
+
+
+def _serve(server: socket.socket) -> None:
+    while True:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(_ANSWER_SECONDS)
+            connection.sendall(json.dumps(_report()).encode())
+
+
+def _report() -> dict[str, Any]:
+    with _lock:
+        machines = list(_machines)
+    shown = []
+    for machine in machines:
+        with contextlib.suppress(Exception):  # one that ends in this moment
+            shown.append(machine.snapshot())
+    return {"pid": os.getpid(), "command": " ".join(sys.argv), "machines": shown}

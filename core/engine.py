@@ -4,9 +4,11 @@
 from collections.abc import Sequence
 
 from coremesh.core import cpuid
-from coremesh.core._native import CpuDescription, NativeHost, host_tsc_hz
+from coremesh.core._native import CpuDescription, MeshOptions, NativeHost, host_tsc_hz
+from coremesh.core.mesh import Mesh
 
 MAX_VCPUS = 255
+_WORD = (1 << 64) - 1
 
 
 class Host(NativeHost):
@@ -15,7 +17,8 @@ class Host(NativeHost):
     ``ram_bytes`` of RAM, ``low_ram_bytes`` of it below 4 GiB (multiples of 4096); one vCPU for each of
     ``apic_ids``, the machine's ``total_vcpus`` in all. The vCPU with APIC id 0 is the bootstrap processor.
     ``tsc_hz`` 0 means the host's own rate. ``protection`` of translated code: 'auto', 'userfaultfd' or
-    'mprotect'. Raises OSError with the way out when the host refuses, ValueError for impossible sizes.
+    'mprotect'; of shared memory also 'userfaultfd-copy'. ``mesh``: this host's place in a machine of several.
+    Raises OSError with the way out when the host refuses, ValueError for impossible sizes.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class Host(NativeHost):
         total_vcpus: int,
         tsc_hz: int = 0,
         protection: str = "auto",
+        mesh: Mesh | None = None,
     ) -> None:
         rate = tsc_hz or host_tsc_hz()
         highest = (cpuid.HIGHEST_BASIC, cpuid.HIGHEST_HYPERVISOR, cpuid.HIGHEST_EXTENDED)
@@ -51,4 +55,32 @@ class Host(NativeHost):
             timer_hz=cpuid.LAPIC_TIMER_HZ,
             protection=protection,
             cpus=cpus,
+            mesh=None if mesh is None else _options(mesh),
         )
+
+    def transact(self, operation: str, gpa: int, size: int, operand: int = 0, expected: int = 0) -> int:
+        """Execute one atomic operation on guest memory, wherever the page is; return what was there before.
+
+        ``operation`` is 'load', 'store', 'compare_swap' (store ``operand`` if ``expected`` is there),
+        'exchange', 'add', 'and', 'or', 'xor', 'min', 'max', 'min_signed' or 'max_signed'; ``size`` is 1, 2, 4,
+        8 or, aligned, 16 bytes within one page at guest-physical address ``gpa``. Sequentially consistent.
+        Raises ValueError for an operation that there is not, IndexError for what is no RAM.
+        """
+        low, high = self.transact_words(operation, gpa, size, _words(operand), _words(expected))
+        return low | high << 64
+
+
+def _words(value: int) -> tuple[int, int]:
+    return value & _WORD, value >> 64 & _WORD
+
+
+def _options(mesh: Mesh) -> MeshOptions:
+    return MeshOptions(
+        host=mesh.host,
+        hosts=mesh.hosts,
+        homes=mesh.homes,
+        vcpu_hosts=sorted(mesh.vcpu_hosts.items()),
+        policy=mesh.policy,
+        hold_us=mesh.hold_us,
+        prefetch=mesh.prefetch,
+    )

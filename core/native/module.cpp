@@ -6,8 +6,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "module.hpp"
 #include "tcg/wraps.h"
-#include "vcpu/host.hpp"
 #include "vcpu/storm.hpp"
 #ifdef COREMESH_HOST_SSE
 #include "tcg/x86/float.h"
@@ -19,8 +19,6 @@ using namespace nb::literals;
 namespace coremesh {
 namespace {
 
-// What the stub says of dictionaries that go in and out.
-using AnyDict = nb::typed<nb::dict, nb::str, nb::any>;
 using RegisterDict = nb::typed<nb::dict, nb::str, nb::any>;
 using CpuidTable =
     nb::typed<nb::dict, nb::typed<nb::tuple, int, int>, nb::typed<nb::tuple, int, int, int, int>>;
@@ -303,12 +301,17 @@ NB_MODULE(_native, m) {
             },
             "cpuid"_a, "indexed_leaves"_a, "highest"_a, "msrs"_a);
 
-    nb::class_<Host>(m, "NativeHost", "The vCPUs, local APICs and RAM of one host; see coremesh.core.engine.")
+    bind_link(m);
+    bind_mesh_options(m);
+    nb::class_<Host> host_class(m, "NativeHost",
+                                "The vCPUs, local APICs and RAM of one host; see coremesh.core.engine.");
+    host_class
         .def(
             "__init__",
             [](Host* self, uint64_t ram_bytes, uint64_t low_ram_bytes, std::vector<uint32_t> apic_ids,
                std::optional<uint32_t> bootstrap, uint32_t total_vcpus, uint64_t tsc_hz, uint32_t timer_hz,
-               const std::string& protection, std::vector<CpuDescription> cpus) {
+               const std::string& protection, std::vector<CpuDescription> cpus,
+               std::optional<Mesh::Options> mesh) {
                 const auto kind = protection_from_name(protection);
                 if (!kind) throw nb::value_error("protection is auto, userfaultfd or mprotect");
                 Host::Options options{.ram_bytes = ram_bytes,
@@ -319,14 +322,15 @@ NB_MODULE(_native, m) {
                                       .tsc_hz = tsc_hz,
                                       .timer_hz = timer_hz,
                                       .protection = *kind,
-                                      .cpus = std::move(cpus)};
+                                      .cpus = std::move(cpus),
+                                      .mesh = std::move(mesh)};
                 nb::gil_scoped_release unlocked;
                 new (self) Host(std::move(options));
             },
             nb::kw_only(), "ram_bytes"_a, "low_ram_bytes"_a, "apic_ids"_a, "bootstrap"_a.none(),
-            "total_vcpus"_a, "tsc_hz"_a, "timer_hz"_a, "protection"_a, "cpus"_a)
+            "total_vcpus"_a, "tsc_hz"_a, "timer_hz"_a, "protection"_a, "cpus"_a, "mesh"_a.none())
         .def(
-            "connect", [](Host& host, nb::object node) { host.connect(std::make_unique<PythonNode>(node)); },
+            "connect", [](Host& host, nb::object node) { host.connect(std::make_shared<PythonNode>(node)); },
             "node"_a)
         .def(
             "claim",
@@ -342,7 +346,7 @@ NB_MODULE(_native, m) {
                 std::string buffer(length, '\0');
                 {
                     nb::gil_scoped_release unlocked;
-                    host.ram().read(gpa, buffer.data(), length);
+                    host.read_ram(gpa, buffer.data(), length);
                 }
                 return nb::bytes(buffer.data(), buffer.size());
             },
@@ -354,7 +358,7 @@ NB_MODULE(_native, m) {
                 if (!host.ram().offset_of(gpa, data.size()))
                     throw nb::index_error("not a range of guest RAM");
                 nb::gil_scoped_release unlocked;
-                host.ram().write(gpa, data.data(), data.size());
+                host.write_ram(gpa, data.data(), data.size());
             },
             "gpa"_a, "data"_a)
         .def(
@@ -393,6 +397,7 @@ NB_MODULE(_native, m) {
                 out["kind"] = ending->kind;
                 out["vcpu"] = ending->vcpu;
                 out["detail"] = ending->detail;
+                out["host"] = ending->host;
                 return out;
             },
             "timeout"_a)
@@ -407,8 +412,8 @@ NB_MODULE(_native, m) {
             "msi", [](Host& host, uint64_t address, uint32_t data) { host.fabric().msi(address, data); },
             "address"_a, "data"_a)
         .def(
-            "extint", [](Host& host, bool level) { host.fabric().extint(level); }, "level"_a)
-        .def("nmi", [](Host& host) { host.fabric().nmi_line(); })
+            "extint", [](Host& host, bool level) { host.extint(level); }, "level"_a)
+        .def("nmi", [](Host& host) { host.nmi_line(); })
         .def(
             "kick", [](Host& host, size_t vcpu) { host.vcpu(vcpu).kick(); }, "vcpu"_a)
         .def("storm", &storm_on, nb::kw_only(), "vcpu"_a, "address"_a, "kinds"_a, "counters"_a, "messages"_a,
@@ -417,6 +422,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("tsc_hz", &Host::tsc_hz)
         .def_prop_ro("protection", [](const Host& host) { return std::string(name_of(host.protection())); })
         .def_prop_ro("vcpus", &Host::vcpus);
+    bind_mesh(host_class);
 
     m.def("doctor", &doctor, "What this host offers the engine, found by trying.");
     m.def(

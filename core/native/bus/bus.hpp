@@ -35,7 +35,7 @@ constexpr uint64_t all_ones(unsigned size) {
 /// Claims are made before the vCPUs start and do not change while they run; reads need no lock.
 class Bus {
   public:
-    void connect(std::unique_ptr<DeviceLink> node) { node_ = std::move(node); }
+    void connect(std::shared_ptr<DeviceLink> node) { node_ = std::move(node); }
 
     /// No vCPU runs any more.
     void disconnect() { node_.reset(); }
@@ -66,6 +66,7 @@ class Bus {
     }
 
     DeviceLink* node() const noexcept { return node_.get(); }
+    std::shared_ptr<DeviceLink> shared_node() const noexcept { return node_; }
 
   private:
     struct Window {
@@ -81,7 +82,7 @@ class Bus {
 
     std::unique_ptr<std::bitset<65536>> ports_ = std::make_unique<std::bitset<65536>>();
     std::vector<Window> windows_;
-    std::unique_ptr<DeviceLink> node_;
+    std::shared_ptr<DeviceLink> node_;
 };
 
 }  // namespace coremesh

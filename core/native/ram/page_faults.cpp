@@ -10,6 +10,7 @@
 namespace coremesh {
 namespace {
 
+constexpr unsigned kLostAfter = 16;
 constexpr unsigned kHopeless = 256;
 
 /// A fault on a page that is accessible for all we know is a race lost, and the instruction runs again.
@@ -46,8 +47,11 @@ bool PageTable::on_fault(uintptr_t address, void* ucontext) noexcept {
                 return true;
             case Outcome::kSpurious:
                 return times_in_a_row(page) <= kHopeless;
+            case Outcome::kMapped:
+                map_ahead(page);
+                return true;
             case Outcome::kLost:
-                return ask(fault, Access::kWrite);
+                return times_in_a_row(page) <= kHopeless && ask(fault, Access::kWrite);
             case Outcome::kFailed:
                 return false;
             case Outcome::kNoRoom:
@@ -87,9 +91,13 @@ PageTable::Outcome PageTable::resolve(uint64_t page, Access want, bool needed, b
         if (needed) return Outcome::kRetry;
         count_.spurious.fetch_add(1, std::memory_order_relaxed);
         if (!coherent_) return Outcome::kSpurious;
-        // The kernel may have unmapped it to swap it out. To map it for reading by a copy is not safe now.
+        // The kernel may have unmapped it to swap it out. To map it for reading by a copy is not safe now: it
+        // is mapped for writing, once it is clear that this is no race lost.
         if (reads_by_copy_ && now == Access::kRead) {
-            return times_in_a_row(page) > kHopeless / 16 ? Outcome::kLost : Outcome::kSpurious;
+            if (times_in_a_row(page) < kLostAfter) return Outcome::kSpurious;
+            if (granted < Access::kWrite) return Outcome::kLost;
+            post_owners(page);
+            mapped_.set(page, Access::kWrite);
         }
         mapped_.repeat(page);
         return Outcome::kSpurious;
@@ -114,7 +122,7 @@ PageTable::Outcome PageTable::resolve(uint64_t page, Access want, bool needed, b
         error = mapped_.set(page, to);
     }
     if (error) return error == ENOMEM && mapped_.limited() ? Outcome::kNoRoom : Outcome::kFailed;
-    return opened ? Outcome::kOpened : Outcome::kRetry;
+    return opened ? Outcome::kOpened : Outcome::kMapped;
 }
 
 }  // namespace coremesh

@@ -189,7 +189,8 @@ Access PageTable::target(uint64_t page, Access to, bool map) const noexcept {
 /// Posts, and maps the pages. The pages' locks are held. 0, or the errno of a revocation that failed: those
 /// before it are done. A page that could not be mapped as granted is left to its first fault.
 int PageTable::change(uint64_t first, uint64_t end, Access to) noexcept {
-    const bool map = end - first == 1 || maps_freely_;
+    // What is mapped for reading by a copy is mapped while nobody is looking at it, which is now.
+    const bool map = end - first == 1 || maps_freely_ || (reads_by_copy_ && to == Access::kRead);
     for (uint64_t page = first; page < end; page++) {
         if (to == Access::kNone && access(page) != to && post_owners(page)) count_write(page);
         // Mapped while it is still writable, it need not be mapped for reading later, which would move it.
@@ -201,11 +202,10 @@ int PageTable::change(uint64_t first, uint64_t end, Access to) noexcept {
     for (uint64_t page = first; page < end;) {
         const Access now = mapped_.of(page);
         const Access then = target(page, to, map);
-        // Taking away everything is one call for pages mapped one way or the other.
+        // Taking away everything is one call, whatever is mapped.
         const auto alike = [&](uint64_t other) {
-            const Access mapped = mapped_.of(other);
-            return (mapped == now || (to == Access::kNone && mapped != to && now != to)) &&
-                   target(other, to, map) == then;
+            return to == Access::kNone ? now != to
+                                       : mapped_.of(other) == now && target(other, to, map) == then;
         };
         const uint64_t start = page++;
         while (page < end && alike(page)) page++;
@@ -225,6 +225,22 @@ void PageTable::revoke_runs(uint64_t first, uint64_t end, Access to) noexcept {
         if (mapped_.set(run, Access::kNone) != 0) end_incoherent();
         count_.evictions.fetch_add(run.end - run.first, std::memory_order_relaxed);
     }
+}
+
+/// The page was granted for writing long ago and touched for the first time. When the one before it was
+/// too, the guest goes through memory, and the next ones are mapped in the same breath.
+void PageTable::map_ahead(uint64_t page) noexcept {
+    constexpr uint64_t kAhead = 16;
+    if (page == 0 || mapped_.of(page - 1) == Access::kNone || page + 1 == layout_.pages()) return;
+    const uint64_t first = page + 1;
+    const uint64_t end = std::min(first + kAhead, layout_.pages());
+    const PageLocks::Run hold(locks_, first, end - first);
+    uint64_t stop = first;
+    while (stop < end && access(stop) == Access::kWrite && mapped_.of(stop) == Access::kNone &&
+           !has_owners(stop)) {
+        stop++;
+    }
+    if (stop > first) mapped_.set({first, stop}, Access::kWrite);
 }
 
 void PageTable::note_grant(uint64_t first, uint64_t end, Access to) noexcept {

@@ -88,7 +88,7 @@ class PageTable final : private FaultTarget {
     /// A grant of one page maps it, unless the host lacks room for that; the first fault does it then.
     void set_access(uint64_t page, Access to) noexcept { set_access(page, 1, to); }
     /// The same for pages [first, first + count), with one kernel call for each run of pages that change
-    /// alike. A grant of more than one page maps none: memory is committed page by page when it is touched.
+    /// alike. A grant of more than one page maps none: memory is committed as it is touched.
     void set_access(uint64_t first, uint64_t count, Access to) noexcept;
     /// Who brings pages; null: a page that is not granted ends the process like any other bad access.
     void set_page_sink(PageSink* sink) noexcept { page_sink_.store(sink); }
@@ -129,7 +129,7 @@ class PageTable final : private FaultTarget {
     bool on_fault(uintptr_t address, void* ucontext) noexcept override;
 
     /// What a fault found, and what is left to do about it without the page's lock.
-    enum class Outcome { kRetry, kSpurious, kOpened, kLost, kNoRoom, kFailed };
+    enum class Outcome { kRetry, kSpurious, kMapped, kOpened, kLost, kNoRoom, kFailed };
     Outcome resolve(uint64_t page, Access want, bool needed, bool& had_code) noexcept;
     bool ask(const FaultContext& fault, Access want) noexcept;
 
@@ -142,6 +142,7 @@ class PageTable final : private FaultTarget {
     Access target(uint64_t page, Access to, bool map) const noexcept;
     int change(uint64_t first, uint64_t end, Access to) noexcept;
     void revoke_runs(uint64_t first, uint64_t end, Access to) noexcept;
+    void map_ahead(uint64_t page) noexcept;
     void note_grant(uint64_t first, uint64_t end, Access to) noexcept;
 
     void make_room() noexcept;

@@ -119,7 +119,7 @@ int UserfaultfdGuard::map(uint64_t first, uint64_t pages, bool writable) noexcep
     // Nobody sleeps on the file (faults are signals), so there is nobody to wake.
     const uint64_t mode = UFFDIO_CONTINUE_MODE_DONTWAKE | (writable ? 0 : UFFDIO_CONTINUE_MODE_WP);
     const uint64_t end = first + pages;
-    uint64_t made = end;  // the page that was made last: it must not be asked for twice
+    uint64_t made = end;  // where pages were made last: it must not be asked for twice
     for (uint64_t page = first; page < end;) {
         uffdio_continue call{};
         call.range = {address(page), (end - page) * kPage};
@@ -132,7 +132,8 @@ int UserfaultfdGuard::map(uint64_t first, uint64_t pages, bool writable) noexcep
             if (const int failed = write_protect(page, 1, !writable)) return failed;
             page++;
         } else if (error == EFAULT && made != page) {  // not in the file: never touched
-            if (madvise(views_.protocol + page * kPage, kPage, MADV_POPULATE_READ) != 0) return ENOMEM;
+            if (madvise(views_.protocol + page * kPage, (end - page) * kPage, MADV_POPULATE_READ) != 0)
+                return ENOMEM;
             made = page;
         } else if (error != EAGAIN && error != EINTR) {
             return error;

@@ -147,6 +147,12 @@ void cm_engine_enter_thread(cm_engine*);
 // otherwise.
 void cm_engine_self_write(cm_engine*, uintptr_t host_pc, uint64_t ram_offset);
 
+// Leaves the instruction under way without finishing it, for a machine that stops while an access of it waits
+// for another host: from a callback, or from the signal handler of a fault taken by the engine's own thread.
+// The engine calls `service` next. Does not return. Only to be followed by the end of the run: registers that
+// the instruction had changed already stay changed.
+void cm_engine_abandon(cm_engine*);
+
 struct cm_wrap_hit;
 const struct cm_wrap_hit* cm_wrap_hits(size_t* count);
 

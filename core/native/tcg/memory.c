@@ -200,3 +200,9 @@ void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_off
     engine->cs->cflags_next_tb = 1;
     cpu_loop_exit_noexc(engine->cs);
 }
+
+void cm_engine_abandon(cm_engine* engine) {
+    cm_engine_kick(engine);
+    engine->cs->exception_index = -1;
+    cpu_loop_exit_noexc(engine->cs);
+}

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "vcpu/host.hpp"
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
+#include <cstring>
 #include <thread>
 
 #include "ram/fault_handler.hpp"
@@ -16,8 +18,8 @@ Host::Host(Options options)
     : VcpuSurroundings(ram_, bus_, clock_, timers_, fabric_, gate_,
                        options.apic_ids.size() > std::thread::hardware_concurrency(), options.timer_hz),
       options_(std::move(options)),
-      ram_(options_.ram_bytes, options_.low_ram_bytes, options_.protection),
-      clock_(options_.tsc_hz),
+      ram_(options_.ram_bytes, options_.low_ram_bytes, options_.protection, options_.mesh.has_value()),
+      clock_(options_.tsc_hz, 0, options_.mesh.has_value()),
       timers_(clock_),
       fabric_(*this, options_.total_vcpus) {
     if (const char* difference = cm_engine_selfcheck()) {
@@ -26,6 +28,12 @@ Host::Host(Options options)
     }
     const auto count = static_cast<unsigned>(options_.apic_ids.size());
     ram_.track_code(*this, count);
+    if (options_.mesh) {
+        MeshOwner& owner = *this;
+        mesh_ = std::make_unique<Mesh>(*options_.mesh, ram_, clock_, fabric_, owner);
+        ram_.set_page_sink(this);
+        if (mesh_->self() != 0) bus_.connect(mesh_->remote_node());
+    }
     VcpuSurroundings& around = *this;
     for (unsigned index = 0; index < count; ++index) {
         const uint32_t id = options_.apic_ids[index];
@@ -40,18 +48,37 @@ Host::~Host() {
     stop();
     timers_.stop();
     vcpu_list_.clear();
+    mesh_.reset();
     ram_.forget_code();
 }
 
-void Host::connect(std::unique_ptr<DeviceLink> node) {
+void Host::connect(std::shared_ptr<DeviceLink> node) {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kMade) throw StateError("a device node is connected before start()");
     bus_.connect(std::move(node));
 }
 
+void Host::start_link(std::shared_ptr<link::Link> link) {
+    std::lock_guard lock(mutex_);
+    if (!mesh_ || phase_ != Phase::kMade || mesh_->attached()) {
+        throw StateError("a link is started once, before start(), and only on a machine of several hosts");
+    }
+    ensure_fault_handlers();
+    mesh_->attach(std::move(link), mesh_->self() == 0 ? bus_.shared_node() : nullptr);
+    mesh_->start();
+}
+
+bool Host::joined(std::chrono::duration<double> timeout) { return !mesh_ || mesh_->joined(timeout); }
+
 void Host::start() {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kMade) throw StateError("this machine was started before");
+    if (mesh_) {
+        if (!mesh_->joined(std::chrono::seconds(0))) {
+            throw StateError("the other hosts were not heard yet: wait for joined() before start()");
+        }
+        mesh_->guest_runs();
+    }
     ensure_fault_handlers();
     for (auto& vcpu : vcpu_list_) vcpu->start();
     phase_ = Phase::kRunning;
@@ -78,12 +105,14 @@ void Host::stop() {
     if (phase_ == Phase::kStopped) return;
     const bool started = phase_ != Phase::kMade;
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
+    if (mesh_) mesh_->cancel();  // who waits for another host sees the request now
     if (phase_ == Phase::kPaused) open_gate();
     phase_ = Phase::kStopped;
     lock.unlock();
     if (started) {
         for (auto& vcpu : vcpu_list_) vcpu->join();
     }
+    if (mesh_) mesh_->stop();
     // The node knows this host, as its interrupt fabric and memory: without this the two would keep each
     // other.
     bus_.disconnect();
@@ -139,6 +168,135 @@ void Host::report(const Casualty& casualty) noexcept {
     ended_.notify_all();
     // Nobody executes on after a shutdown: the others would only wait for this one.
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
+}
+
+// ---- several hosts
+// -------------------------------------------------------------------------------------------------
+
+namespace {
+
+coherence::Operation::Kind kind_of(cm_operation operation) noexcept {
+    using Kind = coherence::Operation::Kind;
+    switch (operation) {
+        case CM_OPERATION_COMPARE_SWAP:
+            return Kind::kCompareSwap;
+        case CM_OPERATION_EXCHANGE:
+            return Kind::kExchange;
+        case CM_OPERATION_ADD:
+            return Kind::kAdd;
+        case CM_OPERATION_AND:
+            return Kind::kAnd;
+        case CM_OPERATION_OR:
+            return Kind::kOr;
+        case CM_OPERATION_XOR:
+            break;
+    }
+    return Kind::kXor;
+}
+
+}  // namespace
+
+bool Host::hold_pages(uint64_t first, uint64_t second) noexcept {
+    return !mesh_ || mesh_->memory().hold(first, second);
+}
+
+void Host::release_pages() noexcept {
+    if (mesh_) mesh_->memory().release();
+}
+
+bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
+                    const void* expected, void* old) noexcept {
+    const uint64_t page = ram_offset / GuestRam::kPage;
+    if (mesh_->memory().here(page)) return false;
+    coherence::Operation wanted;
+    wanted.kind = kind_of(operation);
+    wanted.size = static_cast<uint8_t>(size);
+    wanted.offset = static_cast<uint16_t>(ram_offset % GuestRam::kPage);
+    std::memcpy(&wanted.operand, operand, sizeof wanted.operand);
+    std::memcpy(&wanted.expected, expected, sizeof wanted.expected);
+    coherence::Wide found;
+    if (!mesh_->memory().transact_elsewhere(page, wanted, found)) return false;
+    std::memcpy(old, &found, sizeof found);
+    return true;
+}
+
+void Host::page_needed([[maybe_unused]] const FaultContext& fault, uint64_t ram_page, Access want) noexcept {
+    if (mesh_->memory().obtain(ram_page, want)) return;
+    // The machine stops: the page will never come, and the instruction cannot be finished.
+    Vcpu* vcpu = Vcpu::current();
+    if (!vcpu) return;
+#ifdef COREMESH_HOST_SSE
+    cm_float_interrupted(fault.ucontext);
+#endif
+    cm_engine_abandon(vcpu->engine());
+}
+
+void Host::mesh_broken(const Breach& breach) noexcept {
+    {
+        std::lock_guard lock(mutex_);
+        if (!ending_) {
+            ending_ = Ending{breach.fenced ? "fenced" : "host-lost", 0, breach.reason, breach.host};
+        }
+    }
+    ended_.notify_all();
+    for (auto& vcpu : vcpu_list_) vcpu->post_stop();
+}
+
+void Host::forward(const x86::IpiMessage& message) noexcept {
+    if (mesh_) mesh_->router().forward(message);
+}
+
+void Host::extint(bool asserted) noexcept {
+    fabric_.extint(asserted);
+    if (mesh_) mesh_->router().extint(asserted);
+}
+
+void Host::nmi_line() noexcept {
+    fabric_.nmi_line();
+    if (mesh_) mesh_->router().nmi_line();
+}
+
+bool Host::read_ram(uint64_t gpa, void* to, uint64_t length) {
+    if (!mesh_ || length == 0) return ram_.read(gpa, to, length);
+    const auto offset = ram_.offset_of(gpa, length);
+    return offset && mesh_->memory().read(*offset, to, length);
+}
+
+bool Host::write_ram(uint64_t gpa, const void* from, uint64_t length) {
+    if (!mesh_ || length == 0) return ram_.write(gpa, from, length);
+    const auto offset = ram_.offset_of(gpa, length);
+    return offset && mesh_->memory().write(*offset, from, length);
+}
+
+bool Host::load_ram(uint64_t gpa, const void* from, uint64_t length) {
+    if (!mesh_ || length == 0) return ram_.write(gpa, from, length);
+    const auto offset = ram_.offset_of(gpa, length);
+    if (!offset) return false;
+    for (const coherence::HomeRange& range : mesh_->layout().homes) {
+        if (range.host != mesh_->self()) continue;
+        const uint64_t first = std::max(*offset, range.first * GuestRam::kPage);
+        const uint64_t end = std::min(*offset + length, range.end * GuestRam::kPage);
+        if (first >= end) continue;
+        const auto* bytes = static_cast<const uint8_t*>(from) + (first - *offset);
+        if (!mesh_->memory().write(first, bytes, end - first)) return false;
+    }
+    return true;
+}
+
+std::optional<coherence::Wide> Host::transact_at(uint64_t gpa, coherence::Operation operation) {
+    const auto offset = ram_.offset_of(gpa, operation.size);
+    operation.offset = static_cast<uint16_t>(gpa % GuestRam::kPage);
+    if (!offset || !coherence::valid(operation)) return std::nullopt;
+    if (!mesh_) {
+        ram_.code_written_by_host(gpa, operation.size);
+        const coherence::Wide old =
+            coherence::execute(operation, ram_.protocol_base() + (*offset & ~(GuestRam::kPage - 1)));
+        ram_.code_written_by_host(gpa, operation.size);
+        return old;
+    }
+    coherence::Wide old;
+    if (!mesh_->memory().transact(*offset / GuestRam::kPage, operation, old)) return std::nullopt;
+    return old;
 }
 
 void Host::thread_begins() noexcept {

@@ -10,15 +10,19 @@
 #include <string>
 #include <vector>
 
+#include "vcpu/mesh.hpp"
 #include "vcpu/vcpu.hpp"
 
 namespace coremesh {
 
 /// Why a host came to rest.
 struct Ending {
-    std::string kind;  ///< "triple-fault", "reset" (INIT of the BSP), "internal-error" or "stopped"
+    /// "triple-fault", "reset" (INIT of the BSP), "internal-error", "stopped"; in a machine of several hosts
+    /// "host-lost" (host 0 says which) and "fenced" (this host has lost its lease).
+    std::string kind;
     unsigned vcpu = 0;
     std::string detail;
+    unsigned host = 0;  ///< "host-lost": which
 };
 
 /// A call that the host's present state does not allow.
@@ -28,7 +32,11 @@ class StateError : public std::logic_error {
 };
 
 /// All methods may be called by any thread that is not a vCPU's.
-class Host final : private VcpuSurroundings, private CodeSink, private x86::RemoteSink {
+class Host final : private VcpuSurroundings,
+                   private CodeSink,
+                   private PageSink,
+                   private MeshOwner,
+                   private x86::RemoteSink {
   public:
     struct Options {
         uint64_t ram_bytes = 0, low_ram_bytes = 0;
@@ -38,13 +46,34 @@ class Host final : private VcpuSurroundings, private CodeSink, private x86::Remo
         uint64_t tsc_hz = 0;                ///< 0: the host's own rate
         uint32_t timer_hz = 25'000'000;     ///< of the local APICs' timers
         Protection protection = Protection::automatic;
-        std::vector<CpuDescription> cpus;  ///< one a vCPU
+        std::vector<CpuDescription> cpus;   ///< one a vCPU
+        std::optional<Mesh::Options> mesh;  ///< when the machine has other hosts
     };
 
     explicit Host(Options options);
     ~Host();
 
-    void connect(std::unique_ptr<DeviceLink> node);
+    /// The device node of this process; on host 0. Elsewhere the node is behind the link.
+    void connect(std::shared_ptr<DeviceLink> node);
+    /// Several hosts: starts the traffic with them. Before start(), after connect().
+    void start_link(std::shared_ptr<link::Link> link);
+    /// Waits until all hosts have been heard and share one time. False at the timeout.
+    bool joined(std::chrono::duration<double> timeout);
+
+    /// DMA: copies as a coherent participant. False: not RAM in one block, or the machine stops.
+    bool read_ram(uint64_t gpa, void* to, uint64_t length);
+    bool write_ram(uint64_t gpa, const void* from, uint64_t length);
+    /// Before start(): lays down what of an image belongs to the pages homed here; elsewhere others do.
+    bool load_ram(uint64_t gpa, const void* from, uint64_t length);
+    /// A memory transaction on guest-physical memory, wherever the page is; `operation.offset` is set here.
+    /// Nothing when it is not RAM within one page, or the machine stops.
+    std::optional<coherence::Wide> transact_at(uint64_t gpa, coherence::Operation operation);
+    /// The 8259A's INTR and the NMI line, wired to the local APICs of all hosts.
+    void extint(bool asserted) noexcept;
+    void nmi_line() noexcept;
+    /// Null on a machine of one host.
+    Mesh* mesh() noexcept { return mesh_.get(); }
+
     Bus& bus() noexcept { return Host::bus_; }
     GuestRam& ram() noexcept { return ram_; }
     x86::Fabric& fabric() noexcept { return fabric_; }
@@ -71,20 +100,23 @@ class Host final : private VcpuSurroundings, private CodeSink, private x86::Remo
     // VcpuSurroundings
     void close_gate(Vcpu* except) noexcept override;
     void open_gate() noexcept override;
-    void hold_pages(uint64_t, uint64_t) noexcept override {}
-    void release_pages() noexcept override {}
-    bool transact(cm_operation, uint64_t, unsigned, const void*, const void*, void*) noexcept override {
-        return false;
-    }
-    bool shares_ram() const noexcept override { return false; }
+    bool hold_pages(uint64_t first, uint64_t second) noexcept override;
+    void release_pages() noexcept override;
+    bool transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
+                  const void* expected, void* old) noexcept override;
+    bool shares_ram() const noexcept override { return options_.mesh.has_value(); }
     void report(const Casualty& casualty) noexcept override;
     void thread_begins() noexcept override;
     void thread_ends() noexcept override;
     // CodeSink
     void code_written(unsigned engine, uint64_t ram_page) noexcept override;
     bool self_write(const FaultContext& fault) noexcept override;
+    // PageSink
+    void page_needed(const FaultContext& fault, uint64_t ram_page, Access want) noexcept override;
+    // MeshOwner
+    void mesh_broken(const Breach& breach) noexcept override;
     // x86::RemoteSink
-    void forward(const x86::IpiMessage&) noexcept override {}
+    void forward(const x86::IpiMessage& message) noexcept override;
     void on_eoi(uint8_t vector) noexcept override;
 
     Options options_;
@@ -94,6 +126,7 @@ class Host final : private VcpuSurroundings, private CodeSink, private x86::Remo
     TimerQueue timers_;
     x86::Fabric fabric_;
     Gate gate_;
+    std::unique_ptr<Mesh> mesh_;
     std::vector<std::unique_ptr<Vcpu>> vcpu_list_;
 
     mutable std::mutex mutex_;  // phase_ and ending_

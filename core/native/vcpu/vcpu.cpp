@@ -65,7 +65,11 @@ const cm_vcpu_ops Vcpu::kOps = {
             Vcpu& v = self(o);
             v.around_.gate.leave(v.inside_);
             v.around_.close_gate(&v);
-            v.around_.hold_pages(first_page, second_page);
+            if (!v.around_.hold_pages(first_page, second_page)) {
+                v.around_.open_gate();
+                v.around_.gate.enter(v.inside_);
+                cm_engine_abandon(v.engine_);
+            }
         },
     .exclusive_end =
         [](void* o) {

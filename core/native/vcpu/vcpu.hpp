@@ -75,8 +75,8 @@ struct VcpuSurroundings {
     virtual void close_gate(Vcpu* except) noexcept = 0;
     virtual void open_gate() noexcept = 0;
     /// On a machine of several hosts, inside the closed gate: the pages are writable here and stay so until
-    /// release_pages, on the same thread. UINT64_MAX: no page.
-    virtual void hold_pages(uint64_t first, uint64_t second) noexcept = 0;
+    /// release_pages, on the same thread. UINT64_MAX: no page. False: the machine stops, and nothing is held.
+    virtual bool hold_pages(uint64_t first, uint64_t second) noexcept = 0;
     virtual void release_pages() noexcept = 0;
     /// See cm_vcpu_ops; called only if shares_ram().
     virtual bool transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// One host's place among the hosts of a machine: what comes in on the links goes to the part that it is for.
+//
+//   coherence, page   the page protocol (shared_memory.hpp)
+//   interrupt         the router, and from there this host's local APICs
+//   device            host 0: the server of the device node; elsewhere: the vCPU that waits for the answer
+//   clock             the follower of host 0's clock
+//   heartbeat         the lease; who loses it, or a host, stops
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock_follower.hpp"
+#include "bus/node_server.hpp"
+#include "bus/remote_node.hpp"
+#include "link/lease.hpp"
+#include "link/link.hpp"
+#include "vcpu/shared_memory.hpp"
+#include "x86/fabric.hpp"
+#include "x86/interrupt_router.hpp"
+
+namespace coremesh {
+
+/// The machine is not whole any more, or this host is not part of it.
+struct Breach {
+    bool fenced;         ///< this host has lost its lease; else `host` is lost
+    link::HostId host;   ///< who
+    const char* reason;  ///< for a person
+};
+
+class MeshOwner {
+  public:
+    /// Once, on the protocol thread: all vCPUs must stop for ever. Must not wait for them.
+    virtual void mesh_broken(const Breach& breach) noexcept = 0;
+
+  protected:
+    ~MeshOwner() = default;
+};
+
+class Mesh final : private link::Receiver, private MessageSender, private x86::InterruptPort {
+  public:
+    struct Options {
+        link::HostId self = 0;
+        unsigned hosts = 2;
+        std::vector<coherence::HomeRange> homes;
+        std::vector<std::pair<uint32_t, uint8_t>> vcpu_hosts;  ///< APIC id, host
+        coherence::Policy policy = coherence::Policy::kAdaptive;
+        uint32_t hold_us = 50;
+        unsigned prefetch = 8;
+        link::LeaseTimes lease;
+    };
+
+    /// All referred to outlive this. `ram` is coherent and tracks code; grants the pages homed here.
+    Mesh(const Options& options, GuestRam& ram, Clock& clock, x86::Fabric& fabric, MeshOwner& owner);
+    ~Mesh();
+
+    /// Before `start`. `devices`: the device node on host 0, null elsewhere.
+    void attach(std::shared_ptr<link::Link> link, std::shared_ptr<DeviceLink> devices);
+    bool attached() const noexcept { return link_ != nullptr; }
+    /// Messages flow from now on.
+    void start();
+    /// Waits until all hosts were heard and the clock is host 0's. False after `timeout`.
+    bool joined(std::chrono::duration<double> timeout);
+    /// vCPUs are about to run: the clock never turns back any more.
+    void guest_runs() noexcept { follower_->guest_runs(); }
+    /// Every wait of a vCPU or a device for another host ends, for good. Any thread.
+    void cancel() noexcept;
+    /// No vCPU runs any more. Returns when no thread of this object runs. Idempotent; not from a callback.
+    void stop() noexcept;
+
+    SharedMemory& memory() noexcept { return memory_; }
+    x86::InterruptRouter& router() noexcept { return router_; }
+    /// The devices of host 0 as this host's vCPUs reach them; for hosts other than 0.
+    const std::shared_ptr<RemoteNode>& remote_node() noexcept { return remote_node_; }
+    const coherence::Options& layout() const noexcept { return protocol_; }
+    unsigned hosts() const noexcept { return options_.hosts; }
+    link::HostId self() const noexcept { return options_.self; }
+    const link::Link* link() const noexcept { return link_.get(); }
+    const NodeServer* node_server() const noexcept { return node_server_.get(); }
+    ClockFollower& follower() noexcept { return *follower_; }
+
+  private:
+    // link::Receiver, on the protocol thread but for stamp()
+    void received(link::HostId from, link::Type type, uint64_t guest_tsc,
+                  std::span<const uint8_t> payload) noexcept override;
+    int64_t due(int64_t now_ns) noexcept override;
+    uint64_t stamp() noexcept override { return clock_.tsc(); }
+    void peer_lost(link::HostId peer, link::Loss loss) noexcept override;
+    // MessageSender
+    void send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept override;
+    void send_page(coherence::HostId to, std::span<const uint8_t> message,
+                   std::span<const uint8_t> page) noexcept override;
+    void timer_set() noexcept override;
+    // x86::InterruptPort
+    bool deliver(const x86::IpiMessage& message) noexcept override { return fabric_.deliver(message); }
+    void set_extint(bool asserted) noexcept override { fabric_.extint(asserted); }
+    void pulse_nmi() noexcept override { fabric_.nmi_line(); }
+    bool send(uint8_t to, std::span<const uint8_t> payload) noexcept override;
+
+    void obey(const link::Lease::Orders& orders, int64_t now_ns) noexcept;
+    void break_up(const Breach& breach) noexcept;
+    void note_joined(int64_t now_ns) noexcept;
+
+    const Options options_;
+    const coherence::Options protocol_;
+    Clock& clock_;
+    x86::Fabric& fabric_;
+    MeshOwner& owner_;
+    std::shared_ptr<link::Link> link_;
+    SharedMemory memory_;
+    x86::InterruptRouter router_;
+    std::unique_ptr<ClockFollower> follower_;
+    std::shared_ptr<RemoteNode> remote_node_;
+    std::shared_ptr<DeviceLink> devices_;
+    std::unique_ptr<NodeServer> node_server_;
+
+    // The protocol thread's own.
+    std::unique_ptr<link::Lease> lease_;
+    bool broken_ = false;
+    bool told_joined_ = false;
+
+    std::mutex mutex_;  // joined_
+    std::condition_variable joined_changed_;
+    bool joined_ = false;
+};
+
+}  // namespace coremesh

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "vcpu/shared_memory.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "base/clock.hpp"
+#include "base/futex.hpp"
+
+namespace coremesh {
+
+using coherence::Action;
+using coherence::Operation;
+using coherence::Outcome;
+
+namespace {
+
+constexpr uint64_t kNoPage = ~uint64_t{0};
+
+}  // namespace
+
+SharedMemory::SharedMemory(GuestRam& ram, const coherence::Options& options, MessageSender& sender)
+    : ram_(ram), sender_(sender), node_(options) {
+    // Filled inside fault handlers: never grown there as long as this is enough.
+    timers_.reserve(4096);
+    to_self_.reserve(64);
+}
+
+uint64_t SharedMemory::now_us() noexcept { return static_cast<uint64_t>(Clock::monotonic_ns()) / 1000; }
+
+// ---- threads that wait
+// ---------------------------------------------------------------------------------------------
+
+/// Gives the lock up while it sleeps. False: cancelled.
+bool SharedMemory::wait_for(uint64_t page, Access want) noexcept {
+    const int64_t start = Clock::monotonic_ns();
+    bool slept = false;
+    for (;;) {
+        if (cancelled_.load(std::memory_order_relaxed)) return false;
+        const bool wait = node_.need(page, want, false, now_us(), actions_);
+        Bed& bed = bed_of(page);
+        // Before the actions: one of them may be the wake.
+        const uint32_t turn = bed.turn.load(std::memory_order_relaxed);
+        perform({});
+        if (!wait || node_.access(page) >= want) break;
+        slept = true;
+        ++bed.sleepers;
+        lock_.unlock();
+        futex_wait_until(bed.turn, turn, -1);
+        lock_.lock();
+        --bed.sleepers;
+    }
+    if (slept) {
+        counters_.waits.fetch_add(1, std::memory_order_relaxed);
+        counters_.wait_ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - start),
+                                    std::memory_order_relaxed);
+    }
+    return true;
+}
+
+bool SharedMemory::obtain(uint64_t page, Access want) noexcept {
+    const std::lock_guard hold(lock_);
+    if (!wait_for(page, want)) return false;
+    node_.resumed(page, now_us(), actions_);
+    perform({});
+    return true;
+}
+
+SharedMemory::Ticket* SharedMemory::take_ticket() noexcept {
+    for (size_t tried = 0; tried < kTickets; ++tried) {
+        const uint64_t number = ++last_ticket_;
+        Ticket& ticket = tickets_[number % kTickets];
+        if (ticket.number != 0) continue;
+        ticket.number = number;
+        ticket.done.store(0, std::memory_order_relaxed);
+        return &ticket;
+    }
+    return nullptr;  // more threads than a host has vCPUs: the caller moves the page instead
+}
+
+bool SharedMemory::transact_elsewhere(uint64_t page, const Operation& operation, Wide& old) noexcept {
+    const std::lock_guard hold(lock_);
+    Ticket* ticket = take_ticket();
+    if (!ticket) return false;
+    node_.rmw(page, operation, ticket->number, now_us(), actions_);
+    perform({});
+    while (ticket->done.load(std::memory_order_acquire) == 0 && !cancelled_.load(std::memory_order_relaxed)) {
+        lock_.unlock();
+        futex_wait_until(ticket->done, 0, -1);
+        lock_.lock();
+    }
+    const bool executed = ticket->done.load(std::memory_order_acquire) && ticket->outcome == Outcome::kValue;
+    old = ticket->value;
+    ticket->number = 0;
+    if (!executed) {
+        node_.resumed(page, now_us(), actions_);
+        perform({});
+    }
+    return executed;
+}
+
+bool SharedMemory::transact(uint64_t page, const Operation& operation, Wide& old) noexcept {
+    if (!here(page) && transact_elsewhere(page, operation, old)) return true;
+    const std::lock_guard hold(lock_);
+    if (!wait_for(page, operation.reads_only() && operation.size < 16 ? Access::kRead : Access::kWrite)) {
+        return false;
+    }
+    old = execute(operation, page);
+    node_.resumed(page, now_us(), actions_);
+    perform({});
+    return true;
+}
+
+bool SharedMemory::read(uint64_t offset, void* to, uint64_t length) noexcept {
+    auto* bytes = static_cast<uint8_t*>(to);
+    while (length > 0) {
+        const uint64_t page = offset / GuestRam::kPage;
+        const uint64_t piece = std::min(length, (page + 1) * GuestRam::kPage - offset);
+        const std::lock_guard hold(lock_);
+        if (!wait_for(page, Access::kRead)) return false;
+        std::memcpy(bytes, ram_.protocol_base() + offset, piece);
+        node_.resumed(page, now_us(), actions_);
+        perform({});
+        offset += piece;
+        bytes += piece;
+        length -= piece;
+    }
+    return true;
+}
+
+bool SharedMemory::write(uint64_t offset, const void* from, uint64_t length) noexcept {
+    const auto* bytes = static_cast<const uint8_t*>(from);
+    while (length > 0) {
+        const uint64_t page = offset / GuestRam::kPage;
+        const uint64_t piece = std::min(length, (page + 1) * GuestRam::kPage - offset);
+        const std::lock_guard hold(lock_);
+        if (!wait_for(page, Access::kWrite)) return false;
+        ram_.write(ram_.gpa_of(offset), bytes, piece);
+        node_.resumed(page, now_us(), actions_);
+        perform({});
+        offset += piece;
+        bytes += piece;
+        length -= piece;
+    }
+    return true;
+}
+
+bool SharedMemory::hold(uint64_t first, uint64_t second) noexcept {
+    if (first > second) std::swap(first, second);
+    lock_.lock();
+    // Rising order on every host: whoever has the lower page is sent the upper one, and keeps the lower one
+    // meanwhile because its hold has not begun to run out.
+    for (;;) {
+        bool complete = true;
+        for (const uint64_t page : {first, second}) {
+            if (page == kNoPage || node_.access(page) == Access::kWrite) continue;
+            complete = false;
+            if (!wait_for(page, Access::kWrite)) {
+                lock_.unlock();
+                return false;
+            }
+        }
+        if (complete) break;
+    }
+    held_ = {first, second};
+    return true;
+}
+
+void SharedMemory::release() noexcept {
+    for (const uint64_t page : held_) {
+        if (page != kNoPage) node_.resumed(page, now_us(), actions_);
+    }
+    perform({});
+    lock_.unlock();
+}
+
+void SharedMemory::cancel() noexcept {
+    const std::lock_guard hold(lock_);
+    cancelled_.store(true, std::memory_order_relaxed);
+    for (Bed& bed : beds_) {
+        bed.turn.fetch_add(1, std::memory_order_relaxed);
+        if (bed.sleepers) futex_wake(bed.turn, INT_MAX);
+    }
+    for (Ticket& ticket : tickets_) {
+        if (ticket.number == 0 || ticket.done.load(std::memory_order_relaxed)) continue;
+        ticket.outcome = Outcome::kRetry;
+        ticket.done.store(1, std::memory_order_release);
+        futex_wake(ticket.done);
+    }
+}
+
+// ---- the protocol thread
+// -------------------------------------------------------------------------------------------
+
+void SharedMemory::receive(coherence::HostId from, std::span<const uint8_t> bytes) noexcept {
+    const auto message = coherence::decode(bytes);
+    std::span<const uint8_t> page;
+    if (message && message->has_page()) page = bytes.subspan(coherence::wire_size(message->kind));
+    if (!message || (message->has_page() && !coherence::valid_page(page))) {
+        counters_.malformed.fetch_add(1, std::memory_order_relaxed);
+        return;
+    }
+    const std::lock_guard hold(lock_);
+    node_.receive(from, *message, now_us(), actions_);
+    perform(page);
+}
+
+int64_t SharedMemory::run_timers(int64_t now_ns) noexcept {
+    const std::lock_guard hold(lock_);
+    while (!timers_.empty() && timers_.front().due_ns <= now_ns) {
+        const uint64_t page = timers_.front().page;
+        std::pop_heap(timers_.begin(), timers_.end(), std::greater<>{});
+        timers_.pop_back();
+        node_.timer(page, now_us(), actions_);
+        perform({});
+    }
+    return timers_.empty() ? -1 : timers_.front().due_ns;
+}
+
+// ---- what the protocol says
+// ----------------------------------------------------------------------------------------
+
+/// `arrived`: the encoded page that came with the message, for kInstall.
+void SharedMemory::perform(std::span<const uint8_t> arrived) noexcept {
+    for (;;) {
+        for (size_t index = 0; index < actions_.size(); ++index) do_one(actions_[index], arrived);
+        actions_.clear();
+        if (to_self_.empty()) return;
+        // A result of an operation executed for ourselves.
+        const coherence::Message message = to_self_.back();
+        to_self_.pop_back();
+        node_.receive(node_.self(), message, now_us(), actions_);
+        arrived = {};
+    }
+}
+
+void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived) noexcept {
+    std::array<uint8_t, coherence::kMaxWire> wire;
+    switch (action.kind) {
+        case Action::Kind::kSend:
+            sender_.send_message(action.to, {wire.data(), coherence::encode(action.message, wire)});
+            return;
+        case Action::Kind::kSendPage:
+            send_page(action);
+            return;
+        case Action::Kind::kInstall:
+            // A page of zeros that has no memory here yet needs none.
+            if (!coherence::zero_page(arrived) || !ram_.untouched(action.page)) {
+                coherence::decode_page(arrived, frame(action.page));
+            }
+            return;
+        case Action::Kind::kSetAccess:
+            ram_.code()->set_access(action.page, action.access);
+            return;
+        case Action::Kind::kExecute: {
+            coherence::Message result = action.message;
+            result.value = execute(result.operation, action.page);
+            if (action.to == node_.self()) {
+                to_self_.push_back(result);
+            } else {
+                sender_.send_message(action.to, {wire.data(), coherence::encode(result, wire)});
+            }
+            return;
+        }
+        case Action::Kind::kWake: {
+            Bed& bed = bed_of(action.page);
+            bed.turn.fetch_add(1, std::memory_order_relaxed);
+            if (bed.sleepers) futex_wake(bed.turn, INT_MAX);
+            return;
+        }
+        case Action::Kind::kComplete: {
+            Ticket& ticket = tickets_[action.ticket % kTickets];
+            if (ticket.number != action.ticket) return;
+            ticket.outcome = action.outcome;
+            ticket.value = action.value;
+            ticket.done.store(1, std::memory_order_release);
+            futex_wake(ticket.done);
+            return;
+        }
+        case Action::Kind::kTimer:
+            set_timer(action.page, action.delay_us);
+            return;
+    }
+}
+
+void SharedMemory::send_page(const Action& action) noexcept {
+    std::array<uint8_t, coherence::kMaxWire> wire;
+    const size_t head = coherence::encode(action.message, wire);
+    const uint64_t page = action.message.page;
+    size_t length = 1;
+    if (ram_.untouched(page)) {
+        encoded_[0] = static_cast<uint8_t>(coherence::PageForm::kZero);
+    } else {
+        length = coherence::encode_page(frame(page), encoded_);
+    }
+    auto& form = length == 1                            ? counters_.pages_sent_zero
+                 : length == coherence::kMaxEncodedPage ? counters_.pages_sent_raw
+                                                        : counters_.pages_sent_sparse;
+    form.fetch_add(1, std::memory_order_relaxed);
+    counters_.page_bytes.fetch_add(length, std::memory_order_relaxed);
+    sender_.send_page(action.to, {wire.data(), head}, {encoded_.data(), length});
+}
+
+/// The page is here, and stays while the lock is held. Post, kick, then write, if it holds translated code.
+SharedMemory::Wide SharedMemory::execute(const Operation& operation, uint64_t page) noexcept {
+    const uint64_t gpa = ram_.gpa_of(page * GuestRam::kPage);
+    if (!operation.reads_only()) ram_.code_written_by_host(gpa + operation.offset, operation.size);
+    const Wide old = coherence::execute(operation, frame(page));
+    if (!operation.reads_only()) ram_.code_written_by_host(gpa + operation.offset, operation.size);
+    return old;
+}
+
+void SharedMemory::set_timer(uint64_t page, uint32_t delay_us) noexcept {
+    const int64_t due = Clock::monotonic_ns() + int64_t{delay_us} * 1000;
+    const bool soonest = timers_.empty() || due < timers_.front().due_ns;
+    timers_.push_back({due, page});
+    std::push_heap(timers_.begin(), timers_.end(), std::greater<>{});
+    if (soonest) sender_.timer_set();
+}
+
+coherence::Counters SharedMemory::protocol_counters() noexcept {
+    const std::lock_guard hold(lock_);
+    return node_.counters();
+}
+
+std::vector<coherence::ContendedPage> SharedMemory::contended(size_t count) {
+    const std::lock_guard hold(lock_);
+    return node_.contended(count);
+}
+
+}  // namespace coremesh

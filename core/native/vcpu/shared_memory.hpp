@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Guest RAM that several hosts share, as the threads of one host use it: the page protocol's driver and the
+// memory-transaction service.
+//
+// The protocol itself decides (coherence/node.hpp); this does what it says: sends, installs, maps, wakes.
+// One priority-inheriting lock guards both, because a vCPU and the protocol thread meet here and outrank each
+// other. Under it nobody sleeps and nobody touches the guest view.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/pi_mutex.hpp"
+#include "coherence/node.hpp"
+#include "coherence/page_codec.hpp"
+#include "ram/guest_ram.hpp"
+
+namespace coremesh {
+
+/// How messages leave this host. `send` is called with the protocol lock held, by any thread.
+struct MessageSender {
+    virtual void send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept = 0;
+    virtual void send_page(coherence::HostId to, std::span<const uint8_t> message,
+                           std::span<const uint8_t> page) noexcept = 0;
+    /// A timer was set that ends before those the protocol thread knows.
+    virtual void timer_set() noexcept = 0;
+
+  protected:
+    ~MessageSender() = default;
+};
+
+class SharedMemory {
+  public:
+    using Wide = coherence::Wide;
+
+    struct Counters {
+        std::atomic<uint64_t> waits{0}, wait_ns{0};
+        std::atomic<uint64_t> pages_sent_zero{0}, pages_sent_sparse{0}, pages_sent_raw{0}, page_bytes{0};
+        std::atomic<uint64_t> malformed{0};
+    };
+
+    /// Throws what coherence::Node throws. `ram` is coherent and outlives this.
+    SharedMemory(GuestRam& ram, const coherence::Options& options, MessageSender& sender);
+
+    // ---- any thread that may sleep, also inside the fault handler
+
+    /// Sleeps until this host has `want` of the page. False: the machine stops, and nobody will ever answer.
+    bool obtain(uint64_t page, Access want) noexcept;
+    /// A valid operation on RAM at page * 4096 + operation.offset. True: it was executed elsewhere, `old` is
+    /// what was there. False: the page is here now; execute it here.
+    bool transact_elsewhere(uint64_t page, const coherence::Operation& operation, Wide& old) noexcept;
+    /// The same wherever the page is; `old` as of coherence::execute. False: the machine stops.
+    bool transact(uint64_t page, const coherence::Operation& operation, Wide& old) noexcept;
+    /// Copies to and from RAM as a coherent participant, page by page. The range is RAM in one block. False:
+    /// the machine stops.
+    bool read(uint64_t offset, void* to, uint64_t length) noexcept;
+    bool write(uint64_t offset, const void* from, uint64_t length) noexcept;
+    /// Both pages are writable here until `release`, which the same thread calls; ~0: no page. The time
+    /// between is short and touches no other page. False: the machine stops; nothing is held.
+    bool hold(uint64_t first, uint64_t second) noexcept;
+    void release() noexcept;
+
+    /// This host may write the page at this moment. Lock-free.
+    bool here(uint64_t page) const noexcept { return node_.access(page) == Access::kWrite; }
+
+    // ---- the protocol thread
+
+    /// A message of the protocol; with the bytes of a page behind it, if it has any.
+    void receive(coherence::HostId from, std::span<const uint8_t> bytes) noexcept;
+    /// Runs the holds that have ended; the next moment (CLOCK_MONOTONIC, ns) or -1.
+    int64_t run_timers(int64_t now_ns) noexcept;
+
+    // ---- any thread
+
+    /// Every wait ends, now and from now on.
+    void cancel() noexcept;
+
+    coherence::Counters protocol_counters() noexcept;
+    std::vector<coherence::ContendedPage> contended(size_t count);
+    const Counters& counters() const noexcept { return counters_; }
+
+  private:
+    struct Timer {
+        int64_t due_ns;
+        uint64_t page;
+        bool operator>(const Timer& other) const noexcept { return due_ns > other.due_ns; }
+    };
+    /// Where the threads sleep that wait for one of the pages that share it.
+    struct Bed {
+        std::atomic<uint32_t> turn{0};
+        uint32_t sleepers = 0;  // under the lock
+    };
+    /// One transaction under way.
+    struct Ticket {
+        std::atomic<uint32_t> done{0};
+        coherence::Outcome outcome{};
+        Wide value = 0;
+        uint64_t number = 0;  // 0: free
+    };
+    static constexpr size_t kBeds = 256;
+    static constexpr size_t kTickets = 512;
+
+    static uint64_t now_us() noexcept;
+    Bed& bed_of(uint64_t page) noexcept { return beds_[page % kBeds]; }
+    uint8_t* frame(uint64_t page) noexcept { return ram_.protocol_base() + page * GuestRam::kPage; }
+
+    // All with the lock held.
+    bool wait_for(uint64_t page, Access want) noexcept;
+    void perform(std::span<const uint8_t> arrived) noexcept;
+    void do_one(const coherence::Action& action, std::span<const uint8_t> arrived) noexcept;
+    void send_page(const coherence::Action& action) noexcept;
+    Wide execute(const coherence::Operation& operation, uint64_t page) noexcept;
+    void set_timer(uint64_t page, uint32_t delay_us) noexcept;
+    Ticket* take_ticket() noexcept;
+
+    GuestRam& ram_;
+    MessageSender& sender_;
+    PiMutex lock_;  // all below but the atomics
+    coherence::Node node_;
+    coherence::Actions actions_;
+    std::vector<coherence::Message> to_self_;
+    std::vector<Timer> timers_;  // a heap, soonest first
+    std::array<Bed, kBeds> beds_;
+    std::array<Ticket, kTickets> tickets_;
+    uint64_t last_ticket_ = 0;
+    std::array<uint64_t, 2> held_{};
+    std::array<uint8_t, coherence::kMaxEncodedPage> encoded_;
+    std::atomic<bool> cancelled_{false};
+    Counters counters_;
+};
+
+}  // namespace coremesh

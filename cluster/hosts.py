@@ -49,8 +49,8 @@ _EPOCH = 1
 class Hosts:
     """The actors of one machine; `self[0]` is the one with the devices. Any thread may call."""
 
-    def __init__(self, description: MachineDescription, *, on_cluster: bool = False) -> None:
-        """Start the actors' processes. `on_cluster` says that a person named the cluster they run on."""
+    def __init__(self, description: MachineDescription) -> None:
+        """Start the actors' processes, in the Ray that this process uses."""
         self._description = description
         self._placement: Placement | None = None
         self._remotes: list[session.Remote] = []
@@ -67,7 +67,8 @@ class Hosts:
         try:
             if description.hosts > 1:
                 self._placement = place(description.hosts)
-                self.warning = self._placement.warning if on_cluster else ""
+                # Who has started no cluster has asked for hosts that share this machine.
+                self.warning = "" if session.is_own() else self._placement.warning
             self._remotes = _start_actors(description, self._placement)
         except BaseException:
             self.close()
@@ -102,11 +103,11 @@ class Hosts:
             return chosen
 
         machine_id = secrets.randbits(64)
-        places = self._placement.nodes
+        places, interfaces = self._placement.nodes, self._placement.interfaces
         facts = self.each(
             "prepare",
             [
-                (Membership(host, machine_id, _EPOCH, self._found[0]["tsc_hz"], places[host]),)
+                (Membership(host, machine_id, _EPOCH, self._found[0]["tsc_hz"], interfaces[host]),)
                 for host in range(len(self))
             ],
         )

@@ -120,7 +120,7 @@ class Machine:
         self._timings: dict[str, float | None] = {"ray_start": session.ensure(address)}
 
         begin = time.monotonic()
-        self._hosts = Hosts(self._description, on_cluster=address is not None)
+        self._hosts = Hosts(self._description)
         self._finalizer = weakref.finalize(self, self._hosts.close)
         try:
             self._hosts.await_processes(build)

@@ -12,6 +12,7 @@ from coremesh.core.errors import PlatformError
 # A share of a CPU that says "on a node that is to run work" and takes nothing from it: vCPUs may outnumber
 # the cores, so that a whole CPU for each would refuse machines that run well.
 _BUNDLE = {"CPU": 0.001}
+_LOOPBACK = "127.0.0.1"
 _PATIENCE_SECONDS = 30.0
 
 
@@ -26,6 +27,13 @@ class Placement:
     nodes: tuple[str, ...]
     group: Any
     warning: str = ""
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """The address each host's links are bound to: its node's, or nobody else's when all share one."""
+        if len(set(self.nodes)) == 1:
+            return (_LOOPBACK,) * len(self.nodes)
+        return self.nodes
 
     def options(self, host: int) -> dict[str, Any]:
         """The options with which the actor of `host` is made."""

@@ -73,6 +73,12 @@ def ensure(address: str | None = None) -> float:
     return time.monotonic() - begin
 
 
+def is_own() -> bool:
+    """Whether the Ray in use was started by this process, on this machine. Any thread."""
+    with _lock:
+        return _own_folder is not None
+
+
 def shutdown() -> None:
     """Leave Ray, and stop it if this process started it. Harmless when there is none. Any thread."""
     global _own_folder, _address, _warden

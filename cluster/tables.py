@@ -29,7 +29,10 @@ def vcpu_rows(hosts: Sequence[Rows]) -> Rows:
 
 def mesh_rows(hosts: Sequence[Mapping[str, Any]]) -> Rows:
     """One row a host; what the engine gives in groups becomes 'group_name', what it lists by peer a sum."""
-    return [_flat(host) for host in hosts]
+    rows = [_flat(host) for host in hosts]
+    # What only the host with the devices counts, or only the others, is 0 elsewhere.
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name, 0) for name in names} for row in rows]
 
 
 def contended_rows(

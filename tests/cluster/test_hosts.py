@@ -149,7 +149,7 @@ def hosts(actors: list[PlayedActor], group: PlayedGroup, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "_start_actors", lambda description, placement: actors)
     monkeypatch.setattr(module.session, "first_done", first_done)
     description = MachineDescription(vcpus=6, ram_bytes=1 << 24, kernel=b"kernel", shares=(2, 2, 2))
-    made = Hosts(description, on_cluster=True)
+    made = Hosts(description)
     yield made
     made.close()
 

@@ -8,7 +8,7 @@ import pytest
 from coremesh.cluster.build import Build
 from coremesh.cluster.description import MachineDescription, parse_hosts, share_vcpus
 from coremesh.cluster.homes import divide
-from coremesh.cluster.placement import choose, working_nodes
+from coremesh.cluster.placement import Placement, choose, working_nodes
 from coremesh.core.errors import ConfigurationError, PlatformError
 from coremesh.core.memory_map import GIB, HIGH_RAM_BASE, MIB, PAGE_BYTES, MemoryMap
 from hypothesis import given
@@ -92,6 +92,11 @@ def test_dead_nodes_and_nodes_without_cpus_are_no_place_for_a_host() -> None:
         {"Alive": True, "Resources": {}},
     ]
     assert working_nodes(nodes) == nodes[:1]
+
+
+def test_links_are_bound_to_the_nodes_addresses_and_on_one_node_to_nobody_elses() -> None:
+    assert Placement("STRICT_SPREAD", ("10.0.0.1", "10.0.0.2"), None).interfaces == ("10.0.0.1", "10.0.0.2")
+    assert Placement("PACK", ("10.0.0.1", "10.0.0.1"), None).interfaces == ("127.0.0.1", "127.0.0.1")
 
 
 def test_another_build_on_a_node_is_refused_by_name() -> None:

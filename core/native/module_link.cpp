@@ -6,6 +6,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <sched.h>
+
 #include <cstring>
 
 #include "link/in_process.hpp"
@@ -64,7 +66,7 @@ AnyDict facts_of(const Link& link) {
 std::shared_ptr<Link> make_link(unsigned host, unsigned hosts, uint64_t machine_id, uint32_t epoch,
                                 const std::string& library, uintptr_t router, uintptr_t zap,
                                 const std::vector<uintptr_t>& dealers, const std::vector<nb::bytes>& keys,
-                                size_t overflow_limit, unsigned spin_us) {
+                                size_t overflow_limit, unsigned spin_us, int cpu) {
     if (host >= link::kMaxHosts) throw nb::value_error("hosts are 0 to 63");
     link::ZmqOptions options{.self = static_cast<link::HostId>(host),
                              .hosts = hosts,
@@ -72,7 +74,9 @@ std::shared_ptr<Link> make_link(unsigned host, unsigned hosts, uint64_t machine_
                              .epoch = epoch,
                              .keys = {},
                              .overflow_limit = overflow_limit,
-                             .spin_ns = spin_us * int64_t{1000}};
+                             .spin_ns = spin_us * int64_t{1000},
+                             .cpu = cpu};
+    if (cpu < -1 || cpu >= CPU_SETSIZE) throw nb::value_error("no such CPU");
     for (const nb::bytes& key : keys) {
         link::PublicKey& raw = options.keys.emplace_back();
         if (key.size() != raw.size()) throw nb::value_error("a key is 32 bytes");
@@ -99,7 +103,7 @@ void bind_link(nb::module_& m) {
     m.def("link_priority", &link::probe_priority, nb::call_guard<nb::gil_scoped_release>(),
           "How a protocol thread may outrank vCPUs on this computer: 'fifo', 'nice' or 'none'.");
     m.def("zmq_link", &make_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "library"_a,
-          "router"_a, "zap"_a, "dealers"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a,
+          "router"_a, "zap"_a, "dealers"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a, "cpu"_a,
           "A link over sockets given by their addresses; they must outlive it.");
 
     nb::class_<Switch>(m, "InProcessSwitch", "Links between hosts in this process, for tests.")

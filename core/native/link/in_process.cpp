@@ -111,7 +111,7 @@ class InProcessLink final : public Link, private ProtocolThread::Work {
 
     void start(Receiver& receiver) override {
         if (receiver_.exchange(&receiver) != nullptr) throw std::logic_error("a link starts once");
-        inbox_.thread.start(*this, {}, 0);
+        inbox_.thread.start(*this, {});
     }
 
     void stop() override {

@@ -14,6 +14,7 @@
 #include <array>
 #include <cerrno>
 #include <ctime>
+#include <string_view>
 #include <system_error>
 
 namespace coremesh::link {
@@ -26,6 +27,14 @@ int64_t monotonic_ns() noexcept {
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
+}
+
+/// A wish: the thread runs as well where it is not granted.
+void stay_on(int cpu) noexcept {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<unsigned>(cpu), &one);
+    sched_setaffinity(0, sizeof one, &one);
 }
 
 }  // namespace
@@ -56,10 +65,11 @@ ProtocolThread::~ProtocolThread() {
     close(event_);
 }
 
-void ProtocolThread::start(Work& work, std::span<const int> descriptors, int64_t spin_ns) {
+void ProtocolThread::start(Work& work, std::span<const int> descriptors, int64_t spin_ns, int cpu) {
     descriptors_.assign(descriptors.begin(), descriptors.end());
     descriptors_.resize(std::min(descriptors_.size(), kMaxDescriptors - 1));
     spin_ns_ = spin_ns;
+    cpu_ = cpu;
     // The signals of the process are for its other threads: none may delay or end this one.
     sigset_t all, before;
     sigfillset(&all);
@@ -95,7 +105,9 @@ void ProtocolThread::run(Work& work) noexcept {
     for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigaddset(&faults, signal);
     pthread_sigmask(SIG_UNBLOCK, &faults, nullptr);
     prctl(PR_SET_TIMERSLACK, 1);  // holds are tens of microseconds, the default slack is fifty
-    priority_.store(raise_priority(kLevel), std::memory_order_release);
+    const char* const priority = raise_priority(kLevel);
+    priority_.store(priority, std::memory_order_release);
+    if (cpu_ >= 0 && std::string_view(priority) != "none") stay_on(cpu_);
     work.begins();
     unsigned ready = 0;
     while (!stopping_.load(std::memory_order_seq_cst)) {

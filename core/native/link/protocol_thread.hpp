@@ -52,8 +52,9 @@ class ProtocolThread {
 
     /// @param descriptors ends a sleep when one of them is readable.
     /// @param spin_ns     how long to go on draining before sleeping.
+    /// @param cpu         where to stay, if the thread gets to outrank others; -1: anywhere.
     /// Once. Throws std::system_error.
-    void start(Work& work, std::span<const int> descriptors, int64_t spin_ns);
+    void start(Work& work, std::span<const int> descriptors, int64_t spin_ns = 0, int cpu = -1);
     /// Idempotent; not from the thread itself.
     void stop() noexcept;
 
@@ -72,6 +73,7 @@ class ProtocolThread {
     int event_;
     std::vector<int> descriptors_;
     int64_t spin_ns_ = 0;
+    int cpu_ = -1;
     std::atomic<bool> pending_{false};
     std::atomic<bool> sleeping_{false};
     std::atomic<bool> stopping_{false};

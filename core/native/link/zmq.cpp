@@ -36,6 +36,7 @@ class ZmqLink final : public Link, private ProtocolThread::Work {
     ZmqLink(const ZmqOptions& options, const ZmqSockets& sockets)
         : zmq_(sockets.library),
           spin_ns_(options.spin_ns),
+          cpu_(options.cpu),
           router_(sockets.router),
           peers_({options.self, options.hosts, options.machine, options.epoch}),
           outgoing_(options.hosts) {
@@ -72,7 +73,7 @@ class ZmqLink final : public Link, private ProtocolThread::Work {
     void start(Receiver& receiver) override {
         if (receiver_.load() != nullptr) throw std::logic_error("a link starts once");
         receiver_.store(&receiver, std::memory_order_release);
-        thread_.start(*this, descriptors_, spin_ns_);
+        thread_.start(*this, descriptors_, spin_ns_, cpu_);
     }
 
     void stop() override {
@@ -236,6 +237,7 @@ class ZmqLink final : public Link, private ProtocolThread::Work {
 
     const LibZmq zmq_;
     const int64_t spin_ns_;
+    const int cpu_;
     void* const router_;
     Peers peers_;
     std::vector<Outgoing> outgoing_;

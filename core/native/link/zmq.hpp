@@ -39,6 +39,7 @@ struct ZmqOptions {
     std::vector<PublicKey> keys;    // by host: who may connect, and as whom; empty without CURVE
     size_t overflow_limit = 16384;  // frames that wait for one peer beyond libzmq's own queue
     int64_t spin_ns = 0;            // look for frames this long before sleeping; only with cores to spare
+    int cpu = -1;                   // where the protocol thread stays, beside libzmq's; -1: anywhere
 };
 
 /// Throws ZmqError, std::invalid_argument. The sockets are not touched before start().

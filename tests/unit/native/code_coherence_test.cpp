@@ -4,7 +4,8 @@
 // A page's code is one number, its generation. Its writer stores generation g into the page and then
 // publishes g elsewhere, as a guest does that patches code and then tells others to run it. A vCPU that has
 // seen g published and then runs the page must run generation g or later. A cached translation is the number
-// as it was read; a block head is the place where the mailbox is looked at.
+// as it was read; a block head is the place where the mailbox is looked at. The vCPUs are of one host, or of
+// two that share the RAM by the smallest page protocol there is.
 #include <sys/types.h>
 
 #include <algorithm>
@@ -22,6 +23,7 @@
 #include "check.hpp"
 #include "ram/page_table.hpp"
 #include "ram/guest_ram.hpp"
+#include "toy_protocol.hpp"
 
 using namespace coremesh;
 
@@ -35,7 +37,7 @@ constexpr unsigned kDataAt = 2048;
 constexpr uint64_t kEnough = 1000;  ///< generations, before a run may say that all is well
 
 /// What a run is allowed to leave out. Each but `none` must be found out by the same check.
-enum class Flaw { none, no_protection, no_self_check, post_after_write };
+enum class Flaw { none, no_protection, no_self_check, post_after_write, revoke_without_post };
 
 class Coherence final : public CodeSink {
   public:
@@ -43,14 +45,19 @@ class Coherence final : public CodeSink {
         uint64_t stale = 0;
         uint64_t runs = 0;
         uint64_t generations = 0;
-        CodeCounters counters;
+        uint64_t moves = 0;  ///< of pages between hosts
+        PageCounters counters;
     };
 
-    Coherence(Protection protection, unsigned mixed_after, Flaw flaw, bool disk)
-        : ram_(kPages * kPage, kPages * kPage, protection),
-          code_(ram_.track_code(*this, kVcpus, {.mixed_after = mixed_after, .max_runs = 3})),
-          flaw_(flaw),
-          disk_(disk) {}
+    Coherence(Protection protection, unsigned mixed_after, Flaw flaw, bool disk, unsigned hosts)
+        : flaw_(flaw), disk_(disk) {
+        for (unsigned host = 0; host < hosts; host++) {
+            rams_.push_back(
+                std::make_unique<GuestRam>(kPages * kPage, kPages * kPage, protection, hosts > 1));
+            rams_.back()->track_code(*this, kVcpus, {.mixed_after = mixed_after, .max_runs = 3});
+            if (hosts > 1) protocol_.join(*rams_.back());
+        }
+    }
 
     Result run(std::chrono::milliseconds time) {
         std::vector<std::thread> threads;
@@ -62,7 +69,7 @@ class Coherence final : public CodeSink {
         } while (gone() < time || (generations() < kEnough && gone() < 10 * time));
         stop_ = true;
         for (auto& thread : threads) thread.join();
-        return {stale_, runs_, generations(), code_.counters()};
+        return {stale_, runs_, generations(), protocol_.moves(), rams_[0]->code()->counters()};
     }
     uint64_t generations() const {
         uint64_t sum = 0;
@@ -71,6 +78,7 @@ class Coherence final : public CodeSink {
     }
 
     void code_written(unsigned engine, uint64_t page) noexcept override {
+        if (flaw_ == Flaw::revoke_without_post && ToyProtocol::revoking) return;
         // Dawdle now and then: what must not happen between a post and its write gets its chance.
         if (posts_.fetch_add(1, std::memory_order_relaxed) % 4 == 0) std::this_thread::yield();
         vcpus_[engine].written.fetch_or(1u << page);
@@ -91,8 +99,12 @@ class Coherence final : public CodeSink {
         uint32_t random = 1;
     };
 
-    uint64_t code(unsigned page) const {
-        return reinterpret_cast<std::atomic<uint64_t>*>(ram_.guest_base() + page * kPage + kCodeAt)
+    /// vCPUs take turns at the hosts.
+    unsigned host_of(unsigned id) const { return id % static_cast<unsigned>(rams_.size()); }
+    GuestRam& ram_of(unsigned id) const { return *rams_[host_of(id)]; }
+
+    uint64_t code(unsigned id, unsigned page) const {
+        return reinterpret_cast<std::atomic<uint64_t>*>(ram_of(id).guest_base() + page * kPage + kCodeAt)
             ->load(std::memory_order_relaxed);
     }
 
@@ -105,25 +117,32 @@ class Coherence final : public CodeSink {
         }
     }
 
-    void store(unsigned page, unsigned at, uint64_t value) {
-        reinterpret_cast<std::atomic<uint64_t>*>(ram_.guest_base() + page * kPage + at)
+    void store(unsigned id, unsigned page, unsigned at, uint64_t value) {
+        reinterpret_cast<std::atomic<uint64_t>*>(ram_of(id).guest_base() + page * kPage + at)
             ->store(value, std::memory_order_relaxed);
     }
 
-    void patch(Vcpu& self, unsigned page) {
+    void patch(unsigned id, unsigned page) {
+        const Vcpu& self = vcpus_[id];
+        GuestRam& ram = ram_of(id);
         const uint64_t generation = published_[page].load(std::memory_order_relaxed) + 1;
         if (flaw_ == Flaw::post_after_write) {
-            reinterpret_cast<std::atomic<uint64_t>*>(ram_.protocol_base() + page * kPage + kCodeAt)
+            reinterpret_cast<std::atomic<uint64_t>*>(ram.protocol_base() + page * kPage + kCodeAt)
                 ->store(generation, std::memory_order_relaxed);
             published_[page].store(generation, std::memory_order_release);
             std::this_thread::yield();
-            code_.announce_write(page * kPage + kCodeAt, 8);
+            ram.code()->announce_write(page * kPage + kCodeAt, 8);
             return;
         }
         if (disk_ && self.random & 64) {
-            ram_.write(page * kPage + kCodeAt, &generation, sizeof(generation));
+            const uint64_t offset = page * kPage + kCodeAt;
+            if (rams_.size() > 1) {
+                protocol_.write(host_of(id), offset, &generation, sizeof(generation));
+            } else {
+                ram.write(offset, &generation, sizeof(generation));
+            }
         } else {
-            store(page, kCodeAt, generation);
+            store(id, page, kCodeAt, generation);
         }
         published_[page].store(generation, std::memory_order_release);
     }
@@ -134,12 +153,13 @@ class Coherence final : public CodeSink {
         for (;;) {
             block_head(id);
             auto& translation = self.translation[page];
-            if (translation && translation->checks_itself && translation->generation != code(page)) {
+            if (translation && translation->checks_itself && translation->generation != code(id, page)) {
                 translation.reset();
             }
             if (translation) break;
-            const bool guarded = flaw_ == Flaw::no_protection || code_.begin_translation(id, page);
-            translation = {code(page), !guarded && flaw_ != Flaw::no_self_check};
+            const bool guarded =
+                flaw_ == Flaw::no_protection || ram_of(id).code()->begin_translation(id, page);
+            translation = {code(id, page), !guarded && flaw_ != Flaw::no_self_check};
         }
         if (self.translation[page]->generation < seen) stale_.fetch_add(1, std::memory_order_relaxed);
         runs_.fetch_add(1, std::memory_order_relaxed);
@@ -152,14 +172,14 @@ class Coherence final : public CodeSink {
             self.random = self.random * 1664525 + 1013904223;  // Numerical Recipes, 7.1
             const unsigned page = self.random >> 16 & (kPages - 1);
             const unsigned what = self.random >> 24 & 31;
-            if (what == 0) patch(self, page / kVcpus * kVcpus + id);
-            if (what == 1) store(page, kDataAt + id * 8, self.random);
+            if (what == 0) patch(id, page / kVcpus * kVcpus + id);
+            if (what == 1) store(id, page, kDataAt + id * 8, self.random);
             run_code(id, page);
         }
     }
 
-    GuestRam ram_;
-    PageTable& code_;
+    std::vector<std::unique_ptr<GuestRam>> rams_;  ///< one a host
+    ToyProtocol protocol_;
     const Flaw flaw_;
     const bool disk_;
     std::array<Vcpu, kVcpus> vcpus_;
@@ -170,16 +190,18 @@ class Coherence final : public CodeSink {
 
 constexpr std::chrono::milliseconds kStress{500};
 
-Coherence::Result stress(Protection protection, unsigned mixed_after, Flaw flaw, bool disk) {
-    auto machine = std::make_unique<Coherence>(protection, mixed_after, flaw, disk);
+Coherence::Result stress(Protection protection, unsigned mixed_after, Flaw flaw, bool disk,
+                         unsigned hosts = 1) {
+    auto machine = std::make_unique<Coherence>(protection, mixed_after, flaw, disk, hosts);
     const auto result = machine->run(kStress);
     std::printf(
         "       %-12s %8llu runs, %6llu generations, %6llu faults (%llu spurious), %6llu posts, %llu mixed, "
-        "%llu stale\n",
+        "%llu moves, %llu stale\n",
         std::string(name_of(protection)).c_str(), (unsigned long long)result.runs,
         (unsigned long long)result.generations, (unsigned long long)result.counters.faults,
         (unsigned long long)result.counters.spurious, (unsigned long long)result.counters.invalidations,
-        (unsigned long long)result.counters.mixed_pages, (unsigned long long)result.stale);
+        (unsigned long long)result.counters.mixed_pages, (unsigned long long)result.moves,
+        (unsigned long long)result.stale);
     return result;
 }
 
@@ -187,6 +209,15 @@ std::vector<Protection> protections() {
     const ProtectionProbe probe = probe_protection();
     std::vector<Protection> all{Protection::mprotect};
     if (probe.userfaultfd) all.push_back(Protection::userfaultfd);
+    return all;
+}
+
+/// The ways to guard memory that several hosts share.
+std::vector<Protection> shared_protections() {
+    const ProtectionProbe probe = probe_protection();
+    std::vector<Protection> all{Protection::mprotect};
+    if (probe.shared_userfaultfd.works) all.push_back(Protection::userfaultfd);
+    if (probe.shared_userfaultfd_copy.works) all.push_back(Protection::userfaultfd_copy);
     return all;
 }
 
@@ -233,6 +264,34 @@ STORY("given the same without protection, then old code is run: the check can fa
 STORY("given writes that are posted after they are done, then old code is run: the order matters") {
     for (const Protection protection : protections()) {
         CHECK(stress(protection, 0, Flaw::post_after_write, false).stale > 0);
+    }
+}
+
+STORY(
+    "given vCPUs of two hosts, when one patches code that the other has translated, then none runs old "
+    "code") {
+    for (const Protection protection : shared_protections()) {
+        const auto result = stress(protection, 0, Flaw::none, true, 2);
+        CHECK_EQ(result.stale, 0u);
+        CHECK(result.generations >= kEnough);
+        CHECK(result.moves > 100);
+    }
+}
+
+STORY("given two hosts whose pages become mixed, when they move on between them, then none runs old code") {
+    for (const Protection protection : shared_protections()) {
+        const auto result = stress(protection, 16, Flaw::none, true, 2);
+        CHECK_EQ(result.stale, 0u);
+        CHECK(result.counters.mixed_pages > 0);
+        CHECK(result.moves > 100);
+    }
+}
+
+STORY(
+    "given a page that is taken from a host without a word to those who translated from it, then old code is "
+    "run") {
+    for (const Protection protection : shared_protections()) {
+        CHECK(stress(protection, 0, Flaw::revoke_without_post, false, 2).stale > 0);
     }
 }
 

@@ -17,7 +17,7 @@ namespace coremesh {
 inline constexpr uint64_t kPage = 4096;
 inline constexpr uint64_t kMiB = uint64_t{1} << 20;
 
-/// Writes down what it is told; what a story wants to happen in self_write it puts into `on_self_write`.
+/// Writes down what it is told; what a story wants to happen then it puts into `on_post` and `on_self_write`.
 class Diary final : public CodeSink {
   public:
     Diary() {
@@ -33,10 +33,12 @@ class Diary final : public CodeSink {
     std::vector<Post> posts;
     std::vector<FaultContext> faults;
     const uint8_t* watched = nullptr;  ///< in the protocol view
+    std::function<void(uint64_t page)> on_post = [](uint64_t) {};
     std::function<bool(const FaultContext&)> on_self_write = [](const FaultContext&) { return false; };
 
     void code_written(unsigned engine, uint64_t page) noexcept override {
         posts.push_back({engine, page, watched ? *watched : uint8_t{0}});
+        on_post(page);
     }
     bool self_write(const FaultContext& fault) noexcept override {
         faults.push_back(fault);

@@ -2,6 +2,8 @@
 // A RAM that several hosts share, seen from one of them, and a home that has every page for the asking.
 #pragma once
 
+#include <unistd.h>
+
 #include <atomic>
 #include <csetjmp>
 #include <cstring>
@@ -31,6 +33,7 @@ class Home final : public PageSink {
     };
     std::vector<Ask> asked;
     bool answer = true;
+    unsigned pause_us = 0;         ///< before it returns without an answer
     sigjmp_buf* escape = nullptr;  ///< where to go instead of answering
 
     uint8_t* bytes(uint64_t page) { return bytes_.data() + page * kPage; }
@@ -39,6 +42,7 @@ class Home final : public PageSink {
         asked.push_back({page, want, fault.had_code});
         if (!answer) {
             if (escape) siglongjmp(*escape, 1);
+            if (pause_us) usleep(pause_us);
             return;
         }
         if (ram_.code()->access(page) == Access::kNone) {
@@ -74,8 +78,11 @@ struct SharedMachine {
         std::atomic_signal_fence(std::memory_order_seq_cst);
         return byte;
     }
+    /// Relaxed, which is the same instruction: around others ThreadSanitizer holds a lock of its own, and
+    /// they fault.
     void add(uint64_t page, uint64_t number) {
-        reinterpret_cast<std::atomic<uint64_t>*>(ram.guest_base() + page * kPage)->fetch_add(number);
+        reinterpret_cast<std::atomic<uint64_t>*>(ram.guest_base() + page * kPage)
+            ->fetch_add(number, std::memory_order_relaxed);
         std::atomic_signal_fence(std::memory_order_seq_cst);
     }
     /// Whether an access asks for the page; it is given up then. Writes what it reads.

@@ -22,15 +22,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Assembly:
-    """The parts that go on living: the native `host` and the device `node`.
+class Portion:
+    """What one host has to know of what was put together on host 0.
 
-    `elsewhere` is what other hosts have to lay into the pages that they are home to.
+    `claims` are the ranges of addresses, (space, first, last), that lead to the devices; `writes` are the
+    images' bytes in pages whose home the host is.
     """
+
+    claims: list[tuple[int, int, int]]
+    writes: list[Write] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts that go on living: the native `host`, the device `node`, and other hosts' portions."""
 
     host: Any
     node: Any
-    elsewhere: dict[int, list[Write]] = field(default_factory=dict, repr=False)
+    elsewhere: dict[int, Portion] = field(default_factory=dict, repr=False)
 
 
 def assemble(
@@ -65,14 +74,13 @@ def assemble(
         apic_ids=apic_ids,
     )
     host.connect(node)
-    for space, first, last in node.claims():
-        host.claim(space, first, last)
-
+    claims = node.claims()
     writes = [*tables, *plan.writes]
     shares = {0: writes} if topology is None else divide(writes, memory, topology.homes)
-    lay(host, shares.pop(0, []), several=topology is not None)
+    portions = {number: Portion(claims, shares.get(number, [])) for number in range(description.hosts)}
+    lay(host, portions.pop(0), several=topology is not None)
     host.set_registers(0, plan.registers)
-    return Assembly(host, node, shares)
+    return Assembly(host, node, portions)
 
 
 def build_host(description: MachineDescription, membership: Membership | None = None) -> Any:
@@ -104,10 +112,12 @@ def build_host(description: MachineDescription, membership: Membership | None = 
         raise ConfigurationError(f"{error}.") from error
 
 
-def lay(host: Any, writes: list[Write], *, several: bool) -> None:
-    """Write images into guest RAM, before the start; of `several` hosts, into pages whose home is here."""
-    write = host.load if several else host.ram_write
-    for gpa, data in writes:
+def lay(host: Any, portion: Portion, *, several: bool) -> None:
+    """Lay out what `portion` says, before the start: claims, and images in RAM."""
+    for space, first, last in portion.claims:
+        host.claim(space, first, last)
+    write = host.load if several else host.ram_write  # of several hosts, only into pages whose home is here
+    for gpa, data in portion.writes:
         write(gpa, data)
 
 

@@ -15,10 +15,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster import lifeline
-from coremesh.cluster.assembly import assemble
+from coremesh.cluster.assembly import Portion, assemble
 from coremesh.cluster.description import MachineDescription
 from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.homes import Write
 from coremesh.cluster.host import HostProcess
 from coremesh.hw.console import ConsolePort
 
@@ -41,14 +40,14 @@ class DeviceHost(HostProcess):
     ) -> None:
         self._node: Any = None
         self._port = ConsolePort()
-        self._elsewhere: dict[int, list[Write]] = {}
+        self._elsewhere: dict[int, Portion] = {}
         self._shell_ready = threading.Event()
         self._shell_seconds: float | None = None
         super().__init__(description, driver)
 
-    def writes_for(self, host: int) -> list[Write]:
-        """Return what `host` is to lay of the images that were read here; once, to save the memory."""
-        return self._elsewhere.pop(host, [])
+    def portion_of(self, host: int) -> Portion:
+        """Return what another host is to lay of what was put together here; once, to save the memory."""
+        return self._elsewhere.pop(host)
 
     # --- console -----------------------------------------------------------------------------------------
 

@@ -26,7 +26,6 @@ from coremesh.cluster import assembly, lifeline
 from coremesh.cluster.build import own_build
 from coremesh.cluster.description import MachineDescription, Membership
 from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.homes import Write
 from coremesh.cluster.registers import format_registers
 from coremesh.core.errors import ConfigurationError, MachineStateError
 
@@ -90,9 +89,9 @@ class HostProcess:
             "tsc_hz": int(getattr(self._host, "tsc_hz", 0)),
         }
 
-    def lay(self, writes: list[Write]) -> None:
-        """Write images into pages whose home is here."""
-        assembly.lay(self._host, writes, several=True)
+    def lay(self, portion: assembly.Portion) -> None:
+        """Take over this host's portion of what host 0 has read and put together."""
+        assembly.lay(self._host, portion, several=True)
 
     def open_link(self) -> tuple[str, bytes]:
         """Make this host's end of the links; return (its address, the public half of its key)."""

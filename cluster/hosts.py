@@ -111,7 +111,7 @@ class Hosts:
                 for host in range(len(self))
             ],
         )
-        self._hand_out_images()
+        self._hand_out_portions()
         ends = self.all("open_link")
         everybody = dict(enumerate(ends))
         self.each(
@@ -306,10 +306,10 @@ class Hosts:
                     f"{_JOIN_SECONDS:.0f} s. Let the nodes reach each other on any TCP port (a firewall?)."
                 )
 
-    def _hand_out_images(self) -> None:
+    def _hand_out_portions(self) -> None:
         """From the host that read them to those that keep them, without a stay in this process."""
         device = self[0]
-        calls = [self[host].begin("lay", device.begin("writes_for", host)) for host in range(1, len(self))]
+        calls = [self[host].begin("lay", device.begin("portion_of", host)) for host in range(1, len(self))]
         for call in calls:
             call.result()
 

@@ -101,7 +101,7 @@ class PlayedActor:
         answers: dict[str, Any] = {
             "examine": {"build": self.build, "identity": NOBODY, "name": f"n{self.number}", "tsc_hz": 2_000},
             "prepare": {"pid": self.number, "protection": "userfaultfd", "tsc_hz": 2_000},
-            "writes_for": [(0x1000, b"for somebody")],
+            "portion_of": "a portion",
             "open_link": (f"tcp://10.0.0.{self.number}:1", bytes([self.number])),
             "join": self.reachable,
             "wait": self._end,
@@ -181,7 +181,7 @@ def test_each_step_is_made_on_all_hosts_before_the_next(hosts: Hosts, actors: li
     steps = [method for _, method in actors[0].log]
     order = [method for number, method in enumerate(steps) if method not in steps[:number]]
     assert order == [
-        "examine", "prepare", "writes_for", "lay", "open_link", "connect", "start_link", "join",
+        "examine", "prepare", "portion_of", "lay", "open_link", "connect", "start_link", "join",
         "start",
     ]  # fmt: skip
     for step in ("examine", "prepare", "open_link", "connect", "start_link", "join", "start"):
@@ -213,7 +213,7 @@ def test_images_are_read_on_host_0_and_handed_to_those_that_keep_them(
     running: Hosts, actors: list[PlayedActor]
 ) -> None:
     assert (0, "lay") not in actors[0].log
-    assert actors[1].given["lay"] == actors[2].given["lay"] == ([(0x1000, b"for somebody")],)
+    assert actors[1].given["lay"] == actors[2].given["lay"] == ("a portion",)
 
 
 def test_a_node_with_another_build_is_named_and_nothing_starts(

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Machines of two hosts on this computer, through a real Ray: what a person sees, and how they end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("coremesh.core._native", reason="the engine is not built")
+
+from coremesh.cluster.images import DebianImage
+from coremesh.cluster.machine import Machine
+from coremesh.core.errors import ConfigurationError, HostLostError, MachineStateError
+
+pytestmark = [pytest.mark.usefixtures("one_ray"), pytest.mark.timeout(300)]
+
+HI_AND_HANG = bytes.fromhex("66baf803b068eeb069ee") + b"\xeb\xfe"  # "hi" to COM1, jmp $
+EXIT_5 = bytes.fromhex("66baf400b805000000ef") + b"\xeb\xfe"  # out 0xf4, 5
+SECONDS_TO_NOTICE = 3.0
+
+
+@pytest.fixture
+def tiny(tiny_guest: Callable[[bytes], bytes]) -> Iterator[Callable[..., Machine]]:
+    """Start machines of a few bytes of code; all are stopped at the end."""
+    machines: list[Machine] = []
+
+    def start(code: bytes, hosts: Any = 2) -> Machine:
+        machines.append(Machine(None, "16M", tiny_guest(code), hosts=hosts))
+        return machines[-1]
+
+    yield start
+    for machine in machines:
+        machine.stop()
+
+
+def pids(machine: Machine) -> list[int]:
+    return [row["pid"] for row in machine.facts["hosts"]]
+
+
+def gone(numbers: list[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{number}").exists() for number in numbers):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def placement_groups() -> int:
+    """How many the cluster has that were not given back."""
+    from ray.util.placement_group import placement_group_table
+
+    table: Any = placement_group_table()
+    return sum(row["state"] != "REMOVED" for row in table.values())
+
+
+# --- running ---------------------------------------------------------------------------------------------
+
+
+def test_a_machine_of_two_hosts_is_two_processes_and_one_machine(tiny: Callable[..., Machine]) -> None:
+    machine = tiny(HI_AND_HANG, hosts=[2, 1])
+    machine.console.expect("hi", 30)
+    assert (machine.vcpus, machine.shares, machine.state) == (3, (2, 1), "running")
+    assert len(set(pids(machine))) == 2
+    assert machine.warning == "", "nobody has named a cluster: one computer is what was asked for"
+    assert machine.stats()["host"].tolist() == [0, 0, 1]
+    assert machine.stats()["state"].tolist() == ["running", "wait-for-sipi", "wait-for-sipi"]
+    assert "3 vCPUs on 2 hosts" in repr(machine)
+    shown = machine._repr_html_()
+    assert "read_fetches" in shown
+    assert "wait-for-sipi" in shown
+
+
+def test_a_transaction_from_any_host_meets_the_same_memory_and_is_counted(
+    tiny: Callable[..., Machine],
+) -> None:
+    """Given a page at home on host 0, when both hosts add to it, then no addition is lost."""
+    machine = tiny(HI_AND_HANG)
+    for number in range(20):
+        assert machine.transact("add", 0x8000, 8, 1, host=number % 2) == number
+    assert machine.read_memory(0x8000, 8) == (20).to_bytes(8, "little")
+    assert machine.transact("compare_swap", 0x8000, 16, 7 << 64, 20, host=1) == 20
+    assert machine.transact("load", 0x8008, 8) == 7
+    table = machine.mesh_stats()
+    assert table.index.tolist() == [0, 1]
+    assert table["links_sent_frames"].min() > 0
+    assert table["links_refused"].max() == 0
+    pages = machine.contended_pages(5)
+    assert "0x8000" in pages["gpa"].tolist()
+    assert pages["home"].tolist()[0] == 0
+    for wrong in (("twice", 0x8000, 8), ("add", 0x8FFF, 8), ("add", 1 << 39, 8), ("add", 0x8000, 3)):
+        with pytest.raises(ConfigurationError):
+            machine.transact(*wrong)
+    with pytest.raises(ConfigurationError, match="host 2"):
+        machine.transact("load", 0x8000, 8, host=2)
+
+
+def test_all_hosts_pause_and_registers_are_had_of_every_one(tiny: Callable[..., Machine]) -> None:
+    machine = tiny(HI_AND_HANG, hosts=[1, 2])
+    machine.console.expect("hi", 30)
+    with pytest.raises(MachineStateError, match="pause"):
+        machine.registers(1)
+    machine.pause()
+    assert machine.registers(0)["rip"] >> 20 == 1
+    assert machine.registers(2)["rip"] == 0xFFF0  # at reset (SDM vol. 3A, 10.1.4)
+    with pytest.raises(ConfigurationError):
+        machine.registers(3)
+    machine.resume()
+    assert machine.state == "running"
+
+
+def test_one_host_has_nothing_between_hosts(tiny: Callable[..., Machine]) -> None:
+    machine = tiny(HI_AND_HANG, hosts=1)
+    assert "host" not in machine.stats().columns
+    for ask in (machine.mesh_stats, machine.contended_pages, lambda: machine.transact("load", 0, 8)):
+        with pytest.raises(MachineStateError, match="one host"):
+            ask()
+
+
+@pytest.mark.linux
+def test_linux_finds_the_vcpus_and_the_memory_of_both_hosts(debian: DebianImage) -> None:
+    kernel, initramfs = debian.kernel, debian.initramfs()
+    with Machine(4, "512M", kernel, initramfs, hosts=2, append="quiet") as machine:
+        assert machine.run("nproc; cat /sys/devices/system/node/online", 280).output == "4\n0-1\n"
+        assert machine.mesh_stats()["pages_sent"].min() > 0
+        assert not machine.contended_pages().empty
+
+
+# --- ends ------------------------------------------------------------------------------------------------
+
+
+def test_what_the_guest_ends_with_is_told_once_and_ends_all_hosts(tiny: Callable[..., Machine]) -> None:
+    machine = tiny(EXIT_5)
+    end = machine.wait(60)
+    assert end is not None
+    assert (end.kind, end.value, machine.state) == ("debug-exit", 5, "debug-exit")
+    numbers = pids(machine)
+    assert machine.stop() == end
+    assert gone(numbers, 10)
+    assert placement_groups() == 0
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_host_is_told_in_three_seconds_and_nothing_is_left(
+    tiny: Callable[..., Machine], victim: int, number: int
+) -> None:
+    machine = tiny(HI_AND_HANG)
+    machine.console.expect("hi", 30)
+    numbers = pids(machine)
+    begin = time.monotonic()
+    os.kill(numbers[victim], number)
+    with pytest.raises(HostLostError, match=f"host {victim}"):
+        machine.wait(30)
+    assert time.monotonic() - begin < SECONDS_TO_NOTICE
+    assert machine.state == "lost"
+    assert gone(numbers, 10)
+    machine.stop()
+    assert placement_groups() == 0
+
+
+def test_after_the_driver_was_killed_no_host_is_left(
+    family: Any, tiny_guest: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(tiny_guest(HI_AND_HANG))
+    script = (
+        "import sys, time\nfrom coremesh.cluster.machine import Machine\n"
+        "machine = Machine(None, '16M', sys.argv[1], hosts=2)\n"
+        "print(*(row['pid'] for row in machine.facts['hosts']), flush=True)\ntime.sleep(600)"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, str(kernel)],
+        env=family.environment,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert driver.stdout is not None
+    numbers = [int(word) for word in driver.stdout.readline().split()]
+    assert len(numbers) == 2
+    driver.kill()
+    driver.wait(30)
+    assert gone(numbers, 5), "vCPUs ran on"
+    assert family.wait_gone(30) == {}
+
+
+# --- clusters --------------------------------------------------------------------------------------------
+
+CLUSTER = """
+import sys
+import ray
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+for _ in range(int(sys.argv[2]) - 1):
+    cluster.add_node(num_cpus=1)
+from coremesh.cluster.machine import Machine
+from coremesh.cluster.session import shutdown
+with Machine(None, "16M", sys.argv[1], hosts=2, address=cluster.address) as machine:
+    machine.console.expect("hi", 60)
+    print(machine.facts["placement"], machine.warning)
+shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"), [(2, "STRICT_SPREAD \n"), (1, "PACK the Ray cluster has 1 node")]
+)
+def test_on_a_cluster_each_host_has_its_node_or_a_word_is_said(
+    tiny_guest: Callable[[bytes], bytes], tmp_path: Path, nodes: int, words: str
+) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(tiny_guest(HI_AND_HANG))
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER, str(kernel), str(nodes)], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout

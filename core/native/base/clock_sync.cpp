@@ -65,7 +65,9 @@ std::optional<ClockSync::Correction> ClockSync::answered(const ClockMessage& ans
         return {};
     }
     waiting_ = false;
-    next_ns_ = asked_ns_ + (facts_.settled ? options_.period_ns : options_.first_period_ns);
+    next_ns_ = asked_ns_ + (!facts_.settled     ? options_.first_period_ns
+                            : count_ != kWindow ? options_.quick_period_ns
+                                                : options_.period_ns);
     const uint64_t whole = unchanged - asked_;
     const uint64_t theirs = answer.answered - answer.received;
     // Their part is measured by their clock, which may run a little faster; not by more than that.
@@ -120,17 +122,21 @@ void ClockSync::remember(const Sample& sample) noexcept {
 /// The weighted line through what is remembered, height and slope relative to the newest exchange.
 void ClockSync::fit() noexcept {
     base_ = samples_[newest_];
-    uint64_t shortest = base_.length;
-    for (unsigned index = 0; index < count_; ++index) {
-        shortest = std::min(shortest, samples_[index].length);
-    }
+    std::array<uint64_t, kWindow> lengths{};
+    for (unsigned index = 0; index < count_; ++index) lengths[index] = samples_[index].length;
+    const auto end = lengths.begin() + count_;
+    const uint64_t shortest = *std::min_element(lengths.begin(), end);
+    // The shortest one waited a little, too: about as much as the short ones differ among themselves.
+    const auto short_one = lengths.begin() + count_ / 8;
+    std::nth_element(lengths.begin(), short_one, end);
+    const double least_doubt = ticks(kLeastDoubtNs) + static_cast<double>(*short_one - shortest) / 4;
     facts_.uncertainty_ns = nanoseconds(static_cast<double>(shortest) / 2);
 
     double sum_w = 0, sum_x = 0, sum_y = 0, sum_xx = 0, sum_xy = 0;
     for (unsigned index = 0; index < count_; ++index) {
         const Sample& sample = samples_[index];
         // An exchange that took longer than the shortest is wrong by up to half of the excess.
-        const double doubt = ticks(kLeastDoubtNs) + static_cast<double>(sample.length - shortest) / 2;
+        const double doubt = least_doubt + static_cast<double>(sample.length - shortest) / 2;
         const double w = 1 / (doubt * doubt);
         const auto x = static_cast<double>(static_cast<int64_t>(sample.at - base_.at));
         const auto y = static_cast<double>(sample.offset - base_.offset);

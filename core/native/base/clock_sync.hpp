@@ -42,11 +42,12 @@ struct ClockMessage {
 class ClockSync {
   public:
     struct Options {
-        uint64_t hz = 0;                      ///< guest ticks a second
-        int64_t first_period_ns = 2'000'000;  ///< between questions, until `settled`
-        int64_t period_ns = 100'000'000;      ///< and then
-        int64_t patience_ns = 1'000'000'000;  ///< a question without an answer is given up
-        int64_t jump_ns = 1'000'000;          ///< an error above this is not slewed but jumped forward
+        uint64_t hz = 0;                       ///< guest ticks a second
+        int64_t first_period_ns = 2'000'000;   ///< between questions, until `settled`
+        int64_t quick_period_ns = 10'000'000;  ///< and then, until `kWindow` exchanges tell the drift
+        int64_t period_ns = 50'000'000;        ///< and then
+        int64_t patience_ns = 200'000'000;     ///< a question without an answer is given up
+        int64_t jump_ns = 1'000'000;           ///< an error above this is not slewed but jumped forward
     };
 
     /// What to do with the clock; see Clock::follow and Clock::witness.
@@ -83,7 +84,7 @@ class ClockSync {
 
     const Facts& facts() const noexcept { return facts_; }
 
-    static constexpr unsigned kWindow = 64;          ///< exchanges that are remembered
+    static constexpr unsigned kWindow = 128;         ///< exchanges that are remembered
     static constexpr unsigned kFirstExchanges = 16;  ///< until it is settled
 
   private:

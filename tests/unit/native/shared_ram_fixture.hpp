@@ -31,7 +31,8 @@ class Home final : public PageSink {
         Access want;
         bool had_code;
     };
-    std::vector<Ask> asked;
+    std::vector<Ask> asked;  ///< the first of them: nothing may be allocated in a signal handler
+    std::atomic<uint64_t> asks{0};
     bool answer = true;
     unsigned pause_us = 0;         ///< before it returns without an answer
     sigjmp_buf* escape = nullptr;  ///< where to go instead of answering
@@ -39,7 +40,7 @@ class Home final : public PageSink {
     uint8_t* bytes(uint64_t page) { return bytes_.data() + page * kPage; }
 
     void page_needed(const FaultContext& fault, uint64_t page, Access want) noexcept override {
-        asked.push_back({page, want, fault.had_code});
+        if (asks++ < 4096) asked.push_back({page, want, fault.had_code});
         if (!answer) {
             if (escape) siglongjmp(*escape, 1);
             if (pause_us) usleep(pause_us);

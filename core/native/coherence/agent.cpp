@@ -11,7 +11,6 @@ namespace {
 using Kind = Message::Kind;
 
 constexpr uint8_t kLosingStreak = 3;
-constexpr uint32_t kSoonMs = 4;
 
 }  // namespace
 
@@ -63,6 +62,7 @@ void Agent::rmw(uint64_t page, const Operation& operation, uint64_t ticket, uint
 void Agent::ask(Slot& slot, Access want, bool prefetch, uint64_t now_us, Actions& out) {
     slot.sent = want;
     slot.prefetch = prefetch;
+    slot.sent_us = now_us;
     Message message;
     message.requester = outbox_.self();
     message.page = slot.page;
@@ -89,7 +89,7 @@ void Agent::prefetch_behind(uint64_t page, uint64_t now_us, Actions& out) {
 bool Agent::came_back(uint64_t page, uint64_t now_us) noexcept {
     Page& entry = pages_[page];
     const auto now_ms = static_cast<uint32_t>(now_us / 1000);
-    if (entry.lost_ms != 0 && now_ms - entry.lost_ms <= kSoonMs) {
+    if (entry.lost_ms != 0 && now_ms - entry.lost_ms <= soon_us() / 1000) {
         if (entry.streak != UINT8_MAX) ++entry.streak;
         ++counters_.losses;
     } else {
@@ -197,6 +197,7 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
     entry.fresh = slot.waiting || slot.ticket != 0;
     entry.granted_us = now_us;
     entry.hold_us = entry.fresh ? hold_cap_us_ : 0;
+    entry.kept = false;
 
     if (slot.ticket != 0) {
         if (take_ticket(slot.ticket, page)) {
@@ -206,6 +207,7 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
         }
     } else {
         slot.sent = Access::kNone;
+        if (now_us >= slot.sent_us) fetch_us_ = (7 * fetch_us_ + (now_us - slot.sent_us)) / 8;
     }
     slot.collecting = false;
     slot.serial = slot.ticket = slot.acknowledged = slot.expected = 0;

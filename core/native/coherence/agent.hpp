@@ -5,6 +5,7 @@
 // give it up is put off until then, never longer than the cap. Under the protocol lock.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -42,6 +43,7 @@ class Agent {
         uint32_t slot = 0;     ///< what is under way; 0: nothing
         uint8_t streak = 0;    ///< times in a row that it was asked for again soon after it was lost
         bool fresh = false;    ///< granted, and no thread has resumed yet
+        bool kept = false;     ///< hold_on has already put it off
     };
     /// Of a page with something under way.
     struct Slot {
@@ -52,6 +54,7 @@ class Agent {
         bool prefetch = false;
         bool waiting = false;  ///< a thread waits
         bool atomic = false;
+        uint64_t sent_us = 0;
         // The transaction that answers this host.
         bool collecting = false;          ///< the bytes or the grant are here
         Access granting = Access::kNone;  ///< when all have acknowledged
@@ -79,7 +82,10 @@ class Agent {
     void obey(const Message& message, uint64_t now_us, Actions& out);
     void lose(uint64_t page, Access left, uint64_t now_us, Actions& out);
     uint64_t hold_left(const Page& page, uint64_t now_us) const noexcept;
-    bool hold_on(Page& page, const Slot* slot) noexcept;
+    bool hold_on(Page& page, const Slot* slot, uint64_t now_us) noexcept;
+    bool put_off(Page& page, const Slot* slot, uint64_t now_us) noexcept;
+    /// A page lost and asked for within this time is one that is fought for.
+    uint64_t soon_us() const noexcept { return std::max<uint64_t>(4000, 4 * fetch_us_); }
     void set_timer(uint64_t page, uint64_t left_us, Actions& out);
 
     void on_answer(HostId from, const Message& message, uint64_t now_us, Actions& out);
@@ -110,8 +116,9 @@ class Agent {
     std::vector<Ticket> tickets_;  ///< as many as threads at most
     Prefetch prefetch_;
     FoughtPages fought_;
-    unsigned waits_ = 0;  ///< slots that a thread waits for
-    uint64_t tries_ = 0;  ///< of hold_on
+    unsigned waits_ = 0;     ///< slots that a thread waits for
+    uint64_t tries_ = 0;     ///< of hold_on
+    uint64_t fetch_us_ = 0;  ///< how long an answer takes, a moving average
 };
 
 }  // namespace coremesh::coherence

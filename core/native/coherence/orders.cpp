@@ -10,7 +10,7 @@ namespace {
 
 using Kind = Message::Kind;
 
-constexpr uint64_t kSoonUs = 4000;
+constexpr uint64_t kLongestUs = 20'000;
 constexpr uint8_t kStuckStreak = 8;
 
 /// Deterministic, but not in step on two hosts.
@@ -33,8 +33,7 @@ void Agent::on_order(HostId from, const Message& message, uint64_t now_us, Actio
     if (slot != nullptr && (slot->deferred || slot->collecting)) return reject(Nonsense::kState);
     Page& entry = pages_[message.page];
     const bool takes = message.kind != Kind::kFwdS || has == Access::kWrite;
-    if (takes && entry.hold_us != 0 &&
-        (hold_left(entry, now_us) != 0 || (hold_on(entry, slot) && hold_left(entry, now_us) != 0))) {
+    if (takes && put_off(entry, slot, now_us)) {
         if (slot == nullptr) slot = &open(message.page);
         slot->deferred = true;
         slot->order = message;
@@ -57,7 +56,7 @@ void Agent::timer(uint64_t page, uint64_t now_us, Actions& out) {
     Slot* const slot = slot_of(page);
     if (slot == nullptr || !slot->deferred) return;
     Page& entry = pages_[page];
-    if (hold_left(entry, now_us) != 0 || (hold_on(entry, slot) && hold_left(entry, now_us) != 0)) {
+    if (put_off(entry, slot, now_us)) {
         return set_timer(page, hold_left(entry, now_us), out);
     }
     slot->deferred = false;
@@ -99,7 +98,7 @@ void Agent::lose(uint64_t page, Access left, uint64_t now_us, Actions& out) {
     out.add(Action::Kind::kSetAccess, page).access = left;
     ++(left == Access::kNone ? counters_.invalidations : counters_.downgrades);
     Page& entry = pages_[page];
-    const bool soon = entry.hold_us != 0 && now_us - entry.granted_us < kSoonUs;
+    const bool soon = entry.hold_us != 0 && now_us - entry.granted_us < soon_us();
     entry.lost_ms = soon ? std::max<uint32_t>(static_cast<uint32_t>(now_us / 1000), 1) : 0;
     entry.hold_us = 0;
     entry.fresh = false;
@@ -110,15 +109,22 @@ uint64_t Agent::hold_left(const Page& page, uint64_t now_us) const noexcept {
     return elapsed < page.hold_us ? page.hold_us - elapsed : 0;
 }
 
+bool Agent::put_off(Page& page, const Slot* slot, uint64_t now_us) noexcept {
+    return page.hold_us != 0 && (hold_left(page, now_us) != 0 || hold_on(page, slot, now_us));
+}
+
 /// An instruction that needs two pages at once could lose each while it fetches the other, for ever, when
 /// another host does the same in step. So a page that is lost all the time, on a host that waits for another
-/// page, now and then stays for the whole of the cap: one host has both then.
-bool Agent::hold_on(Page& page, const Slot* slot) noexcept {
+/// page, now and then stays for as long as two answers take: that host has both then.
+bool Agent::hold_on(Page& page, const Slot* slot, uint64_t now_us) noexcept {
     const unsigned own = slot != nullptr && slot->waiting ? 1 : 0;
-    if (page.streak < kStuckStreak || page.hold_us >= hold_cap_us_ || waits_ <= own) return false;
+    if (page.streak < kStuckStreak || page.kept || waits_ <= own) return false;
+    page.kept = true;
     if ((scatter(++tries_ * kMaxHosts + outbox_.self()) & 3) != 0) return false;
-    page.hold_us = hold_cap_us_;
-    return true;
+    const uint64_t elapsed = now_us > page.granted_us ? now_us - page.granted_us : 0;
+    const uint64_t longer = std::min(std::max<uint64_t>(hold_cap_us_, 2 * fetch_us_), kLongestUs);
+    page.hold_us = static_cast<uint32_t>(std::min<uint64_t>(elapsed + longer, 2 * kLongestUs));
+    return hold_left(page, now_us) != 0;
 }
 
 void Agent::set_timer(uint64_t page, uint64_t left_us, Actions& out) {

@@ -30,14 +30,19 @@ size_t encode_page(const void* page, std::span<uint8_t, kMaxEncodedPage> out) no
     size_t count = 0;
     for (size_t group = 0; group < kWords / 64; ++group) {
         uint64_t bits = 0;
-        for (size_t n = 0; n < 64; ++n) {
-            // Each word is read once: another CPU may write it between two looks.
-            const uint64_t word = __atomic_load_n(
-                reinterpret_cast<const uint64_t*>(from + (group * 64 + n) * 8), __ATOMIC_RELAXED);
-            std::memcpy(words + count * 8, &word, 8);
-            const bool some = word != 0;
-            bits |= uint64_t{some} << n;
-            count += some;
+        for (size_t line = 0; line < 8; ++line) {
+            // A copy: another CPU may write the page between two looks.
+            uint64_t eight[8];
+            std::memcpy(eight, from + (group * 8 + line) * 64, sizeof eight);
+            uint64_t any = 0;
+            for (const uint64_t word : eight) any |= word;
+            if (any == 0) continue;
+            for (size_t n = 0; n < 8; ++n) {
+                std::memcpy(words + count * 8, &eight[n], 8);
+                const bool some = eight[n] != 0;
+                bits |= uint64_t{some} << (line * 8 + n);
+                count += some;
+            }
         }
         std::memcpy(bitmap + group * 8, &bits, 8);
         if (count > kSparseWords) break;

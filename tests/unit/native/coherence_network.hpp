@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "check.hpp"
 #include "coherence/node.hpp"
 #include "coherence/page_codec.hpp"
 
@@ -381,5 +382,36 @@ class Network {
     std::string broken_;
     Actions out_;
 };
+
+// ---- words of the stories
+
+/// All pages have their home, and at the start their bytes, on host 0.
+inline Options homed_on_0(uint64_t pages, Policy policy = Policy::kAdaptive) {
+    Options options;
+    options.homes = {{0, pages, 0}};
+    options.policy = policy;
+    options.prefetch = 0;
+    return options;
+}
+
+/// What is on its way from one host to another, oldest first.
+inline std::vector<Message::Kind> on_the_way(Network& network, unsigned from, unsigned to) {
+    std::vector<Message::Kind> kinds;
+    for (const auto& packet : network.channel(from, to)) kinds.push_back(decode(packet.bytes)->kind);
+    return kinds;
+}
+
+inline bool is_idle(Network& network, unsigned thread) {
+    return network.threads()[thread].is == Thread::Is::kIdle;
+}
+
+/// Everything ends, and all is as it must be.
+inline void let_holds_end(Network& network) {
+    network.finish();
+    network.advance(10'000);
+    network.check();
+    CHECK_EQ(network.broken(), std::string());
+    CHECK_EQ(network.nonsense(), 0u);
+}
 
 }  // namespace coherence_network

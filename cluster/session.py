@@ -45,6 +45,9 @@ def ensure(address: str | None = None) -> float:
     begin = time.monotonic()
     with _lock:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault(
+            "RAY_raylet_start_wait_time_s", "120"
+        )  # Ray's half minute is little on a busy host
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -103,7 +106,8 @@ def _attach(ray: Any, address: str, quiet: dict[str, Any]) -> None:
     except Exception as error:
         raise PlatformError(
             f"no Ray cluster answers at {address} ({_first_line(error)}). Start one with 'ray start --head', "
-            "or leave the address out to run on this machine."
+            "or leave the address out to run on this machine. Where the cluster asks for a token, set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH if it is not in ~/.ray/auth_token."
         ) from error
 
 

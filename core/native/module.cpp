@@ -210,13 +210,18 @@ AnyDict stats_of(Host& host, size_t index) {
 }
 
 AnyDict code_counters(Host& host) {
-    const CodeCounters counters = host.ram().code()->counters();
+    const PageCounters counters = host.ram().page_table()->counters();
     nb::dict out;
     out["faults"] = counters.faults;
     out["spurious"] = counters.spurious;
     out["invalidations"] = counters.invalidations;
     out["protects"] = counters.protects;
     out["mixed_pages"] = counters.mixed_pages;
+    out["evictions"] = counters.evictions;
+    out["pages_needed"] = counters.needed;
+    out["pages_mapped_late"] = counters.mapped;
+    out["pages_granted"] = counters.granted;
+    out["pages_revoked"] = counters.revoked;
     return out;
 }
 
@@ -228,6 +233,14 @@ AnyDict doctor() {
     out["mprotect"] = probe.mprotect;
     out["mprotect_detail"] = probe.mprotect_detail;
     out["protection"] = std::string(name_of(probe.chosen));
+    const auto shared = [&](const char* key, const ProtectionProbe::Way& way) {
+        out[key] = way.works;
+        out[(std::string(key) + "_detail").c_str()] = way.detail;
+    };
+    shared("shared_userfaultfd", probe.shared_userfaultfd);
+    shared("shared_userfaultfd_copy", probe.shared_userfaultfd_copy);
+    shared("shared_mprotect", probe.shared_mprotect);
+    out["shared_protection"] = std::string(name_of(probe.chosen_shared));
     out["max_map_count"] = probe.max_map_count;
     const char* difference = cm_engine_selfcheck();
     out["engine"] = difference ? std::string("layout differs: ") + difference : std::string("ok");
@@ -313,7 +326,8 @@ NB_MODULE(_native, m) {
                const std::string& protection, std::vector<CpuDescription> cpus,
                std::optional<Mesh::Options> mesh) {
                 const auto kind = protection_from_name(protection);
-                if (!kind) throw nb::value_error("protection is auto, userfaultfd or mprotect");
+                if (!kind)
+                    throw nb::value_error("protection is auto, userfaultfd, userfaultfd-copy or mprotect");
                 Host::Options options{.ram_bytes = ram_bytes,
                                       .low_ram_bytes = low_ram_bytes,
                                       .apic_ids = std::move(apic_ids),

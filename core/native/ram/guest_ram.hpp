@@ -87,7 +87,7 @@ class GuestRam {
     /// Ends it: no engine may run any more, and nobody may grant or revoke.
     void forget_code() noexcept { table_.reset(); }
     /// Null before track_code.
-    PageTable* code() const noexcept { return table_.get(); }
+    PageTable* page_table() const noexcept { return table_.get(); }
     /// Who brings the pages of a coherent RAM to this host. Before vCPUs run; it must outlive the page table,
     /// or be replaced by null once they have stopped.
     void set_page_sink(PageSink* sink) noexcept;

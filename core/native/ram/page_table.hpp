@@ -49,8 +49,6 @@ struct PageCounters {
     uint64_t revoked = 0;  ///< pages by which set_access took some or all
 };
 
-using CodeCounters = PageCounters;
-
 class PageTable final : private FaultTarget {
   public:
     static constexpr uint64_t kPage = 4096;

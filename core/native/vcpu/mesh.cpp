@@ -60,7 +60,7 @@ Mesh::Mesh(const Options& options, GuestRam& ram, Clock& clock, x86::Fabric& fab
     }
     for (const coherence::HomeRange& range : options_.homes) {
         if (range.host == options_.self) {
-            ram.code()->set_access(range.first, range.end - range.first, Access::kWrite);
+            ram.page_table()->set_access(range.first, range.end - range.first, Access::kWrite);
         }
     }
 }

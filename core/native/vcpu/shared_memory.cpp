@@ -252,7 +252,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
             }
             return;
         case Action::Kind::kSetAccess:
-            ram_.code()->set_access(action.page, action.access);
+            ram_.page_table()->set_access(action.page, action.access);
             return;
         case Action::Kind::kExecute: {
             coherence::Message result = action.message;

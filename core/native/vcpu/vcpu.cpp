@@ -57,7 +57,7 @@ const cm_vcpu_ops Vcpu::kOps = {
     .cpuid = [](void* o, uint32_t leaf, uint32_t subleaf,
                 uint32_t out[4]) { return self(o).cpuid(leaf, subleaf, out); },
     .begin_translation = [](void* o, uint64_t page) -> bool {
-        return !self(o).around_.ram.code()->begin_translation(self(o).index_, page);
+        return !self(o).around_.ram.page_table()->begin_translation(self(o).index_, page);
     },
     .pause = [](void* o) { self(o).pause(); },
     .exclusive_begin =

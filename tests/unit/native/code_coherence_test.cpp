@@ -69,7 +69,7 @@ class Coherence final : public CodeSink {
         } while (gone() < time || (generations() < kEnough && gone() < 10 * time));
         stop_ = true;
         for (auto& thread : threads) thread.join();
-        return {stale_, runs_, generations(), protocol_.moves(), rams_[0]->code()->counters()};
+        return {stale_, runs_, generations(), protocol_.moves(), rams_[0]->page_table()->counters()};
     }
     uint64_t generations() const {
         uint64_t sum = 0;
@@ -131,7 +131,7 @@ class Coherence final : public CodeSink {
                 ->store(generation, std::memory_order_relaxed);
             published_[page].store(generation, std::memory_order_release);
             std::this_thread::yield();
-            ram.code()->announce_write(page * kPage + kCodeAt, 8);
+            ram.page_table()->announce_write(page * kPage + kCodeAt, 8);
             return;
         }
         if (disk_ && self.random & 64) {
@@ -158,7 +158,7 @@ class Coherence final : public CodeSink {
             }
             if (translation) break;
             const bool guarded =
-                flaw_ == Flaw::no_protection || ram_of(id).code()->begin_translation(id, page);
+                flaw_ == Flaw::no_protection || ram_of(id).page_table()->begin_translation(id, page);
             translation = {code(id, page), !guarded && flaw_ != Flaw::no_self_check};
         }
         if (self.translation[page]->generation < seen) stale_.fetch_add(1, std::memory_order_relaxed);

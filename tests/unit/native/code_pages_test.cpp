@@ -229,7 +229,7 @@ STORY("given a count of engines that no machine has, then it is refused") {
     Diary diary;
     CHECK(throws<std::invalid_argument>([&] { ram.track_code(diary, 0); }));
     CHECK(throws<std::invalid_argument>([&] { ram.track_code(diary, 257); }));
-    CHECK(ram.code() == nullptr);
+    CHECK(ram.page_table() == nullptr);
 }
 
 STORY("given a quiet host, then this is what the calls cost") {

@@ -46,10 +46,10 @@ class Home final : public PageSink {
             if (pause_us) usleep(pause_us);
             return;
         }
-        if (ram_.code()->access(page) == Access::kNone) {
+        if (ram_.page_table()->access(page) == Access::kNone) {
             std::memcpy(ram_.protocol_base() + page * kPage, bytes(page), kPage);
         }
-        ram_.code()->set_access(page, want);
+        ram_.page_table()->set_access(page, want);
     }
 
   private:

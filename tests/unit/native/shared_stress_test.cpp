@@ -58,7 +58,7 @@ class Counting {
         } while (gone() < kStress || (done_ < 2000 && gone() < 10 * kStress));
         stop_ = true;
         for (auto& thread : threads) thread.join();
-        Result result{done_, 0, backwards_, protocol_.moves(), rams_[0]->code()->counters()};
+        Result result{done_, 0, backwards_, protocol_.moves(), rams_[0]->page_table()->counters()};
         for (uint64_t page = 0; page < kPages; page++)
             result.found += counter(0, page).load(std::memory_order_relaxed);
         return result;
@@ -80,7 +80,7 @@ class Counting {
             random = random * 1664525 + 1013904223;  // Numerical Recipes, 7.1
             const uint64_t page = (random >> 16) % kPages;
             const unsigned what = random >> 27;
-            if (what < 2) (void)rams_[host]->code()->begin_translation(id % kThreads, page);
+            if (what < 2) (void)rams_[host]->page_table()->begin_translation(id % kThreads, page);
             // Reading alone, writing alone, or a read that becomes a write.
             const uint64_t now = what < 16 ? counter(host, page).load(std::memory_order_relaxed) : seen[page];
             backwards_ += now < seen[page];

@@ -24,7 +24,7 @@ class ToyProtocol {
     void join(GuestRam& ram) {
         hosts_.push_back(std::make_unique<Host>(*this, static_cast<unsigned>(hosts_.size()), ram));
         ram.set_page_sink(hosts_.back().get());
-        if (hosts_.size() == 1) ram.code()->set_access(0, ram.pages(), Access::kWrite);
+        if (hosts_.size() == 1) ram.page_table()->set_access(0, ram.pages(), Access::kWrite);
     }
 
     void need(unsigned host, uint64_t page, Access want) noexcept {
@@ -57,26 +57,27 @@ class ToyProtocol {
 
     void bring(unsigned host, uint64_t page, Access want) noexcept {
         Host& self = *hosts_[host];
-        if (self.ram.code()->access(page) >= want) return;
+        if (self.ram.page_table()->access(page) >= want) return;
         Host* source = nullptr;
         for (auto& other : hosts_) {
-            if (other.get() == &self || other->ram.code()->access(page) == Access::kNone) continue;
+            if (other.get() == &self || other->ram.page_table()->access(page) == Access::kNone) continue;
             source = other.get();
             if (flaw_ == Flaw::copy_before_revoke) copy(self, *source, page);
             revoking = true;
             if (want == Access::kWrite) {
-                other->ram.code()->set_access(page, Access::kNone);
-            } else if (other->ram.code()->access(page) == Access::kWrite) {
-                other->ram.code()->set_access(page, Access::kRead);
+                other->ram.page_table()->set_access(page, Access::kNone);
+            } else if (other->ram.page_table()->access(page) == Access::kWrite) {
+                other->ram.page_table()->set_access(page, Access::kRead);
             }
             revoking = false;
         }
-        if (self.ram.code()->access(page) == Access::kNone && flaw_ == Flaw::none) copy(self, *source, page);
-        self.ram.code()->set_access(page, want);
+        if (self.ram.page_table()->access(page) == Access::kNone && flaw_ == Flaw::none)
+            copy(self, *source, page);
+        self.ram.page_table()->set_access(page, want);
         moves_++;
     }
     void copy(const Host& to, const Host& from, uint64_t page) const noexcept {
-        if (to.ram.code()->access(page) != Access::kNone) return;
+        if (to.ram.page_table()->access(page) != Access::kNone) return;
         std::memcpy(to.bytes(page), from.bytes(page), GuestRam::kPage);
         if (flaw_ == Flaw::copy_before_revoke) std::this_thread::yield();
     }

@@ -2,7 +2,8 @@
 """What a vCPU can ask of the device node, as a message: the same calls for a vCPU on another host.
 
 A request is 32 bytes and a reply 16, little-endian, so that native code on the other end needs no Python to
-make one.
+make one (core/native/bus/device_message.hpp is the same in C++). Bytes that no vCPU sends are refused before
+a device sees them.
 """
 
 import struct
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 PORT, MMIO = 0, 1  # address spaces
-_REQUEST = struct.Struct("<QBBBxIQQ")
+_REQUEST = struct.Struct("<QBBBBIQQ")
 _REPLY = struct.Struct("<QQ")
+_SIZES = {PORT: (1, 2, 4), MMIO: (1, 2, 4, 8)}
+_ADDRESSES = {PORT: 1 << 16, MMIO: 1 << 52}
+"""A processor has 16 bits of port address, and 52 of physical address at most."""
 
 
 class Kind(IntEnum):
@@ -19,12 +23,15 @@ class Kind(IntEnum):
 
     ACCESS = 0
     EOI = 1  # value: the vector
-    ACKNOWLEDGE = 2  # the reply's value: the vector
+    ACKNOWLEDGE = 2  # the reply's value: the vector; all ones when there is none
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``ticket`` is the sender's own number for it and comes back in the reply."""
+    """``ticket`` is the sender's own number for it and comes back in the reply.
+
+    Its upper 16 bits name the vCPU: requests of one vCPU are served one after the other.
+    """
 
     ticket: int
     kind: Kind
@@ -37,7 +44,7 @@ class Request:
     def pack(self) -> bytes:
         """The 32 bytes."""
         return _REQUEST.pack(
-            self.ticket, self.kind, self.space, self.is_write, self.size, self.address, self.value
+            self.ticket, self.kind, self.space, self.is_write, 0, self.size, self.address, self.value
         )
 
     @classmethod
@@ -45,13 +52,27 @@ class Request:
         """The reverse. ValueError for anything that is no request."""
         if len(data) != _REQUEST.size:
             raise ValueError(f"a device request has {_REQUEST.size} bytes, not {len(data)}")
-        ticket, kind, space, is_write, size, address, value = _REQUEST.unpack(data)
-        return cls(ticket, Kind(kind), space, address, size, bool(is_write), value)
+        ticket, kind, space, is_write, zero, size, address, value = _REQUEST.unpack(data)
+        if zero or is_write > 1:
+            raise ValueError("a device request with bits that have no meaning")
+        request = cls(ticket, Kind(kind), space, address, size, bool(is_write), value)
+        if not request._is_possible():
+            raise ValueError(f"no vCPU makes the access {request}")
+        return request
+
+    def _is_possible(self) -> bool:
+        if self.kind is not Kind.ACCESS:
+            largest = 0xFF if self.kind is Kind.EOI else 0
+            nowhere = (self.space, self.address, self.size, self.is_write) == (PORT, 0, 1, False)
+            return nowhere and self.value <= largest
+        if self.size not in _SIZES.get(self.space, ()) or self.address >= _ADDRESSES[self.space]:
+            return False
+        return self.value < (1 << 8 * self.size if self.is_write else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to the request with the same ticket; a posted write's reply carries zero."""
+    """The answer to the request with the same ticket; the reply to a write or an EOI carries zero."""
 
     ticket: int
     value: int

@@ -24,9 +24,26 @@ def test_the_layout_is_fixed() -> None:
     assert packed.hex() == "01000000000000000000010001000000f8030000000000004100000000000000"
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\0" * 31, b"\xff" * 32])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\0" * 31,
+        b"\xff" * 32,
+        Request(1, Kind.ACCESS, PORT, 0x80, 8).pack(),  # a port of 64 bits
+        Request(1, Kind.ACCESS, PORT, 0x10000, 1).pack(),
+        Request(1, Kind.ACCESS, MMIO, 1 << 52, 4).pack(),
+        Request(1, Kind.ACCESS, MMIO, 0xFEC0_0000, 3).pack(),
+        Request(1, Kind.ACCESS, 2, 0, 1).pack(),
+        Request(1, Kind.ACCESS, PORT, 0x80, 1, True, 0x100).pack(),
+        Request(1, Kind.ACCESS, PORT, 0x80, 1, False, 1).pack(),  # a read with a value
+        Request(1, Kind.EOI, value=0x100).pack(),
+        Request(1, Kind.ACKNOWLEDGE, value=1).pack(),
+        Request(1, Kind.ACKNOWLEDGE).pack()[:11] + b"\1" + bytes(20),
+    ],
+)
 def test_what_is_no_request_is_refused(garbage: bytes) -> None:
-    """When bytes of the wrong length or of an unknown kind arrive, then that is a ValueError."""
+    """When bytes arrive that no vCPU sends, then that is a ValueError, and no device sees them."""
     with pytest.raises(ValueError):
         Request.unpack(garbage)
 

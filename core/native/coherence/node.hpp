@@ -52,8 +52,9 @@ class Node {
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
 
-    /// What this host may do with the page now. Lock-free. At the start kWrite for the pages homed here.
-    /// A page above the end of RAM is kNone.
+    /// What this host may do with the page. Lock-free, and so a hint: the actions that make it true in the
+    /// kernel, or bring the bytes, may still be under way. Exact under the protocol lock. At the start kWrite
+    /// for the pages homed here. A page above the end of RAM is kNone.
     Access access(uint64_t page) const noexcept { return access_.get(page); }
 
     /// A thread wants `want` (not kNone). Returns whether it must wait: true, until kWake for the page, then

@@ -45,9 +45,6 @@ def ensure(address: str | None = None) -> float:
     begin = time.monotonic()
     with _lock:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault(
-            "RAY_raylet_start_wait_time_s", "120"
-        )  # Ray's half minute is little on a busy host
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)

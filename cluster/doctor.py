@@ -207,8 +207,14 @@ def _image_cache() -> Finding:
 
 def _shared_guest_memory() -> Finding:
     facts = _facts()
-    meaning = f"guards guest memory that several hosts share; {facts['shared_detail']}"
     way = str(facts["shared_protection"])
+    why = ""
+    for name in ("userfaultfd", "userfaultfd-copy"):  # the better ways first; why not those before the chosen
+        if name == way:
+            break
+        detail = facts[f"shared_{name.replace('-', '_')}_detail"]
+        why += f"; not {name}: {detail}"
+    meaning = f"guards the memory that several hosts share{why}"
     return Finding("pages between hosts", GOOD if way == "userfaultfd" else NOTE, way, meaning)
 
 

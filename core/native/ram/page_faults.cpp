@@ -13,16 +13,17 @@ namespace {
 constexpr unsigned kLostAfter = 16;
 constexpr unsigned kHopeless = 256;
 
+struct Streak {
+    uint64_t page;
+    int64_t since_ms;
+    unsigned count;
+};
+[[gnu::tls_model("initial-exec")]] thread_local Streak streak{};
+
 /// A fault on a page that is accessible for all we know is a race lost, and the instruction runs again.
 /// Unless it comes back at once, and again: then the cause is another (the kernel has unmapped the page by
 /// itself; a jump into guest memory; no memory left for the file). How often it came back within 10 ms.
 unsigned times_in_a_row(uint64_t page) noexcept {
-    struct Streak {
-        uint64_t page;
-        int64_t since_ms;
-        unsigned count;
-    };
-    [[gnu::tls_model("initial-exec")]] static thread_local Streak streak{};
     timespec time;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &time);  // in the vDSO: async-signal-safe
     const int64_t now = int64_t{time.tv_sec} * 1000 + time.tv_nsec / 1000000;
@@ -39,7 +40,10 @@ bool PageTable::on_fault(uintptr_t address, void* ucontext) noexcept {
     const Access want = coherent_ && !is_write(ucontext) ? Access::kRead : Access::kWrite;
     FaultContext fault{layout_.gpa_of(offset), page, program_counter(ucontext), ucontext, false};
     const bool needed = access(page) < want;
-    if (needed && !ask(fault, want)) return false;
+    if (needed) {
+        if (!ask(fault, want)) return false;
+        streak.count = 0;  // a page that comes and goes is no page that stays away
+    }
     for (int attempt = 0;; attempt++) {
         if (coherent_ && mapped_.full()) make_room();
         switch (resolve(page, want, needed, fault.had_code)) {

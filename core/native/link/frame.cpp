@@ -58,7 +58,7 @@ Refusal decode(std::span<const uint8_t> frame, Header& header) noexcept {
     return Refusal::kNone;
 }
 
-Refusal check(const Header& header, const Identity& identity) noexcept {
+Refusal judge(const Header& header, const Identity& identity) noexcept {
     if (header.source >= identity.hosts || header.source == identity.self) return Refusal::kSource;
     if (header.destination != identity.self) return Refusal::kDestination;
     if (header.machine != identity.machine) return Refusal::kMachine;

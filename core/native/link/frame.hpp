@@ -41,7 +41,7 @@ struct Identity {
 };
 
 /// Whether a well-formed frame is for this host, from a peer, of this machine and of this life of it.
-Refusal check(const Header& header, const Identity& identity) noexcept;
+Refusal judge(const Header& header, const Identity& identity) noexcept;
 
 /// The numbers of the frames of one peer: each must be exactly the next. Not thread-safe.
 class Sequence {

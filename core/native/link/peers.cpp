@@ -8,7 +8,7 @@ namespace coremesh::link {
 void Peers::admit(std::span<const uint8_t> frame, std::optional<HostId> key_of, Receiver& receiver) noexcept {
     Header header;
     Refusal refusal = decode(frame, header);
-    if (refusal == Refusal::kNone) refusal = check(header, identity_);
+    if (refusal == Refusal::kNone) refusal = judge(header, identity_);
     if (refusal == Refusal::kNone && key_of && *key_of != header.source) refusal = Refusal::kSource;
 
     // Whom to blame: the owner of the key if there is one, since a header may lie.

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from coremesh.cluster import warden
 from coremesh.core.errors import CoremeshError, HostLostError, MachineStateError, PlatformError
 
 _FOLDER = "coremesh-"
+_KNOCK_SECONDS = 5.0
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum is 75 MiB; a kernel and an initramfs pass through it
 
 _lock = threading.Lock()
@@ -99,6 +101,7 @@ def shutdown() -> None:
 
 def _attach(ray: Any, address: str, quiet: dict[str, Any]) -> None:
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
     except Exception as error:
         raise PlatformError(
@@ -106,6 +109,13 @@ def _attach(ray: Any, address: str, quiet: dict[str, Any]) -> None:
             "or leave the address out to run on this machine. Where the cluster asks for a token, set "
             "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH if it is not in ~/.ray/auth_token."
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at host:port: Ray itself would go on asking for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
 
 
 def _start(ray: Any, quiet: dict[str, Any]) -> str:

@@ -152,6 +152,15 @@ def test_doctor_reports_what_it_tried() -> None:
     assert b"userfaultfd" in coremesh("doctor").stdout
 
 
+def test_where_no_cluster_answers_that_is_told_soon(kernel: Callable[[bytes], str]) -> None:
+    begin = time.monotonic()
+    result = coremesh("boot", "--kernel", kernel(HANG), "--address", "127.0.0.1:1")
+    assert result.returncode == 1
+    assert b"no Ray cluster answers" in result.stderr
+    assert b"RAY_AUTH_MODE" in result.stderr
+    assert time.monotonic() - begin < 30
+
+
 # --- guests ----------------------------------------------------------------------------------------------
 
 

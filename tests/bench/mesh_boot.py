@@ -10,6 +10,7 @@ processors. No Ray.
 import sys
 
 import peers
+from coremesh.cluster.shell import PROMPT
 from figures import options
 from mesh_network import NetworkMachine, description_of
 from mesh_table import Table, say, shown
@@ -66,6 +67,7 @@ def boot(
         guest.cmdline,
         memory_mib,
         initrd=guest.initramfs.read_bytes(),
+        prompt=PROMPT,
     )
     with NetworkMachine(network, description) as machine:
         machine.start()

@@ -78,6 +78,11 @@ class Driver:
             raise StoryError(value)
         return value
 
+    @property
+    def pid(self) -> int:
+        """The process on the host."""
+        return self._process.pid
+
     def __enter__(self) -> Driver:
         return self
 

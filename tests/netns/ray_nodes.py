@@ -91,7 +91,7 @@ class RayNodes:
                 )
             )
 
-    def _wait_head(self, seconds: float = 60.0) -> None:
+    def _wait_head(self, seconds: float = 180.0) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._check()
@@ -106,7 +106,7 @@ class RayNodes:
             if node.poll() is not None:
                 raise RuntimeError(f"Ray's node on host {host} ended:\n{self.log(host)}")
 
-    def wait_alive(self, count: int, seconds: float = 60.0) -> None:
+    def wait_alive(self, count: int, seconds: float = 180.0) -> None:
         """Wait until the head knows ``count`` living nodes. Raises RuntimeError with what Ray said."""
         deadline = time.monotonic() + seconds
         alive = 0

@@ -79,7 +79,7 @@ def lose_a_host(
         rows = machine.facts["hosts"]
         pids = [int(row["pid"]) for row in rows]
         deadline = time.monotonic() + 30
-        while min(machine.mesh_stats()["pages_sent"]) == 0 and time.monotonic() < deadline:
+        while min(machine.mesh_stats()["home_requests"]) == 0 and time.monotonic() < deadline:
             time.sleep(0.05)
         seen["busy"] = [share_of_processor(pid, 0.4) for pid in pids]
         if how == "cut" and address.startswith(f"{rows[victim]['node']}:"):

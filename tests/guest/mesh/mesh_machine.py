@@ -115,7 +115,8 @@ class MeshMachine:
         )
         first.connect(self.node)
         for space, start, last in self.node.claims():
-            first.claim(space, start, last)
+            for host in self.hosts:
+                host.claim(space, start, last)
         firmware, rsdp = build_firmware(apic_ids, memory, self.topology)
         plan = image.plan_boot(kernel, initrd, cmdline, memory, rsdp)
         for gpa, data in [*firmware, *build_mp_table(apic_ids), *plan.writes]:

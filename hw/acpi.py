@@ -76,12 +76,13 @@ def build_firmware(
     _check_apic_ids(apic_ids)
     placer = _Placer(ACPI_TABLES_BASE, ACPI_TABLES_END)
     rsdp_gpa = placer.reserve(36)
-    dsdt_gpa = placer.place(dsdt())
+    several = topology is not None and topology.hosts > 1
+    dsdt_gpa = placer.place(dsdt(device_node=0 if several else None))
     facs_gpa = placer.place(facs())
     fadt_gpa = placer.place(fadt(facs_gpa, dsdt_gpa))
     madt_gpa = placer.place(madt(apic_ids))
     described = [fadt_gpa, madt_gpa]
-    if topology is not None and topology.hosts > 1:
+    if topology is not None and several:
         _check_topology(apic_ids, memory, topology)
         described += [placer.place(srat(topology.nodes)), placer.place(slit(topology.hosts))]
     xsdt_gpa = placer.place(table(b"XSDT", 1, struct.pack(f"<{len(described)}Q", *described)))
@@ -212,12 +213,16 @@ def slit(nodes: int) -> bytes:
     return table(b"SLIT", 1, struct.pack("<Q", nodes) + b"".join(rows))
 
 
-def dsdt() -> bytes:
-    """The differentiated description: power-off, the PCI root with an empty bus, and the ISA devices."""
+def dsdt(device_node: int | None = None) -> bytes:
+    """The differentiated description: power-off, the PCI root with an empty bus, and the ISA devices.
+
+    ``device_node`` is the NUMA node that the devices are near to (_PXM, 6.2.14), if there are several.
+    """
     s5 = aml.integer(S5_SLEEP_TYPE)
     root = aml.device(
         "PCI0",
         aml.name("_HID", aml.eisa_id("PNP0A03")),
+        b"" if device_node is None else aml.name("_PXM", aml.integer(device_node)),
         aml.name("_UID", aml.integer(0)),
         aml.name("_BBN", aml.integer(0)),
         aml.name(

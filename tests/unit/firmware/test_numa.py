@@ -102,6 +102,24 @@ def test_hosts_of_another_machine_are_refused() -> None:
         build_firmware([0, 1], memory, Topology(MemoryMap(512 * MIB), [1, 1]))
 
 
+def test_the_devices_are_near_the_first_node(tmp_path: Path) -> None:
+    memory = MemoryMap(GIB)
+    several, _ = build_firmware([0, 1], memory, Topology(memory, [1, 1]))
+    one, _ = build_firmware([0, 1], memory)
+    (dsdt,) = [data for _, data in several if data[:4] == b"DSDT"]
+    (plain,) = [data for _, data in one if data[:4] == b"DSDT"]
+    assert b"_PXM" in dsdt and b"_PXM" not in plain
+    iasl = shutil.which("iasl")
+    if iasl is None:
+        pytest.skip("Intel's ACPI compiler is not installed (apt install acpica-tools)")
+    (tmp_path / "DSDT.dat").write_bytes(dsdt)
+    for command in (["-d", "DSDT.dat"], ["-oa", "-p", "again", "DSDT.dsl"]):
+        done = subprocess.run([iasl, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 Errors, 0 Warnings" in done.stdout
+    assert (tmp_path / "again.aml").read_bytes()[36:] == dsdt[36:]
+
+
 def test_the_reference_disassembler_reads_the_same(tmp_path: Path) -> None:
     iasl = shutil.which("iasl")
     if iasl is None:

@@ -108,6 +108,7 @@ void put_protocol(nb::dict& out, const coherence::Counters& c) {
     out["home_requests"] = c.requests;
     out["home_queued"] = c.queued;
     out["owner_moves"] = c.owner_moves;
+    out["migrations"] = c.migrations;
     out["contended_marks"] = c.contended_marks;
     out["returned_moves"] = c.returned_moves;
     out["nonsense"] = c.nonsense_total();

@@ -138,7 +138,8 @@ void Agent::on_answer(HostId from, const Message& message, uint64_t now_us, Acti
     if (access_.get(message.page) != (grant ? Access::kRead : Access::kNone)) return reject(Nonsense::kState);
     Slot* slot = slot_of(message.page);
     const bool asked = message.ticket != 0 ? has_ticket(message.ticket, message.page)
-                                           : slot != nullptr && slot->sent == granting;
+                                           : slot != nullptr && slot->sent != Access::kNone &&
+                                                 granting >= slot->sent;  // more, of a page that migrates
     if (!asked || message.serial == 0) return reject(Nonsense::kState);
     if (slot != nullptr && (slot->collecting || slot->deferred)) return reject(Nonsense::kState);
 
@@ -189,7 +190,6 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
     const Access granted = slot.granting;
     access_.set(page, granted);
     out.add(Action::Kind::kSetAccess, page).access = granted;
-    send(homes_.of(page), Kind::kDone, page, slot.serial, out);
     if (granted == Access::kWrite) ++fought_.of(page).moves;
 
     // A page that came for nobody is not held for anybody.
@@ -199,6 +199,8 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
     entry.hold_us = entry.fresh ? hold_cap_us_ : 0;
     entry.kept = false;
 
+    // Whoever waits is on its way before the home hears of it: waking takes longer than the message.
+    if (slot.waiting) out.add(Action::Kind::kWake, page);
     if (slot.ticket != 0) {
         if (take_ticket(slot.ticket, page)) {
             ++counters_.rmw_retried;
@@ -209,16 +211,15 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
         slot.sent = Access::kNone;
         if (now_us >= slot.sent_us) fetch_us_ = (7 * fetch_us_ + (now_us - slot.sent_us)) / 8;
     }
+    send(homes_.of(page), Kind::kDone, page, slot.serial, out);
     slot.collecting = false;
     slot.serial = slot.ticket = slot.acknowledged = slot.expected = 0;
-    wake(slot, now_us, out);
+    settle(slot, now_us, out);
 }
 
-/// Threads that have what they want run; for those that want more, it is asked for.
-void Agent::wake(Slot& slot, uint64_t now_us, Actions& out) {
-    const Access has = access_.get(slot.page);
-    if (slot.waiting) out.add(Action::Kind::kWake, slot.page);
-    if (has >= slot.want) {
+/// Threads that wait for more than has come: it is asked for.
+void Agent::settle(Slot& slot, uint64_t now_us, Actions& out) {
+    if (access_.get(slot.page) >= slot.want) {
         wait(slot, false);
         slot.want = Access::kNone;
         slot.atomic = false;
@@ -236,7 +237,8 @@ void Agent::on_have(HostId from, const Message& message, uint64_t now_us, Action
         return reject(Nonsense::kState);
     }
     slot->sent = Access::kNone;
-    wake(*slot, now_us, out);
+    if (slot->waiting) out.add(Action::Kind::kWake, message.page);
+    settle(*slot, now_us, out);
 }
 
 void Agent::on_decline(HostId from, const Message& message, uint64_t now_us, Actions& out) {
@@ -247,7 +249,8 @@ void Agent::on_decline(HostId from, const Message& message, uint64_t now_us, Act
     }
     ++counters_.prefetches_declined;
     slot->sent = Access::kNone;
-    wake(*slot, now_us, out);
+    if (slot->waiting) out.add(Action::Kind::kWake, message.page);
+    settle(*slot, now_us, out);
 }
 
 void Agent::on_outcome(HostId from, const Message& message, Actions& out) {

@@ -91,7 +91,7 @@ class Agent {
     void on_answer(HostId from, const Message& message, uint64_t now_us, Actions& out);
     void on_acknowledgement(HostId from, const Message& message, uint64_t now_us, Actions& out);
     void finish(Slot& slot, uint64_t now_us, Actions& out);
-    void wake(Slot& slot, uint64_t now_us, Actions& out);
+    void settle(Slot& slot, uint64_t now_us, Actions& out);
     void wait(Slot& slot, bool waiting) noexcept;
     void on_have(HostId from, const Message& message, uint64_t now_us, Actions& out);
     void on_decline(HostId from, const Message& message, uint64_t now_us, Actions& out);

@@ -40,6 +40,7 @@ struct Counters {
     uint64_t queued = 0;           ///< of these, had to wait for one before
     uint64_t owner_moves = 0;      ///< the right to write went to another host
     uint64_t forwarded_execs = 0;  ///< transactions sent to an owner
+    uint64_t migrations = 0;       ///< of these, reads that were given the right to write at once
     uint64_t contended_marks = 0;  ///< pages that became contended
     uint64_t returned_moves = 0;   ///< contended pages moved to the one host that used them
     std::array<uint64_t, kNonsenses> nonsense{};

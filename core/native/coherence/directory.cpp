@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "coherence/directory.hpp"
 
+#include <algorithm>
 #include <bit>
 
 namespace coremesh::coherence {
@@ -8,6 +9,11 @@ namespace coremesh::coherence {
 namespace {
 
 using Kind = Message::Kind;
+
+/// One in so many reads of a page that migrates is answered with a copy, to see whether it still does.
+constexpr uint8_t kProbeEvery = 8;
+/// So many turns in a row make a page one that migrates.
+constexpr uint8_t kTurns = 1;
 
 uint32_t milliseconds(uint64_t us) noexcept { return static_cast<uint32_t>(us / 1000); }
 
@@ -64,6 +70,7 @@ void Directory::done(HostId from, const Message& message, uint64_t now_us, Actio
         page.owner = from;
         page.sharers = 0;
     } else {
+        if (owned(page)) page.last_writer = owner(page);
         page.sharers = readers(page) | bit(from);
         page.state = State::kShared;
     }
@@ -93,7 +100,12 @@ bool Directory::serve(Page& page, uint32_t number, uint64_t now_us, Actions& out
             return serve_rmw(page, request, now_ms, out);
         case Kind::kGetS:
             if ((readers(page) & bit(message.requester)) != 0) break;
-            start_read(page, request, out);
+            if (migrates(page, message)) {
+                ++counters_.migrations;
+                start_write(page, request, false, now_ms, out);
+            } else {
+                start_read(page, request, out);
+            }
             return true;
         default:
             if (owned(page) && owner(page) == message.requester) break;
@@ -103,6 +115,17 @@ bool Directory::serve(Page& page, uint32_t number, uint64_t now_us, Actions& out
     // A memory transaction of another of its threads has brought the page meanwhile.
     answered(page, message);
     reply(Kind::kHave, message, out);
+    return false;
+}
+
+/// A page that is read and then written by one host after the other (a lock's data, a list's head) costs each
+/// of them two transactions: a copy, and the right to write. The reader is sent both at once where the last
+/// user did so (Stenstroem, Brorsson and Sandberg, ISCA 1993). Whether it then writes cannot be seen from
+/// here, so now and then a reader gets a copy only, and must ask again if the page still migrates.
+bool Directory::migrates(Page& page, const Message& message) noexcept {
+    if (page.turns < kTurns || !owned(page) || (message.flags & Message::kPrefetch) != 0) return false;
+    if (++page.passed_on % kProbeEvery != 0) return true;
+    page.turns = kTurns - 1;
     return false;
 }
 
@@ -158,6 +181,9 @@ void Directory::start_write(Page& page, Request& request, bool atomic, uint32_t 
     if (atomic) Contention::moved(page.heat, now_ms);
     if (owned(page)) return order(Kind::kFwdM, owner(page), request, 0, out);
 
+    const bool turn =
+        page.last_writer != requester && page.sharers == (bit(requester) | bit(page.last_writer));
+    page.turns = turn ? std::min<uint8_t>(page.turns + 1, kTurns) : uint8_t{0};
     uint64_t others = page.sharers & ~bit(requester);
     if ((page.sharers & bit(requester)) != 0) {
         order(Kind::kGrant, requester, request, others, out);

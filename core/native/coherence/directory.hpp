@@ -46,6 +46,9 @@ class Directory {
         uint32_t last = 0;    ///< of the chain
         State state = State::kInitial;
         HostId owner = 0;
+        HostId last_writer = 0;  ///< who had the right to write before the present readers
+        uint8_t turns = 0;       ///< in a row that its users took: each reads it, and then writes it
+        uint8_t passed_on = 0;   ///< reads answered with the right to write
         Heat heat;
     };
     struct Request {
@@ -59,6 +62,7 @@ class Directory {
     void done(HostId from, const Message& message, uint64_t now_us, Actions& out);
     /// Whether it has become the page's transaction; if not, it has been answered.
     bool serve(Page& page, uint32_t number, uint64_t now_us, Actions& out);
+    bool migrates(Page& page, const Message& message) noexcept;
     bool serve_rmw(Page& page, Request& request, uint32_t now_ms, Actions& out);
     void start_read(Page& page, Request& request, Actions& out);
     void start_write(Page& page, Request& request, bool atomic, uint32_t now_ms, Actions& out);

@@ -19,6 +19,10 @@ HostsWanted = int | Sequence[int | Mapping[str, int]]
 #: Serial console at the port's highest rate, since what is typed arrives no faster than that; reset at once
 #: after a panic, so that a panic ends the machine instead of hanging it.
 DEFAULT_CMDLINE = "console=ttyS0,115200 panic=-1"
+#: On several hosts besides. Linux trusts the TSC of a few NUMA nodes only; where it does not, it compares it
+#: with the count of its ticks, of which a busy host loses some, and from then on asks the PM timer's port
+#: for the time, thousands of times a second, on another host.
+SEVERAL_HOSTS_CMDLINE = "tsc=reliable"
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
@@ -109,13 +113,15 @@ def _share(host: int | Mapping[str, int]) -> int:
     return check_vcpus(host)
 
 
-def default_cmdline(kernel: bytes) -> str:
+def default_cmdline(kernel: bytes, *, several_hosts: bool = False) -> str:
     """Return the command line a kernel gets unless a person gives another: Linux has one, Multiboot none."""
     # The header's magic at an aligned offset in the first 8 KiB (Multiboot 0.6.96, section 3.1).
     head = kernel[:8192]
     multiboot = any(head[i : i + 4] == b"\x02\xb0\xad\x1b" for i in range(0, len(head), 4))
     linux = head[0x202:0x206] == b"HdrS" or not multiboot
-    return DEFAULT_CMDLINE if linux else ""
+    if not linux:
+        return ""
+    return f"{DEFAULT_CMDLINE} {SEVERAL_HOSTS_CMDLINE}" if several_hosts else DEFAULT_CMDLINE
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Machine:
         self._description = MachineDescription(
             vcpus=self.vcpus,
             ram_bytes=self.memory,
-            **_images(kernel, initrd, cmdline, append, progress),
+            **_images(kernel, initrd, cmdline, append, progress, several_hosts=len(self.shares) > 1),
             modules=tuple(_module(module) for module in modules),
             prompt=prompt,
             protection=protection,
@@ -387,6 +387,8 @@ def _images(
     cmdline: str | None,
     append: str,
     progress: Callable[[str, float], None] | None,
+    *,
+    several_hosts: bool,
 ) -> dict[str, Any]:
     """The description's kernel, initrd and command line."""
     if kernel is None:
@@ -396,8 +398,9 @@ def _images(
     else:
         kernel_bytes = _load(kernel, "kernel")
         initrd_bytes = None if initrd is None else _load(initrd, "initrd")
-    line = default_cmdline(kernel_bytes) if cmdline is None else cmdline
-    return {"kernel": kernel_bytes, "initrd": initrd_bytes, "cmdline": f"{line} {append}".strip()}
+    if cmdline is None:
+        cmdline = default_cmdline(kernel_bytes, several_hosts=several_hosts)
+    return {"kernel": kernel_bytes, "initrd": initrd_bytes, "cmdline": f"{cmdline} {append}".strip()}
 
 
 def _load(image: Image, what: str) -> bytes:

@@ -58,6 +58,9 @@ def test_linux_gets_a_serial_console_and_multiboot_kernels_an_empty_line() -> No
     multiboot = bytes(16) + b"\x02\xb0\xad\x1b" + bytes(100)
     assert "console=ttyS0" in default_cmdline(linux)
     assert default_cmdline(multiboot) == ""
+    assert "tsc=reliable" not in default_cmdline(linux)
+    assert "tsc=reliable" in default_cmdline(linux, several_hosts=True)
+    assert default_cmdline(multiboot, several_hosts=True) == ""
 
 
 @pytest.mark.parametrize(

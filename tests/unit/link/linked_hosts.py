@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hosts that are linked but have no machine: a probe at each end."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from coremesh.core._native import Link, LinkProbe
+from coremesh.core.links import OVERFLOW, LinkEnds
+
+MACHINE, EPOCH = 0x0123_4567_89AB_CDEF, 5
+
+
+@dataclass
+class Linked:
+    """The ends, links and probes of one machine's hosts, by number."""
+
+    ends: list[LinkEnds] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    probes: list[LinkProbe] = field(default_factory=list)
+
+    def peers(self) -> dict[int, tuple[str, bytes]]:
+        return {end.host: (end.endpoint, end.public_key) for end in self.ends}
+
+    def close(self) -> None:
+        for probe in self.probes:
+            probe.stop()
+        for end in self.ends:
+            end.close()
+
+
+def link_up(
+    hosts: int = 2,
+    *,
+    curve: bool = True,
+    epochs: Sequence[int] | None = None,
+    overflow: int = OVERFLOW,
+    start: bool = True,
+) -> Linked:
+    linked = Linked()
+    for host in range(hosts):
+        linked.ends.append(LinkEnds(host, hosts, curve=curve))
+    for end in linked.ends:
+        end.connect(linked.peers())
+        epoch = epochs[end.host] if epochs else EPOCH
+        linked.links.append(end.open(MACHINE, epoch, overflow=overflow))
+        linked.probes.append(LinkProbe(linked.links[-1]))
+        if start:
+            linked.probes[-1].start()
+    return linked
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return condition()

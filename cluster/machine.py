@@ -207,6 +207,7 @@ class Machine:
             except HostLostError:
                 self._end = MachineEnd("stopped", detail="its host process had gone")
             self._finalizer()
+            telemetry.hide(self)
         return self._end or MachineEnd("stopped")
 
     def __enter__(self) -> Machine:

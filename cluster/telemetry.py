@@ -54,6 +54,12 @@ def show(machine: Machine) -> None:
             threading.Thread(target=_serve, args=(_server,), name="telemetry", daemon=True).start()
 
 
+def hide(machine: Machine) -> None:
+    """Tell of `machine` no more: it was stopped."""
+    with _lock:
+        _machines.discard(machine)
+
+
 def processes() -> list[int]:
     """Return the pids of this user's processes that drive machines; remove the sockets of dead ones."""
     found = []

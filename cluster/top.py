@@ -146,7 +146,7 @@ def _table(title: str, *columns: str) -> Table:
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
@@ -158,8 +158,8 @@ def _pairs(before: Sequence[Row], now: Sequence[Row], seconds: float) -> list[tu
 def _hosts(hosts: Sequence[Row], before: Sequence[Row], now: Sequence[Row], seconds: float) -> Table:
     table = _table(
         "hosts, per second",
-        "host", "node", "vCPUs", "reads", "writes", "page bytes", "invalidated", "atomics here", "elsewhere",
-        "again", "interrupts", "frames", "link bytes", "refused", "clock µs", "priority",
+        "host", "node", "vCPUs", "pages read", "written", "bytes", "taken", "atomics", "remote", "again",
+        "IPIs", "link frames", "bytes", "refused", "clock µs",
     )  # fmt: skip
     for facts, (row, rate) in zip(hosts, _pairs(before, now, seconds), strict=True):
         table.add_row(
@@ -176,7 +176,6 @@ def _hosts(hosts: Sequence[Row], before: Sequence[Row], now: Sequence[Row], seco
             ),
             str(row.get("links_refused", 0)),
             f"{row.get('clock_error_ns', 0) / 1000:.1f}",
-            str(row.get("protocol_thread", "")),
         )  # fmt: skip
     return table
 

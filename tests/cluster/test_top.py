@@ -92,6 +92,10 @@ def test_a_process_tells_of_its_machines_as_long_as_somebody_refers_to_them(plac
     assert answer["machines"] == [SNAPSHOT]
     del machine
     assert telemetry.ask(os.getpid())["machines"] == []
+    stopped: Any = Machine(SNAPSHOT)
+    telemetry.show(stopped)
+    telemetry.hide(stopped)
+    assert telemetry.ask(os.getpid())["machines"] == []
 
 
 def test_nobody_else_may_enter_the_folder(place: Path) -> None:

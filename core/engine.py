@@ -33,10 +33,11 @@ class Host(NativeHost):
         mesh: Mesh | None = None,
     ) -> None:
         rate = tsc_hz or host_tsc_hz()
+        topology = None if mesh is None else cpuid.Topology(cores=mesh.package_cores)
         highest = (cpuid.HIGHEST_BASIC, cpuid.HIGHEST_HYPERVISOR, cpuid.HIGHEST_EXTENDED)
         cpus = [
             CpuDescription(
-                cpuid=cpuid.cpuid_table(apic_id, total_vcpus, rate),
+                cpuid=cpuid.cpuid_table(apic_id, total_vcpus, rate, topology),
                 indexed_leaves=sorted(cpuid.SUBLEAF_LEAVES),
                 highest=highest,
                 msrs={
@@ -62,8 +63,8 @@ class Host(NativeHost):
         """Execute one atomic operation on guest memory, wherever the page is; return what was there before.
 
         ``operation`` is 'load', 'store', 'compare_swap' (store ``operand`` if ``expected`` is there),
-        'exchange', 'add', 'and', 'or', 'xor', 'min', 'max', 'min_signed' or 'max_signed'; ``size`` is 1, 2, 4,
-        8 or, aligned, 16 bytes within one page at guest-physical address ``gpa``. Sequentially consistent.
+        'exchange', 'add', 'and', 'or', 'xor', 'min', 'max', 'min_signed' or 'max_signed'; ``size`` is 1, 2,
+        4, 8 or, aligned, 16 bytes within one page at guest-physical address ``gpa``. Sequentially consistent.
         Raises ValueError for an operation that there is not, IndexError for what is no RAM.
         """
         low, high = self.transact_words(operation, gpa, size, _words(operand), _words(expected))

@@ -46,7 +46,19 @@ class Mesh:
         page = 0
         for first, end, host in sorted(self.homes):
             if first != page or end <= first or not 0 <= host < self.hosts:
-                raise ConfigurationError(f"the homes {self.homes} do not cover RAM once, by hosts that exist.")
+                raise ConfigurationError(f"the homes {self.homes} do not cover RAM once by hosts that exist.")
             page = end
         if not all(0 <= host < self.hosts for host in self.vcpu_hosts.values()):
             raise ConfigurationError("a vCPU is on a host that does not exist.")
+
+    @property
+    def package_cores(self) -> int:
+        """Cores of a processor package, for CPUID leaf 0Bh: each host is one where its APIC ids allow it.
+
+        Then no cache seems to be shared between NUMA nodes. Otherwise all vCPUs are one package.
+        """
+        hosts = list(self.vcpu_hosts.values())
+        largest = max(map(hosts.count, set(hosts)), default=1)
+        stride = 1 << (largest - 1).bit_length()
+        apart = all(apic_id // stride == host for apic_id, host in self.vcpu_hosts.items())
+        return largest if apart else len(hosts)

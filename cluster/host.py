@@ -56,6 +56,7 @@ class HostProcess:
         self._ended = threading.Event()
         self._end: MachineEnd | None = None
         self._paused = False
+        self._driven = driver is not None  # this process is here for the machine alone
         if driver is not None:
             lifeline.watch(driver, self._abandon)
 
@@ -256,7 +257,7 @@ class HostProcess:
         self._end = self._explain(end)
         self._last_words()
         self._ended.set()
-        if end.kind == "fenced":
+        if end.kind == "fenced" and self._driven:
             time.sleep(_FENCED_SECONDS)
             os._exit(1)
 

@@ -212,6 +212,15 @@ class Hosts:
     # --- the watch ---------------------------------------------------------------------------------------
 
     def _watch_hosts(self) -> None:
+        try:
+            self._watch_until_one_ends()
+        except Exception as error:  # Ray itself was shut down, or lost
+            if not self._closing.is_set():
+                self._first_loss(
+                    HostLostError(f"Ray no longer tells of the hosts ({error}). Start the machine again.")
+                )
+
+    def _watch_until_one_ends(self) -> None:
         calls = {host: self[host].begin("wait", _WATCH_SECONDS) for host in range(len(self))}
         while not self._closing.is_set():
             host = session.first_done(calls, _WATCH_SECONDS)

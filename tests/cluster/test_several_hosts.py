@@ -165,6 +165,27 @@ def test_a_lost_host_is_told_in_three_seconds_and_nothing_is_left(
     assert placement_groups() == 0
 
 
+def test_the_command_line_says_which_host_was_lost_and_leaves_with_status_69(
+    tiny_guest: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    from coremesh.cluster import telemetry
+
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(tiny_guest(HI_AND_HANG))
+    command = [sys.executable, "-m", "coremesh.cluster.cli", "boot", "--hosts", "2", "--kernel", str(kernel)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(2) == b"hi"
+    (shown,) = telemetry.ask(process.pid)["machines"]
+    os.kill(shown["hosts"][1]["pid"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 69
+    assert b"host 1" in errors
+    assert b"Traceback" not in errors
+
+
 def test_after_the_driver_was_killed_no_host_is_left(
     family: Any, tiny_guest: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:

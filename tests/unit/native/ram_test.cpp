@@ -198,10 +198,20 @@ STORY(
     CHECK(!probe.mprotect_detail.empty() && !probe.userfaultfd_detail.empty());
     CHECK(probe.chosen == (probe.userfaultfd ? Protection::userfaultfd : Protection::mprotect));
     CHECK(probe.max_map_count > 0);
+    CHECK(probe.shared_mprotect.works);
+    const auto better = probe.shared_userfaultfd.works        ? Protection::userfaultfd
+                        : probe.shared_userfaultfd_copy.works ? Protection::userfaultfd_copy
+                                                              : Protection::mprotect;
+    CHECK(probe.chosen_shared == better);
+    for (const auto* way :
+         {&probe.shared_userfaultfd, &probe.shared_userfaultfd_copy, &probe.shared_mprotect}) {
+        CHECK(!way->detail.empty());
+    }
+    CHECK(GuestRam(kMiB, kMiB, Protection::automatic, true).protection() == probe.chosen_shared);
     std::printf("       userfaultfd: %s\n       mprotect: %s\n", probe.userfaultfd_detail.c_str(),
                 probe.mprotect_detail.c_str());
-    for (const Protection protection :
-         {Protection::automatic, Protection::userfaultfd, Protection::mprotect}) {
+    for (const Protection protection : {Protection::automatic, Protection::userfaultfd,
+                                        Protection::userfaultfd_copy, Protection::mprotect}) {
         CHECK(protection_from_name(name_of(protection)) == protection);
     }
     CHECK(!protection_from_name("none"));
@@ -215,14 +225,19 @@ STORY(
         close(next);
         const rlimit files{static_cast<rlim_t>(next) + 1, static_cast<rlim_t>(next) + 1};
         setrlimit(RLIMIT_NOFILE, &files);
-        try {
-            GuestRam ram(kMiB, kMiB, Protection::userfaultfd);
-            _exit(1);
-        } catch (const PlatformError& error) {
-            if (!std::strstr(error.what(), "use 'auto'")) _exit(2);
+        for (const bool coherent : {false, true}) {
+            for (const Protection way : {Protection::userfaultfd, Protection::userfaultfd_copy}) {
+                try {
+                    GuestRam ram(kMiB, kMiB, way, coherent);
+                    _exit(1);
+                } catch (const PlatformError& error) {
+                    if (!std::strstr(error.what(), "use 'auto'")) _exit(2);
+                }
+            }
+            GuestRam ram(kMiB, kMiB, Protection::automatic, coherent);
+            if (ram.protection() != Protection::mprotect) _exit(3);
         }
-        GuestRam ram(kMiB, kMiB, Protection::automatic);
-        _exit(ram.protection() == Protection::mprotect ? 7 : 3);
+        _exit(7);
     });
     CHECK(WIFEXITED(status));
     CHECK_EQ(WEXITSTATUS(status), 7);

@@ -139,6 +139,7 @@ void cm_engine_close(cm_engine* engine) {
         engine->uc->qemu_thread_data = NULL;
         uc_close(engine->uc);
     }
+    free(engine->codegen);
     free(engine);
 }
 

@@ -143,9 +143,9 @@ void cm_engine_enter_thread(cm_engine*);
 
 // Called in the signal handler of a write fault taken by the engine's own thread, at host instruction
 // `host_pc`, after the page became writable: when the write goes into the very block that runs, the block
-// must not go on with stale instructions (SDM vol. 3A 9.1.3). Does not return then; returns at once
-// otherwise.
-void cm_engine_self_write(cm_engine*, uintptr_t host_pc, uint64_t ram_offset);
+// must not go on with stale instructions (SDM vol. 3A 9.1.3). Then it does not return, or changes where
+// `ucontext`, which the handler was given, goes on; otherwise it does nothing.
+void cm_engine_self_write(cm_engine*, uintptr_t host_pc, uint64_t ram_offset, void* ucontext);
 
 // Leaves the instruction under way without finishing it, for a machine that stops while an access of it waits
 // for another host: from a callback, or from the signal handler of a fault taken by the engine's own thread.

@@ -35,7 +35,9 @@ struct cm_engine {
     // after every instruction that may have opened the window. Written and read by the engine's thread.
     bool attention;
     bool data_trap;  // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
-    target_ulong split_write;  // the first part of a misaligned write to a watched page
+    target_ulong split_write;    // the first part of a misaligned write to a watched page
+    bool restart_at_store;       // leave the block before its next store (cm_engine_self_write)
+    struct cm_codegen* codegen;  // codegen.c; made at the first translation
     unsigned second_flush_count;
     TranslationBlock* second_cache[CM_SECOND_CACHE];  // lookup.c
     struct cm_engine_counters counters;

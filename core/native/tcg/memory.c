@@ -4,6 +4,8 @@
 // RAM is one host mapping, so an address is translated by a comparison instead of a walk over memory regions
 // (U13), and a page of code is guarded by the host's page protection instead of the NOTDIRTY slow path (U11).
 // Page walks set accessed and dirty bits by compare-and-swap, as hardware does (U16).
+#include <ucontext.h>
+
 #include "internals.h"
 
 static MemoryRegion* region_of(struct uc_struct* uc, hwaddr gpa) {
@@ -178,7 +180,25 @@ MemTxResult CM_WRAP(memory_region_dispatch_write)(struct uc_struct* uc, MemoryRe
     return MEMTX_OK;
 }
 
-void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_offset) {
+// At a store of the code generator's own the state is not in memory: the slow path puts it there, and then
+// leaves the block. True when `host_pc` is such a store.
+static bool continue_in_slow_path(cm_engine* engine, const uint8_t* host_pc, ucontext_t* context) {
+#ifdef __x86_64__
+    static const uint8_t jne[2] = {0x0f, 0x85},
+                         load_addend[4] = {0x48, 0x8b, 0x77, offsetof(CPUTLBEntry, addend)};
+    if (memcmp(host_pc - 10, jne, 2) != 0 || memcmp(host_pc - 4, load_addend, 4) != 0) return false;
+    int32_t distance;
+    memcpy(&distance, host_pc - 8, 4);
+    context->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(host_pc - 4 + distance);
+    engine->restart_at_store = true;
+    return true;
+#else
+    (void)engine, (void)host_pc, (void)context;
+    return false;
+#endif
+}
+
+void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_offset, void* ucontext) {
     TCGContext* tcg = engine->uc->tcg_ctx;
     uintptr_t place = host_pc - (uintptr_t)tcg->code_gen_buffer;
     if (place >= tcg->code_gen_buffer_size) return;  // a helper writes: its block goes on to its end
@@ -193,6 +213,7 @@ void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_off
                  ram_offset < tb->page_addr[1] + ((tb->pc + tb->size) & ~TARGET_PAGE_MASK);
     }
     if (!inside) return;
+    if (continue_in_slow_path(engine, (const uint8_t*)host_pc, ucontext)) return;
     // Undo the instruction that stores, and run it again as a block of its own. host_pc is the instruction
     // that faulted, where return addresses point behind a call: the engine subtracts for the latter.
     engine->counters.self_restarts++;

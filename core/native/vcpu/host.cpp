@@ -321,7 +321,7 @@ bool Host::self_write(const FaultContext& fault) noexcept {
     // jump.
     cm_float_interrupted(fault.ucontext);
 #endif
-    cm_engine_self_write(vcpu->engine(), fault.host_pc, *offset);
+    cm_engine_self_write(vcpu->engine(), fault.host_pc, *offset, fault.ucontext);
     return false;
 }
 

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A code generator of our own for x86-64 hosts.
+//
+// The engine translates guest instructions to operations; from these its own generator makes host code that
+// writes every changed register of the guest to memory before every load and store, since they may raise an
+// exception, and forgets what is in registers wherever a branch is. This one keeps values in registers over
+// the whole block, writes the state in the slow paths, and works in 32 bits where a result's other half is
+// not wanted. Blocks with an operation that it does not know (vectors, byte-swapped accesses) go to the
+// engine's.
+//
+//   codegen_analysis.c  what is known beforehand: last uses, halves that are not wanted
+//   codegen_values.c    which register holds what
+//   codegen_arithmetic.c  computing, with operands from codegen_operands.c
+//   codegen_ops.c       the CPU state, branches
+//   codegen_memory.c    guest loads and stores
+//   codegen_calls.c     calls of helpers
+//   emit.h              host instructions as bytes
+#include "codegen.h"
+
+int CM_REAL(tcg_gen_code)(TCGContext* tcg, TranslationBlock* tb);
+
+#ifdef __x86_64__
+
+static void note_instruction(TCGContext* tcg, const gen* g, const TCGOp* op, int* instructions) {
+    if (*instructions >= 0) {
+        tcg->gen_insn_end_off[*instructions] = (uint16_t)(g->e.at - (uint8_t*)tcg->code_buf);
+    }
+    ++*instructions;
+    for (int i = 0; i < TARGET_INSN_START_WORDS; i++) tcg->gen_insn_data[*instructions][i] = op->args[i];
+}
+
+// Bytes of code; -1: the code buffer is full; -2: the block is too long; 0: something did not fit.
+static int generate(gen* g, TranslationBlock* tb) {
+    TCGContext* tcg = g->tcg;
+    int instructions = -1;
+    g->nb_accesses = g->nb_saves = g->nb_fixups = 0;
+    tcg_optimize(tcg);
+    cm_remove_unreachable(tcg);
+    cm_analyse(g);
+    cm_values_start(g);
+    tcg->code_buf = tcg->code_ptr = tb->tc.ptr;
+    g->e.at = tb->tc.ptr;
+    for (TCGOp* op = QTAILQ_FIRST(&tcg->ops); op;) {
+        if (op->opc == INDEX_op_insn_start) {
+            note_instruction(tcg, g, op, &instructions);
+            op = QTAILQ_NEXT(op, link);
+        } else {
+            op = cm_generate_op(g, op);
+        }
+        if (unlikely((void*)g->e.at > tcg->code_gen_highwater)) return -1;
+        if (unlikely(g->e.at - (uint8_t*)tcg->code_buf > UINT16_MAX)) return -2;
+        if (unlikely(g->overflow)) return 0;
+    }
+    tcg->gen_insn_end_off[instructions] = (uint16_t)(g->e.at - (uint8_t*)tcg->code_buf);
+    if (!cm_generate_slow_paths(g)) return -1;
+    for (int i = 0; i < g->nb_fixups; i++) emit_patch(g->fixups[i].place, g->labels[g->fixups[i].label]);
+    tcg->code_ptr = g->e.at;
+    return (int)(g->e.at - (uint8_t*)tcg->code_buf);
+}
+
+int CM_WRAP(tcg_gen_code)(TCGContext* tcg, TranslationBlock* tb) {
+    struct cm_engine* engine = cm_engine_of(tcg->uc);
+    CM_HIT(tcg_gen_code);
+    if (!engine->codegen) engine->codegen = malloc(sizeof *engine->codegen);
+    if (engine->codegen && cm_can_generate(tcg)) {
+        gen* g = engine->codegen;
+        g->tcg = tcg;
+        g->engine = engine;
+        const int bytes = generate(g, tb);
+        if (bytes) return bytes;
+    }
+    return CM_REAL(tcg_gen_code)(tcg, tb);
+}
+
+#else
+
+int CM_WRAP(tcg_gen_code)(TCGContext* tcg, TranslationBlock* tb) {
+    CM_HIT(tcg_gen_code);
+    return CM_REAL(tcg_gen_code)(tcg, tb);
+}
+
+#endif

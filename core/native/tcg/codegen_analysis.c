@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What is known of a block's operations before code is generated: which can be, which are never reached,
+// where each value is used for the last time, and which results are wanted in their low 32 bits alone.
+#include "codegen.h"
+
+#ifdef __x86_64__
+
+enum cm_future {
+    LIVE = 1,       // read later, or kept in memory at the end
+    HIGH_HALF = 2,  // bits 32 to 63 are read by a later operation
+    HIGH_KEPT = 4,  // they are part of what the block leaves behind
+    READ = 8,       // read by a later operation of this basic block
+    REPLACED = 16,  // another value takes its place before this one has to be in memory
+};
+
+#define EITHER(name)            \
+    case INDEX_op_##name##_i32: \
+    case INDEX_op_##name##_i64
+
+// Deposits and extractions come in the forms that the engine's own generator has instructions for.
+static bool is_known(const TCGOp* op) {
+    switch (op->opc) {
+        EITHER(deposit)
+            : return op->args[4] == 8
+            ? op->args[3] == 0 || op->args[3] == 8
+            : op->args[4] == 16 && op->args[3] == 0;
+        case INDEX_op_extract_i64:
+            if (op->args[2] + op->args[3] == 32) return true;
+            // fall through
+        case INDEX_op_extract_i32:
+        case INDEX_op_sextract_i32:
+            return op->args[2] == 8 && op->args[3] == 8;
+            EITHER(ctz) : return __builtin_cpu_supports("bmi");
+            EITHER(clz) : return __builtin_cpu_supports("lzcnt");
+        case INDEX_op_call:
+            return TCGOP_CALLI(op) <= 6 && TCGOP_CALLO(op) <= 1;
+        case INDEX_op_qemu_ld_i32:
+            return !(get_memop((TCGMemOpIdx)op->args[2]) & MO_BSWAP);
+        case INDEX_op_qemu_ld_i64:
+            return !(get_memop((TCGMemOpIdx)op->args[2]) & MO_BSWAP);
+        case INDEX_op_qemu_st_i32:
+        case INDEX_op_qemu_st_i64:
+            return !(get_memop((TCGMemOpIdx)op->args[2]) & MO_BSWAP);
+            EITHER(mov)
+                : EITHER(movi)
+                : EITHER(setcond)
+                : EITHER(movcond)
+                : EITHER(ld8u)
+                : EITHER(ld8s)
+                : EITHER(ld16u)
+                : EITHER(ld16s)
+                : EITHER(ld)
+                : EITHER(st8)
+                : EITHER(st16)
+                : EITHER(st)
+                : EITHER(add)
+                : EITHER(sub)
+                : EITHER(mul)
+                : EITHER(and)
+                : EITHER(or)
+                : EITHER(xor)
+                : EITHER(andc)
+                : EITHER(shl)
+                : EITHER(shr)
+                : EITHER(sar)
+                : EITHER(rotl)
+                : EITHER(rotr)
+                : EITHER(neg)
+                : EITHER(not )
+                : EITHER(ext8u)
+                : EITHER(ext8s)
+                : EITHER(ext16u)
+                : EITHER(ext16s)
+                : EITHER(bswap16)
+                : EITHER(bswap32)
+                : EITHER(extract2)
+                : EITHER(brcond)
+                : EITHER(add2)
+                : EITHER(sub2)
+                : EITHER(mulu2)
+                : EITHER(muls2)
+                : EITHER(div2)
+                : EITHER(divu2)
+                : EITHER(ctpop)
+                : case INDEX_op_ld32u_i64 : case INDEX_op_ld32s_i64 : case INDEX_op_st32_i64
+                : case INDEX_op_ext32u_i64 : case INDEX_op_ext32s_i64 : case INDEX_op_ext_i32_i64
+                : case INDEX_op_extu_i32_i64 : case INDEX_op_bswap64_i64 : case INDEX_op_discard
+                : case INDEX_op_set_label : case INDEX_op_br : case INDEX_op_mb : case INDEX_op_insn_start
+                : case INDEX_op_exit_tb : case INDEX_op_goto_tb : case INDEX_op_goto_ptr : return true;
+        default:
+            return false;
+    }
+}
+
+bool cm_can_generate(TCGContext* tcg) {
+    if (tcg->nb_indirects || tcg->nb_labels > CM_MAX_LABELS || tcg_uc_has_hookmem(tcg)) return false;
+    const TCGOp* op;
+    QTAILQ_FOREACH(op, &tcg->ops, link) {
+        if (!is_known(op)) return false;
+    }
+    return true;
+}
+
+void cm_remove_unreachable(TCGContext* tcg) {
+    TCGOp *op, *next;
+    bool dead = false;
+    target_ulong flags = 0;
+    QTAILQ_FOREACH_SAFE(op, &tcg->ops, link, next) {
+        op->output_pref[0] = 0;
+        op->output_pref[1] = (TCGRegSet)flags;
+        if (op->opc == INDEX_op_set_label) {
+            if (arg_label(op->args[0])->refs) {
+                dead = false;
+            } else {
+                tcg_op_remove(tcg, op);
+            }
+            continue;
+        }
+        if (op->opc == INDEX_op_insn_start) {
+            flags = op->args[1];
+            continue;
+        }
+        if (dead) {
+            tcg_op_remove(tcg, op);
+            continue;
+        }
+        dead = op->opc == INDEX_op_br || op->opc == INDEX_op_exit_tb || op->opc == INDEX_op_goto_ptr ||
+               (op->opc == INDEX_op_call &&
+                (op->args[TCGOP_CALLO(op) + TCGOP_CALLI(op) + 1] & TCG_CALL_NO_RETURN));
+    }
+}
+
+// The lazily kept flags CC_DST, CC_SRC and CC_SRC2 count in their low half alone for these operations.
+static bool flags_are_narrow(uint32_t cc_op) {
+    return cc_op >= CC_OP_ADDB && cc_op <= CC_OP_BMILGQ && ((cc_op - CC_OP_ADDB) & 3) != 3;
+}
+
+struct flag_words {
+    int dst, src, src2, op;
+};
+
+static bool is_flag_word(const struct flag_words* flags, int temp) {
+    return temp == flags->dst || temp == flags->src || temp == flags->src2;
+}
+
+static void end_temporaries(gen* g, bool locals_live) {
+    const TCGContext* tcg = g->tcg;
+    memset(g->future, LIVE | HIGH_KEPT, (size_t)tcg->nb_globals);
+    for (int i = tcg->nb_globals; i < tcg->nb_temps; i++) {
+        g->future[i] = locals_live && tcg->temps[i].temp_local ? LIVE | HIGH_KEPT : 0;
+    }
+}
+
+static void keep_globals(gen* g, const struct flag_words* flags, uint32_t cc_op) {
+    const bool narrow = flags_are_narrow(cc_op);
+    for (int i = 0; i < g->tcg->nb_globals; i++) {
+        g->future[i] |= narrow && is_flag_word(flags, i) ? LIVE : LIVE | HIGH_KEPT;
+    }
+}
+
+// What is in a global now has to be in memory here.
+static void keep_in_memory(gen* g) {
+    for (int i = 0; i < g->tcg->nb_globals; i++) g->future[i] = (g->future[i] | LIVE | HIGH_KEPT) & ~REPLACED;
+}
+
+// Whether argument `arg` is read beyond its low half by this operation.
+static bool reads_high_half(const TCGOp* op, int arg, bool narrow) {
+    switch (op->opc) {
+        case INDEX_op_mov_i64:
+        case INDEX_op_add_i64:
+        case INDEX_op_sub_i64:
+        case INDEX_op_mul_i64:
+        case INDEX_op_and_i64:
+        case INDEX_op_or_i64:
+        case INDEX_op_xor_i64:
+        case INDEX_op_andc_i64:
+        case INDEX_op_neg_i64:
+        case INDEX_op_not_i64:
+        case INDEX_op_deposit_i64:
+            return !narrow;
+        case INDEX_op_shl_i64:
+            return arg == 2 || !narrow;
+        case INDEX_op_movcond_i64:
+            return arg < 3 || !narrow;
+        case INDEX_op_ext8u_i64:
+        case INDEX_op_ext8s_i64:
+        case INDEX_op_ext16u_i64:
+        case INDEX_op_ext16s_i64:
+        case INDEX_op_ext32u_i64:
+        case INDEX_op_ext32s_i64:
+        case INDEX_op_ext_i32_i64:
+        case INDEX_op_extu_i32_i64:
+        case INDEX_op_mov_i32:
+            return false;
+        case INDEX_op_extract_i64:
+            return op->args[2] + op->args[3] > 32;
+        case INDEX_op_st8_i64:
+        case INDEX_op_st16_i64:
+        case INDEX_op_st32_i64:
+            return arg != 0;
+        case INDEX_op_qemu_st_i64:
+            return arg != 0 || (get_memop((TCGMemOpIdx)op->args[2]) & MO_SIZE) == MO_64;
+        default:
+            return true;
+    }
+}
+
+static bool has_narrow_form(const TCGOp* op) {
+    switch (op->opc) {
+        case INDEX_op_mov_i64:
+        case INDEX_op_add_i64:
+        case INDEX_op_sub_i64:
+        case INDEX_op_mul_i64:
+        case INDEX_op_and_i64:
+        case INDEX_op_or_i64:
+        case INDEX_op_xor_i64:
+        case INDEX_op_andc_i64:
+        case INDEX_op_neg_i64:
+        case INDEX_op_not_i64:
+        case INDEX_op_deposit_i64:
+        case INDEX_op_movcond_i64:
+        case INDEX_op_ext32u_i64:
+        case INDEX_op_ext32s_i64:
+        case INDEX_op_ext_i32_i64:
+        case INDEX_op_extu_i32_i64:
+            return true;
+        default:
+            return false;
+    }
+}
+
+static bool is_removable(const gen* g, const TCGOp* op, int outputs) {
+    if (op->opc == INDEX_op_call) {
+        if (!(op->args[outputs + TCGOP_CALLI(op) + 1] & TCG_CALL_NO_SIDE_EFFECTS)) return false;
+    } else if (outputs == 0 || (g->tcg->tcg_op_defs[op->opc].flags & TCG_OPF_SIDE_EFFECTS)) {
+        return false;
+    }
+    for (int i = 0; i < outputs; i++) {
+        if (g->future[cm_index(g, op->args[i])] & LIVE) return false;
+    }
+    return true;
+}
+
+// The high part of a double-width operation is often dead: then the single one does.
+static void shorten(gen* g, TCGOp* op) {
+    static const struct {
+        TCGOpcode from, to;
+    } pairs[] = {{INDEX_op_add2_i32, INDEX_op_add_i32},  {INDEX_op_add2_i64, INDEX_op_add_i64},
+                 {INDEX_op_sub2_i32, INDEX_op_sub_i32},  {INDEX_op_sub2_i64, INDEX_op_sub_i64},
+                 {INDEX_op_mulu2_i32, INDEX_op_mul_i32}, {INDEX_op_mulu2_i64, INDEX_op_mul_i64},
+                 {INDEX_op_muls2_i32, INDEX_op_mul_i32}, {INDEX_op_muls2_i64, INDEX_op_mul_i64}};
+    for (unsigned i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        if (op->opc != pairs[i].from || (g->future[cm_index(g, op->args[1])] & LIVE)) continue;
+        op->opc = pairs[i].to;
+        op->args[1] = op->args[2];
+        op->args[2] = op->args[i < 4 ? 4 : 3];
+        return;
+    }
+}
+
+void cm_analyse(gen* g) {
+    TCGContext* tcg = g->tcg;
+    const struct flag_words flags = {
+        .dst = cm_index(g, tcgv_i64_arg(tcg, tcg->cpu_cc_dst)),
+        .src = cm_index(g, tcgv_i64_arg(tcg, tcg->cpu_cc_src)),
+        .src2 = cm_index(g, tcgv_i64_arg(tcg, tcg->cpu_cc_src2)),
+        .op = cm_index(g, tcgv_i32_arg(tcg, tcg->cpu_cc_op)),
+    };
+    bool last_flags =
+        true;  // the operation that says what the flags are at the end of the block is still to come
+    bool store_follows = false;
+    end_temporaries(g, false);
+    TCGOp *op, *before;
+    QTAILQ_FOREACH_REVERSE_SAFE(op, &tcg->ops, link, before) {
+        if (op->opc == INDEX_op_insn_start) continue;
+        if (op->opc == INDEX_op_discard) {
+            g->future[cm_index(g, op->args[0])] = 0;
+            continue;
+        }
+        const TCGOpDef* def = &tcg->tcg_op_defs[op->opc];
+        const bool is_call = op->opc == INDEX_op_call;
+        if (!is_call) shorten(g, op);
+        def = &tcg->tcg_op_defs[op->opc];
+        const int outputs = is_call ? TCGOP_CALLO(op) : def->nb_oargs;
+        const int inputs = is_call ? TCGOP_CALLI(op) : def->nb_iargs;
+        if (is_removable(g, op, outputs)) {
+            tcg_op_remove(tcg, op);
+            continue;
+        }
+        unsigned life = 0, final = 0;
+        bool narrow = has_narrow_form(op);
+        for (int i = 0; i < outputs; i++) {
+            const int temp = cm_index(g, op->args[i]);
+            if (!(g->future[temp] & LIVE)) life |= 1u << i;
+            if (g->future[temp] & (HIGH_HALF | HIGH_KEPT)) narrow = false;
+            if (store_follows && temp < tcg->nb_globals && !(g->future[temp] & REPLACED)) final |= 1u << i;
+            g->future[temp] = REPLACED;
+            if (temp != flags.op || !last_flags) continue;
+            last_flags = false;
+            if (op->opc == INDEX_op_movi_i32 && flags_are_narrow((uint32_t)op->args[1])) {
+                g->future[flags.dst] &= ~HIGH_KEPT;
+                g->future[flags.src] &= ~HIGH_KEPT;
+                g->future[flags.src2] &= ~HIGH_KEPT;
+            }
+        }
+        if (is_call) {
+            const unsigned call_flags = (unsigned)op->args[outputs + inputs + 1];
+            if (!(call_flags & TCG_CALL_NO_READ_GLOBALS)) keep_in_memory(g);
+        } else if (op->opc == INDEX_op_brcond_i32 || op->opc == INDEX_op_brcond_i64) {
+            keep_in_memory(g);
+            for (int i = tcg->nb_globals; i < tcg->nb_temps; i++) {
+                if (tcg->temps[i].temp_local) g->future[i] |= LIVE | HIGH_KEPT;
+            }
+        } else if (def->flags & TCG_OPF_BB_EXIT) {
+            end_temporaries(g, false);
+        } else if (def->flags & TCG_OPF_BB_END) {
+            end_temporaries(g, true);
+        } else if (def->flags & TCG_OPF_SIDE_EFFECTS) {
+            keep_globals(g, &flags, (uint32_t)op->output_pref[1]);
+            store_follows |= outputs == 0;
+        }
+        for (int i = outputs; i < outputs + inputs; i++) {
+            const TCGTemp* ts = arg_temp(op->args[i]);
+            if (!ts) continue;
+            const uint8_t future = g->future[cm_index(g, op->args[i])];
+            if (!(future & LIVE)) life |= 1u << i;
+            if (future & READ) life |= 1u << (8 + i);
+        }
+        for (int i = outputs; i < outputs + inputs; i++) {
+            const TCGTemp* ts = arg_temp(op->args[i]);
+            if (!ts) continue;
+            uint8_t* future = &g->future[cm_index(g, op->args[i])];
+            *future |= LIVE | READ;
+            if (is_call || reads_high_half(op, i, narrow)) *future |= HIGH_HALF;
+        }
+        op->life = life;
+        op->output_pref[0] = narrow;
+        op->output_pref[1] = final;
+    }
+}
+
+#endif

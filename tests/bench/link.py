@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Round trips between two processes of this machine: a small question, a page for an answer.
+
+    python tests/bench/link.py [--rounds N] [--trips N]
+
+A blocking TCP exchange of the same size, in the same round, is the floor. Beside it the link with and without
+CURVE, with threads that are free to move, and with a protocol thread that looks for frames before it sleeps.
+Of each the median in its best round, in microseconds, and its ratio to the floor. No guest and no page protocol:
+what they add shows mesh_fetch.py.
+"""
+
+import argparse
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from coremesh.core._native import LinkProbe
+from coremesh.core.links import LinkEnds
+
+PAGE = 4096
+ASKED, ANSWERED = 52, 52 + PAGE  # bytes of a ping's two frames
+
+FLOOR = "blocking TCP"
+WAYS: dict[str, dict[str, Any]] = {
+    "link": {"curve": False, "pin": True, "spin_us": 0},
+    "link, CURVE": {"curve": True, "pin": True, "spin_us": 0},
+    "link, CURVE, threads not pinned": {"curve": True, "pin": False, "spin_us": 0},
+    "link, CURVE, looks for 50 us before it sleeps": {"curve": True, "pin": True, "spin_us": 50},
+}
+
+
+def main() -> None:
+    """Take the ways in turn, round by round."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trips", type=int, default=3000, help="round trips of each way in a round")
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        peer(json.loads(arguments.peer))
+        return
+    best: dict[str, float] = {}
+    for _ in range(arguments.rounds):
+        for name in (FLOOR, *WAYS):
+            times = over_tcp(arguments.trips) if name == FLOOR else over_link(WAYS[name], arguments.trips)
+            median = statistics.median(times) / 1000
+            best[name] = min(best.get(name, median), median)
+    print(f"| round trip, {PAGE} bytes back | us | of the floor |\n|---|---:|---:|")
+    for name, median in best.items():
+        print(f"| {name} | {median:.0f} | {median / best[FLOOR]:.2f} |")
+
+
+def started(what: dict[str, Any]) -> "subprocess.Popen[str]":
+    """The other process; it says where it is, and ends with its input."""
+    return subprocess.Popen(
+        [sys.executable, __file__, "--peer", json.dumps(what)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def over_tcp(trips: int) -> list[int]:
+    """Times in ns."""
+    with started({"tcp": True}) as other:
+        assert other.stdout is not None and other.stdin is not None
+        port = int(other.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            times = []
+            page = memoryview(bytearray(ANSWERED))
+            for _ in range(trips):
+                begun = time.perf_counter_ns()
+                connection.sendall(bytes(ASKED))
+                got = 0
+                while got < ANSWERED:
+                    got += connection.recv_into(page[got:])
+                times.append(time.perf_counter_ns() - begun)
+        other.stdin.close()
+    return times
+
+
+def over_link(way: dict[str, Any], trips: int) -> list[int]:
+    """Times in ns."""
+    with started(way) as other:
+        assert other.stdout is not None and other.stdin is not None
+        theirs, key = json.loads(other.stdout.readline())
+        with LinkEnds(0, 2, curve=way["curve"], pin=way["pin"]) as end:
+            end.connect({1: (theirs, bytes.fromhex(key))})
+            print(json.dumps([end.endpoint, end.public_key.hex()]), file=other.stdin, flush=True)
+            probe = LinkProbe(end.open(1, 1, spin_us=way["spin_us"]))
+            probe.start()
+            probe.ping(1, 100, PAGE)
+            times = probe.ping(1, trips, PAGE)
+            probe.stop()
+        other.stdin.close()
+    if len(times) != trips:
+        raise SystemExit("the other process did not answer")
+    return times
+
+
+def peer(way: dict[str, Any]) -> None:
+    """The process that answers."""
+    if "tcp" in way:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            print(server.getsockname()[1], flush=True)
+            connection, _ = server.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with connection:
+                while len(connection.recv(ASKED)) == ASKED:
+                    connection.sendall(bytes(ANSWERED))
+        return
+    with LinkEnds(1, 2, curve=way["curve"], pin=way["pin"]) as end:
+        print(json.dumps([end.endpoint, end.public_key.hex()]), flush=True)
+        endpoint, key = json.loads(sys.stdin.readline())
+        end.connect({0: (endpoint, bytes.fromhex(key))})
+        probe = LinkProbe(end.open(1, 1, spin_us=way["spin_us"]))
+        probe.start()
+        sys.stdin.readline()
+        probe.stop()
+
+
+if __name__ == "__main__":
+    main()

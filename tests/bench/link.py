@@ -5,7 +5,7 @@
 
 A blocking TCP exchange of the same size, in the same round, is the floor. Beside it the link with and without
 CURVE, with threads that are free to move, and with a protocol thread that looks for frames before it sleeps.
-Of each the median in its best round, in microseconds, and its ratio to the floor. No guest and no page protocol:
+Of each the median in its best round, in microseconds, and its ratio to the floor. No guest, no page protocol:
 what they add shows mesh_fetch.py.
 """
 

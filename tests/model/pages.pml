@@ -75,6 +75,9 @@ inline serve(kind, r) {
     if
     :: kind == GetS && ((owned && owner == r) || (!owned && (sharers & BIT(r)))) -> TO(HOME, r)!Have(r, 0, 0, 0)
     :: kind == GetS && owned && owner != r -> busy = 1; busy_m = 0; busy_for = r; TO(HOME, owner)!FwdS(r, 0, 0, 0)
+#ifndef RMW /* both together are ten times the states; tests/unit/model has both */
+    :: kind == GetS && owned && owner != r -> start_write(r, 0) /* a page that migrates */
+#endif
     :: kind == GetS && !owned && !(sharers & BIT(r)) ->
         busy = 1; busy_m = 0; busy_for = r;
         if /* any sharer may be the source */
@@ -135,7 +138,7 @@ inline finish(h) {
         fi;
         if
         :: data_t[h] -> assert(asked_t[h]); asked_t[h] = 0; retried[h] = 1
-        :: !data_t[h] && data_m[h] -> assert(asked_m[h]); asked_m[h] = 0
+        :: !data_t[h] && data_m[h] -> assert(asked_m[h] || asked_s[h]); asked_m[h] = 0; asked_s[h] = 0
         :: !data_t[h] && !data_m[h] -> assert(asked_s[h]); asked_s[h] = 0
         fi;
         data[h] = 0; data_m[h] = 0; data_t[h] = 0; acks[h] = 0; wanted[h] = 0;

@@ -20,6 +20,7 @@ MODEL = Path(__file__).with_name("pages.pml")
 SPIN = shutil.which("spin")
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 pytestmark = [
+    pytest.mark.timeout(900),  # seconds of work, on a host that has other work too
     pytest.mark.skipif(SPIN is None, reason="spin is not installed (apt install spin)"),
     pytest.mark.skipif(COMPILER is None, reason="no C compiler"),
 ]
@@ -35,7 +36,7 @@ def verify(folder: Path, *defines: str) -> tuple[int, int]:
     ]
     output = ""
     for command in steps:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=800, check=False)
         output = done.stdout + done.stderr
         assert done.returncode == 0, output[-3000:]
     print(output)

@@ -48,16 +48,19 @@ class RayNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_enable_worker_prestart": "0",
+            "RAY_raylet_start_wait_time_s": "180",
         }
 
     def __enter__(self) -> RayNodes:
         try:
             self._start(0, "--head", f"--port={PORT}", "--include-dashboard=false")
             self._wait_head()
+            self._driver = Driver(self.network, 0, self.environment)
+            self.wait_alive(1)
+            # One after the other: on a busy computer nodes that start together give each other up.
             for host in range(1, self.network.hosts):
                 self._start(host, f"--address={self.address}")
-            self._driver = Driver(self.network, 0, self.environment)
-            self.wait_alive(self.network.hosts)
+                self.wait_alive(host + 1)
         except BaseException:
             self.close()
             raise

@@ -182,6 +182,36 @@ STORY("given a thread that never runs again, when another host wants its page, t
     CHECK(is_idle(network, local));
 }
 
+STORY(
+    "given hosts that take turns reading and writing a page, when it has gone round, then one answer brings "
+    "both") {
+    Network network(3, 1, homed_on_0(1));
+    for (unsigned host = 0; host < 3; ++host) network.add_thread(host);
+    for (unsigned round = 0; round < 30; ++round) {
+        for (const Does does : {Does::kRead, Does::kWrite}) {
+            network.begin(round % 3, does, 0);
+            let_holds_end(network);
+        }
+    }
+    const Counters counters = network.node(0).counters();
+    CHECK(counters.migrations > 12);
+    CHECK(counters.migrations < 30);  // now and then it is tried without
+    let_holds_end(network);
+    CHECK_EQ(network.truth(0), 30u);
+}
+
+STORY("given a page that migrated, when its users only read it, then all of them soon have a copy") {
+    Network network(3, 1, homed_on_0(1));
+    for (unsigned host = 0; host < 3; ++host) network.add_thread(host);
+    for (unsigned round = 0; round < 60; ++round) {
+        network.begin(round % 3, Does::kRead, 0);
+        network.finish();
+        if (round < 30) network.begin(round % 3, Does::kWrite, 0);
+        let_holds_end(network);
+    }
+    for (unsigned host = 0; host < 3; ++host) CHECK(network.mapped(host, 0) == Access::kRead);
+}
+
 STORY("given a sequential reader, when it goes on, then pages are there before it asks") {
     Options options = homed_on_0(64);
     options.prefetch = 8;

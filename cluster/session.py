@@ -29,6 +29,8 @@ from coremesh.core.errors import CoremeshError, HostLostError, MachineStateError
 
 _FOLDER = "coremesh-"
 _KNOCK_SECONDS = 5.0
+_ATTEMPTS = 2
+_TOO_SLOW = "timed out during startup"
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum is 75 MiB; a kernel and an initramfs pass through it
 
 _lock = threading.Lock()
@@ -95,6 +97,7 @@ def shutdown() -> None:
             ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+            _withdraw_token(folder)
         _dismiss_warden()
         atexit.unregister(shutdown)
 
@@ -123,29 +126,36 @@ def _start(ray: Any, quiet: dict[str, Any]) -> str:
     base = tempfile.gettempdir()
     base = base if len(base) < 32 else "/tmp"
     _sweep(Path(base))
-    folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base)
-    _provide_token(Path(folder))
-    _appoint_warden(folder)
-    try:
-        ray.init(
-            address="local",  # never the cluster that happens to run here
-            num_cpus=1,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-            **quiet,
-        )
-    except BaseException as error:  # Ctrl-C in the middle of Ray's start, too
-        with contextlib.suppress(Exception):
-            ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-        _dismiss_warden()
-        if not isinstance(error, Exception):
-            raise
-        raise PlatformError(
-            f"Ray did not start on this machine: {_first_line(error)}. 'coremesh doctor' says what it lacks."
-        ) from error
+    for attempt in range(_ATTEMPTS):
+        folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base)
+        _provide_token(Path(folder))
+        _appoint_warden(folder)
+        try:
+            ray.init(
+                address="local",  # never the cluster that happens to run here
+                num_cpus=1,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+                **quiet,
+            )
+            break
+        except BaseException as error:  # Ctrl-C in the middle of Ray's start, too
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            _dismiss_warden()
+            warden.clean(folder)  # the processes, too, that a start had come to
+            if not isinstance(error, Exception):
+                raise
+            _withdraw_token(folder)
+            # Ray gives its own processes half a minute; on a busy host they have it easier the second time.
+            if _TOO_SLOW in str(error) and attempt + 1 < _ATTEMPTS:
+                continue
+            raise PlatformError(
+                f"Ray did not start on this machine: {_first_line(error)}. 'coremesh doctor' says what it "
+                "lacks."
+            ) from error
     return folder
 
 
@@ -177,6 +187,12 @@ def _provide_token(folder: Path) -> None:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+
+
+def _withdraw_token(folder: str) -> None:
+    """Forget a token that went with its folder."""
+    if os.environ.get("RAY_AUTH_TOKEN_PATH", "").startswith(f"{folder}/"):
+        del os.environ["RAY_AUTH_TOKEN_PATH"]
 
 
 def _sweep(base: Path) -> None:

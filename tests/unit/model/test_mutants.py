@@ -7,11 +7,12 @@ run, then a stale read, two writers, a lost addition or somebody who waits for e
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import compiled_mesh
 import pytest
-from test_schedules import explore
+from test_schedules import explore, write_two_pages_in_step
 
 #: name: (file, the rule as it is written, the mistake)
 MUTANTS = {
@@ -78,16 +79,28 @@ MUTANTS = {
 }
 
 
+def build_mutant(file: str, rule: str, mistake: str, objects: dict[str, Path], folder: Path) -> ctypes.CDLL:
+    """The protocol with one rule replaced. The rule must be there, once."""
+    text = (compiled_mesh.NATIVE / "coherence" / file).read_text()
+    assert text.count(rule) == 1, f"{file} no longer has the rule that this mutant breaks"
+    mutant = folder / file
+    mutant.write_text(text.replace(rule, mistake))
+    changed = objects | {file: compiled_mesh.compile_one(mutant, folder / f"{mutant.stem}.o")}
+    return compiled_mesh.open_library(compiled_mesh.link(list(changed.values()), folder / "mutant.so"))
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_given_a_broken_rule_when_schedules_run_then_it_is_seen(
     name: str, objects: dict[str, Path], tmp_path: Path
 ) -> None:
-    file, rule, mistake = MUTANTS[name]
-    text = (compiled_mesh.NATIVE / "coherence" / file).read_text()
-    assert text.count(rule) == 1, f"{file} no longer has the rule that this mutant breaks"
-    mutant = tmp_path / file
-    mutant.write_text(text.replace(rule, mistake))
-    changed = objects | {file: compiled_mesh.compile_one(mutant, tmp_path / f"{mutant.stem}.o")}
-    library = compiled_mesh.open_library(compiled_mesh.link(list(changed.values()), tmp_path / "mutant.so"))
+    library = build_mutant(*MUTANTS[name], objects, tmp_path)
     with pytest.raises(compiled_mesh.Broken):
         explore(library, 40)
+
+
+def test_given_no_cure_for_two_pages_when_two_hosts_need_both_then_neither_gets_on(
+    objects: dict[str, Path], tmp_path: Path
+) -> None:
+    rule, mistake = "kStuckStreak = 8;", "kStuckStreak = 255;"
+    library = build_mutant("orders.cpp", rule, mistake, objects, tmp_path)
+    assert max(write_two_pages_in_step(library)) < 10

@@ -106,6 +106,7 @@ class InProcessLink final : public Link, private ProtocolThread::Work {
     }
 
     void wake() noexcept override { inbox_.thread.wake(); }
+    void wake_at(int64_t deadline_ns) noexcept override { inbox_.thread.wake_at(deadline_ns); }
 
     void disown(HostId peer) noexcept override { peers_.give_up(peer, std::nullopt); }
 

@@ -137,6 +137,11 @@ class Link {
     /// would run into it at once.
     virtual void wake() noexcept = 0;
 
+    /// The same for a timer: the thread calls due() when `deadline_ns` (CLOCK_MONOTONIC) has come, unless it
+    /// does so before. The timer must be in its place already. Unlike wake() it costs no change of threads
+    /// now.
+    virtual void wake_at(int64_t deadline_ns) noexcept = 0;
+
     /// Gives a peer up: its frames are refused from now on and send() to it says false. Any thread.
     virtual void disown(HostId peer) noexcept = 0;
 

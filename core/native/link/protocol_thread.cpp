@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,12 +22,16 @@ namespace coremesh::link {
 namespace {
 
 constexpr int kLevel = 10;  // the I/O threads of the wire stand above: what has not arrived cannot be handled
-constexpr size_t kMaxDescriptors = 8;
+constexpr size_t kMaxDescriptors = 8, kOwn = 2;
 
 int64_t monotonic_ns() noexcept {
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
+}
+
+timespec timespec_of(int64_t ns) noexcept {
+    return {static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
 }
 
 /// A wish: the thread runs as well where it is not granted.
@@ -56,18 +61,24 @@ const char* probe_priority() {
     return answer;
 }
 
-ProtocolThread::ProtocolThread() : event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    if (event_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+ProtocolThread::ProtocolThread()
+    : event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) {
+    if (event_ >= 0 && timer_ >= 0) return;
+    const int error = errno;
+    if (event_ >= 0) close(event_);
+    throw std::system_error(error, std::generic_category(), "a descriptor for the protocol thread");
 }
 
 ProtocolThread::~ProtocolThread() {
     stop();
     close(event_);
+    close(timer_);
 }
 
 void ProtocolThread::start(Work& work, std::span<const int> descriptors, int64_t spin_ns, int cpu) {
     descriptors_.assign(descriptors.begin(), descriptors.end());
-    descriptors_.resize(std::min(descriptors_.size(), kMaxDescriptors - 1));
+    descriptors_.resize(std::min(descriptors_.size(), kMaxDescriptors - kOwn));
     spin_ns_ = spin_ns;
     cpu_ = cpu;
     // The signals of the process are for its other threads: none may delay or end this one.
@@ -94,6 +105,26 @@ void ProtocolThread::wake() noexcept {
     if (!sleeping_.load(std::memory_order_seq_cst)) return;
     const int saved = errno;  // the caller may be a fault handler
     eventfd_write(event_, 1);
+    errno = saved;
+}
+
+void ProtocolThread::wake_at(int64_t deadline_ns) noexcept {
+    pending_.store(true, std::memory_order_seq_cst);
+    if (!sleeping_.load(std::memory_order_seq_cst)) return;
+    if (deadline_ns >= until_.load(std::memory_order_seq_cst)) return;
+    int64_t armed = armed_.load(std::memory_order_seq_cst);
+    do {
+        if (deadline_ns >= armed) return;
+    } while (!armed_.compare_exchange_weak(armed, deadline_ns, std::memory_order_seq_cst));
+    const int saved = errno;
+    for (int64_t set = deadline_ns;;) {
+        // Nought would stop the timer; the past lets it fire at once.
+        const itimerspec when{.it_interval = {}, .it_value = timespec_of(std::max<int64_t>(set, 1))};
+        timerfd_settime(timer_, TFD_TIMER_ABSTIME, &when, nullptr);
+        const int64_t wanted = armed_.load(std::memory_order_seq_cst);
+        if (wanted == set || wanted == kNever) break;
+        set = wanted;
+    }
     errno = saved;
 }
 
@@ -137,25 +168,30 @@ bool ProtocolThread::spin(Work& work) noexcept {
 /// Returns the descriptors that are readable, bit by bit.
 unsigned ProtocolThread::sleep(int64_t deadline_ns) noexcept {
     unsigned ready = 0;
+    until_.store(deadline_ns >= 0 ? deadline_ns : kNever, std::memory_order_seq_cst);
     sleeping_.store(true, std::memory_order_seq_cst);
     if (!pending_.load(std::memory_order_seq_cst)) {
         std::array<pollfd, kMaxDescriptors> polled;
         size_t count = 0;
         polled[count++] = {event_, POLLIN, 0};
+        polled[count++] = {timer_, POLLIN, 0};
         for (const int descriptor : descriptors_) polled[count++] = {descriptor, POLLIN, 0};
         timespec timeout{};
         if (deadline_ns >= 0) {
-            const int64_t left = std::max<int64_t>(0, deadline_ns - monotonic_ns());
-            timeout = {static_cast<time_t>(left / 1'000'000'000), static_cast<long>(left % 1'000'000'000)};
+            timeout = timespec_of(std::max<int64_t>(0, deadline_ns - monotonic_ns()));
         }
         const int found = ppoll(polled.data(), count, deadline_ns >= 0 ? &timeout : nullptr, nullptr);
         wakeups_.fetch_add(1, std::memory_order_relaxed);
-        for (size_t index = 1; found > 0 && index < count; ++index) {
-            if (polled[index].revents != 0) ready |= 1U << (index - 1);
+        for (size_t index = kOwn; found > 0 && index < count; ++index) {
+            if (polled[index].revents != 0) ready |= 1U << (index - kOwn);
         }
         if (found > 0 && polled[0].revents != 0) {
             eventfd_t ignored;
             eventfd_read(event_, &ignored);
+        }
+        if (found > 0 && polled[1].revents != 0) {
+            uint64_t expired = 0;
+            if (read(timer_, &expired, sizeof expired) > 0) armed_.store(kNever, std::memory_order_seq_cst);
         }
     }
     sleeping_.store(false, std::memory_order_seq_cst);

@@ -25,7 +25,10 @@ const char* probe_priority();
 /// ## State that two threads touch
 ///
 /// `pending_` and `sleeping_`, seq_cst: a waker sets the first and reads the second, the thread sets the
-/// second and reads the first, so one of the two sees the other and no wake-up is lost.
+/// second and reads the first, so one of the two sees the other and no wake-up is lost. `until_` is written
+/// before `sleeping_` and says when the sleep ends by itself. `armed_` is what the timer is set to, or shall
+/// be: whoever lowers it sets the timer, and sets it again if another has lowered it meanwhile; the thread
+/// clears it before it looks for what is due.
 class ProtocolThread {
   public:
     /// What a drain found: nothing; something and then nothing; or something, and it stopped before the end.
@@ -60,6 +63,9 @@ class ProtocolThread {
 
     /// Any thread, also in a synchronous fault handler, also before start and after stop.
     void wake() noexcept;
+    /// The same when `deadline_ns` has come, on CLOCK_MONOTONIC. What is due then must be known to due()
+    /// already.
+    void wake_at(int64_t deadline_ns) noexcept;
 
     const char* priority() const noexcept { return priority_.load(std::memory_order_acquire); }
     uint64_t wakeups() const noexcept { return wakeups_.load(std::memory_order_relaxed); }
@@ -70,12 +76,17 @@ class ProtocolThread {
     bool spin(Work& work) noexcept;
     unsigned sleep(int64_t deadline_ns) noexcept;
 
+    static constexpr int64_t kNever = INT64_MAX;
+
     int event_;
+    int timer_;
     std::vector<int> descriptors_;
     int64_t spin_ns_ = 0;
     int cpu_ = -1;
     std::atomic<bool> pending_{false};
     std::atomic<bool> sleeping_{false};
+    std::atomic<int64_t> until_{kNever};
+    std::atomic<int64_t> armed_{kNever};
     std::atomic<bool> stopping_{false};
     std::atomic<const char*> priority_{"none"};
     std::atomic<uint64_t> wakeups_{0};

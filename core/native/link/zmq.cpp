@@ -67,6 +67,7 @@ class ZmqLink final : public Link, private ProtocolThread::Work {
     }
 
     void wake() noexcept override { thread_.wake(); }
+    void wake_at(int64_t deadline_ns) noexcept override { thread_.wake_at(deadline_ns); }
 
     void disown(HostId peer) noexcept override { peers_.give_up(peer, std::nullopt); }
 

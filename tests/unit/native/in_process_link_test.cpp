@@ -158,6 +158,46 @@ STORY("given a timer, when wake() tells of it, then due() runs at its time and n
     CHECK(late[50] < 20'000'000);  // on a busy host; on a quiet one it is tens of microseconds
 }
 
+STORY("given threads that set timers at once, when each tells its own moment, then none of them is missed") {
+    // Each timer is a word of its own; due() hands back the soonest, as a heap of timers would.
+    constexpr unsigned kSetters = 3, kRounds = 300;
+    struct Timers final : Receiver {
+        void received(HostId, Type, uint64_t, std::span<const uint8_t>) noexcept override {}
+        uint64_t stamp() noexcept override { return 0; }
+        int64_t due(int64_t now) noexcept override {
+            int64_t soonest = -1;
+            for (std::atomic<int64_t>& timer : at) {
+                const int64_t deadline = timer.load();
+                if (deadline < 0) continue;
+                if (deadline <= now) {
+                    timer = -1;
+                } else if (soonest < 0 || deadline < soonest) {
+                    soonest = deadline;
+                }
+            }
+            return soonest;
+        }
+        std::array<std::atomic<int64_t>, kSetters> at{-1, -1, -1};
+    } timers;
+    Switch wires({.hosts = 2});
+    const auto link = wires.link(0);
+    link->start(timers);
+    std::vector<std::thread> setters;
+    for (unsigned setter = 0; setter < kSetters; ++setter) {
+        setters.emplace_back([&, setter] {
+            for (unsigned round = 0; round < kRounds; ++round) {
+                const int64_t deadline = monotonic_ns() + (setter * 37 + round * 11) % 150 * 1000;
+                timers.at[setter] = deadline;
+                link->wake_at(deadline);
+                CHECK(soon([&] { return timers.at[setter] < 0; }));
+                CHECK(monotonic_ns() >= deadline);
+            }
+        });
+    }
+    for (std::thread& setter : setters) setter.join();
+    link->stop();
+}
+
 STORY("given a link that does not run, or what cannot be sent, when send() is called, then it says so") {
     Switch wires({.hosts = 2});
     const auto link = wires.link(0);

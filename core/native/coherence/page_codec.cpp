@@ -26,37 +26,38 @@ uint64_t word_at(const uint8_t* at) noexcept {
 size_t encode_page(const void* page, std::span<uint8_t, kMaxEncodedPage> out) noexcept {
     const auto* const from = static_cast<const uint8_t*>(page);
     uint8_t* const bitmap = out.data() + 1;
-    uint8_t* const words = bitmap + kBitmap;
     size_t count = 0;
-    for (size_t group = 0; group < kWords / 64; ++group) {
+    for (size_t group = 0; group < kWords / 64 && count <= kSparseWords; ++group) {
         uint64_t bits = 0;
         for (size_t line = 0; line < 8; ++line) {
-            // A copy: another CPU may write the page between two looks.
             uint64_t eight[8];
             std::memcpy(eight, from + (group * 8 + line) * 64, sizeof eight);
             uint64_t any = 0;
             for (const uint64_t word : eight) any |= word;
             if (any == 0) continue;
-            for (size_t n = 0; n < 8; ++n) {
-                std::memcpy(words + count * 8, &eight[n], 8);
-                const bool some = eight[n] != 0;
-                bits |= uint64_t{some} << (line * 8 + n);
-                count += some;
-            }
+            for (size_t n = 0; n < 8; ++n) bits |= uint64_t{eight[n] != 0} << (line * 8 + n);
         }
         std::memcpy(bitmap + group * 8, &bits, 8);
-        if (count > kSparseWords) break;
+        count += static_cast<size_t>(std::popcount(bits));
+    }
+    if (count == 0) {
+        out[0] = form(PageForm::kZero);
+        return 1;
     }
     if (count > kSparseWords) {
         out[0] = form(PageForm::kRaw);
         std::memcpy(out.data() + 1, from, kPageBytes);
         return kMaxEncodedPage;
     }
-    if (count == 0) {
-        out[0] = form(PageForm::kZero);
-        return 1;
-    }
+    // By the bitmap, not by a second look at the words: they may have changed.
     out[0] = form(PageForm::kSparse);
+    uint8_t* words = bitmap + kBitmap;
+    for (size_t group = 0; group < kWords / 64; ++group) {
+        for (uint64_t bits = word_at(bitmap + group * 8); bits != 0; bits &= bits - 1) {
+            std::memcpy(words, from + (group * 64 + static_cast<size_t>(std::countr_zero(bits))) * 8, 8);
+            words += 8;
+        }
+    }
     return 1 + kBitmap + count * 8;
 }
 

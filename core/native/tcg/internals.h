@@ -15,7 +15,16 @@
 #include "engine.h"
 #include "wraps.h"
 
-#define CM_SECOND_CACHE 4096
+#define CM_TARGETS 8192
+
+// Where a jump leads: a block that begins at `pc` under `flags` (lookup.c).
+struct cm_target {
+    target_ulong pc;
+    const void* code;
+    uint32_t flags;
+    uint32_t epoch;     // of the mappings, in which it was last found to be so
+    uint32_t ram_page;  // the block's page, or UINT32_MAX
+};
 
 struct cm_engine {
     uc_engine* uc;
@@ -35,11 +44,12 @@ struct cm_engine {
     // after every instruction that may have opened the window. Written and read by the engine's thread.
     bool attention;
     bool data_trap;  // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
-    target_ulong split_write;    // the first part of a misaligned write to a watched page
-    bool restart_at_store;       // leave the block before its next store (cm_engine_self_write)
-    struct cm_codegen* codegen;  // codegen.c; made at the first translation
-    unsigned second_flush_count;
-    TranslationBlock* second_cache[CM_SECOND_CACHE];  // lookup.c
+    target_ulong split_write;     // the first part of a misaligned write to a watched page
+    bool restart_at_store;        // leave the block before its next store (cm_engine_self_write)
+    struct cm_codegen* codegen;   // codegen.c; made at the first translation
+    uint32_t pages_flushed;       // single pages flushed from the TLB
+    uint32_t targets_code_epoch;  // lookup.c
+    struct cm_target targets[CM_TARGETS];
     struct cm_engine_counters counters;
 };
 

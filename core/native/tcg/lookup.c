@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // From one block to the next, when the jump is not a direct one.
 //
-// The engine's cache has one place for each program counter and loses blocks that share it; behind it comes a
-// walk of a hash table. Here a second cache, by another hash, is asked first. The engine's cache is emptied
-// whenever a mapping changes; this one is not, and compares the physical page instead.
+// The engine's cache loses everything whenever a mapping changes, as at each change of address space, and a
+// hit reads the block itself, which is cold. Here a cache of our own has in one entry all that a hit needs.
+// It is not emptied when a mapping changes: an entry made before asks the TLB whether its page is still the
+// same. When a block was thrown away (the engine counts that) the whole cache is.
 //
 // The same path serves instructions that the engine returns to its main loop for (SYSCALL, IRET, STI, MOV CR
 // and the like): an interrupt that became deliverable by one of them is marked in `attention`, and then, and
@@ -12,8 +13,19 @@
 #include "exec/tb-hash.h"
 #include "exec/tb-lookup.h"
 
-static inline unsigned second_hash(target_ulong pc, uint32_t flags) {
-    return (unsigned)((pc >> 4) ^ (pc >> 16) ^ (pc << 2) ^ flags * 7) & (CM_SECOND_CACHE - 1);
+static inline struct cm_target* place_of(struct cm_engine* engine, target_ulong pc) {
+    return &engine->targets[(pc ^ pc >> 13) & (CM_TARGETS - 1)];
+}
+
+// Changes with every change of a mapping.
+static inline uint32_t mapping_epoch(const struct cm_engine* engine, CPUX86State* env) {
+    const CPUTLBCommon* tlb = &env_tlb(env)->c;
+    return (uint32_t)(tlb->full_flush_count + tlb->part_flush_count) + engine->pages_flushed;
+}
+
+// Changes when blocks are thrown away. After a flush of all of them one is translated before any runs.
+static inline uint32_t code_epoch(const TCGContext* tcg) {
+    return (uint32_t)tcg->tb_phys_invalidate_count + (tcg->tb_ctx.tb_flush_count << 16);
 }
 
 // The compile flags that every block of an engine carries: the number of its cluster, of which there is none.
@@ -21,54 +33,65 @@ static inline uint32_t common_cflags(const CPUState* cs) {
     return (uint32_t)cs->cluster_index << CF_CLUSTER_SHIFT & CF_CLUSTER_MASK;
 }
 
-static inline bool matches(const CPUState* cs, const TranslationBlock* tb, target_ulong pc,
-                           target_ulong cs_base, uint32_t flags) {
-    return tb->pc == pc && tb->cs_base == cs_base && tb->flags == flags &&
-           (tb->cflags & (CF_HASH_MASK | CF_INVALID)) == common_cflags(cs);
-}
-
-static TranslationBlock* second_look(struct cm_engine* engine, CPUX86State* env, target_ulong pc,
-                                     target_ulong cs_base, uint32_t flags) {
-    const TCGContext* tcg = engine->uc->tcg_ctx;
-    if (unlikely(engine->second_flush_count != tcg->tb_ctx.tb_flush_count)) {
-        memset(engine->second_cache, 0, sizeof engine->second_cache);  // their memory holds other blocks now
-        engine->second_flush_count = tcg->tb_ctx.tb_flush_count;
-    }
-    TranslationBlock** place = &engine->second_cache[second_hash(pc, flags)];
-    TranslationBlock* tb = *place;
-    if (tb && matches(engine->cs, tb, pc, cs_base, flags) && tb->page_addr[1] == (tb_page_addr_t)-1) {
-        const CPUTLBEntry* entry = tlb_entry(env, cpu_mmu_index(env, true), pc);
-        if (entry->addr_code == (pc & TARGET_PAGE_MASK)) {
-            const uint64_t offset = pc + entry->addend - (uintptr_t)engine->ram.guest_view;
-            if ((offset & TARGET_PAGE_MASK) == tb->page_addr[0]) return tb;
-        }
-    }
-    tb = tb_htable_lookup(engine->cs, pc, cs_base, flags, common_cflags(engine->cs));
-    if (tb) *place = tb;
-    return tb;
+static bool is_mapped(const struct cm_engine* engine, CPUX86State* env, target_ulong pc, uint32_t ram_page) {
+    const CPUTLBEntry* entry = tlb_entry(env, cpu_mmu_index(env, true), pc);
+    if (entry->addr_code != (pc & TARGET_PAGE_MASK)) return false;
+    const uint64_t offset = pc + entry->addend - (uintptr_t)engine->ram.guest_view;
+    return offset >> TARGET_PAGE_BITS == ram_page;
 }
 
 // Apart, so that a hit is a leaf function that saves no registers.
 static __attribute__((noinline, cold)) const void* missed(CPUX86State* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
+    const TCGContext* tcg = env->uc->tcg_ctx;
     target_ulong pc, cs_base;
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
-    TranslationBlock* tb = second_look(engine, env, pc, cs_base, flags);
-    if (!tb) return env->uc->tcg_ctx->code_gen_epilogue;
-    engine->cs->tb_jmp_cache[tb_jmp_cache_hash_func(env->uc, pc)] = tb;
+    if (engine->targets_code_epoch != code_epoch(tcg)) {
+        memset(engine->targets, 0, sizeof engine->targets);
+        engine->targets_code_epoch = code_epoch(tcg);
+    }
+    struct cm_target* place = place_of(engine, pc);
+    if (place->code && place->pc == pc && place->flags == flags && cs_base == 0 &&
+        is_mapped(engine, env, pc, place->ram_page)) {
+        place->epoch = mapping_epoch(engine, env);
+        return place->code;
+    }
+    TranslationBlock* tb = tb_htable_lookup(engine->cs, pc, cs_base, flags, common_cflags(engine->cs));
+    if (!tb) return tcg->code_gen_epilogue;
+    if (cs_base == 0) {
+        place->pc = pc;
+        place->code = tb->tc.ptr;
+        place->flags = flags;
+        // The look-up may have filled the TLB, and flushed it to grow: its epoch is read after it. A block of
+        // two pages is found again only as long as no mapping changes.
+        place->epoch = mapping_epoch(engine, env);
+        place->ram_page = tb->page_addr[1] == (tb_page_addr_t)-1
+                              ? (uint32_t)(tb->page_addr[0] >> TARGET_PAGE_BITS)
+                              : UINT32_MAX;
+    }
     return tb->tc.ptr;
 }
 
 const void* __wrap_helper_lookup_tb_ptr_x86_64(CPUX86State* env) {
-    const struct cm_engine* engine = cm_engine_of(env->uc);
-    const CPUState* cs = env_cpu(env);
+    struct cm_engine* engine = cm_engine_of(env->uc);
     CM_HIT(helper_lookup_tb_ptr);
     if (unlikely(engine->attention)) return env->uc->tcg_ctx->code_gen_epilogue;
     target_ulong pc, cs_base;
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
-    const TranslationBlock* tb = cs->tb_jmp_cache[tb_jmp_cache_hash_func(env->uc, pc)];
-    if (likely(tb && matches(cs, tb, pc, cs_base, flags))) return tb->tc.ptr;
+    const struct cm_target* place = place_of(engine, pc);
+    if (likely(place->pc == pc && place->flags == flags && place->epoch == mapping_epoch(engine, env) &&
+               cs_base == 0 && place->code && engine->targets_code_epoch == code_epoch(env->uc->tcg_ctx))) {
+        return place->code;
+    }
     return missed(env);
+}
+
+void CM_REAL(tlb_flush_page)(CPUState* cs, target_ulong address);
+
+void CM_WRAP(tlb_flush_page)(CPUState* cs, target_ulong address) {
+    CM_HIT(tlb_flush_page);
+    cm_engine_of(cs->uc)->pages_flushed++;
+    CM_REAL(tlb_flush_page)(cs, address);
 }

@@ -58,7 +58,8 @@ def run_x87() -> None:
 def run_two_level_paging() -> None:
     """32-bit paging with entries of four bytes (SDM vol. 3A 4.3): data through a table, both bits set."""
     directory, table = 0x1_0000, 0x1_1000
-    host = raw_host(b"\xa1\x00\x50\x00\x00\xa3\x00\x60\x00\x00" + HLT)  # mov eax,[5000]; mov [6000],eax
+    # mov eax,[5000]; mov [6000],eax; invlpg [5000]
+    host = raw_host(b"\xa1\x00\x50\x00\x00\xa3\x00\x60\x00\x00\x0f\x01\x3d\x00\x50\x00\x00" + HLT)
     host.ram_write(directory, (table | 7).to_bytes(4, "little"))
     host.ram_write(table, b"".join((page << 12 | 7).to_bytes(4, "little") for page in range(32)))
     host.ram_write(0x5000, b"walk")

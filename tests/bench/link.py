@@ -3,14 +3,16 @@
 
     python tests/bench/link.py [--rounds N] [--trips N]
 
-A blocking TCP exchange of the same size, in the same round, is the floor. Beside it the link with and without
-CURVE, with threads that are free to move, and with a protocol thread that looks for frames before it sleeps.
-Of each the median in its best round, in microseconds, and its ratio to the floor. No guest, no page protocol:
-what they add shows mesh_fetch.py.
+A blocking TCP exchange of the same size, in the same round, is the floor. Left alone, both of its ends
+come to one CPU, which two hosts never share: it is also taken with each end on a CPU of its own. Beside
+it the link with and without CURVE, with threads that are free to move, and with a protocol thread that
+looks for frames before it sleeps. Of each the median in its best round, in microseconds, and its ratio
+to the floor. No guest, no page protocol: what they add shows mesh_fetch.py.
 """
 
 import argparse
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -25,6 +27,7 @@ PAGE = 4096
 ASKED, ANSWERED = 52, 52 + PAGE  # bytes of a ping's two frames
 
 FLOOR = "blocking TCP"
+APART = "blocking TCP, each end on a CPU of its own"
 WAYS: dict[str, dict[str, Any]] = {
     "link": {"curve": False, "pin": True, "spin_us": 0},
     "link, CURVE": {"curve": True, "pin": True, "spin_us": 0},
@@ -45,8 +48,11 @@ def main() -> None:
         return
     best: dict[str, float] = {}
     for _ in range(arguments.rounds):
-        for name in (FLOOR, *WAYS):
-            times = over_tcp(arguments.trips) if name == FLOOR else over_link(WAYS[name], arguments.trips)
+        for name in (FLOOR, APART, *WAYS):
+            if name in WAYS:
+                times = over_link(WAYS[name], arguments.trips)
+            else:
+                times = over_tcp(arguments.trips, apart=name == APART)
             median = statistics.median(times) / 1000
             best[name] = min(best.get(name, median), median)
     print(f"| round trip, {PAGE} bytes back | us | of the floor |\n|---|---:|---:|")
@@ -64,11 +70,14 @@ def started(what: dict[str, Any]) -> "subprocess.Popen[str]":
     )
 
 
-def over_tcp(trips: int) -> list[int]:
+def over_tcp(trips: int, apart: bool) -> list[int]:
     """Times in ns."""
-    with started({"tcp": True}) as other:
+    cpus = sorted(os.sched_getaffinity(0))
+    with started({"tcp": True, "cpu": cpus[-1] if apart else None}) as other:
         assert other.stdout is not None and other.stdin is not None
         port = int(other.stdout.readline())
+        if apart:
+            os.sched_setaffinity(0, {cpus[0]})
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             times = []
@@ -81,6 +90,7 @@ def over_tcp(trips: int) -> list[int]:
                     got += connection.recv_into(page[got:])
                 times.append(time.perf_counter_ns() - begun)
         other.stdin.close()
+    os.sched_setaffinity(0, set(cpus))
     return times
 
 
@@ -106,6 +116,8 @@ def over_link(way: dict[str, Any], trips: int) -> list[int]:
 def peer(way: dict[str, Any]) -> None:
     """The process that answers."""
     if "tcp" in way:
+        if way["cpu"] is not None:
+            os.sched_setaffinity(0, {way["cpu"]})
         with socket.create_server(("127.0.0.1", 0)) as server:
             print(server.getsockname()[1], flush=True)
             connection, _ = server.accept()

@@ -10,6 +10,7 @@ processors. No Ray.
 import sys
 
 import peers
+from coremesh.cluster.description import SEVERAL_HOSTS_CMDLINE
 from coremesh.cluster.shell import PROMPT
 from figures import options
 from mesh_network import NetworkMachine, description_of
@@ -64,7 +65,7 @@ def boot(
     description = description_of(
         guest.kernel.read_bytes(),
         shares,
-        guest.cmdline,
+        f"{guest.cmdline} {SEVERAL_HOSTS_CMDLINE}",
         memory_mib,
         initrd=guest.initramfs.read_bytes(),
         prompt=PROMPT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Iterator
@@ -85,8 +86,9 @@ def say(text: str) -> None:
 
 @contextmanager
 def shown(title: str, against: str, arguments: argparse.Namespace) -> Iterator[Table]:
-    """The table to fill; printed at the end, also when a round failed."""
+    """The table to fill; printed at the end, also when a round failed or was interrupted."""
     table = Table(title, against)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     try:
         yield table
     finally:

@@ -73,8 +73,9 @@ def main() -> None:
                         units[f"boot, {vcpus} vCPUs, processor time"] = "s"
                         note(f"boot, {vcpus} vCPUs, processor time", build, run.cpu[peers.SHELL])
             say(f"round {turn + 1}")
-        for name, unit in units.items():
-            table.add(name, best[name, "now"], unit, best[name, "before"], KEPT)
+            table.rows.clear()
+            for name, unit in units.items():
+                table.add(name, best[name, "now"], unit, best[name, "before"], KEPT)
 
 
 if __name__ == "__main__":

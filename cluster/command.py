@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -18,9 +19,10 @@ from coremesh.cluster.shell import (
 )
 from coremesh.core.errors import ConsoleTimeoutError, MachineStateError
 
-_ANSWER_SECONDS = (
-    60.0  # for the shell to start the receiver, on a guest with many more vCPUs than the host has
-)
+# For the shell to start the receiver, on a guest with many more vCPUs than its hosts have cores: so long it
+# may be silent, and so long it may take in all.
+_ANSWER_SECONDS = 60.0
+_LONGEST_ANSWER_SECONDS = 300.0
 _SETTLE_SECONDS = (
     2.0  # for the prompt after the command; without it the next command waits for its own answer
 )
@@ -38,17 +40,21 @@ def run_command(
     """
     dialogue = Dialogue(command)
     output = bytearray()
-    begin = time.monotonic()
+    begin = heard = time.monotonic()
     deadline = None if timeout is None else begin + timeout
 
     def advance(limit: float | None) -> bool:
         """Feed the dialogue until its state changes or the clock reaches `limit`; False at the limit."""
+        nonlocal heard
         state = dialogue.state
         while dialogue.state is state:
             left = 1.0 if limit is None else min(1.0, limit - time.monotonic())
             if left <= 0:
                 return False
-            step = dialogue.on_bytes(console.next(left))
+            data = console.next(left)
+            if data:
+                heard = time.monotonic()
+            step = dialogue.on_bytes(data)
             if console.lost:
                 raise MachineStateError(
                     "the command printed faster than it was read; send its output to a file."
@@ -61,14 +67,16 @@ def run_command(
                     on_output(step.output)
         return True
 
+    def patience() -> float:
+        """When the wait for the shell's answer is over, as of now."""
+        return min(heard + _ANSWER_SECONDS, begin + _LONGEST_ANSWER_SECONDS, deadline or math.inf)
+
     console.write(dialogue.start())
-    answer = begin + _ANSWER_SECONDS
     while dialogue.state in (State.CALLING, State.SENDING):
-        limit = answer if deadline is None else min(answer, deadline)
-        if not advance(limit):
+        if not advance(patience()) and patience() <= time.monotonic():
             raise ConsoleTimeoutError(
-                f"no shell answered on the console in {limit - begin:.0f} s. If a program runs there, end it "
-                f"first; the console's last bytes: {console.tail[-200:]!r}",
+                f"no shell answered on the console in {time.monotonic() - begin:.0f} s. If a program runs "
+                f"there, end it first; the console's last bytes: {console.tail[-200:]!r}",
                 console.tail,
             )
     while dialogue.state is State.RUNNING:

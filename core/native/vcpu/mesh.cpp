@@ -200,8 +200,8 @@ void Mesh::send_page(coherence::HostId to, std::span<const uint8_t> message,
     if (link_) link_->send(to, Type::kPage, message, page);
 }
 
-void Mesh::timer_set() noexcept {
-    if (link_) link_->wake();
+void Mesh::timer_set(int64_t due_ns) noexcept {
+    if (link_) link_->wake_at(due_ns);
 }
 
 bool Mesh::send(uint8_t to, std::span<const uint8_t> payload) noexcept {

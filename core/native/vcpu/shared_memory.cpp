@@ -317,7 +317,7 @@ void SharedMemory::set_timer(uint64_t page, uint32_t delay_us) noexcept {
     const bool soonest = timers_.empty() || due < timers_.front().due_ns;
     timers_.push_back({due, page});
     std::push_heap(timers_.begin(), timers_.end(), std::greater<>{});
-    if (soonest) sender_.timer_set();
+    if (soonest) sender_.timer_set(due);
 }
 
 coherence::Counters SharedMemory::protocol_counters() noexcept {

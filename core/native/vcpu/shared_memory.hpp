@@ -26,8 +26,8 @@ struct MessageSender {
     virtual void send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept = 0;
     virtual void send_page(coherence::HostId to, std::span<const uint8_t> message,
                            std::span<const uint8_t> page) noexcept = 0;
-    /// A timer was set that ends before those the protocol thread knows.
-    virtual void timer_set() noexcept = 0;
+    /// A timer was set that ends before those the protocol thread knows; `due_ns` on CLOCK_MONOTONIC.
+    virtual void timer_set(int64_t due_ns) noexcept = 0;
 
   protected:
     ~MessageSender() = default;

@@ -20,6 +20,7 @@ from driver import Driver
 from network import Network
 
 PORT = 6379
+PREFIX = "cmray"
 OBJECT_STORE = 80 << 20  # Ray's minimum is 75 MiB
 
 
@@ -35,7 +36,8 @@ class RayNodes:
         self.cpus = cpus
         self.address = f"{network.address(0)}:{PORT}"
         # Unix socket paths below it must stay under 108 bytes; nodes that share one kill each other.
-        self._folder = Path(tempfile.mkdtemp(prefix=f"cmray{os.getpid()}-", dir="/tmp"))
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir="/tmp"))
         self._nodes: list[subprocess.Popen[bytes]] = []
         self._driver: Driver | None = None
         token = self._folder / "token"
@@ -152,6 +154,14 @@ class RayNodes:
                 node.wait()
         self._nodes.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove the folders of tests that were killed, and what processes wrote while theirs was removed."""
+    for folder in Path("/tmp").glob(f"{PREFIX}*-*"):
+        pid = folder.name.removeprefix(PREFIX).split("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def living_nodes(address: str) -> int:

@@ -161,9 +161,9 @@ class DeviceNode:
         return Reply(request.ticket, value)
 
     def claims(self) -> list[tuple[int, int, int]]:
-        """``(space.
+        """Return ``(space, first, last)`` of every range that devices answer in.
 
-        First, last)`` of every range that devices answer in; inclusive, sorted, neighbours joined.
+        Inclusive, sorted, neighbours joined.
         """
         joined: list[tuple[int, int, int]] = []
         for m in self._mappings:

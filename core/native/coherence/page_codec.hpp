@@ -21,7 +21,7 @@ enum class PageForm : uint8_t {
 inline constexpr size_t kMaxEncodedPage = 1 + kPageBytes;
 
 /// Other CPUs may write the page meanwhile: then each word is one it held. Returns the bytes written.
-/// Less than a microsecond.
+/// About a microsecond.
 size_t encode_page(const void* page, std::span<uint8_t, kMaxEncodedPage> out) noexcept;
 
 /// Whether `in` is one whole encoded page: the length agrees with the form and the bitmap.

@@ -33,7 +33,7 @@ _POLL_SECONDS = 1.0
 _STOP_SECONDS = 20.0
 _SWITCH_SECONDS = 0.0005
 #: A host that was cut off has stopped its vCPUs; so long it waits to be told what else to do, then it ends.
-_FENCED_SECONDS = 10.0
+_CUT_OFF_SECONDS = 10.0
 
 
 class HostProcess:
@@ -257,8 +257,9 @@ class HostProcess:
         self._end = self._explain(end)
         self._last_words()
         self._ended.set()
-        if end.kind == "fenced" and self._driven:
-            time.sleep(_FENCED_SECONDS)
+        if end.lost and self._driven:
+            # Whoever is cut off may be cut off from the driver too, which would else end this process.
+            time.sleep(_CUT_OFF_SECONDS)
             os._exit(1)
 
     def _abandon(self) -> None:

@@ -2,6 +2,7 @@
 """What the cluster's stories start from: a Debian image, guests of a few bytes, a family of processes."""
 
 import os
+import signal
 import struct
 import time
 import uuid
@@ -14,6 +15,11 @@ from coremesh.cluster.session import shutdown
 from coremesh.core.errors import ImageFetchError
 
 TEXT = 0x10_0000
+
+# A shell without job control starts what runs in the background with Ctrl-C ignored, and children inherit that:
+# the stories that interrupt a program would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from coremesh.core.errors import ImageFetchError
 
 TEXT = 0x10_0000
 
-# A shell without job control starts what runs in the background with Ctrl-C ignored, and children inherit that:
-# the stories that interrupt a program would wait for ever.
+# A shell without job control starts what runs in the background with Ctrl-C ignored, and children inherit
+# that: the stories that interrupt a program would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -43,13 +43,13 @@ def test_given_the_package_when_mypy_reads_it_strictly_then_it_finds_nothing(tmp
     mypy = tool("mypy")
     import coremesh.core
 
-    # The package as it is mapped at installation, with the stub of the extension beside the sources.
+    # The package as it is mapped at installation, with the extension's declared types beside the sources.
     package = tmp_path / "coremesh"
     for folder in ("core", "hw", "cluster"):
         shutil.copytree(ROOT / folder, package / folder, ignore=shutil.ignore_patterns("native", "guests"))
     installed = Path(coremesh.core.__path__[0])
-    for stub in installed.glob("_native.pyi"):
-        shutil.copy(stub, package / "core" / stub.name)
+    for declared in installed.glob("_native.pyi"):
+        shutil.copy(declared, package / "core" / declared.name)
     (package / "__init__.py").write_text("")
     run([mypy, "--config-file", ROOT / "pyproject.toml", "--cache-dir", tmp_path / "cache", package])
 

@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "bus/device_message.hpp"
 
-#include <cstring>
+#include "base/wire.hpp"
 
 namespace coremesh {
-namespace {
+using wire::get;
+using wire::put;
 
-// Little endian, as every host of a machine is: the build hash says that they run the same code.
-template <typename T>
-void put(uint8_t* to, T value) noexcept {
-    std::memcpy(to, &value, sizeof value);
-}
-template <typename T>
-T get(const uint8_t* from) noexcept {
-    T value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
+namespace {
 
 constexpr uint64_t kPorts = 0x1'0000;
 constexpr uint64_t kMemory = uint64_t{1} << 52;  // no processor has more physical address bits

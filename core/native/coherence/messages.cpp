@@ -2,9 +2,13 @@
 #include "coherence/messages.hpp"
 
 #include <bit>
-#include <cstring>
+
+#include "base/wire.hpp"
 
 namespace coremesh::coherence {
+
+using wire::get;
+using wire::put;
 
 namespace {
 
@@ -28,18 +32,6 @@ uint8_t flags_of(Message::Kind kind) noexcept {
         default:
             return 0;
     }
-}
-
-template <typename T>
-void put(uint8_t* at, T value) noexcept {
-    std::memcpy(at, &value, sizeof value);
-}
-
-template <typename T>
-T get(const uint8_t* at) noexcept {
-    T value;
-    std::memcpy(&value, at, sizeof value);
-    return value;
 }
 
 }  // namespace

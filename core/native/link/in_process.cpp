@@ -159,14 +159,7 @@ class InProcessLink final : public Link, private ProtocolThread::Work {
         const Identity& self = peers_.identity();
         std::lock_guard guard(outgoing.lock);
         if (!outgoing.open) return false;
-        const Header header{.type = type,
-                            .source = self.self,
-                            .destination = to,
-                            .machine = self.machine,
-                            .epoch = self.epoch,
-                            .length = static_cast<uint32_t>(length),
-                            .sequence = outgoing.sequence + 1,
-                            .guest_tsc = receiver->stamp()};
+        const Header header = peers_.header(to, type, length, outgoing.sequence + 1, receiver->stamp());
         encode(header, std::span<uint8_t, kHeaderBytes>(frame.data(), kHeaderBytes));
         if (!wires_->put(to, self.self, std::move(frame), wires_->options.queue_limit)) {
             if (must_arrive(type) && peers_.give_up(to, Loss::kOverflow)) wake();

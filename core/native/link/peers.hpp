@@ -23,6 +23,17 @@ class Peers {
     explicit Peers(const Identity& identity) noexcept : identity_(identity) {}
 
     const Identity& identity() const noexcept { return identity_; }
+    /// Of a frame from this host.
+    Header header(HostId to, Type type, size_t length, uint64_t sequence, uint64_t guest_tsc) const noexcept {
+        return {.type = type,
+                .source = identity_.self,
+                .destination = to,
+                .machine = identity_.machine,
+                .epoch = identity_.epoch,
+                .length = static_cast<uint32_t>(length),
+                .sequence = sequence,
+                .guest_tsc = guest_tsc};
+    }
     bool is_peer(HostId host) const noexcept { return host < identity_.hosts && host != identity_.self; }
     bool lost(HostId peer) const noexcept { return peers_[peer].lost.load(std::memory_order_acquire); }
 

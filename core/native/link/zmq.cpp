@@ -126,16 +126,8 @@ class ZmqLink final : public Link, private ProtocolThread::Work {
         if (!body.empty()) std::memcpy(bytes + kHeaderBytes + head.size(), body.data(), body.size());
 
         Outgoing& outgoing = outgoing_[to];
-        const Identity& self = peers_.identity();
         std::lock_guard guard(outgoing.lock);
-        const Header header{.type = type,
-                            .source = self.self,
-                            .destination = to,
-                            .machine = self.machine,
-                            .epoch = self.epoch,
-                            .length = static_cast<uint32_t>(length),
-                            .sequence = outgoing.sequence + 1,
-                            .guest_tsc = receiver->stamp()};
+        const Header header = peers_.header(to, type, length, outgoing.sequence + 1, receiver->stamp());
         encode(header, std::span<uint8_t, kHeaderBytes>(bytes, kHeaderBytes));
         if (!outgoing.open || !put(to, outgoing, type, message)) {
             zmq_.close(&message);

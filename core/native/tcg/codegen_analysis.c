@@ -163,9 +163,9 @@ static void keep_in_memory(gen* g) {
     for (int i = 0; i < g->tcg->nb_globals; i++) g->future[i] = (g->future[i] | LIVE | HIGH_KEPT) & ~REPLACED;
 }
 
-// Whether argument `arg` is read beyond its low half by this operation.
-static bool reads_high_half(const TCGOp* op, int arg, bool narrow) {
-    switch (op->opc) {
+// Whether the low half of the result needs no more than the low halves of what goes in.
+static bool is_modular(TCGOpcode opc) {
+    switch (opc) {
         case INDEX_op_mov_i64:
         case INDEX_op_add_i64:
         case INDEX_op_sub_i64:
@@ -177,7 +177,16 @@ static bool reads_high_half(const TCGOp* op, int arg, bool narrow) {
         case INDEX_op_neg_i64:
         case INDEX_op_not_i64:
         case INDEX_op_deposit_i64:
-            return !narrow;
+            return true;
+        default:
+            return false;
+    }
+}
+
+// Whether argument `arg` is read beyond its low half by this operation.
+static bool reads_high_half(const TCGOp* op, int arg, bool narrow) {
+    if (is_modular(op->opc)) return !narrow;
+    switch (op->opc) {
         case INDEX_op_shl_i64:
             return arg == 2 || !narrow;
         case INDEX_op_movcond_i64:
@@ -206,18 +215,8 @@ static bool reads_high_half(const TCGOp* op, int arg, bool narrow) {
 }
 
 static bool has_narrow_form(const TCGOp* op) {
+    if (is_modular(op->opc)) return true;
     switch (op->opc) {
-        case INDEX_op_mov_i64:
-        case INDEX_op_add_i64:
-        case INDEX_op_sub_i64:
-        case INDEX_op_mul_i64:
-        case INDEX_op_and_i64:
-        case INDEX_op_or_i64:
-        case INDEX_op_xor_i64:
-        case INDEX_op_andc_i64:
-        case INDEX_op_neg_i64:
-        case INDEX_op_not_i64:
-        case INDEX_op_deposit_i64:
         case INDEX_op_movcond_i64:
         case INDEX_op_ext32u_i64:
         case INDEX_op_ext32s_i64:

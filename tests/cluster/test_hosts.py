@@ -148,6 +148,7 @@ def hosts(actors: list[PlayedActor], group: PlayedGroup, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "place", lambda count: Given("STRICT_SPREAD", nodes, None, "a word"))
     monkeypatch.setattr(module, "_start_actors", lambda description, placement: actors)
     monkeypatch.setattr(module.session, "first_done", first_done)
+    monkeypatch.setattr(module.session, "is_own", lambda: False)  # whatever Ray earlier tests have left here
     description = MachineDescription(vcpus=6, ram_bytes=1 << 24, kernel=b"kernel", shares=(2, 2, 2))
     made = Hosts(description)
     yield made

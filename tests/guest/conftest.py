@@ -1,30 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixtures of the guest tests: guests built once a session, and the machines to run them on."""
-
-import sys
-from collections.abc import Callable
-from pathlib import Path
+"""Fixtures of the guest tests: the machines to run guests on."""
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-
-from baremetal_machine import build_builtin_guest, build_guest
 from coremesh.core._native import doctor
-
-
-@pytest.fixture(scope="session")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function that gives the built guest of a theme; 'built-in' is the one of the package."""
-    folder = tmp_path_factory.mktemp("guests")
-    built: dict[str, Path] = {}
-
-    def build(theme: str) -> Path:
-        if theme not in built:
-            built[theme] = build_builtin_guest(folder) if theme == "built-in" else build_guest(theme, folder)
-        return built[theme]
-
-    return build
 
 
 @pytest.fixture(params=[1, 2, 4], ids=["1-vcpu", "2-vcpus", "4-vcpus"])

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Several hosts with addresses of their own on one machine: network namespaces joined by a switch or a wire.
 
-All that is made carries this process's id in its name. Leaving the context ends every process inside and
-removes it; what a killed process left is swept by the next one.
+All that is made carries this process's id in its name, and a number, so that several networks can stand at
+once. Leaving the context ends every process inside and removes it; what a killed process left is swept by
+the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import shutil
 import signal
@@ -27,6 +29,7 @@ CLONE_NEWNET = 0x4000_0000  # sched.h; os.setns comes with Python 3.12
 SOURCE = Path(__file__).with_name("relay.c")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_serials = itertools.count()
 
 
 def unavailable() -> str | None:
@@ -57,7 +60,7 @@ class Network:
     def __init__(self, hosts: int, delay_us: int = 0) -> None:
         self.hosts = hosts
         self.delay_us = delay_us
-        self._stem = f"{PREFIX}{os.getpid()}-"
+        self._stem = f"{PREFIX}{os.getpid()}-{next(_serials)}-"
         self._switch = self._stem + "switch"
         self._relay: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX)

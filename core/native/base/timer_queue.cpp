@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <utility>
 
@@ -45,7 +46,8 @@ void prepare_thread() noexcept {
 
 }  // namespace
 
-TimerQueue::TimerQueue(const Clock& clock) : clock_(clock) {
+TimerQueue::TimerQueue(const Clock& clock, uint64_t most_per_second)
+    : clock_(clock), gap_(most_per_second ? clock.ticks(1'000'000'000 / most_per_second) : 0) {
     // The thread inherits a full mask: signals of the process (Ctrl-C, profilers) are for other threads.
     sigset_t all, before;
     sigfillset(&all);
@@ -189,30 +191,44 @@ void TimerQueue::place(Timer& timer) {
 }
 
 void TimerQueue::fire_due() {
-    while (!heap_.empty() && heap_.front()->held_for_.load(std::memory_order_relaxed) <= clock_.tsc()) {
-        take(*heap_.front());
+    while (!heap_.empty() && !stopping_.load(std::memory_order_relaxed)) {
+        const uint64_t now = clock_.tsc();
+        if (std::max(heap_.front()->held_for_.load(std::memory_order_relaxed), next_turn()) > now) return;
+        if (take(*heap_.front())) served_until_ = std::max(served_until_, now) + gap_;
     }
 }
 
-/// The moment has come for which the heap holds this timer: fire, or put it where it belongs now.
-void TimerQueue::take(Timer& timer) {
+/// When the next callback may come, whatever its deadline.
+uint64_t TimerQueue::next_turn() const noexcept {
+    const uint64_t burst = kBurst * gap_;
+    return served_until_ > burst ? served_until_ - burst : 0;
+}
+
+/// The moment has come for which the heap holds this timer: fire, or put it where it belongs now. True when
+/// it fired.
+bool TimerQueue::take(Timer& timer) {
+    bool fired = false;
     heap_remove(timer);
     firing_.store(&timer, std::memory_order_seq_cst);
     uint64_t deadline = timer.deadline_.load(std::memory_order_seq_cst);
     if (deadline != 0 && deadline <= clock_.tsc() &&
         timer.deadline_.compare_exchange_strong(deadline, 0, std::memory_order_seq_cst)) {
         timer.client_.on_timer(deadline);
+        fired = true;
     }
     // Armed again, meanwhile or since long: by pairing 1 either the owner posts, or this look sees it. It
     // comes before firing_ is given up, because until then the owner does not let the timer go.
     place(timer);
     firing_.store(nullptr, std::memory_order_seq_cst);
     firing_.notify_all();
+    return fired;
 }
 
 void TimerQueue::sleep() noexcept {
     const uint32_t word = wake_word_.load(std::memory_order_seq_cst);
-    const uint64_t until = heap_.empty() ? kNever : heap_.front()->held_for_.load(std::memory_order_relaxed);
+    const uint64_t until =
+        heap_.empty() ? kNever
+                      : std::max(heap_.front()->held_for_.load(std::memory_order_relaxed), next_turn());
     sleeping_until_.store(until, std::memory_order_seq_cst);
     // Pairing 2: who posted before this store may have seen an older value and left the rest to us.
     if (inbox_.load(std::memory_order_seq_cst) == nullptr && !stopping_.load(std::memory_order_seq_cst)) {

@@ -16,6 +16,15 @@ namespace coremesh {
 /// every tick: `arm` takes no lock, and enters the kernel only when the new deadline comes before everything
 /// that the thread sleeps for.
 ///
+/// ## More timers than the host can serve
+///
+/// A guest does not know that its cores share a few of the host's. Until Linux has found a clock that it
+/// trusts, each of 255 takes 250 timer interrupts a second, idle or not: more work than two cores can do, so
+/// that nothing else gets done and each interrupt is late anyway. A late one does not come back, since the
+/// guest asks for the next one from the time that it then sees. So the queue serves in order of deadline and
+/// at no more than a given rate, with a burst for those that meet by chance; a timer is then late by at most
+/// (timers armed / rate), and the guest's cores are left time for their work.
+///
 /// ## State that two threads touch
 ///
 ///  - `Timer::deadline_`: owner and thread, seq_cst. The thread fires only after its own CAS deadline -> 0.
@@ -51,7 +60,8 @@ class TimerQueue final : private Clock::Observer {
     };
 
     /// @param clock must outlive the queue.
-    explicit TimerQueue(const Clock& clock);
+    /// @param most_per_second callbacks; 0: any number.
+    explicit TimerQueue(const Clock& clock, uint64_t most_per_second = 0);
 
     /// Stops the thread. Timers must be gone, or not be armed any more.
     ~TimerQueue();
@@ -69,6 +79,7 @@ class TimerQueue final : private Clock::Observer {
 
   private:
     static constexpr uint64_t kNever = ~uint64_t{0};
+    static constexpr uint64_t kBurst = 32;  // callbacks that may come at once
 
     void clock_changed() noexcept override;
 
@@ -76,8 +87,9 @@ class TimerQueue final : private Clock::Observer {
     void drain_inbox();
     void let_go(Timer& timer) noexcept;
     void place(Timer& timer);
-    void take(Timer& timer);
+    bool take(Timer& timer);
     void fire_due();
+    uint64_t next_turn() const noexcept;
     void sleep() noexcept;
     void post(Timer& timer, uint64_t deadline) noexcept;
     void wake_before(uint64_t deadline) noexcept;
@@ -89,7 +101,9 @@ class TimerQueue final : private Clock::Observer {
     void heap_remove(Timer& timer) noexcept;
 
     const Clock& clock_;
-    std::vector<Timer*> heap_;  // queue thread only; least held_for_ first
+    const uint64_t gap_;         // TSC ticks between callbacks in the long run; 0: none
+    std::vector<Timer*> heap_;   // queue thread only; least held_for_ first
+    uint64_t served_until_ = 0;  // queue thread only: the turns up to here have been used, or are gone
 
     alignas(64) std::atomic<Timer*> inbox_{nullptr};
     std::atomic<uint64_t> sleeping_until_{0};

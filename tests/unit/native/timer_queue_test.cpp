@@ -127,6 +127,49 @@ STORY(
 }
 
 STORY(
+    "given more timers than a queue may serve, then it keeps its rate and none is passed over, and "
+    "without a rate they take all they can") {
+    const Clock clock;
+    /// Wants to be called 5000 times a second.
+    struct Greedy final : TimerQueue::Client {
+        explicit Greedy(TimerQueue& in) : clock(in.clock()), timer(in, *this) {}
+        void on_timer(uint64_t) noexcept override {
+            calls.fetch_add(1);
+            timer.arm(clock.tsc() + clock.ticks(200'000));
+        }
+        const Clock& clock;
+        std::atomic<int> calls{0};
+        TimerQueue::Timer timer;
+    };
+    constexpr int kTimers = 100;
+    constexpr uint64_t kRate = 2000, kBurst = 40;
+    const auto served = [&](uint64_t rate) {
+        TimerQueue queue(clock, rate);
+        const uint64_t start = clock.tsc() + clock.ticks(20'000'000);  // all are armed by then
+        std::vector<std::unique_ptr<Greedy>> timers;
+        for (int index = 0; index < kTimers; ++index) timers.push_back(std::make_unique<Greedy>(queue));
+        for (const auto& one : timers) one->timer.arm(start);
+        const auto calls = [](const auto& one) { return one->calls.load(); };
+        CHECK(eventually([&] {
+            return std::all_of(timers.begin(), timers.end(),
+                               [&](const auto& one) { return calls(one) >= 4; });
+        }));
+        queue.stop();
+        const uint64_t allowed = kRate * (clock.tsc() - start) / clock.hz() + kBurst;
+        const auto [least, most] = std::minmax_element(
+            timers.begin(), timers.end(), [&](const auto& a, const auto& b) { return calls(a) < calls(b); });
+        CHECK(calls(*most) <= 2 * calls(*least));
+        uint64_t sum = 0;
+        for (const auto& one : timers) sum += static_cast<uint64_t>(calls(one));
+        return std::pair<uint64_t, uint64_t>(sum, allowed);
+    };
+    const auto [kept, allowed] = served(kRate);
+    CHECK(kept <= allowed);
+    const auto [taken, would_be_allowed] = served(0);
+    CHECK(taken > would_be_allowed);
+}
+
+STORY(
     "given a thread that sleeps until soon, when later deadlines are armed, then it is not woken for them") {
     const Clock clock;
     TimerQueue queue(clock);

@@ -10,6 +10,9 @@
 #define CM_MAX_FIXUPS 512
 #define CM_MAX_ACCESSES 384
 #define CM_MAX_SAVES 6144
+#define CM_MAX_GROUPS 128
+#define CM_GROUP_SPAN 256  // bytes: the wider, the more often a page ends within
+#define CM_EXPRESSIONS 64
 
 // Where the value of a temporary is: in any of a register, a constant, its home in memory; or nowhere, when
 // it is dead.
@@ -29,14 +32,45 @@ struct cm_save {
     int64_t number;
 };
 
+// The value of a temporary as a sum (codegen_groups.c). Equal bases are equal values.
+struct cm_linear {
+    uint32_t base;
+    int64_t offset;
+};
+
+struct cm_expression {
+    TCGOpcode opc;
+    uint32_t a;
+    uint64_t b;
+    uint32_t base;
+};
+
+// Accesses of a block at known distances: one looks the page up for all of them.
+struct cm_group {
+    struct cm_linear first;  // address of the first
+    int32_t low, high;       // the bytes that they touch, from there
+    int16_t last;            // the last access of it
+    uint8_t mmu_index;
+    bool writes;
+    int8_t reg;  // the host address of the guest's page 0 for these, or 0: look up; or no register: -1
+};
+
+// Where an access lies in its group, if it has one.
+struct cm_near {
+    int16_t group;  // or -1
+    int32_t offset;
+};
+
 // A guest memory access, of which the slow path follows behind the block.
 struct cm_access {
     uint8_t* jump;    // displacement of the branch to the slow path
     uint8_t* resume;  // behind the access
     TCGMemOpIdx oi;
     bool load, wide;  // wide: the register loaded has 64 bits
+    enum { ALONE, FIRST_OF_GROUP, NEXT_OF_GROUP } role;
     int8_t address, data;
-    bool constant;  // the datum stored is `number`
+    int8_t host_base;  // the host address of the guest's page 0
+    bool constant;     // the datum stored is `number`
     int64_t number;
     uint16_t live;  // registers that a call would clobber and that hold something
     uint16_t first_save, saves;
@@ -51,7 +85,8 @@ struct cm_codegen {
     uint32_t locked;      // registers that the operation at hand uses
     uint8_t holders[16];  // how many temporaries have their value in a register
     unsigned last_use[16];
-    int nb_fixups, nb_accesses, nb_saves;
+    int nb_fixups, nb_accesses, nb_saves, nb_groups;
+    uint32_t next_base;
     bool overflow;
     struct cm_value values[TCG_MAX_TEMPS];
     uint8_t future[TCG_MAX_TEMPS];  // the backward pass: enum cm_future
@@ -62,6 +97,10 @@ struct cm_codegen {
     } fixups[CM_MAX_FIXUPS];
     struct cm_access accesses[CM_MAX_ACCESSES];
     struct cm_save saves[CM_MAX_SAVES];
+    struct cm_near near[CM_MAX_ACCESSES];
+    struct cm_group groups[CM_MAX_GROUPS];
+    struct cm_linear linear[TCG_MAX_TEMPS];
+    struct cm_expression expressions[CM_EXPRESSIONS];
 };
 
 // RSI and RDI hold no temporaries: they are at hand within an operation. RBP is the CPU state.
@@ -91,6 +130,10 @@ bool cm_can_generate(TCGContext* tcg);
 void cm_remove_unreachable(TCGContext* tcg);
 void cm_analyse(gen* g);
 
+// codegen_groups.c
+void cm_find_groups(gen* g);
+struct cm_group* cm_group_of(gen* g, int access);  // NULL: it is alone
+
 // codegen_values.c
 void cm_values_start(gen* g);
 int cm_use(gen* g, TCGArg arg);                  // its value in a register, locked
@@ -100,6 +143,8 @@ int cm_take(gen* g, const TCGOp* op, int arg, int size,
             uint32_t forbidden);  // one to be overwritten, with its value
 void cm_vacate(gen* g, int reg);  // moves elsewhere what a register holds
 void cm_release(gen* g, int temp);
+void cm_hold_for_group(gen* g, struct cm_group* group, int reg);
+void cm_release_group(gen* g, struct cm_group* group);
 void cm_release_dead_inputs(gen* g, const TCGOp* op, int first, int count);
 void cm_define(gen* g, const TCGOp* op, int output, int reg, bool zero_extended);
 void cm_define_constant(gen* g, const TCGOp* op, int output, int64_t number);

@@ -52,6 +52,25 @@ static void hold(gen* g, int temp, int reg) {
     g->last_use[reg] = ++g->clock;
 }
 
+void cm_hold_for_group(gen* g, struct cm_group* group, int reg) {
+    group->reg = (int8_t)reg;
+    g->holders[reg]++;
+    g->last_use[reg] = ++g->clock;
+}
+
+void cm_release_group(gen* g, struct cm_group* group) {
+    if (group->reg < 0) return;
+    g->holders[group->reg]--;
+    group->reg = -1;
+}
+
+// The group looks its page up again.
+static void release_groups(gen* g, uint32_t registers) {
+    for (int i = 0; i < g->nb_groups; i++) {
+        if (g->groups[i].reg >= 0 && (registers >> g->groups[i].reg & 1)) cm_release_group(g, &g->groups[i]);
+    }
+}
+
 // Drops a value that nobody reads again.
 static void forget(gen* g, int temp) {
     cm_release(g, temp);
@@ -99,6 +118,7 @@ static void spill(gen* g, int reg) {
         if (!g->values[i].in_memory && !g->values[i].constant) cm_store_home(g, i);
         cm_release(g, i);
     }
+    if (g->holders[reg]) release_groups(g, 1u << reg);
 }
 
 // The register to give up: one whose values are elsewhere too, rather; the one not used for longest.
@@ -151,6 +171,11 @@ void cm_vacate(gen* g, int reg) {
         if (g->values[i].reg != reg) continue;
         cm_release(g, i);
         hold(g, i, other);
+    }
+    for (int i = 0; i < g->nb_groups && g->holders[reg]; i++) {
+        if (g->groups[i].reg != reg) continue;
+        cm_release_group(g, &g->groups[i]);
+        cm_hold_for_group(g, &g->groups[i], other);
     }
 }
 
@@ -275,6 +300,7 @@ void cm_forget_registers(gen* g) {
         v->constant = v->zero_extended = false;
         v->in_memory = i < g->tcg->nb_globals || g->tcg->temps[i].temp_local;
     }
+    release_groups(g, UINT32_MAX);
     memset(g->holders, 0, sizeof g->holders);
 }
 
@@ -291,6 +317,7 @@ void cm_spill_for_call(gen* g, bool writes_globals) {
             v->in_memory = true;
         }
     }
+    release_groups(g, CM_CALL_CLOBBERED);
 }
 
 #endif

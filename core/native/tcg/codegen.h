@@ -13,6 +13,7 @@
 #define CM_MAX_GROUPS 128
 #define CM_GROUP_SPAN 256  // bytes: the wider, the more often a page ends within
 #define CM_EXPRESSIONS 64
+#define CM_MAX_DISPLACEMENT (1 << 30)  // of addresses: more is added
 
 // Where the value of a temporary is: in any of a register, a constant, its home in memory; or nowhere, when
 // it is dead.
@@ -20,8 +21,9 @@ struct cm_value {
     int8_t reg;  // or -1
     bool constant;
     bool in_memory;
-    bool zero_extended;  // bits 32 to 63 are known to be zero
-    int16_t slot;        // of the frame, for what is no global; -1: none yet
+    bool zero_extended;    // bits 32 to 63 are known to be zero
+    int16_t slot;          // of the frame, for what is no global; -1: none yet
+    int32_t displacement;  // to be added to the register: of guest addresses alone
     int64_t number;
 };
 
@@ -69,8 +71,9 @@ struct cm_access {
     bool load, wide;  // wide: the register loaded has 64 bits
     enum { ALONE, FIRST_OF_GROUP, NEXT_OF_GROUP } role;
     int8_t address, data;
-    int8_t host_base;  // the host address of the guest's page 0
-    bool constant;     // the datum stored is `number`
+    int32_t displacement;  // to be added to the address
+    int8_t host_base;      // the host address of the guest's page 0
+    bool constant;         // the datum stored is `number`
     int64_t number;
     uint16_t live;  // registers that a call would clobber and that hold something
     uint16_t first_save, saves;
@@ -109,6 +112,8 @@ struct cm_codegen {
 #define CM_SLOTS 128      // CPU_TEMP_BUF_NLONGS
 #define CM_FIRST_SLOT 16  // the first belong to the slow paths, one for each register
 
+enum { CM_NARROW = 1, CM_ADDRESS = 2 };  // TCGOp.output_pref[0]
+
 typedef struct cm_codegen gen;
 
 static inline int cm_index(const gen* g, TCGArg arg) { return (int)(arg_temp(arg) - g->tcg->temps); }
@@ -117,12 +122,19 @@ static inline bool cm_dies(const TCGOp* op, int arg) { return op->life >> arg & 
 // It is read again within the block, and not only kept for what comes after it.
 static inline bool cm_used_later(const TCGOp* op, int arg) { return op->life >> (8 + arg) & 1; }
 // Only the low half of the operation's result is needed: set by the backward pass.
-static inline bool cm_is_narrow(const TCGOp* op) { return op->output_pref[0] != 0; }
+static inline bool cm_is_narrow(const TCGOp* op) { return op->output_pref[0] & CM_NARROW; }
+// The result is read by guest accesses alone, as their address: set by the backward pass.
+static inline bool cm_is_address(const TCGOp* op) { return op->output_pref[0] & CM_ADDRESS; }
 // The value of an output, a global, is the one to be in memory at the end, and a guest store follows: set by
 // the backward pass.
 static inline bool cm_is_final(const TCGOp* op, int output) { return op->output_pref[1] >> output & 1; }
 static inline int32_t cm_slot_offset(const gen* g, int slot) {
     return (int32_t)(g->tcg->frame_start + slot * 8);
+}
+
+static inline bool cm_is_access(const TCGOp* op) {
+    return op->opc == INDEX_op_qemu_ld_i32 || op->opc == INDEX_op_qemu_ld_i64 ||
+           op->opc == INDEX_op_qemu_st_i32 || op->opc == INDEX_op_qemu_st_i64;
 }
 
 // codegen_analysis.c
@@ -147,6 +159,7 @@ void cm_hold_for_group(gen* g, struct cm_group* group, int reg);
 void cm_release_group(gen* g, struct cm_group* group);
 void cm_release_dead_inputs(gen* g, const TCGOp* op, int first, int count);
 void cm_define(gen* g, const TCGOp* op, int output, int reg, bool zero_extended);
+void cm_define_sum(gen* g, const TCGOp* op, int reg, int32_t displacement);  // output 0, cm_is_address
 void cm_define_constant(gen* g, const TCGOp* op, int output, int64_t number);
 void cm_alias(gen* g, const TCGOp* op, bool zero_extended);  // output 0 has the value of argument 1
 void cm_store_home(gen* g, int temp);

@@ -18,6 +18,12 @@ static void binary(gen* g, const TCGOp* op, int kind) {
     }
     const struct cm_operand second = cm_operand(g, op, b, size);
     int reg;
+    if (kind == ALU_ADD && cm_is_address(op) && second.kind == IMMEDIATE &&
+        !cm_value(g, op->args[a])->constant && second.number > -CM_MAX_DISPLACEMENT &&
+        second.number < CM_MAX_DISPLACEMENT) {
+        cm_define_sum(g, op, cm_use(g, op->args[a]), second.number);
+        return;
+    }
     if (kind == ALU_ADD && second.kind != MEMORY && !cm_can_take(g, op, a) && !cm_at_home(g, op, a)) {
         const int first = cm_use(g, op->args[a]);
         reg = cm_allocate(g, 0);

@@ -17,6 +17,14 @@ static int32_t tlb_field(int mmu_index, size_t field) {
            TLB_OFFSET_BIAS;
 }
 
+static void emit_sum(emitter* e, int reg, int address, int32_t displacement) {
+    if (displacement) {
+        emit_rm(e, 0x8d, WIDE, reg, address, displacement);
+    } else {
+        emit_mov(e, WIDE, reg, address);
+    }
+}
+
 // Leaves the host address of the guest's page 0 in `host_base`, for the bytes from `low` up to, but not with,
 // `high` about the address. Another page at their end misses.
 static uint8_t* emit_look_up(gen* g, const struct cm_access* access, int32_t low, int32_t high, bool write,
@@ -24,19 +32,11 @@ static uint8_t* emit_look_up(gen* g, const struct cm_access* access, int32_t low
     emitter* e = &g->e;
     const int mmu_index = (int)get_mmuidx(access->oi);
     const int32_t alignment = 1 << get_alignment_bits(get_memop(access->oi));
-    if (low) {
-        emit_rm(e, 0x8d, WIDE, RDI, access->address, low);
-    } else {
-        emit_mov(e, WIDE, RDI, access->address);
-    }
+    emit_sum(e, RDI, access->address, access->displacement + low);
     emit_shift_imm(e, SHIFT_SHR, WIDE, RDI, TARGET_PAGE_BITS - CPU_TLB_ENTRY_BITS);
     emit_rm(e, 0x23, WIDE, RDI, RBP, tlb_field(mmu_index, offsetof(CPUTLBDescFast, mask)));
     emit_rm(e, 0x03, WIDE, RDI, RBP, tlb_field(mmu_index, offsetof(CPUTLBDescFast, table)));
-    if (high > alignment) {
-        emit_rm(e, 0x8d, WIDE, RSI, access->address, high - alignment);
-    } else {
-        emit_mov(e, WIDE, RSI, access->address);
-    }
+    emit_sum(e, RSI, access->address, access->displacement + (high > alignment ? high - alignment : 0));
     emit_alu_imm(e, ALU_AND, WIDE, RSI, (int32_t)TARGET_PAGE_MASK | (alignment - 1));
     emit_rm(e, 0x3b, WIDE, RSI, RDI,
             write ? offsetof(CPUTLBEntry, addr_write) : offsetof(CPUTLBEntry, addr_read));
@@ -70,7 +70,7 @@ static void emit_fast_load(gen* g, const struct cm_access* access, int host_base
     unsigned opcode = opcodes[op & MO_SSIZE];
     if ((op & MO_SSIZE) == MO_SL && !wide) opcode = 0x8b;
     const int size = (op & MO_SIZE) == MO_64 || (is_signed && wide) ? WIDE : NARROW;
-    emit_rmx(&g->e, opcode, size, access->data, host_base, access->address, 0, 0);
+    emit_rmx(&g->e, opcode, size, access->data, host_base, access->address, 0, access->displacement);
 }
 
 static void emit_fast_store(gen* g, const struct cm_access* access, int host_base) {
@@ -78,10 +78,10 @@ static void emit_fast_store(gen* g, const struct cm_access* access, int host_bas
     const int size = bits == MO_64 ? WIDE : bits == MO_16 ? HALF : NARROW;
     if (!access->constant) {
         emit_rmx(&g->e, bits == MO_8 ? 0x88 : 0x89, bits == MO_8 ? BYTE_REGISTER : size, access->data,
-                 host_base, access->address, 0, 0);
+                 host_base, access->address, 0, access->displacement);
         return;
     }
-    emit_rmx(&g->e, bits == MO_8 ? 0xc6 : 0xc7, size, 0, host_base, access->address, 0, 0);
+    emit_rmx(&g->e, bits == MO_8 ? 0xc6 : 0xc7, size, 0, host_base, access->address, 0, access->displacement);
     emit8(&g->e, (uint8_t)access->number);
     if (bits >= MO_16) emit8(&g->e, (uint8_t)(access->number >> 8));
     if (bits >= MO_32) {
@@ -144,6 +144,7 @@ void cm_generate_access(gen* g, TCGOp* op) {
     }
     const int address = cm_use(g, op->args[1]);
     access->address = (int8_t)address;
+    access->displacement = cm_value(g, op->args[1])->displacement;
     if (access->load) {
         // The datum's register may be the address's, but not one that the slow path has still to store.
         const int address_temp = cm_index(g, op->args[1]);
@@ -269,7 +270,7 @@ static void slow_path(gen* g, struct cm_access* access) {
         emit_rm(e, 0x89, ts->type != TCG_TYPE_I32, save->reg, RBP, (int32_t)ts->mem_offset);
     }
     save_registers(g, access->live, false);
-    emit_mov(e, WIDE, RSI, access->address);
+    emit_sum(e, RSI, access->address, access->displacement);
     if (!access->load) {
         if (access->constant) {
             emit_mov_imm(e, RDX, access->number);

@@ -48,6 +48,7 @@ void cm_release(gen* g, int temp) {
 
 static void hold(gen* g, int temp, int reg) {
     g->values[temp].reg = (int8_t)reg;
+    g->values[temp].displacement = 0;
     g->holders[reg]++;
     g->last_use[reg] = ++g->clock;
 }
@@ -103,7 +104,9 @@ void cm_store_home(gen* g, int temp) {
     if (v->reg >= 0) {
         int base;
         const int32_t at = cm_home(g, temp, &base);
-        emit_rm(&g->e, 0x89, is_wide(g, temp), v->reg, base, at);
+        int reg = v->reg;
+        if (v->displacement) emit_rm(&g->e, 0x8d, WIDE, reg = RDI, v->reg, v->displacement);
+        emit_rm(&g->e, 0x89, is_wide(g, temp), reg, base, at);
     } else if (v->constant) {
         cm_store_number(g, temp, v->number);
     } else {
@@ -169,8 +172,10 @@ void cm_vacate(gen* g, int reg) {
     emit_mov(&g->e, WIDE, other, reg);
     for (int i = 0; i < g->tcg->nb_temps && g->holders[reg]; i++) {
         if (g->values[i].reg != reg) continue;
+        const int32_t displacement = g->values[i].displacement;
         cm_release(g, i);
         hold(g, i, other);
+        g->values[i].displacement = displacement;
     }
     for (int i = 0; i < g->nb_groups && g->holders[reg]; i++) {
         if (g->groups[i].reg != reg) continue;
@@ -239,6 +244,14 @@ void cm_define(gen* g, const TCGOp* op, int output, int reg, bool zero_extended)
     if (cm_dies(op, output)) return;
     g->values[temp].zero_extended = zero_extended;
     hold(g, temp, reg);
+}
+
+void cm_define_sum(gen* g, const TCGOp* op, int reg, int32_t displacement) {
+    const int temp = cm_index(g, op->args[0]);
+    forget(g, temp);
+    g->values[temp].zero_extended = false;
+    hold(g, temp, reg);
+    g->values[temp].displacement = displacement;
 }
 
 void cm_define_constant(gen* g, const TCGOp* op, int output, int64_t number) {

@@ -21,9 +21,11 @@ struct cm_value {
     int8_t reg;  // or -1
     bool constant;
     bool in_memory;
-    bool zero_extended;    // bits 32 to 63 are known to be zero
-    int16_t slot;          // of the frame, for what is no global; -1: none yet
-    int32_t displacement;  // to be added to the register: of guest addresses alone
+    bool zero_extended;  // bits 32 to 63 are known to be zero
+    int16_t slot;        // of the frame, for what is no global; -1: none yet
+    // The value is the register << scale + displacement. Either is of guest addresses alone.
+    uint8_t scale;
+    int32_t displacement;
     int64_t number;
 };
 
@@ -112,7 +114,7 @@ struct cm_codegen {
 #define CM_SLOTS 128      // CPU_TEMP_BUF_NLONGS
 #define CM_FIRST_SLOT 16  // the first belong to the slow paths, one for each register
 
-enum { CM_NARROW = 1, CM_ADDRESS = 2 };  // TCGOp.output_pref[0]
+enum { CM_NARROW = 1, CM_ADDRESS = 2, CM_ADDEND = 4 };  // TCGOp.output_pref[0]
 
 typedef struct cm_codegen gen;
 
@@ -124,6 +126,7 @@ static inline bool cm_used_later(const TCGOp* op, int arg) { return op->life >> 
 // Only the low half of the operation's result is needed: set by the backward pass.
 static inline bool cm_is_narrow(const TCGOp* op) { return op->output_pref[0] & CM_NARROW; }
 // The result is read by guest accesses alone, as their address: set by the backward pass.
+static inline bool cm_is_addend(const TCGOp* op) { return op->output_pref[0] & CM_ADDEND; }  // by additions
 static inline bool cm_is_address(const TCGOp* op) { return op->output_pref[0] & CM_ADDRESS; }
 // The value of an output, a global, is the one to be in memory at the end, and a guest store follows: set by
 // the backward pass.
@@ -159,7 +162,8 @@ void cm_hold_for_group(gen* g, struct cm_group* group, int reg);
 void cm_release_group(gen* g, struct cm_group* group);
 void cm_release_dead_inputs(gen* g, const TCGOp* op, int first, int count);
 void cm_define(gen* g, const TCGOp* op, int output, int reg, bool zero_extended);
-void cm_define_sum(gen* g, const TCGOp* op, int reg, int32_t displacement);  // output 0, cm_is_address
+// Output 0, for cm_is_address or cm_is_addend.
+void cm_define_sum(gen* g, const TCGOp* op, int reg, int scale, int32_t displacement);
 void cm_define_constant(gen* g, const TCGOp* op, int output, int64_t number);
 void cm_alias(gen* g, const TCGOp* op, bool zero_extended);  // output 0 has the value of argument 1
 void cm_store_home(gen* g, int temp);

@@ -44,11 +44,12 @@ void cm_release(gen* g, int temp) {
     if (v->reg < 0) return;
     g->holders[v->reg]--;
     v->reg = -1;
+    v->scale = 0;
+    v->displacement = 0;
 }
 
 static void hold(gen* g, int temp, int reg) {
     g->values[temp].reg = (int8_t)reg;
-    g->values[temp].displacement = 0;
     g->holders[reg]++;
     g->last_use[reg] = ++g->clock;
 }
@@ -105,7 +106,9 @@ void cm_store_home(gen* g, int temp) {
         int base;
         const int32_t at = cm_home(g, temp, &base);
         int reg = v->reg;
-        if (v->displacement) emit_rm(&g->e, 0x8d, WIDE, reg = RDI, v->reg, v->displacement);
+        if (v->scale || v->displacement) {
+            emit_rmx(&g->e, 0x8d, WIDE, reg = RDI, -1, v->reg, v->scale, v->displacement);
+        }
         emit_rm(&g->e, 0x89, is_wide(g, temp), reg, base, at);
     } else if (v->constant) {
         cm_store_number(g, temp, v->number);
@@ -172,10 +175,11 @@ void cm_vacate(gen* g, int reg) {
     emit_mov(&g->e, WIDE, other, reg);
     for (int i = 0; i < g->tcg->nb_temps && g->holders[reg]; i++) {
         if (g->values[i].reg != reg) continue;
-        const int32_t displacement = g->values[i].displacement;
+        const struct cm_value was = g->values[i];
         cm_release(g, i);
         hold(g, i, other);
-        g->values[i].displacement = displacement;
+        g->values[i].scale = was.scale;
+        g->values[i].displacement = was.displacement;
     }
     for (int i = 0; i < g->nb_groups && g->holders[reg]; i++) {
         if (g->groups[i].reg != reg) continue;
@@ -246,11 +250,12 @@ void cm_define(gen* g, const TCGOp* op, int output, int reg, bool zero_extended)
     hold(g, temp, reg);
 }
 
-void cm_define_sum(gen* g, const TCGOp* op, int reg, int32_t displacement) {
+void cm_define_sum(gen* g, const TCGOp* op, int reg, int scale, int32_t displacement) {
     const int temp = cm_index(g, op->args[0]);
     forget(g, temp);
     g->values[temp].zero_extended = false;
     hold(g, temp, reg);
+    g->values[temp].scale = (uint8_t)scale;
     g->values[temp].displacement = displacement;
 }
 
@@ -310,6 +315,8 @@ void cm_forget_registers(gen* g) {
     for (int i = 0; i < g->tcg->nb_temps; i++) {
         struct cm_value* v = &g->values[i];
         v->reg = -1;
+        v->scale = 0;
+        v->displacement = 0;
         v->constant = v->zero_extended = false;
         v->in_memory = i < g->tcg->nb_globals || g->tcg->temps[i].temp_local;
     }

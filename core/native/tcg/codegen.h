@@ -125,8 +125,9 @@ static inline bool cm_dies(const TCGOp* op, int arg) { return op->life >> arg & 
 static inline bool cm_used_later(const TCGOp* op, int arg) { return op->life >> (8 + arg) & 1; }
 // Only the low half of the operation's result is needed: set by the backward pass.
 static inline bool cm_is_narrow(const TCGOp* op) { return op->output_pref[0] & CM_NARROW; }
-// The result is read by guest accesses alone, as their address: set by the backward pass.
-static inline bool cm_is_addend(const TCGOp* op) { return op->output_pref[0] & CM_ADDEND; }  // by additions
+// The result is read by 64-bit additions alone, or by guest accesses alone, as their address: set by the
+// backward pass.
+static inline bool cm_is_addend(const TCGOp* op) { return op->output_pref[0] & CM_ADDEND; }
 static inline bool cm_is_address(const TCGOp* op) { return op->output_pref[0] & CM_ADDRESS; }
 // The value of an output, a global, is the one to be in memory at the end, and a guest store follows: set by
 // the backward pass.

@@ -106,8 +106,10 @@ static void emit_fast(gen* g, const struct cm_access* access, int host_base) {
     }
 }
 
-// The first access of a group looks the page up for all of it. It leaves where the page is in a register, or
-// 0 there when it could not, with which the others look it up for themselves behind the block.
+// The first access of a group looks the page up for all of it: for writing, if one of them writes, which
+// includes reading (memory.c). It leaves where the page is in a register, or 0 there when it could not, with
+// which the others look it up for themselves behind the block. No TLB entry is kept, only what it said; that
+// may be used until the guest or a helper could have asked for it to be forgotten.
 static void emit_in_line(gen* g, struct cm_access* access, const struct cm_near* near) {
     const struct cm_group* group = access->role == ALONE ? NULL : &g->groups[near->group];
     if (access->role == NEXT_OF_GROUP) {

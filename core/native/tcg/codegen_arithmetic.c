@@ -24,7 +24,7 @@ static void add_scaled(gen* g, const TCGOp* op, int scaled) {
         base = cm_use(g, other);
     }
     const int reg = cm_allocate(g, 0);
-    emit_rmx(&g->e, 0x8d, size, reg, base, index, scale, number);
+    emit_rmx(&g->e, 0x8d, size, reg, base, index, scale, base < 0 ? number : 0);
     cm_define(g, op, 0, reg, size == NARROW);
 }
 

@@ -141,8 +141,12 @@ class Program:
             line(f"{name} {self.register(wide)}, {r.choice([self.register(small), self.memory(small)])}")
             line(f"movsxd {self.register(64)}, {r.choice([self.register(32), self.memory(32)])}")
         elif kind == 8:
+            base = self.register(64)
+            if r.random() < 0.4:  # known when code is generated, with or without a place in an immediate
+                known = r.choice([r.getrandbits(32), r.randrange(-1000, 1000), r.getrandbits(64)])
+                line(f"mov {base}, {known}")
             line(
-                f"lea {self.register(wide)}, [{self.register(64)}+{self.register(64)}*"
+                f"lea {self.register(wide)}, [{base}+{self.register(64)}*"
                 f"{r.choice([1, 2, 4, 8])}+{r.randrange(-1000, 1000)}]"
             )
         elif kind == 9:

@@ -9,6 +9,7 @@
 // engine's.
 //
 //   codegen_analysis.c  what is known beforehand: last uses, halves that are not wanted
+//   codegen_groups.c    which guest accesses lie near each other
 //   codegen_values.c    which register holds what
 //   codegen_arithmetic.c  computing, with operands from codegen_operands.c
 //   codegen_ops.c       the CPU state, branches
@@ -37,6 +38,7 @@ static int generate(gen* g, TranslationBlock* tb) {
     tcg_optimize(tcg);
     cm_remove_unreachable(tcg);
     cm_analyse(g);
+    cm_find_groups(g);
     cm_values_start(g);
     tcg->code_buf = tcg->code_ptr = tb->tc.ptr;
     g->e.at = tb->tc.ptr;

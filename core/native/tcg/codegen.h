@@ -10,6 +10,10 @@
 #define CM_MAX_FIXUPS 512
 #define CM_MAX_ACCESSES 384
 #define CM_MAX_SAVES 6144
+#define CM_MAX_GROUPS 128
+#define CM_GROUP_SPAN 256  // bytes: the wider, the more often a page ends within
+#define CM_EXPRESSIONS 64
+#define CM_MAX_DISPLACEMENT (1 << 30)  // of addresses: more is added
 
 // Where the value of a temporary is: in any of a register, a constant, its home in memory; or nowhere, when
 // it is dead.
@@ -19,6 +23,9 @@ struct cm_value {
     bool in_memory;
     bool zero_extended;  // bits 32 to 63 are known to be zero
     int16_t slot;        // of the frame, for what is no global; -1: none yet
+    // The value is the register << scale + displacement. Either is of guest addresses alone.
+    uint8_t scale;
+    int32_t displacement;
     int64_t number;
 };
 
@@ -29,14 +36,46 @@ struct cm_save {
     int64_t number;
 };
 
+// The value of a temporary as a sum (codegen_groups.c). Equal bases are equal values.
+struct cm_linear {
+    uint32_t base;
+    int64_t offset;
+};
+
+struct cm_expression {
+    TCGOpcode opc;
+    uint32_t a;
+    uint64_t b;
+    uint32_t base;
+};
+
+// Accesses of a block at known distances: one looks the page up for all of them.
+struct cm_group {
+    struct cm_linear first;  // address of the first
+    int32_t low, high;       // the bytes that they touch, from there
+    int16_t last;            // the last access of it
+    uint8_t mmu_index;
+    bool writes;
+    int8_t reg;  // the host address of the guest's page 0 for these, or 0: look up; or no register: -1
+};
+
+// Where an access lies in its group, if it has one.
+struct cm_near {
+    int16_t group;  // or -1
+    int32_t offset;
+};
+
 // A guest memory access, of which the slow path follows behind the block.
 struct cm_access {
     uint8_t* jump;    // displacement of the branch to the slow path
     uint8_t* resume;  // behind the access
     TCGMemOpIdx oi;
     bool load, wide;  // wide: the register loaded has 64 bits
+    enum { ALONE, FIRST_OF_GROUP, NEXT_OF_GROUP } role;
     int8_t address, data;
-    bool constant;  // the datum stored is `number`
+    int32_t displacement;  // to be added to the address
+    int8_t host_base;      // the host address of the guest's page 0
+    bool constant;         // the datum stored is `number`
     int64_t number;
     uint16_t live;  // registers that a call would clobber and that hold something
     uint16_t first_save, saves;
@@ -51,7 +90,8 @@ struct cm_codegen {
     uint32_t locked;      // registers that the operation at hand uses
     uint8_t holders[16];  // how many temporaries have their value in a register
     unsigned last_use[16];
-    int nb_fixups, nb_accesses, nb_saves;
+    int nb_fixups, nb_accesses, nb_saves, nb_groups;
+    uint32_t next_base;
     bool overflow;
     struct cm_value values[TCG_MAX_TEMPS];
     uint8_t future[TCG_MAX_TEMPS];  // the backward pass: enum cm_future
@@ -62,6 +102,10 @@ struct cm_codegen {
     } fixups[CM_MAX_FIXUPS];
     struct cm_access accesses[CM_MAX_ACCESSES];
     struct cm_save saves[CM_MAX_SAVES];
+    struct cm_near near[CM_MAX_ACCESSES];
+    struct cm_group groups[CM_MAX_GROUPS];
+    struct cm_linear linear[TCG_MAX_TEMPS];
+    struct cm_expression expressions[CM_EXPRESSIONS];
 };
 
 // RSI and RDI hold no temporaries: they are at hand within an operation. RBP is the CPU state.
@@ -69,6 +113,8 @@ struct cm_codegen {
 #define CM_CALL_CLOBBERED (1u << RAX | 1u << RCX | 1u << RDX | 1u << R8 | 1u << R9 | 1u << R10 | 1u << R11)
 #define CM_SLOTS 128      // CPU_TEMP_BUF_NLONGS
 #define CM_FIRST_SLOT 16  // the first belong to the slow paths, one for each register
+
+enum { CM_NARROW = 1, CM_ADDRESS = 2, CM_ADDEND = 4 };  // TCGOp.output_pref[0]
 
 typedef struct cm_codegen gen;
 
@@ -78,7 +124,11 @@ static inline bool cm_dies(const TCGOp* op, int arg) { return op->life >> arg & 
 // It is read again within the block, and not only kept for what comes after it.
 static inline bool cm_used_later(const TCGOp* op, int arg) { return op->life >> (8 + arg) & 1; }
 // Only the low half of the operation's result is needed: set by the backward pass.
-static inline bool cm_is_narrow(const TCGOp* op) { return op->output_pref[0] != 0; }
+static inline bool cm_is_narrow(const TCGOp* op) { return op->output_pref[0] & CM_NARROW; }
+// The result is read by 64-bit additions alone, or by guest accesses alone, as their address: set by the
+// backward pass.
+static inline bool cm_is_addend(const TCGOp* op) { return op->output_pref[0] & CM_ADDEND; }
+static inline bool cm_is_address(const TCGOp* op) { return op->output_pref[0] & CM_ADDRESS; }
 // The value of an output, a global, is the one to be in memory at the end, and a guest store follows: set by
 // the backward pass.
 static inline bool cm_is_final(const TCGOp* op, int output) { return op->output_pref[1] >> output & 1; }
@@ -86,10 +136,19 @@ static inline int32_t cm_slot_offset(const gen* g, int slot) {
     return (int32_t)(g->tcg->frame_start + slot * 8);
 }
 
+static inline bool cm_is_access(const TCGOp* op) {
+    return op->opc == INDEX_op_qemu_ld_i32 || op->opc == INDEX_op_qemu_ld_i64 ||
+           op->opc == INDEX_op_qemu_st_i32 || op->opc == INDEX_op_qemu_st_i64;
+}
+
 // codegen_analysis.c
 bool cm_can_generate(TCGContext* tcg);
 void cm_remove_unreachable(TCGContext* tcg);
 void cm_analyse(gen* g);
+
+// codegen_groups.c
+void cm_find_groups(gen* g);
+struct cm_group* cm_group_of(gen* g, int access);  // NULL: it is alone
 
 // codegen_values.c
 void cm_values_start(gen* g);
@@ -100,8 +159,12 @@ int cm_take(gen* g, const TCGOp* op, int arg, int size,
             uint32_t forbidden);  // one to be overwritten, with its value
 void cm_vacate(gen* g, int reg);  // moves elsewhere what a register holds
 void cm_release(gen* g, int temp);
+void cm_hold_for_group(gen* g, struct cm_group* group, int reg);
+void cm_release_group(gen* g, struct cm_group* group);
 void cm_release_dead_inputs(gen* g, const TCGOp* op, int first, int count);
 void cm_define(gen* g, const TCGOp* op, int output, int reg, bool zero_extended);
+// Output 0, for cm_is_address or cm_is_addend.
+void cm_define_sum(gen* g, const TCGOp* op, int reg, int scale, int32_t displacement);
 void cm_define_constant(gen* g, const TCGOp* op, int output, int64_t number);
 void cm_alias(gen* g, const TCGOp* op, bool zero_extended);  // output 0 has the value of argument 1
 void cm_store_home(gen* g, int temp);

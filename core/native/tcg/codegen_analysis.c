@@ -6,11 +6,13 @@
 #ifdef __x86_64__
 
 enum cm_future {
-    LIVE = 1,       // read later, or kept in memory at the end
-    HIGH_HALF = 2,  // bits 32 to 63 are read by a later operation
-    HIGH_KEPT = 4,  // they are part of what the block leaves behind
-    READ = 8,       // read by a later operation of this basic block
-    REPLACED = 16,  // another value takes its place before this one has to be in memory
+    LIVE = 1,         // read later, or kept in memory at the end
+    HIGH_HALF = 2,    // bits 32 to 63 are read by a later operation
+    HIGH_KEPT = 4,    // they are part of what the block leaves behind
+    READ = 8,         // read by a later operation of this basic block
+    REPLACED = 16,    // another value takes its place before this one has to be in memory
+    NO_ADDRESS = 32,  // read for anything but the address of a guest access
+    NO_ADDEND = 64,   // ... but an addition of 64 bits
 };
 
 #define EITHER(name)            \
@@ -257,6 +259,13 @@ static void shorten(gen* g, TCGOp* op) {
     }
 }
 
+// What is defined here is read by operations of one kind alone.
+static bool is_read_only_as(const gen* g, TCGArg arg, uint8_t otherwise) {
+    const int temp = cm_index(g, arg);
+    return temp >= g->tcg->nb_globals && !g->tcg->temps[temp].temp_local &&
+           (g->future[temp] & (READ | otherwise)) == READ;
+}
+
 void cm_analyse(gen* g) {
     TCGContext* tcg = g->tcg;
     const struct flag_words flags = {
@@ -287,6 +296,9 @@ void cm_analyse(gen* g) {
             continue;
         }
         unsigned life = 0, final = 0;
+        const bool is_access = cm_is_access(op);
+        const bool address = op->opc == INDEX_op_add_i64 && is_read_only_as(g, op->args[0], NO_ADDRESS);
+        const bool addend = op->opc == INDEX_op_shl_i64 && is_read_only_as(g, op->args[0], NO_ADDEND);
         bool narrow = has_narrow_form(op);
         for (int i = 0; i < outputs; i++) {
             const int temp = cm_index(g, op->args[i]);
@@ -330,10 +342,12 @@ void cm_analyse(gen* g) {
             if (!ts) continue;
             uint8_t* future = &g->future[cm_index(g, op->args[i])];
             *future |= LIVE | READ;
+            if (!is_access || i != 1) *future |= NO_ADDRESS;
+            if (op->opc != INDEX_op_add_i64) *future |= NO_ADDEND;
             if (is_call || reads_high_half(op, i, narrow)) *future |= HIGH_HALF;
         }
         op->life = life;
-        op->output_pref[0] = narrow;
+        op->output_pref[0] = (narrow ? CM_NARROW : 0) | (address ? CM_ADDRESS : 0) | (addend ? CM_ADDEND : 0);
         op->output_pref[1] = final;
     }
 }

@@ -8,8 +8,33 @@
     case INDEX_op_##name##_i32: \
     case INDEX_op_##name##_i64
 
+// A sum with an addend that is still to be shifted.
+static void add_scaled(gen* g, const TCGOp* op, int scaled) {
+    const int size = cm_size_of(g, op);
+    const int index = cm_use(g, op->args[scaled]);
+    const int scale = cm_value(g, op->args[scaled])->scale;
+    const TCGArg other = op->args[3 - scaled];
+    int32_t number = 0;
+    int base = -1;
+    if (cm_value(g, other)->scale) {
+        const int shifted = cm_use(g, other);
+        base = cm_allocate(g, 0);
+        emit_rmx(&g->e, 0x8d, size, base, -1, shifted, cm_value(g, other)->scale, 0);
+    } else if (!cm_immediate(g, other, size, &number)) {
+        base = cm_use(g, other);
+    }
+    const int reg = cm_allocate(g, 0);
+    emit_rmx(&g->e, 0x8d, size, reg, base, index, scale, base < 0 ? number : 0);
+    cm_define(g, op, 0, reg, size == NARROW);
+}
+
 static void binary(gen* g, const TCGOp* op, int kind) {
     const int size = cm_size_of(g, op);
+    for (int i = 1; i <= 2; i++) {
+        if (kind != ALU_ADD || !cm_value(g, op->args[i])->scale) continue;
+        add_scaled(g, op, i);
+        return;
+    }
     int a = 1, b = 2;
     if (kind != ALU_SUB &&
         (cm_value(g, op->args[1])->constant || (cm_can_take(g, op, 2) && !cm_can_take(g, op, 1))) &&
@@ -18,6 +43,12 @@ static void binary(gen* g, const TCGOp* op, int kind) {
     }
     const struct cm_operand second = cm_operand(g, op, b, size);
     int reg;
+    if (kind == ALU_ADD && cm_is_address(op) && second.kind == IMMEDIATE &&
+        !cm_value(g, op->args[a])->constant && second.number > -CM_MAX_DISPLACEMENT &&
+        second.number < CM_MAX_DISPLACEMENT) {
+        cm_define_sum(g, op, cm_use(g, op->args[a]), 0, second.number);
+        return;
+    }
     if (kind == ALU_ADD && second.kind != MEMORY && !cm_can_take(g, op, a) && !cm_at_home(g, op, a)) {
         const int first = cm_use(g, op->args[a]);
         reg = cm_allocate(g, 0);
@@ -54,6 +85,10 @@ static void shift(gen* g, const TCGOp* op, int kind, unsigned vex_prefix) {
     int reg;
     if (count->constant) {
         const unsigned by = (unsigned)count->number & (size == WIDE ? 63 : 31);
+        if (cm_is_addend(op) && by >= 1 && by <= 3 && !cm_value(g, op->args[1])->constant) {
+            cm_define_sum(g, op, cm_use(g, op->args[1]), (int)by, 0);
+            return;
+        }
         reg = cm_take(g, op, 1, size, 0);
         if (by) emit_shift_imm(&g->e, kind, size, reg, by);
         if (!by && size == NARROW) emit_mov(&g->e, NARROW, reg, reg);

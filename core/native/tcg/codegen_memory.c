@@ -17,25 +17,31 @@ static int32_t tlb_field(int mmu_index, size_t field) {
            TLB_OFFSET_BIAS;
 }
 
-// Leaves the host address of the guest's page 0 in RSI.
-static uint8_t* emit_look_up(gen* g, int address, TCGMemOpIdx oi, size_t comparator) {
+static void emit_sum(emitter* e, int reg, int address, int32_t displacement) {
+    if (displacement) {
+        emit_rm(e, 0x8d, WIDE, reg, address, displacement);
+    } else {
+        emit_mov(e, WIDE, reg, address);
+    }
+}
+
+// Leaves the host address of the guest's page 0 in `host_base`, for the bytes from `low` up to, but not with,
+// `high` about the address. Another page at their end misses.
+static uint8_t* emit_look_up(gen* g, const struct cm_access* access, int32_t low, int32_t high, bool write,
+                             int host_base) {
     emitter* e = &g->e;
-    const MemOp op = get_memop(oi);
-    const int mmu_index = (int)get_mmuidx(oi);
-    const int32_t size = 1 << (op & MO_SIZE), alignment = 1 << get_alignment_bits(op);
-    emit_mov(e, WIDE, RDI, address);
+    const int mmu_index = (int)get_mmuidx(access->oi);
+    const int32_t alignment = 1 << get_alignment_bits(get_memop(access->oi));
+    emit_sum(e, RDI, access->address, access->displacement + low);
     emit_shift_imm(e, SHIFT_SHR, WIDE, RDI, TARGET_PAGE_BITS - CPU_TLB_ENTRY_BITS);
     emit_rm(e, 0x23, WIDE, RDI, RBP, tlb_field(mmu_index, offsetof(CPUTLBDescFast, mask)));
     emit_rm(e, 0x03, WIDE, RDI, RBP, tlb_field(mmu_index, offsetof(CPUTLBDescFast, table)));
-    if (size > alignment) {  // an access across the page's end misses
-        emit_rm(e, 0x8d, WIDE, RSI, address, size - alignment);
-    } else {
-        emit_mov(e, WIDE, RSI, address);
-    }
+    emit_sum(e, RSI, access->address, access->displacement + (high > alignment ? high - alignment : 0));
     emit_alu_imm(e, ALU_AND, WIDE, RSI, (int32_t)TARGET_PAGE_MASK | (alignment - 1));
-    emit_rm(e, 0x3b, WIDE, RSI, RDI, (int32_t)comparator);
+    emit_rm(e, 0x3b, WIDE, RSI, RDI,
+            write ? offsetof(CPUTLBEntry, addr_write) : offsetof(CPUTLBEntry, addr_read));
     uint8_t* jump = emit_jcc(e, IF_NE);
-    emit_rm(e, 0x8b, WIDE, RSI, RDI, offsetof(CPUTLBEntry, addend));
+    emit_rm(e, 0x8b, WIDE, host_base, RDI, offsetof(CPUTLBEntry, addend));
     return jump;
 }
 
@@ -53,7 +59,9 @@ static void save_state(gen* g, struct cm_access* access) {
     access->saves = (uint16_t)(g->nb_saves - access->first_save);
 }
 
-static void emit_fast_load(gen* g, MemOp op, bool wide, int reg, int address) {
+static void emit_fast_load(gen* g, const struct cm_access* access, int host_base) {
+    const MemOp op = get_memop(access->oi);
+    const bool wide = access->wide;
     static const unsigned opcodes[8] = {
         [MO_UB] = 0x0fb6, [MO_UW] = 0x0fb7, [MO_UL] = 0x8b, [MO_Q] = 0x8b,
         [MO_SB] = 0x0fbe, [MO_SW] = 0x0fbf, [MO_SL] = 0x63,
@@ -62,18 +70,18 @@ static void emit_fast_load(gen* g, MemOp op, bool wide, int reg, int address) {
     unsigned opcode = opcodes[op & MO_SSIZE];
     if ((op & MO_SSIZE) == MO_SL && !wide) opcode = 0x8b;
     const int size = (op & MO_SIZE) == MO_64 || (is_signed && wide) ? WIDE : NARROW;
-    emit_rmx(&g->e, opcode, size, reg, RSI, address, 0, 0);
+    emit_rmx(&g->e, opcode, size, access->data, host_base, access->address, 0, access->displacement);
 }
 
-static void emit_fast_store(gen* g, const struct cm_access* access, MemOp op) {
-    const int bits = op & MO_SIZE;
+static void emit_fast_store(gen* g, const struct cm_access* access, int host_base) {
+    const int bits = get_memop(access->oi) & MO_SIZE;
     const int size = bits == MO_64 ? WIDE : bits == MO_16 ? HALF : NARROW;
     if (!access->constant) {
-        emit_rmx(&g->e, bits == MO_8 ? 0x88 : 0x89, bits == MO_8 ? BYTE_REGISTER : size, access->data, RSI,
-                 access->address, 0, 0);
+        emit_rmx(&g->e, bits == MO_8 ? 0x88 : 0x89, bits == MO_8 ? BYTE_REGISTER : size, access->data,
+                 host_base, access->address, 0, access->displacement);
         return;
     }
-    emit_rmx(&g->e, bits == MO_8 ? 0xc6 : 0xc7, size, 0, RSI, access->address, 0, 0);
+    emit_rmx(&g->e, bits == MO_8 ? 0xc6 : 0xc7, size, 0, host_base, access->address, 0, access->displacement);
     emit8(&g->e, (uint8_t)access->number);
     if (bits >= MO_16) emit8(&g->e, (uint8_t)(access->number >> 8));
     if (bits >= MO_32) {
@@ -90,45 +98,84 @@ static uint16_t held_across_call(const gen* g) {
     return live;
 }
 
+static void emit_fast(gen* g, const struct cm_access* access, int host_base) {
+    if (access->load) {
+        emit_fast_load(g, access, host_base);
+    } else {
+        emit_fast_store(g, access, host_base);
+    }
+}
+
+// The first access of a group looks the page up for all of it: for writing, if one of them writes, which
+// includes reading (memory.c). It leaves where the page is in a register, or 0 there when it could not, with
+// which the others look it up for themselves behind the block. No TLB entry is kept, only what it said; that
+// may be used until the guest or a helper could have asked for it to be forgotten.
+static void emit_in_line(gen* g, struct cm_access* access, const struct cm_near* near) {
+    const struct cm_group* group = access->role == ALONE ? NULL : &g->groups[near->group];
+    if (access->role == NEXT_OF_GROUP) {
+        emit_rr(&g->e, 0x85, WIDE, access->host_base, access->host_base);
+        access->jump = emit_jcc(&g->e, IF_E);
+    } else if (group) {
+        access->jump = emit_look_up(g, access, group->low - near->offset, group->high - near->offset,
+                                    group->writes, access->host_base);
+    } else {
+        access->jump = emit_look_up(g, access, 0, 1 << (get_memop(access->oi) & MO_SIZE), !access->load, RSI);
+    }
+    emit_fast(g, access, access->host_base);
+    access->resume = g->e.at;
+}
+
 void cm_generate_access(gen* g, TCGOp* op) {
     if (g->nb_accesses == CM_MAX_ACCESSES) {
         g->overflow = true;
         return;
     }
-    struct cm_access* access = &g->accesses[g->nb_accesses++];
-    *access = (struct cm_access){.oi = (TCGMemOpIdx)op->args[2]};
+    const int number = g->nb_accesses++;
+    struct cm_access* access = &g->accesses[number];
+    *access = (struct cm_access){.oi = (TCGMemOpIdx)op->args[2], .host_base = RSI};
     access->load = op->opc == INDEX_op_qemu_ld_i32 || op->opc == INDEX_op_qemu_ld_i64;
     access->wide = op->opc == INDEX_op_qemu_ld_i64 || op->opc == INDEX_op_qemu_st_i64;
     const MemOp memop = get_memop(access->oi);
+    struct cm_group* group = cm_group_of(g, number);
+    if (group && group->reg >= 0) {
+        access->role = NEXT_OF_GROUP;
+        access->host_base = group->reg;
+        g->locked |= 1u << group->reg;
+    } else if (group && group->last != number) {
+        access->role = FIRST_OF_GROUP;
+    }
     const int address = cm_use(g, op->args[1]);
     access->address = (int8_t)address;
-    if (!access->load) {
+    access->displacement = cm_value(g, op->args[1])->displacement;
+    if (access->load) {
+        // The datum's register may be the address's, but not one that the slow path has still to store.
+        const int address_temp = cm_index(g, op->args[1]);
+        const bool reuse = cm_dies(op, 1) && !arg_temp(op->args[1])->fixed_reg && g->holders[address] == 1 &&
+                           address_temp >= g->tcg->nb_globals;
+        access->data = (int8_t)(reuse ? address : cm_allocate(g, 0));
+    } else {
         const struct cm_value* v = cm_value(g, op->args[0]);
         access->number = v->number;
         access->constant = v->constant && ((memop & MO_SIZE) != MO_64 || v->number == (int32_t)v->number);
         if (!access->constant) access->data = (int8_t)cm_use(g, op->args[0]);
-        save_state(g, access);
-        cm_release_dead_inputs(g, op, 0, 2);
-        access->live = held_across_call(g);
-        access->jump = emit_look_up(g, address, access->oi, offsetof(CPUTLBEntry, addr_write));
-        emit_fast_store(g, access, memop);
-        access->resume = g->e.at;
-        return;
     }
-    // The datum's register may be the address's, but not one that the slow path has still to store.
-    const int address_temp = cm_index(g, op->args[1]);
-    const bool reuse = cm_dies(op, 1) && !arg_temp(op->args[1])->fixed_reg && g->holders[address] == 1 &&
-                       address_temp >= g->tcg->nb_globals;
-    const int reg = reuse ? address : cm_allocate(g, 0);
+    if (access->role == FIRST_OF_GROUP) {
+        access->host_base = (int8_t)cm_allocate(g, 0);
+        cm_hold_for_group(g, group, access->host_base);
+    }
     save_state(g, access);
-    cm_release_dead_inputs(g, op, 1, 1);
-    access->live = held_across_call(g) & (uint16_t) ~(1u << reg);
-    access->data = (int8_t)reg;
-    access->jump = emit_look_up(g, address, access->oi, offsetof(CPUTLBEntry, addr_read));
-    emit_fast_load(g, memop, access->wide, reg, address);
-    access->resume = g->e.at;
+    if (access->load) {
+        cm_release_dead_inputs(g, op, 1, 1);
+    } else {
+        cm_release_dead_inputs(g, op, 0, 2);
+    }
+    if (group && group->last == number) cm_release_group(g, group);
+    access->live = held_across_call(g);
+    if (access->load) access->live &= (uint16_t) ~(1u << access->data);
+    emit_in_line(g, access, &g->near[number]);
+    if (!access->load) return;
     const bool is_signed = (memop & MO_SIGN) != 0 && (memop & MO_SIZE) != MO_64;
-    cm_define(g, op, 0, reg, (memop & MO_SIZE) != MO_64 && !(is_signed && access->wide));
+    cm_define(g, op, 0, access->data, (memop & MO_SIZE) != MO_64 && !(is_signed && access->wide));
 }
 
 // The engine's helpers, and before a store a look whether the block has to be left (cm_engine_self_write).
@@ -194,9 +241,26 @@ static void emit_loaded(gen* g, const struct cm_access* access) {
     emit_rr(&g->e, opcode, size | BYTE_REGISTER, access->data, RAX);
 }
 
-static void slow_path(gen* g, const struct cm_access* access) {
+// Where the look-up of a group does not serve an access, it has one of its own. Before every place that a
+// branch out of a fast path leads to stands the distance from there to the slow path: a store that the host
+// refuses goes on with the latter (memory.c).
+static void own_look_up(gen* g, struct cm_access* access) {
+    emitter* e = &g->e;
+    uint8_t* distance = e->at;
+    emit32(e, 0);
+    emit_patch(access->jump, e->at);
+    if (access->role == FIRST_OF_GROUP) emit_alu(e, ALU_XOR, NARROW, access->host_base, access->host_base);
+    access->jump = emit_look_up(g, access, 0, 1 << (get_memop(access->oi) & MO_SIZE), !access->load, RSI);
+    emit_fast(g, access, RSI);
+    emit_jmp(e, access->resume);
+    emit_patch(distance, e->at + 4);
+}
+
+static void slow_path(gen* g, struct cm_access* access) {
     emitter* e = &g->e;
     const MemOp op = get_memop(access->oi);
+    if (access->role != ALONE) own_look_up(g, access);
+    emit32(e, 0);
     emit_patch(access->jump, e->at);
     for (int i = 0; i < access->saves; i++) {
         const struct cm_save* save = &g->saves[access->first_save + i];
@@ -208,7 +272,7 @@ static void slow_path(gen* g, const struct cm_access* access) {
         emit_rm(e, 0x89, ts->type != TCG_TYPE_I32, save->reg, RBP, (int32_t)ts->mem_offset);
     }
     save_registers(g, access->live, false);
-    emit_mov(e, WIDE, RSI, access->address);
+    emit_sum(e, RSI, access->address, access->displacement);
     if (!access->load) {
         if (access->constant) {
             emit_mov_imm(e, RDX, access->number);

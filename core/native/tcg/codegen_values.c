@@ -44,12 +44,33 @@ void cm_release(gen* g, int temp) {
     if (v->reg < 0) return;
     g->holders[v->reg]--;
     v->reg = -1;
+    v->scale = 0;
+    v->displacement = 0;
 }
 
 static void hold(gen* g, int temp, int reg) {
     g->values[temp].reg = (int8_t)reg;
     g->holders[reg]++;
     g->last_use[reg] = ++g->clock;
+}
+
+void cm_hold_for_group(gen* g, struct cm_group* group, int reg) {
+    group->reg = (int8_t)reg;
+    g->holders[reg]++;
+    g->last_use[reg] = ++g->clock;
+}
+
+void cm_release_group(gen* g, struct cm_group* group) {
+    if (group->reg < 0) return;
+    g->holders[group->reg]--;
+    group->reg = -1;
+}
+
+// The group looks its page up again.
+static void release_groups(gen* g, uint32_t registers) {
+    for (int i = 0; i < g->nb_groups; i++) {
+        if (g->groups[i].reg >= 0 && (registers >> g->groups[i].reg & 1)) cm_release_group(g, &g->groups[i]);
+    }
 }
 
 // Drops a value that nobody reads again.
@@ -84,7 +105,11 @@ void cm_store_home(gen* g, int temp) {
     if (v->reg >= 0) {
         int base;
         const int32_t at = cm_home(g, temp, &base);
-        emit_rm(&g->e, 0x89, is_wide(g, temp), v->reg, base, at);
+        int reg = v->reg;
+        if (v->scale || v->displacement) {
+            emit_rmx(&g->e, 0x8d, WIDE, reg = RDI, -1, v->reg, v->scale, v->displacement);
+        }
+        emit_rm(&g->e, 0x89, is_wide(g, temp), reg, base, at);
     } else if (v->constant) {
         cm_store_number(g, temp, v->number);
     } else {
@@ -99,6 +124,7 @@ static void spill(gen* g, int reg) {
         if (!g->values[i].in_memory && !g->values[i].constant) cm_store_home(g, i);
         cm_release(g, i);
     }
+    if (g->holders[reg]) release_groups(g, 1u << reg);
 }
 
 // The register to give up: one whose values are elsewhere too, rather; the one not used for longest.
@@ -149,8 +175,16 @@ void cm_vacate(gen* g, int reg) {
     emit_mov(&g->e, WIDE, other, reg);
     for (int i = 0; i < g->tcg->nb_temps && g->holders[reg]; i++) {
         if (g->values[i].reg != reg) continue;
+        const struct cm_value was = g->values[i];
         cm_release(g, i);
         hold(g, i, other);
+        g->values[i].scale = was.scale;
+        g->values[i].displacement = was.displacement;
+    }
+    for (int i = 0; i < g->nb_groups && g->holders[reg]; i++) {
+        if (g->groups[i].reg != reg) continue;
+        cm_release_group(g, &g->groups[i]);
+        cm_hold_for_group(g, &g->groups[i], other);
     }
 }
 
@@ -216,6 +250,15 @@ void cm_define(gen* g, const TCGOp* op, int output, int reg, bool zero_extended)
     hold(g, temp, reg);
 }
 
+void cm_define_sum(gen* g, const TCGOp* op, int reg, int scale, int32_t displacement) {
+    const int temp = cm_index(g, op->args[0]);
+    forget(g, temp);
+    g->values[temp].zero_extended = false;
+    hold(g, temp, reg);
+    g->values[temp].scale = (uint8_t)scale;
+    g->values[temp].displacement = displacement;
+}
+
 void cm_define_constant(gen* g, const TCGOp* op, int output, int64_t number) {
     const int temp = cm_index(g, op->args[output]);
     forget(g, temp);
@@ -272,9 +315,12 @@ void cm_forget_registers(gen* g) {
     for (int i = 0; i < g->tcg->nb_temps; i++) {
         struct cm_value* v = &g->values[i];
         v->reg = -1;
+        v->scale = 0;
+        v->displacement = 0;
         v->constant = v->zero_extended = false;
         v->in_memory = i < g->tcg->nb_globals || g->tcg->temps[i].temp_local;
     }
+    release_groups(g, UINT32_MAX);
     memset(g->holders, 0, sizeof g->holders);
 }
 
@@ -291,6 +337,7 @@ void cm_spill_for_call(gen* g, bool writes_globals) {
             v->in_memory = true;
         }
     }
+    release_groups(g, CM_CALL_CLOBBERED);
 }
 
 #endif

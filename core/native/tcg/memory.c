@@ -99,8 +99,9 @@ void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr g
     entry->addr_write = prot & PAGE_WRITE ? page : (target_ulong)-1;
     if (unlikely(!QTAILQ_EMPTY(&cs->watchpoints))) {
         const int watched = cpu_watchpoint_address_matches(cs, page, TARGET_PAGE_SIZE);
+        // What may be written without a look at it may be read so too (codegen_memory.c).
         if ((watched & BP_MEM_READ) && (prot & PAGE_READ)) entry->addr_read |= TLB_WATCHPOINT;
-        if ((watched & BP_MEM_WRITE) && (prot & PAGE_WRITE)) entry->addr_write |= TLB_WATCHPOINT;
+        if (watched && (prot & PAGE_WRITE)) entry->addr_write |= TLB_WATCHPOINT;
     }
     desc->n_used_entries++;
 }
@@ -181,15 +182,26 @@ MemTxResult CM_WRAP(memory_region_dispatch_write)(struct uc_struct* uc, MemoryRe
 }
 
 // At a store of the code generator's own the state is not in memory: the slow path puts it there, and then
-// leaves the block. True when `host_pc` is such a store.
+// leaves the block. True when `host_pc` is such a store: before it stands the branch to the slow path, or to
+// another look-up that has the distance to the slow path before it (codegen_memory.c).
 static bool continue_in_slow_path(cm_engine* engine, const uint8_t* host_pc, ucontext_t* context) {
 #ifdef __x86_64__
-    static const uint8_t jne[2] = {0x0f, 0x85},
-                         load_addend[4] = {0x48, 0x8b, 0x77, offsetof(CPUTLBEntry, addend)};
-    if (memcmp(host_pc - 10, jne, 2) != 0 || memcmp(host_pc - 4, load_addend, 4) != 0) return false;
+    const uint8_t* branch_end;
+    const uint8_t rex_of_load = host_pc[-4], modrm_of_load = host_pc[-2];
+    if (host_pc[-10] == 0x0f && host_pc[-9] == 0x85 && (rex_of_load & 0xfb) == 0x48 && host_pc[-3] == 0x8b &&
+        (modrm_of_load & 0xc7) == 0x47 && host_pc[-1] == offsetof(CPUTLBEntry, addend)) {
+        branch_end = host_pc - 4;  // jne; mov reg, [rdi + addend]
+    } else if (host_pc[-6] == 0x0f && host_pc[-5] == 0x84 && (host_pc[-9] & 0xfa) == 0x48 &&
+               host_pc[-8] == 0x85 && host_pc[-7] >> 6 == 3) {
+        branch_end = host_pc;  // test reg, reg; je
+    } else {
+        return false;
+    }
     int32_t distance;
-    memcpy(&distance, host_pc - 8, 4);
-    context->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(host_pc - 4 + distance);
+    memcpy(&distance, branch_end - 4, 4);
+    const uint8_t* target = branch_end + distance;
+    memcpy(&distance, target - 4, 4);
+    context->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(target + distance);
     engine->restart_at_store = true;
     return true;
 #else

@@ -20,7 +20,9 @@ from raw_host import until_halted
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the host is another")
 
 PROGRAMS, INSTRUCTIONS = 60, 120
-CODE, DATA, TABLES, STACK = 0x10_0000, 0x18_0000, 0x1000, 0x8000
+PAGE_END = 0x700  # in the data
+# A page ends within the saved registers on the stack too.
+CODE, DATA, TABLES, STACK = 0x10_0000, 0x18_1000 - PAGE_END, 0x1000, 0x8028
 DATA_BYTES, RESULTS = 4096 + 512, 4096  # operands; then the registers and flags at the end
 CF, PF, AF, ZF, SF, OF = 1, 4, 0x10, 0x40, 0x80, 0x800
 ALL = CF | PF | AF | ZF | SF | OF
@@ -46,7 +48,44 @@ class Program:
     labels: int = 0
 
     def memory(self, bits: int) -> str:
-        return f"{WORDS[bits]} ptr [r15+{self.random.randrange(0, 4080)}]"
+        """Half of them are near each other or another page, where one look-up serves several."""
+        r = self.random
+        near = r.choice([PAGE_END, 0x200, 0x203, 0x900]) + r.randrange(-24, 24)
+        return f"{WORDS[bits]} ptr [r15+{near if r.random() < 0.5 else r.randrange(0, 4080)}]"
+
+    def indexed(self) -> None:
+        """A load and a store of an address, or of neighbours, that is computed anew for each; no flags."""
+        r = self.random
+        scale, offset = r.choice([1, 2, 4, 8]), r.choice([PAGE_END - 1024, r.randrange(0, 2000)])
+        other = r.choice([offset, offset, offset + r.randrange(-8, 8) if offset > 8 else offset + 4])
+        bits, second = r.choice([8, 16, 32, 64]), r.choice([8, 16, 32, 64])
+        name = r.randrange(7)
+        self.lines.append("movzx r14d, r14b")
+        self.lines.append(f"mov {NAMES[bits][name]}, [r15+r14*{scale}+{offset}]")
+        if r.random() < 0.3:
+            self.lines.append(f"mov {self.memory(64)}, {self.register(64)}")
+        self.lines.append(f"not {NAMES[64][name]}")
+        if r.random() < 0.3:
+            self.lines.append(f"lea r14, [r14+{r.randrange(4)}]")
+        self.lines.append(f"mov [r15+r14*{scale}+{other}], {NAMES[second][name]}")
+
+    def on_stack(self) -> None:
+        """Pushes, words of them by their place, pops."""
+        r = self.random
+        count = r.randrange(2, 6)
+        self.lines += [f"push {self.register(64)}" for _ in range(count)]
+        for _ in range(r.randrange(3)):
+            bits, place = r.choice([8, 16, 32, 64]), r.randrange(8 * count - 7)
+            self.lines.append(
+                r.choice(
+                    [
+                        f"mov {self.register(bits)}, [rsp+{place}]",
+                        f"mov [rsp+{place}], {self.register(bits)}",
+                        f"not {WORDS[bits]} ptr [rsp+{place}]",
+                    ]
+                )
+            )
+        self.lines += [f"pop {self.register(64)}" for _ in range(count)]
 
     def pair(self, bits: int) -> tuple[str, str]:
         """A destination and a source, of which one at most is in memory."""
@@ -82,7 +121,7 @@ class Program:
         r = self.random
         bits = r.choice([8, 16, 32, 32, 64, 64])
         wide = r.choice([32, 64])
-        kind = r.randrange(20)
+        kind = r.randrange(22)
         line = self.lines.append
         if kind < 5:
             name = r.choice(["add", "sub", "cmp", "and", "or", "xor", "test", "adc", "sbb"])
@@ -102,8 +141,12 @@ class Program:
             line(f"{name} {self.register(wide)}, {r.choice([self.register(small), self.memory(small)])}")
             line(f"movsxd {self.register(64)}, {r.choice([self.register(32), self.memory(32)])}")
         elif kind == 8:
+            base = self.register(64)
+            if r.random() < 0.4:  # known when code is generated, with or without a place in an immediate
+                known = r.choice([r.getrandbits(32), r.randrange(-1000, 1000), r.getrandbits(64)])
+                line(f"mov {base}, {known}")
             line(
-                f"lea {self.register(wide)}, [{self.register(64)}+{self.register(64)}*"
+                f"lea {self.register(wide)}, [{base}+{self.register(64)}*"
                 f"{r.choice([1, 2, 4, 8])}+{r.randrange(-1000, 1000)}]"
             )
         elif kind == 9:
@@ -172,6 +215,10 @@ class Program:
             name = r.choice(["xadd", "lock xadd", "cmpxchg", "lock cmpxchg"])
             line(f"{name} {self.memory(wide)}, {self.register(wide)}")
             self.set_flags(ALL)
+        elif kind == 19:
+            self.indexed()
+        elif kind == 20:
+            self.on_stack()
         else:
             condition = self.condition()
             if condition:

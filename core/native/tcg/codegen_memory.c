@@ -179,38 +179,34 @@ void cm_generate_access(gen* g, TCGOp* op) {
 }
 
 // The engine's helpers, and before a store a look whether the block has to be left (cm_engine_self_write).
-static void restart_if_asked(CPUArchState* env, uintptr_t return_address) {
+// While it stores that may turn out again: it is then undone, which a store over two pages, of which one part
+// may have been made, is not.
+static void begin_store(CPUArchState* env, target_ulong address, unsigned size, uintptr_t from) {
     struct cm_engine* engine = cm_engine_of(env->uc);
-    if (likely(!engine->restart_at_store)) return;
-    engine->restart_at_store = false;
-    engine->counters.self_restarts++;
-    cpu_restore_state(engine->cs, return_address, true);
-    engine->cs->cflags_next_tb = 1;
-    cpu_loop_exit_noexc(engine->cs);
+    if (unlikely(engine->restart_at_store)) {
+        engine->restart_at_store = false;
+        engine->counters.self_restarts++;
+        cpu_restore_state(engine->cs, from, true);
+        engine->cs->cflags_next_tb = 1;
+        cpu_loop_exit_noexc(engine->cs);
+    }
+    if (likely((address & ~TARGET_PAGE_MASK) + size <= TARGET_PAGE_SIZE)) engine->slow_store = from;
 }
 
-static void store_8(CPUArchState* env, target_ulong address, uint8_t datum, TCGMemOpIdx oi, uintptr_t from) {
-    restart_if_asked(env, from);
-    helper_ret_stb_mmu(env, address, datum, oi, from);
-}
+static void end_store(CPUArchState* env) { cm_engine_of(env->uc)->slow_store = 0; }
 
-static void store_16(CPUArchState* env, target_ulong address, uint16_t datum, TCGMemOpIdx oi,
-                     uintptr_t from) {
-    restart_if_asked(env, from);
-    helper_le_stw_mmu(env, address, datum, oi, from);
-}
+#define STORE(bits, type, helper)                                                                 \
+    static void store_##bits(CPUArchState* env, target_ulong address, type datum, TCGMemOpIdx oi, \
+                             uintptr_t from) {                                                    \
+        begin_store(env, address, (bits) / 8, from);                                              \
+        helper(env, address, datum, oi, from);                                                    \
+        end_store(env);                                                                           \
+    }
 
-static void store_32(CPUArchState* env, target_ulong address, uint32_t datum, TCGMemOpIdx oi,
-                     uintptr_t from) {
-    restart_if_asked(env, from);
-    helper_le_stl_mmu(env, address, datum, oi, from);
-}
-
-static void store_64(CPUArchState* env, target_ulong address, uint64_t datum, TCGMemOpIdx oi,
-                     uintptr_t from) {
-    restart_if_asked(env, from);
-    helper_le_stq_mmu(env, address, datum, oi, from);
-}
+STORE(8, uint8_t, helper_ret_stb_mmu)
+STORE(16, uint16_t, helper_le_stw_mmu)
+STORE(32, uint32_t, helper_le_stl_mmu)
+STORE(64, uint64_t, helper_le_stq_mmu)
 
 static const void* const load_helpers[4] = {helper_ret_ldub_mmu, helper_le_lduw_mmu, helper_le_ldul_mmu,
                                             helper_le_ldq_mmu};

@@ -212,9 +212,12 @@ static bool continue_in_slow_path(cm_engine* engine, const uint8_t* host_pc, uco
 
 void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_offset, void* ucontext) {
     TCGContext* tcg = engine->uc->tcg_ctx;
-    uintptr_t place = host_pc - (uintptr_t)tcg->code_gen_buffer;
-    if (place >= tcg->code_gen_buffer_size) return;  // a helper writes: its block goes on to its end
-    TranslationBlock* tb = tcg_tb_lookup(tcg, host_pc);
+    const bool in_line = host_pc - (uintptr_t)tcg->code_gen_buffer < tcg->code_gen_buffer_size;
+    if (!in_line && !engine->slow_store) return;  // another helper writes: its block goes on to its end
+    // Return addresses point behind a call, host_pc at the instruction that faulted: the engine subtracts for
+    // the former.
+    const uintptr_t from = in_line ? host_pc + GETPC_ADJ : engine->slow_store;
+    TranslationBlock* tb = tcg_tb_lookup(tcg, from - GETPC_ADJ);
     if (!tb || (tb_cflags(tb) & CF_COUNT_MASK) == 1) return;
     const unsigned widest = 32;  // a store that begins this much before the block may still reach into it
     tb_page_addr_t start = tb->page_addr[0] + (tb->pc & ~TARGET_PAGE_MASK);
@@ -225,11 +228,10 @@ void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_off
                  ram_offset < tb->page_addr[1] + ((tb->pc + tb->size) & ~TARGET_PAGE_MASK);
     }
     if (!inside) return;
-    if (continue_in_slow_path(engine, (const uint8_t*)host_pc, ucontext)) return;
-    // Undo the instruction that stores, and run it again as a block of its own. host_pc is the instruction
-    // that faulted, where return addresses point behind a call: the engine subtracts for the latter.
+    if (in_line && continue_in_slow_path(engine, (const uint8_t*)host_pc, ucontext)) return;
+    // Undo the instruction that stores, and run it again as a block of its own.
     engine->counters.self_restarts++;
-    cpu_restore_state(engine->cs, host_pc + GETPC_ADJ, true);
+    cpu_restore_state(engine->cs, from, true);
     engine->cs->cflags_next_tb = 1;
     cpu_loop_exit_noexc(engine->cs);
 }

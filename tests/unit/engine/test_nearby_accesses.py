@@ -207,23 +207,23 @@ def test_given_another_access_between_two_of_a_page_when_it_takes_the_slow_path_
     guest.host.stop()
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["known-page", "new-page"])
 @pytest.mark.parametrize(
     "first", ["mov rax, [r8-8]", "mov [r8+1], ecx", "mov rax, [r8-128]", "mov [r8-96], eax"]
 )
 def test_given_a_store_that_shares_a_look_up_when_it_changes_its_own_block_then_the_new_code_runs(
-    first: str, tmp_path: Path
+    first: str, known: bool, tmp_path: Path
 ) -> None:
     """Also where the page's end is between the two, so that each looks up for itself.
 
-    The pages are in the software TLB beforehand: the slow path does not leave a block that it changes.
+    On a new page, one that is not in the software TLB for writing yet, a helper stores.
     """
     guest = Guest(
         tmp_path,
         f"""mov edi, 5
         xor edx, edx
         lea r8, [rip+changed]
-        mov [r8-256], edx
-        mov [r8+256], edx
+        {"mov [r8-256], edx; mov [r8+256], edx" if known else "nop"}
         jmp again
     again:
         lea ecx, [rdi*8]

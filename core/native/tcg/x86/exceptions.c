@@ -41,6 +41,7 @@ static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     CPUX86State* env = engine->env;
     (void)uc;
     engine->counters.exceptions++;
+    engine->slow_store = 0;  // it may have been the store's: the delivery stores too
     cm_data_trap_forget(engine);
     if (env->exception_is_int) {
         // A fault on the way in (gate not present, stack not writable) is one of the INT itself.
@@ -58,6 +59,7 @@ static bool exec_interrupt(CPUState* cs, int request) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CPUX86State* env = engine->env;
     (void)request;
+    engine->slow_store = 0;  // one that was left by a jump
     // The loop has cleared the kick's flag by a plain store, which may still be on its way when the mailbox
     // is read: a kick between the two would be overwritten, and what was posted before it not seen (SDM vol.
     // 3A 9.2.3.4).

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The vCPUs, local APICs and RAM of one host."""
 
+import atexit
+import os
+import time
+import weakref
 from collections.abc import Sequence
 
 from coremesh.core import cpuid
-from coremesh.core._native import CpuDescription, MeshOptions, NativeHost, host_tsc_hz
+from coremesh.core._native import CpuDescription, MeshOptions, NativeHost, calls_under_way, host_tsc_hz
 from coremesh.core.mesh import Mesh
 
 MAX_VCPUS = 255
 _WORD = (1 << 64) - 1
+_LEAVE_SECONDS = 5.0
 
 
 class Host(NativeHost):
@@ -58,6 +63,7 @@ class Host(NativeHost):
             cpus=cpus,
             mesh=None if mesh is None else _options(mesh),
         )
+        _alive.add(self)
 
     def transact(self, operation: str, gpa: int, size: int, operand: int = 0, expected: int = 0) -> int:
         """Execute one atomic operation on guest memory, wherever the page is; return what was there before.
@@ -69,6 +75,25 @@ class Host(NativeHost):
         """
         low, high = self.transact_words(operation, gpa, size, _words(operand), _words(expected))
         return low | high << 64
+
+
+_alive: weakref.WeakSet[Host] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_alive.clear)
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Leave no native thread that could still want the interpreter when it ends.
+
+    A vCPU that asks a device, or a thread that waits in ``Host.wait``, would be unwound by Python in the
+    middle of C++, which ends the process with SIGABRT (core/native/module.hpp).
+    """
+    hosts = list(_alive)
+    for host in hosts:
+        host.stop()
+    until = time.monotonic() + _LEAVE_SECONDS
+    while hosts and calls_under_way() and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def _words(value: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ OVERFLOW = 16384
 """Frames that wait in the link's own queue before the peer is given up."""
 _LARGEST = 1 << 20  # bytes; the link refuses and counts what is too large, libzmq only what is absurd
 _HOSTS_OF_ONE_CPU = 4
-_IO_LEVEL = 11  # SCHED_FIFO; the protocol thread is at 10
+_IO_LEVEL = 10  # SCHED_FIFO; the protocol thread is at 11
 _SCHED_OTHER, _SCHED_FIFO = 0, 1  # sched(7)
 
 

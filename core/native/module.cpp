@@ -270,7 +270,7 @@ AnyDict storm_on(Host& host, unsigned vcpu, uint64_t address, std::vector<uint32
                       .seed = seed};
     StormOutcome outcome;
     {
-        nb::gil_scoped_release unlocked;
+        Unlocked unlocked;
         outcome = run_storm(host, storm);
     }
     nb::dict out;
@@ -296,13 +296,13 @@ AnyDict wrap_hits() {
 }  // namespace
 
 NB_MODULE(_native, m) {
-    // A machine that is alive when the interpreter ends is stopped by its actor, not by a destructor.
+    // A machine that is alive when the interpreter ends is stopped by core/engine.py, not by a destructor.
     nb::set_leak_warnings(false);
     m.doc() = "The native core: vCPU engines, guest RAM, local APICs.";
     nb::exception<PlatformError>(m, "NativePlatformError", PyExc_OSError);
     nb::exception<RamSizeError>(m, "RamSizeError", PyExc_ValueError);
     nb::exception<StateError>(m, "StateError", PyExc_RuntimeError);
-    using release = nb::call_guard<nb::gil_scoped_release>;
+    using release = nb::call_guard<Unlocked>;
 
     nb::class_<CpuDescription>(m, "CpuDescription", "What one core answers to CPUID, and MSRs kept by value.")
         .def(
@@ -338,7 +338,7 @@ NB_MODULE(_native, m) {
                                       .protection = *kind,
                                       .cpus = std::move(cpus),
                                       .mesh = std::move(mesh)};
-                nb::gil_scoped_release unlocked;
+                Unlocked unlocked;
                 new (self) Host(std::move(options));
             },
             nb::kw_only(), "ram_bytes"_a, "low_ram_bytes"_a, "apic_ids"_a, "bootstrap"_a.none(),
@@ -359,7 +359,7 @@ NB_MODULE(_native, m) {
                 if (!host.ram().offset_of(gpa, length)) throw nb::index_error("not a range of guest RAM");
                 std::string buffer(length, '\0');
                 {
-                    nb::gil_scoped_release unlocked;
+                    Unlocked unlocked;
                     host.read_ram(gpa, buffer.data(), length);
                 }
                 return nb::bytes(buffer.data(), buffer.size());
@@ -371,7 +371,7 @@ NB_MODULE(_native, m) {
                 if (!data.size()) return;
                 if (!host.ram().offset_of(gpa, data.size()))
                     throw nb::index_error("not a range of guest RAM");
-                nb::gil_scoped_release unlocked;
+                Unlocked unlocked;
                 host.write_ram(gpa, data.data(), data.size());
             },
             "gpa"_a, "data"_a)
@@ -403,7 +403,7 @@ NB_MODULE(_native, m) {
             [](Host& host, double timeout) -> nb::object {
                 std::optional<Ending> ending;
                 {
-                    nb::gil_scoped_release unlocked;
+                    Unlocked unlocked;
                     ending = host.wait(std::chrono::duration<double>(timeout));
                 }
                 if (!ending) return nb::none();
@@ -441,6 +441,9 @@ NB_MODULE(_native, m) {
     m.def("doctor", &doctor, "What this host offers the engine, found by trying.");
     m.def(
         "host_tsc_hz", [] { return Clock().hz(); }, "Rate of the guest's TSC when none is asked for, in Hz.");
+    m.def(
+        "calls_under_way", [] { return Unlocked::inside.load(std::memory_order_relaxed); },
+        "Threads that are in a call of this module that may last, without the interpreter's lock.");
     m.def("wrap_hits", &wrap_hits, "For each replaced function of the engine: whether it has run.");
 }
 

@@ -4,9 +4,35 @@
 
 #include <nanobind/nanobind.h>
 
+#include <atomic>
+
 #include "vcpu/host.hpp"
 
 namespace coremesh {
+
+/// Gives the interpreter's lock up for a call that may last, and counts who is inside.
+///
+/// A thread that comes back from such a call while the interpreter ends is ended by it: before Python 3.14 by
+/// unwinding its stack, and where that meets a destructor C++ ends the process instead ("terminate called
+/// without an active exception"). So core/engine.py lets nobody be inside when the interpreter ends.
+class Unlocked {
+  public:
+    Unlocked() noexcept {
+        inside.fetch_add(1, std::memory_order_relaxed);
+        state_ = PyEval_SaveThread();
+    }
+    ~Unlocked() {
+        PyEval_RestoreThread(state_);
+        inside.fetch_sub(1, std::memory_order_relaxed);
+    }
+    Unlocked(const Unlocked&) = delete;
+    Unlocked& operator=(const Unlocked&) = delete;
+
+    static inline std::atomic<unsigned> inside{0};
+
+  private:
+    PyThreadState* state_;
+};
 
 /// What the type declarations say of dictionaries that go in and out.
 using AnyDict = nanobind::typed<nanobind::dict, nanobind::str, nanobind::any>;

@@ -14,6 +14,7 @@
 #include "link/probe.hpp"
 #include "link/protocol_thread.hpp"
 #include "link/zmq.hpp"
+#include "module.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -21,7 +22,6 @@ using namespace nb::literals;
 namespace coremesh {
 namespace {
 
-using AnyDict = nb::typed<nb::dict, nb::str, nb::any>;
 using link::Link;
 using link::LinkProbe;
 using link::Switch;
@@ -98,9 +98,9 @@ void bind_link(nb::module_& m) {
     nb::class_<Link>(m, "Link", "One host's end of the links to the others; see coremesh.core.links.")
         .def("counters", &counters_of, "peer"_a, "Frames, bytes and refusals to and from one peer.")
         .def("facts", &facts_of, "Priority, wake-ups, handshakes; frames that no peer can be blamed for.")
-        .def("stop", &Link::stop, nb::call_guard<nb::gil_scoped_release>(),
+        .def("stop", &Link::stop, nb::call_guard<Unlocked>(),
              "Ends the protocol thread. Idempotent; before the sockets are closed.");
-    m.def("link_priority", &link::probe_priority, nb::call_guard<nb::gil_scoped_release>(),
+    m.def("link_priority", &link::probe_priority, nb::call_guard<Unlocked>(),
           "How a protocol thread may outrank vCPUs on this computer: 'fifo', 'nice' or 'none'.");
     m.def("zmq_link", &make_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "library"_a,
           "router"_a, "zap"_a, "dealers"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a, "cpu"_a,
@@ -132,8 +132,8 @@ void bind_link(nb::module_& m) {
 
     nb::class_<LinkProbe>(m, "LinkProbe", "Measures and exercises a link without a machine.")
         .def(nb::init<std::shared_ptr<Link>>(), "link"_a)
-        .def("start", &LinkProbe::start, nb::call_guard<nb::gil_scoped_release>())
-        .def("stop", &LinkProbe::stop, nb::call_guard<nb::gil_scoped_release>())
+        .def("start", &LinkProbe::start, nb::call_guard<Unlocked>())
+        .def("stop", &LinkProbe::stop, nb::call_guard<Unlocked>())
         .def(
             "send",
             [](LinkProbe& self, link::HostId to, const std::string& type, nb::bytes head, nb::bytes body) {
@@ -141,11 +141,11 @@ void bind_link(nb::module_& m) {
                     return std::span(static_cast<const uint8_t*>(bytes.data()), bytes.size());
                 };
                 const link::Type kind = type_of(type);
-                nb::gil_scoped_release unlocked;
+                Unlocked unlocked;
                 return self.send(to, kind, span(head), span(body));
             },
             "destination"_a, "type"_a, "head"_a, "body"_a = nb::bytes("", 0))
-        .def("ping", &LinkProbe::ping, nb::call_guard<nb::gil_scoped_release>(), "peer"_a, "count"_a,
+        .def("ping", &LinkProbe::ping, nb::call_guard<Unlocked>(), "peer"_a, "count"_a,
              "reply_bytes"_a = 4096,
              "Times of round trips in ns; fewer than count when an answer is missing.")
         .def("ping_holding_the_interpreter", &LinkProbe::ping, "peer"_a, "count"_a, "reply_bytes"_a = 4096,

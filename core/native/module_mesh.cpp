@@ -78,7 +78,7 @@ uint64_t transact(Host& host, const std::string& operation, uint64_t gpa, unsign
     wanted.expected = coherence::Wide{words[3]} << 64 | words[2];
     std::optional<coherence::Wide> old;
     {
-        nb::gil_scoped_release unlocked;
+        Unlocked unlocked;
         old = host.transact_at(gpa, wanted);
     }
     if (!old) {
@@ -207,20 +207,20 @@ void bind_mesh(nb::class_<Host>& host) {
     host.def(
             "start_link",
             [](Host& self, std::shared_ptr<link::Link> link) {
-                nb::gil_scoped_release unlocked;
+                Unlocked unlocked;
                 self.start_link(std::move(link));
             },
             "link"_a, "Starts the traffic with the other hosts; after connect(), before start().")
         .def(
             "joined",
             [](Host& self, double timeout) { return self.joined(std::chrono::duration<double>(timeout)); },
-            nb::call_guard<nb::gil_scoped_release>(), "timeout"_a,
+            nb::call_guard<Unlocked>(), "timeout"_a,
             "Waits until all hosts have been heard and share one time; False at the timeout.")
         .def(
             "load",
             [](Host& self, uint64_t gpa, nb::bytes data) {
                 if (!data.size()) return;
-                nb::gil_scoped_release unlocked;
+                Unlocked unlocked;
                 if (!self.load_ram(gpa, data.data(), data.size())) {
                     throw std::out_of_range("not a range of guest RAM");
                 }

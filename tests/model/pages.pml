@@ -9,6 +9,7 @@
  *   BROKEN  1: a writer does not wait for acknowledgements     2: an owner keeps what it sends
  *           3: an upgrade that has lost is granted all the same 4: the home does not wait for Done
  *           5: an operation that was executed at the owner is executed here too
+ *           6: the home ends a transaction with its answer though others have to acknowledge
  */
 #define N 3
 #define HOME 0
@@ -22,7 +23,7 @@
 #define READS 1
 #endif
 
-mtype = {GetS, GetM, Rmw, Done, FwdS, FwdM, Inv, Grant, Have, Exec, Retry, DataS, DataM, InvAck, Result};
+mtype = {GetS, GetM, Rmw, Done, FwdS, FwdM, FwdG, Inv, Grant, Have, Exec, Retry, DataS, DataM, InvAck, Result};
 mtype = {I, S, M};
 
 /* Ordered between each pair of hosts, and to oneself. kind, requester, of a memory transaction, acks, value */
@@ -37,6 +38,7 @@ bit asked_t[N];             /* a memory transaction is */
 bit retried[N];             /* it came back: to be done here */
 bit data[N];                /* the bytes or the grant are here ... */
 bit data_m[N], data_t[N];   /* ... to write; for the transaction */
+bit data_home[N];           /* ... from the home */
 byte wanted[N];             /* acknowledgements that are expected (a set), and those that came */
 byte acks[N];
 byte writes[N], reads[N]; /* that have begun */
@@ -97,7 +99,13 @@ inline start_write(r, t) {
     busy = 1; busy_m = 1; busy_for = r;
     if
     :: owned -> TO(HOME, owner)!FwdM(r, t, 0, 0)
-    :: !owned && ((sharers & BIT(r)) || BROKEN == 3) -> set = sharers & ~BIT(r); TO(HOME, r)!Grant(r, t, set, 0)
+    :: !owned && ((sharers & BIT(r)) || BROKEN == 3) ->
+        set = sharers & ~BIT(r);
+        if
+        :: r != HOME && (set & BIT(HOME)) -> /* the home gives its copy up, and then grants */
+            set = set & ~BIT(HOME); TO(HOME, HOME)!FwdG(r, t, set, 0)
+        :: else -> TO(HOME, r)!Grant(r, t, set, 0); end_with_answer(set)
+        fi
     :: !owned && !(sharers & BIT(r)) && BROKEN != 3 ->
         if
         :: (sharers & 1) -> set = sharers & ~1; TO(HOME, 0)!FwdM(r, t, set, 0)
@@ -111,6 +119,15 @@ inline start_write(r, t) {
         if :: (set & 2) -> TO(HOME, 1)!Inv(r, 0, 0, 0) :: else fi;
         if :: (set & 4) -> TO(HOME, 2)!Inv(r, 0, 0, 0) :: else fi
     :: owned
+    fi
+}
+
+/* A transaction whose answer the home itself sends ends there, when nobody else has to acknowledge: what it sends
+ * later arrives later. */
+inline end_with_answer(set_of) {
+    if
+    :: set_of == 0 || BROKEN == 6 -> TO(HOME, HOME)!Done(busy_for, 0, 0, 0)
+    :: else
     fi
 }
 
@@ -141,8 +158,13 @@ inline finish(h) {
         :: !data_t[h] && data_m[h] -> assert(asked_m[h] || asked_s[h]); asked_m[h] = 0; asked_s[h] = 0
         :: !data_t[h] && !data_m[h] -> assert(asked_s[h]); asked_s[h] = 0
         fi;
-        data[h] = 0; data_m[h] = 0; data_t[h] = 0; acks[h] = 0; wanted[h] = 0;
-        TO(h, HOME)!Done(h, 0, 0, 0)
+        if
+        :: data_home[h] && (wanted[h] == 0 || BROKEN == 6)
+        :: else -> TO(h, HOME)!Done(h, 0, 0, 0)
+        fi;
+        data[h] = 0; data_m[h] = 0; data_t[h] = 0; data_home[h] = 0;
+        acks[h] = acks[h] & ~wanted[h]; /* those of a later transaction may have overtaken the home's answer */
+        wanted[h] = 0
     :: else
     fi
 }
@@ -179,26 +201,42 @@ end:
                :: busy && BROKEN != 4 -> queue!k, r
                :: else -> serve(k, r)
                fi
-           :: k == Done -> ended(from)
-           :: k == FwdS -> assert(access[h] != I); access[h] = S; TO(h, r)!DataS(r, t, 0, copy[h])
+           :: k == Done -> ended(r)
+           :: k == FwdS ->
+               assert(access[h] != I);
+               access[h] = S;
+               TO(h, r)!DataS(r, t, 0, copy[h]);
+               if
+               :: h == HOME -> end_with_answer(0)
+               :: else
+               fi
            :: k == FwdM ->
                assert(access[h] != I);
                if
                :: BROKEN != 2 -> access[h] = I
                :: else
                fi;
-               TO(h, r)!DataM(r, t, a, copy[h])
+               TO(h, r)!DataM(r, t, a, copy[h]);
+               if
+               :: h == HOME -> end_with_answer(a)
+               :: else
+               fi
+           :: k == FwdG -> assert(access[h] == S); access[h] = I; TO(h, r)!Grant(r, t, a, 0); end_with_answer(a)
            :: k == Inv -> assert(access[h] == S); access[h] = I; TO(h, r)!InvAck(r, 0, 0, 0)
            :: k == Have ->
                assert((asked_s[h] && access[h] != I) || (asked_m[h] && access[h] == M));
                asked_s[h] = 0; asked_m[h] = 0
            :: k == Grant ->
                assert(access[h] == S);
-               data[h] = 1; data_m[h] = 1; data_t[h] = t; wanted[h] = a; finish(h)
-           :: k == DataS -> assert(access[h] == I); copy[h] = v; data[h] = 1; data_t[h] = t; finish(h)
+               data[h] = 1; data_m[h] = 1; data_t[h] = t; data_home[h] = (from == HOME); wanted[h] = a;
+               finish(h)
+           :: k == DataS ->
+               assert(access[h] == I);
+               copy[h] = v; data[h] = 1; data_t[h] = t; data_home[h] = (from == HOME); finish(h)
            :: k == DataM ->
                assert(access[h] == I);
-               copy[h] = v; data[h] = 1; data_m[h] = 1; data_t[h] = t; wanted[h] = a; finish(h)
+               copy[h] = v; data[h] = 1; data_m[h] = 1; data_t[h] = t; data_home[h] = (from == HOME);
+               wanted[h] = a; finish(h)
            :: k == InvAck -> acks[h] = acks[h] | BIT(from); finish(h)
            :: k == Exec -> assert(access[h] == M); write_here(h); TO(h, r)!Result(r, 1, 0, 0)
            :: k == Retry -> assert(asked_t[h]); asked_t[h] = 0; retried[h] = 1

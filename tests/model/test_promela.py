@@ -71,6 +71,7 @@ def test_given_operations_too_when_spin_has_seen_every_state_then_each_is_done_o
         ("an upgrade that has lost is granted all the same", ("-DBROKEN=3",)),
         ("the home does not wait for Done", ("-DBROKEN=4",)),
         ("an operation is executed at the owner and here", ("-DBROKEN=5", "-DRMW", "-DWRITES=1")),
+        ("the home ends what others still acknowledge", ("-DBROKEN=6",)),
     ],
 )
 def test_given_a_broken_rule_when_spin_looks_then_it_finds_where_it_leads(

@@ -145,12 +145,15 @@ void Agent::on_answer(HostId from, const Message& message, uint64_t now_us, Acti
 
     if (slot == nullptr) slot = &open(message.page);
     if (!grant) out.add(Action::Kind::kInstall, message.page);
-    if (slot->serial != message.serial) slot->acknowledged = 0;
+    // Those of a later transaction of this host may be here: they came from others than what comes now.
+    if (slot->acknowledging < message.serial) slot->acknowledged = 0;
+    slot->acknowledging = std::max(slot->acknowledging, message.serial);
     slot->serial = message.serial;
     slot->collecting = true;
     slot->granting = granting;
     slot->ticket = message.ticket;
     slot->expected = message.kind == Kind::kDataS ? 0 : message.sharers;
+    slot->settled = settles(from == homes_.of(message.page), slot->expected);
     if (grant) {
         ++counters_.upgrades;
     } else if (granting == Access::kWrite) {
@@ -174,9 +177,9 @@ void Agent::on_acknowledgement(HostId from, const Message& message, uint64_t now
     if (slot->collecting) {
         if (message.serial != slot->serial || (slot->expected & bit(from)) == 0)
             return reject(Nonsense::kState);
-    } else if (slot->serial != message.serial) {
-        if (message.serial < slot->serial) return reject(Nonsense::kState);
-        slot->serial = message.serial;
+    } else if (slot->acknowledging != message.serial) {
+        if (message.serial < slot->acknowledging) return reject(Nonsense::kState);
+        slot->acknowledging = message.serial;
         slot->acknowledged = 0;
     }
     slot->acknowledged |= bit(from);
@@ -185,6 +188,7 @@ void Agent::on_acknowledgement(HostId from, const Message& message, uint64_t now
 
 /// The access is granted when the bytes are here and every other copy is known to be gone.
 void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
+    // A later transaction begins only where this one waits for nobody.
     if (!slot.collecting || (slot.acknowledged & slot.expected) != slot.expected) return;
     const uint64_t page = slot.page;
     const Access granted = slot.granting;
@@ -211,9 +215,10 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
         slot.sent = Access::kNone;
         if (now_us >= slot.sent_us) fetch_us_ = (7 * fetch_us_ + (now_us - slot.sent_us)) / 8;
     }
-    send(homes_.of(page), Kind::kDone, page, slot.serial, out);
-    slot.collecting = false;
-    slot.serial = slot.ticket = slot.acknowledged = slot.expected = 0;
+    if (!slot.settled) send(homes_.of(page), Kind::kDone, page, slot.serial, out);
+    slot.collecting = slot.settled = false;
+    if (slot.acknowledging == slot.serial) slot.acknowledging = slot.acknowledged = 0;
+    slot.serial = slot.ticket = slot.expected = 0;
     settle(slot, now_us, out);
 }
 
@@ -273,7 +278,7 @@ void Agent::on_outcome(HostId from, const Message& message, Actions& out) {
         complete(message.page, message.ticket, Outcome::kRetry, 0, out);
     }
     if (slot != nullptr && !slot->collecting && slot->sent == Access::kNone && !any_ticket(message.page)) {
-        slot->acknowledged = 0;  // of nothing
+        slot->acknowledging = slot->acknowledged = 0;  // of nothing
         close_if_done(message.page);
     }
 }

@@ -57,9 +57,11 @@ class Agent {
         uint64_t sent_us = 0;
         // The transaction that answers this host.
         bool collecting = false;          ///< the bytes or the grant are here
+        bool settled = false;             ///< ... and the home waits for no kDone
         Access granting = Access::kNone;  ///< when all have acknowledged
         uint64_t serial = 0;              ///< 0: nothing of it has come
         uint64_t ticket = 0;              ///< of the memory transaction that it answers
+        uint64_t acknowledging = 0;       ///< the transaction that `acknowledged` is of
         uint64_t acknowledged = 0;
         uint64_t expected = 0;
         // An order of the home that waits for the end of the hold.

@@ -47,12 +47,13 @@ bool Contention::remote(Heat& heat, HostId requester, bool losing, uint32_t now_
     if (!heat.contended) {
         if (!losing && heat.heat < kContended) return false;
         heat.contended = true;
-        heat.run = 0;
+        heat.run = heat.sent = 0;
         heat.runner = requester;
         marked = true;
     }
-    if (++heat.run < (kRow << heat.patience)) return true;
-    heat.run = 0;
+    ++heat.sent;
+    if (++heat.run < (kRow << heat.patience) && heat.sent < kTurn) return true;
+    heat.run = heat.sent = 0;
     heat.returned = true;
     heat.returned_ms = now_ms;
     returns = true;

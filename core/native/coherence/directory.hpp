@@ -3,7 +3,8 @@
 //
 // One transaction at a time for a page; who asks meanwhile queues behind it, first come, first served. A
 // transaction ends with kDone from its requester, so that whatever the next one sends finds every host in the
-// state that stands here. Under the protocol lock.
+// state that stands here; or when this host has sent the whole answer itself, since what it sends next comes
+// after that. Under the protocol lock.
 #pragma once
 
 #include <array>
@@ -68,7 +69,9 @@ class Directory {
     void start_write(Page& page, Request& request, bool atomic, uint32_t now_ms, Actions& out);
     void answered(Page& page, const Message& message) noexcept;
     void reply(Message::Kind kind, const Message& to, Actions& out);
-    void order(Message::Kind kind, HostId to, const Request& request, uint64_t sharers, Actions& out);
+    void order(Message::Kind kind, HostId to, const Request& request, uint64_t sharers, Actions& out,
+               uint8_t flags = 0);
+    void end(const Request& request, Actions& out);
     void reject(Nonsense why) noexcept { ++counters_.nonsense[static_cast<size_t>(why)]; }
 
     bool owned(const Page& page) const noexcept { return page.state != State::kShared; }

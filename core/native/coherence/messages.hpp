@@ -24,7 +24,8 @@ struct Message {
         kGetS = 1,  ///< wants to read
         kGetM,      ///< wants to write
         kRmw,       ///< wants `operation` done, here or there
-        kDone,      ///< has what transaction `serial` gave it: the page is free for the next
+        kDone,      ///< transaction `serial` has ended: the page is free for the next. Sent where `settles`
+                    ///< says no, else the home's agent tells its directory
         // home -> source, sharer, owner
         kFwdS,  ///< send the requester a copy to read; if you may write, you may only read from then on
         kFwdM,  ///< send the requester the page to write, and forget it
@@ -46,6 +47,8 @@ struct Message {
     static constexpr uint8_t kAtomic = 2;    ///< flag of kGetM: an atomic instruction asks
     static constexpr uint8_t kLosing =
         4;  ///< flag of kRmw: the page was lost again and again; better remotely
+    static constexpr uint8_t kGranting =
+        8;  ///< flag of kFwdM, of a home to itself: the requester has the bytes; send it kGrant instead
 
     Kind kind = Kind::kGetS;
     HostId requester = 0;
@@ -60,6 +63,12 @@ struct Message {
     /// Whether the page's bytes follow on the wire.
     bool has_page() const noexcept { return kind == Kind::kDataS || kind == Kind::kDataM; }
 };
+
+/// Whether a transaction ends where its answer is sent: at the home, when nobody else has to acknowledge.
+/// What the home sends to the requester later finds it in the state that it has in the directory by then.
+constexpr bool settles(bool from_home, uint64_t acknowledgers) noexcept {
+    return from_home && acknowledgers == 0;
+}
 
 inline constexpr size_t kWireHead = 40;
 inline constexpr size_t kMaxWire = kWireHead + 36;

@@ -87,10 +87,19 @@ void Agent::obey(const Message& message, uint64_t now_us, Actions& out) {
         if (access_.get(page) == Access::kWrite) lose(page, Access::kRead, now_us, out);
         answer.kind = Kind::kDataS;
     }
-    ++counters_.pages_sent;
-    Action& action = out.add(Action::Kind::kSendPage, page);
-    action.to = message.requester;
-    action.message = answer;
+    if ((message.flags & Message::kGranting) != 0) {
+        answer.kind = Kind::kGrant;
+        outbox_.send(message.requester, answer, out);
+    } else {
+        ++counters_.pages_sent;
+        Action& action = out.add(Action::Kind::kSendPage, page);
+        action.to = message.requester;
+        action.message = answer;
+    }
+    // To the directory of this host, after the answer: so is what the directory sends next.
+    if (settles(homes_.of(page) == outbox_.self(), answer.sharers)) {
+        send(outbox_.self(), Kind::kDone, page, message.serial, out);
+    }
 }
 
 void Agent::lose(uint64_t page, Access left, uint64_t now_us, Actions& out) {

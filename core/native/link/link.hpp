@@ -128,6 +128,15 @@ class Link {
     virtual bool send(HostId to, Type type, std::span<const uint8_t> head,
                       std::span<const uint8_t> body = {}) noexcept = 0;
 
+    /// The same in two steps: post() gives the frame its place behind those before it, flush() lets all that
+    /// was posted go. For a caller whose lock others want: a send wakes a thread, which may take the CPU from
+    /// the caller at once. Each post is followed by a flush of its thread, without that lock.
+    virtual bool post(HostId to, Type type, std::span<const uint8_t> head,
+                      std::span<const uint8_t> body = {}) noexcept {
+        return send(to, type, head, body);
+    }
+    virtual void flush(HostId) noexcept {}
+
     /// True while frames wait for a slow peer: whoever sends because he may, not because he must (prefetch,
     /// posted writes), should hold back. Any thread.
     virtual bool congested(HostId to) const noexcept = 0;

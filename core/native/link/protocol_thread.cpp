@@ -21,7 +21,9 @@
 namespace coremesh::link {
 namespace {
 
-constexpr int kLevel = 10;  // the I/O threads of the wire stand above: what has not arrived cannot be handled
+// The I/O threads of the wire stand below (core/links.py): one that is woken by a send must not interrupt the
+// sender, who holds the protocol lock and may have more to send.
+constexpr int kLevel = 11;
 constexpr size_t kMaxDescriptors = 8, kOwn = 2;
 
 int64_t monotonic_ns() noexcept {

@@ -56,10 +56,39 @@ class ZmqLink final : public Link, private ProtocolThread::Work {
               std::span<const uint8_t> body) noexcept override {
         if (!peers_.is_peer(to)) return false;
         const int saved = errno;  // the caller may be a fault handler
-        const bool sent = deliver(to, type, head, body);
+        ZmqMessage message;
+        bool sent = build(to, head, body, message);
+        if (sent) {
+            Outgoing& outgoing = outgoing_[to];
+            std::lock_guard guard(outgoing.lock);
+            transmit_posted(to, outgoing);
+            sent = transmit(to, outgoing, type, message);
+        }
         if (!sent) peers_.count_not_sent(to);
         errno = saved;
         return sent;
+    }
+
+    bool post(HostId to, Type type, std::span<const uint8_t> head,
+              std::span<const uint8_t> body) noexcept override {
+        if (!peers_.is_peer(to)) return false;
+        const int saved = errno;
+        ZmqMessage message;
+        const bool built = build(to, head, body, message);
+        if (!built) peers_.count_not_sent(to);
+        Outgoing& outgoing = outgoing_[to];
+        while (built && !outgoing.posted.push(zmq_, type, message))
+            flush(to);  // full: an order keeps its place
+        errno = saved;
+        return built;
+    }
+
+    void flush(HostId to) noexcept override {
+        if (!peers_.is_peer(to)) return;
+        const int saved = errno;
+        std::lock_guard guard(outgoing_[to].lock);
+        transmit_posted(to, outgoing_[to]);
+        errno = saved;
     }
 
     bool congested(HostId to) const noexcept override {
@@ -84,7 +113,10 @@ class ZmqLink final : public Link, private ProtocolThread::Work {
         }
         thread_.stop();
         for (Outgoing& outgoing : outgoing_) {
-            if (outgoing.overflow) outgoing.overflow->clear();
+            if (!outgoing.overflow) continue;
+            outgoing.overflow->clear();
+            ZmqMessage message;
+            for (Type type; outgoing.posted.pop(zmq_, type, message);) zmq_.close(&message);
         }
     }
 
@@ -104,38 +136,87 @@ class ZmqLink final : public Link, private ProtocolThread::Work {
     }
 
   private:
-    /// The way to one peer; all but the pointers' constness under `lock`.
+    /// Frames that have their place in the order, and wait for flush(). A lock of its own, in which nobody is
+    /// woken; after the peer's.
+    class Posted {
+      public:
+        bool push(const LibZmq& zmq, Type type, ZmqMessage& message) noexcept {
+            std::lock_guard guard(lock_);
+            if (count_ == kPlaces) return false;
+            Frame& place = ring_[(first_ + count_++) % kPlaces];
+            place.type = type;
+            zmq.init(&place.message);
+            zmq.move(&place.message, &message);
+            return true;
+        }
+        bool pop(const LibZmq& zmq, Type& type, ZmqMessage& message) noexcept {
+            std::lock_guard guard(lock_);
+            if (count_ == 0) return false;
+            Frame& place = ring_[first_];
+            type = place.type;
+            zmq.init(&message);
+            zmq.move(&message, &place.message);
+            first_ = (first_ + 1) % kPlaces;
+            --count_;
+            return true;
+        }
+
+      private:
+        struct Frame {
+            Type type;
+            ZmqMessage message;
+        };
+        static constexpr size_t kPlaces = 64;
+        PiMutex lock_;
+        size_t first_ = 0, count_ = 0;
+        std::array<Frame, kPlaces> ring_;
+    };
+
+    /// The way to one peer; all but `posted` and the pointers' constness under `lock`.
     struct Outgoing {
         PiMutex lock;
+        Posted posted;
         bool open = true;
         void* dealer = nullptr;
         uint64_t sequence = 0;
         std::unique_ptr<Overflow> overflow;
     };
 
-    bool deliver(HostId to, Type type, std::span<const uint8_t> head,
-                 std::span<const uint8_t> body) noexcept {
+    /// False: there is no message, and nothing is to be closed.
+    bool build(HostId to, std::span<const uint8_t> head, std::span<const uint8_t> body,
+               ZmqMessage& message) noexcept {
         const size_t length = head.size() + body.size();
-        Receiver* const receiver = receiver_.load(std::memory_order_acquire);
-        if (receiver == nullptr || length > kMaxPayload || peers_.lost(to)) return false;
-
-        ZmqMessage message;
-        if (zmq_.init_size(&message, kHeaderBytes + length) != 0) return false;
+        if (receiver_.load(std::memory_order_acquire) == nullptr || length > kMaxPayload || peers_.lost(to) ||
+            zmq_.init_size(&message, kHeaderBytes + length) != 0) {
+            return false;
+        }
         auto* const bytes = static_cast<uint8_t*>(zmq_.data(&message));
         if (!head.empty()) std::memcpy(bytes + kHeaderBytes, head.data(), head.size());
         if (!body.empty()) std::memcpy(bytes + kHeaderBytes + head.size(), body.data(), body.size());
+        return true;
+    }
 
-        Outgoing& outgoing = outgoing_[to];
-        std::lock_guard guard(outgoing.lock);
-        const Header header = peers_.header(to, type, length, outgoing.sequence + 1, receiver->stamp());
-        encode(header, std::span<uint8_t, kHeaderBytes>(bytes, kHeaderBytes));
+    /// With the peer's lock. The message is gone in any case.
+    bool transmit(HostId to, Outgoing& outgoing, Type type, ZmqMessage& message) noexcept {
+        const size_t length = zmq_.size(&message);
+        const Header header = peers_.header(to, type, length - kHeaderBytes, outgoing.sequence + 1,
+                                            receiver_.load(std::memory_order_relaxed)->stamp());
+        encode(header,
+               std::span<uint8_t, kHeaderBytes>(static_cast<uint8_t*>(zmq_.data(&message)), kHeaderBytes));
         if (!outgoing.open || !put(to, outgoing, type, message)) {
             zmq_.close(&message);
             return false;
         }
         ++outgoing.sequence;
-        peers_.count_sent(to, type, kHeaderBytes + length);
+        peers_.count_sent(to, type, length);
         return true;
+    }
+
+    void transmit_posted(HostId to, Outgoing& outgoing) noexcept {
+        ZmqMessage message;
+        for (Type type; outgoing.posted.pop(zmq_, type, message);) {
+            if (!transmit(to, outgoing, type, message)) peers_.count_not_sent(to);
+        }
     }
 
     /// Into libzmq's queue, or into ours behind what waits there. False: `message` is still the caller's.

@@ -201,6 +201,12 @@ coherence::Operation::Kind kind_of(cm_operation operation) noexcept {
     return Kind::kXor;
 }
 
+constexpr uint64_t kNoPage = ~uint64_t{0};
+
+/// The page of the atomic instruction that this thread is about to execute itself: a write that faults there
+/// next is, as far as a hint must be right, that instruction. Initial-exec: it is read in a fault handler.
+[[gnu::tls_model("initial-exec")]] thread_local uint64_t atomic_page = kNoPage;
+
 }  // namespace
 
 bool Host::hold_pages(uint64_t first, uint64_t second) noexcept {
@@ -214,6 +220,7 @@ void Host::release_pages() noexcept {
 bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
                     const void* expected, void* old) noexcept {
     const uint64_t page = ram_offset / GuestRam::kPage;
+    atomic_page = page;
     if (mesh_->memory().here(page)) return false;
     coherence::Operation wanted;
     wanted.kind = kind_of(operation);
@@ -228,7 +235,9 @@ bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, 
 }
 
 void Host::page_needed([[maybe_unused]] const FaultContext& fault, uint64_t ram_page, Access want) noexcept {
-    if (mesh_->memory().obtain(ram_page, want)) return;
+    const bool atomic = want == Access::kWrite && ram_page == atomic_page;
+    atomic_page = kNoPage;
+    if (mesh_->memory().obtain(ram_page, want, atomic)) return;
     // The machine stops: the page will never come, and the instruction cannot be finished.
     Vcpu* vcpu = Vcpu::current();
     if (!vcpu) return;

@@ -192,12 +192,18 @@ void Mesh::note_joined(int64_t now_ns) noexcept {
 // -------------------------------------------------------------------------------------------------------
 
 void Mesh::send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept {
-    if (link_) link_->send(to, Type::kCoherence, message);
+    if (link_) link_->post(to, Type::kCoherence, message);
 }
 
 void Mesh::send_page(coherence::HostId to, std::span<const uint8_t> message,
                      std::span<const uint8_t> page) noexcept {
-    if (link_) link_->send(to, Type::kPage, message, page);
+    if (link_) link_->post(to, Type::kPage, message, page);
+}
+
+void Mesh::depart(uint64_t hosts) noexcept {
+    for (; link_ && hosts != 0; hosts &= hosts - 1) {
+        link_->flush(static_cast<link::HostId>(std::countr_zero(hosts)));
+    }
 }
 
 void Mesh::timer_set(int64_t due_ns) noexcept {

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
 #include <utility>
 
 #include "base/clock.hpp"
 #include "base/futex.hpp"
+#include "coherence/outbox.hpp"
 
 namespace coremesh {
 
@@ -18,6 +18,13 @@ using coherence::Outcome;
 namespace {
 
 constexpr uint64_t kNoPage = ~uint64_t{0};
+constexpr int kTries = 200;
+
+void pause_briefly() noexcept {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
 
 }  // namespace
 
@@ -30,27 +37,52 @@ SharedMemory::SharedMemory(GuestRam& ram, const coherence::Options& options, Mes
 
 uint64_t SharedMemory::now_us() noexcept { return static_cast<uint64_t>(Clock::monotonic_ns()) / 1000; }
 
+void SharedMemory::unlock() noexcept {
+    const uint64_t hosts = std::exchange(sent_to_, 0);
+    lock_.unlock();
+    if (hosts != 0) sender_.depart(hosts);
+}
+
+/// After a wait: who wakes a thread holds the lock for a moment more, and to sleep for it costs two changes
+/// of threads.
+void SharedMemory::lock_again() noexcept {
+    for (int tries = 0; tries < kTries; ++tries) {
+        if (lock_.try_lock()) return;
+        pause_briefly();
+    }
+    lock_.lock();
+}
+
+void SharedMemory::Bed::wait(uint32_t while_turn) noexcept {
+    sleepers.fetch_add(1, std::memory_order_seq_cst);
+    futex_wait_until(turn, while_turn, -1);
+    sleepers.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void SharedMemory::Bed::wake() noexcept {
+    turn.fetch_add(1, std::memory_order_seq_cst);
+    if (sleepers.load(std::memory_order_seq_cst) != 0) futex_wake(turn, INT_MAX);
+}
+
 // ---- threads that wait
 // ---------------------------------------------------------------------------------------------
 
 /// Gives the lock up while it sleeps. False: cancelled.
-bool SharedMemory::wait_for(uint64_t page, Access want) noexcept {
+bool SharedMemory::wait_for(uint64_t page, Access want, bool atomic) noexcept {
     const int64_t start = Clock::monotonic_ns();
     bool slept = false;
     for (;;) {
         if (cancelled_.load(std::memory_order_relaxed)) return false;
-        const bool wait = node_.need(page, want, false, now_us(), actions_);
+        const bool wait = node_.need(page, want, atomic, now_us(), actions_);
         Bed& bed = bed_of(page);
         // Before the actions: one of them may be the wake.
         const uint32_t turn = bed.turn.load(std::memory_order_relaxed);
         perform({});
         if (!wait || node_.access(page) >= want) break;
         slept = true;
-        ++bed.sleepers;
-        lock_.unlock();
-        futex_wait_until(bed.turn, turn, -1);
-        lock_.lock();
-        --bed.sleepers;
+        unlock();
+        bed.wait(turn);
+        lock_again();
     }
     if (slept) {
         counters_.waits.fetch_add(1, std::memory_order_relaxed);
@@ -60,9 +92,9 @@ bool SharedMemory::wait_for(uint64_t page, Access want) noexcept {
     return true;
 }
 
-bool SharedMemory::obtain(uint64_t page, Access want) noexcept {
-    const std::lock_guard hold(lock_);
-    if (!wait_for(page, want)) return false;
+bool SharedMemory::obtain(uint64_t page, Access want, bool atomic) noexcept {
+    const Locked hold(*this);
+    if (!wait_for(page, want, atomic)) return false;
     node_.resumed(page, now_us(), actions_);
     perform({});
     return true;
@@ -74,24 +106,25 @@ SharedMemory::Ticket* SharedMemory::take_ticket() noexcept {
         Ticket& ticket = tickets_[number % kTickets];
         if (ticket.number != 0) continue;
         ticket.number = number;
-        ticket.done.store(0, std::memory_order_relaxed);
+        ticket.done = false;
         return &ticket;
     }
     return nullptr;  // more threads than a host has vCPUs: the caller moves the page instead
 }
 
 bool SharedMemory::transact_elsewhere(uint64_t page, const Operation& operation, Wide& old) noexcept {
-    const std::lock_guard hold(lock_);
+    const Locked hold(*this);
     Ticket* ticket = take_ticket();
     if (!ticket) return false;
     node_.rmw(page, operation, ticket->number, now_us(), actions_);
     perform({});
-    while (ticket->done.load(std::memory_order_acquire) == 0 && !cancelled_.load(std::memory_order_relaxed)) {
-        lock_.unlock();
-        futex_wait_until(ticket->done, 0, -1);
-        lock_.lock();
+    while (!ticket->done && !cancelled_.load(std::memory_order_relaxed)) {
+        const uint32_t turn = ticket->bed.turn.load(std::memory_order_relaxed);
+        unlock();
+        ticket->bed.wait(turn);
+        lock_again();
     }
-    const bool executed = ticket->done.load(std::memory_order_acquire) && ticket->outcome == Outcome::kValue;
+    const bool executed = ticket->done && ticket->outcome == Outcome::kValue;
     old = ticket->value;
     ticket->number = 0;
     if (!executed) {
@@ -103,10 +136,9 @@ bool SharedMemory::transact_elsewhere(uint64_t page, const Operation& operation,
 
 bool SharedMemory::transact(uint64_t page, const Operation& operation, Wide& old) noexcept {
     if (!here(page) && transact_elsewhere(page, operation, old)) return true;
-    const std::lock_guard hold(lock_);
-    if (!wait_for(page, operation.reads_only() && operation.size < 16 ? Access::kRead : Access::kWrite)) {
-        return false;
-    }
+    const Locked hold(*this);
+    const bool reads = operation.reads_only() && operation.size < 16;
+    if (!wait_for(page, reads ? Access::kRead : Access::kWrite, true)) return false;
     old = execute(operation, page);
     node_.resumed(page, now_us(), actions_);
     perform({});
@@ -118,7 +150,7 @@ bool SharedMemory::read(uint64_t offset, void* to, uint64_t length) noexcept {
     while (length > 0) {
         const uint64_t page = offset / GuestRam::kPage;
         const uint64_t piece = std::min(length, (page + 1) * GuestRam::kPage - offset);
-        const std::lock_guard hold(lock_);
+        const Locked hold(*this);
         if (!wait_for(page, Access::kRead)) return false;
         std::memcpy(bytes, ram_.protocol_base() + offset, piece);
         node_.resumed(page, now_us(), actions_);
@@ -135,7 +167,7 @@ bool SharedMemory::write(uint64_t offset, const void* from, uint64_t length) noe
     while (length > 0) {
         const uint64_t page = offset / GuestRam::kPage;
         const uint64_t piece = std::min(length, (page + 1) * GuestRam::kPage - offset);
-        const std::lock_guard hold(lock_);
+        const Locked hold(*this);
         if (!wait_for(page, Access::kWrite)) return false;
         ram_.write(ram_.gpa_of(offset), bytes, piece);
         node_.resumed(page, now_us(), actions_);
@@ -158,7 +190,7 @@ bool SharedMemory::hold(uint64_t first, uint64_t second) noexcept {
             if (page == kNoPage || node_.access(page) == Access::kWrite) continue;
             complete = false;
             if (!wait_for(page, Access::kWrite)) {
-                lock_.unlock();
+                unlock();
                 return false;
             }
         }
@@ -173,21 +205,18 @@ void SharedMemory::release() noexcept {
         if (page != kNoPage) node_.resumed(page, now_us(), actions_);
     }
     perform({});
-    lock_.unlock();
+    unlock();
 }
 
 void SharedMemory::cancel() noexcept {
-    const std::lock_guard hold(lock_);
+    const Locked hold(*this);
     cancelled_.store(true, std::memory_order_relaxed);
-    for (Bed& bed : beds_) {
-        bed.turn.fetch_add(1, std::memory_order_relaxed);
-        if (bed.sleepers) futex_wake(bed.turn, INT_MAX);
-    }
+    for (Bed& bed : beds_) bed.wake();
     for (Ticket& ticket : tickets_) {
-        if (ticket.number == 0 || ticket.done.load(std::memory_order_relaxed)) continue;
+        if (ticket.number == 0 || ticket.done) continue;
         ticket.outcome = Outcome::kRetry;
-        ticket.done.store(1, std::memory_order_release);
-        futex_wake(ticket.done);
+        ticket.done = true;
+        ticket.bed.wake();
     }
 }
 
@@ -202,13 +231,13 @@ void SharedMemory::receive(coherence::HostId from, std::span<const uint8_t> byte
         counters_.malformed.fetch_add(1, std::memory_order_relaxed);
         return;
     }
-    const std::lock_guard hold(lock_);
+    const Locked hold(*this);
     node_.receive(from, *message, now_us(), actions_);
     perform(page);
 }
 
 int64_t SharedMemory::run_timers(int64_t now_ns) noexcept {
-    const std::lock_guard hold(lock_);
+    const Locked hold(*this);
     while (!timers_.empty() && timers_.front().due_ns <= now_ns) {
         const uint64_t page = timers_.front().page;
         std::pop_heap(timers_.begin(), timers_.end(), std::greater<>{});
@@ -240,6 +269,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
     std::array<uint8_t, coherence::kMaxWire> wire;
     switch (action.kind) {
         case Action::Kind::kSend:
+            sent_to_ |= coherence::bit(action.to);
             sender_.send_message(action.to, {wire.data(), coherence::encode(action.message, wire)});
             return;
         case Action::Kind::kSendPage:
@@ -260,14 +290,13 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
             if (action.to == node_.self()) {
                 to_self_.push_back(result);
             } else {
+                sent_to_ |= coherence::bit(action.to);
                 sender_.send_message(action.to, {wire.data(), coherence::encode(result, wire)});
             }
             return;
         }
         case Action::Kind::kWake: {
-            Bed& bed = bed_of(action.page);
-            bed.turn.fetch_add(1, std::memory_order_relaxed);
-            if (bed.sleepers) futex_wake(bed.turn, INT_MAX);
+            bed_of(action.page).wake();
             return;
         }
         case Action::Kind::kComplete: {
@@ -275,8 +304,8 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
             if (ticket.number != action.ticket) return;
             ticket.outcome = action.outcome;
             ticket.value = action.value;
-            ticket.done.store(1, std::memory_order_release);
-            futex_wake(ticket.done);
+            ticket.done = true;
+            ticket.bed.wake();
             return;
         }
         case Action::Kind::kTimer:
@@ -300,6 +329,7 @@ void SharedMemory::send_page(const Action& action) noexcept {
                                                         : counters_.pages_sent_sparse;
     form.fetch_add(1, std::memory_order_relaxed);
     counters_.page_bytes.fetch_add(length, std::memory_order_relaxed);
+    sent_to_ |= coherence::bit(action.to);
     sender_.send_page(action.to, {wire.data(), head}, {encoded_.data(), length});
 }
 
@@ -321,12 +351,12 @@ void SharedMemory::set_timer(uint64_t page, uint32_t delay_us) noexcept {
 }
 
 coherence::Counters SharedMemory::protocol_counters() noexcept {
-    const std::lock_guard hold(lock_);
+    const Locked hold(*this);
     return node_.counters();
 }
 
 std::vector<coherence::ContendedPage> SharedMemory::contended(size_t count) {
-    const std::lock_guard hold(lock_);
+    const Locked hold(*this);
     return node_.contended(count);
 }
 

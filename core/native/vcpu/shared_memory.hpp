@@ -21,11 +21,15 @@
 
 namespace coremesh {
 
-/// How messages leave this host. `send` is called with the protocol lock held, by any thread.
+/// How messages leave this host: in the order of the calls of `send`, which are made with the protocol lock
+/// held, by any thread; `depart` follows without it, and only there may a thread be woken that could take the
+/// CPU.
 struct MessageSender {
     virtual void send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept = 0;
     virtual void send_page(coherence::HostId to, std::span<const uint8_t> message,
                            std::span<const uint8_t> page) noexcept = 0;
+    /// Lets what was sent go. Bit n: to host n.
+    virtual void depart(uint64_t hosts) noexcept = 0;
     /// A timer was set that ends before those the protocol thread knows; `due_ns` on CLOCK_MONOTONIC.
     virtual void timer_set(int64_t due_ns) noexcept = 0;
 
@@ -48,8 +52,9 @@ class SharedMemory {
 
     // ---- any thread that may sleep, also inside the fault handler
 
-    /// Sleeps until this host has `want` of the page. False: the machine stops, and nobody will ever answer.
-    bool obtain(uint64_t page, Access want) noexcept;
+    /// Sleeps until this host has `want` of the page; `atomic`: for an atomic instruction. False: the machine
+    /// stops, and nobody will ever answer.
+    bool obtain(uint64_t page, Access want, bool atomic = false) noexcept;
     /// A valid operation on RAM at page * 4096 + operation.offset. True: it was executed elsewhere, `old` is
     /// what was there. False: the page is here now; execute it here.
     bool transact_elsewhere(uint64_t page, const coherence::Operation& operation, Wide& old) noexcept;
@@ -89,14 +94,19 @@ class SharedMemory {
         uint64_t page;
         bool operator>(const Timer& other) const noexcept { return due_ns > other.due_ns; }
     };
-    /// Where the threads sleep that wait for one of the pages that share it.
+    /// Where threads wait for the turn to change: those that wait for one of the pages that share it, or one.
+    /// seq_cst: who wakes changes the turn and then looks for sleepers, who sleeps counts itself and then the
+    /// kernel looks at the turn.
     struct Bed {
         std::atomic<uint32_t> turn{0};
-        uint32_t sleepers = 0;  // under the lock
+        std::atomic<uint32_t> sleepers{0};
+        void wait(uint32_t while_turn) noexcept;
+        void wake() noexcept;
     };
     /// One transaction under way.
     struct Ticket {
-        std::atomic<uint32_t> done{0};
+        bool done = false;
+        Bed bed;
         coherence::Outcome outcome{};
         Wide value = 0;
         uint64_t number = 0;  // 0: free
@@ -104,12 +114,27 @@ class SharedMemory {
     static constexpr size_t kBeds = 256;
     static constexpr size_t kTickets = 512;
 
+    /// The protocol lock for a scope.
+    class Locked {
+      public:
+        explicit Locked(SharedMemory& memory) noexcept : memory_(memory) { memory_.lock_.lock(); }
+        ~Locked() { memory_.unlock(); }
+        Locked(const Locked&) = delete;
+        Locked& operator=(const Locked&) = delete;
+
+      private:
+        SharedMemory& memory_;
+    };
+    /// What was sent under the lock leaves after it.
+    void unlock() noexcept;
+    void lock_again() noexcept;
+
     static uint64_t now_us() noexcept;
     Bed& bed_of(uint64_t page) noexcept { return beds_[page % kBeds]; }
     uint8_t* frame(uint64_t page) noexcept { return ram_.protocol_base() + page * GuestRam::kPage; }
 
     // All with the lock held.
-    bool wait_for(uint64_t page, Access want) noexcept;
+    bool wait_for(uint64_t page, Access want, bool atomic = false) noexcept;
     void perform(std::span<const uint8_t> arrived) noexcept;
     void do_one(const coherence::Action& action, std::span<const uint8_t> arrived) noexcept;
     void send_page(const coherence::Action& action) noexcept;
@@ -123,6 +148,7 @@ class SharedMemory {
     coherence::Node node_;
     coherence::Actions actions_;
     std::vector<coherence::Message> to_self_;
+    uint64_t sent_to_ = 0;       // hosts that messages under this lock are for
     std::vector<Timer> timers_;  // a heap, soonest first
     std::array<Bed, kBeds> beds_;
     std::array<Ticket, kTickets> tickets_;

@@ -71,6 +71,11 @@ uint64_t mesh_holders(void* mesh, uint64_t page, int* writable, int* busy) {
     *busy = holders.busy;
     return holders.hosts;
 }
+/// The home has sent what makes the host one of those that it lists, and it has not come yet.
+int mesh_arriving(void* mesh, unsigned host, uint64_t page) {
+    auto& network = *static_cast<Network*>(mesh);
+    return network.answer_under_way(network.node(0).home(page), host, page);
+}
 /// What the network itself found wrong, or "".
 const char* mesh_broken(void* mesh) { return static_cast<Network*>(mesh)->broken().c_str(); }
 }

@@ -75,6 +75,7 @@ def open_library(path: Path) -> ctypes.CDLL:
         "nonsense": (wide, [mesh]),
         "idle": (ctypes.c_int, [mesh, number]),
         "holders": (wide, [mesh, wide, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int)]),
+        "arriving": (ctypes.c_int, [mesh, number, wide]),
         "broken": (ctypes.c_char_p, [mesh]),
     }
     for name, (result, arguments) in signatures.items():
@@ -129,7 +130,10 @@ class Mesh:
         return bool(self.library.mesh_fire(self.handle))
 
     def check(self) -> None:
-        """One writer or readers, the last write everywhere, the directory exact. Raises Broken."""
+        """One writer or readers, the last write everywhere, the directory exact. Raises Broken.
+
+        The directory may list a host whose answer from the home is still on its way.
+        """
         library, handle = self.library, self.handle
         if wrong := library.mesh_broken(handle):
             raise Broken(wrong.decode())
@@ -142,7 +146,9 @@ class Mesh:
             if len({library.mesh_word(handle, host, page) for host in users}) > 1:
                 raise Broken(f"page {page}: two users see different bytes")
             holders = library.mesh_holders(handle, page, ctypes.byref(writable), ctypes.byref(busy))
-            if not busy.value and holders != sum(1 << host for host in users):
+            listed = [host for host in range(self.hosts) if holders >> host & 1]
+            arriving = [host for host in listed if library.mesh_arriving(handle, host, page)]
+            if not busy.value and listed != sorted({*users, *arriving}):
                 raise Broken(f"page {page}: the directory lists {holders:b}, users are {users}")
         if library.mesh_nonsense(handle):
             raise Broken("an honest host's message was dropped")

@@ -38,7 +38,7 @@ MUTANTS = {
     ),
     "acknowledgements that come before the bytes are forgotten": (
         "agent.cpp",
-        "if (slot->serial != message.serial) slot->acknowledged = 0;",
+        "if (slot->acknowledging < message.serial) slot->acknowledged = 0;",
         "slot->acknowledged = 0;",
     ),
     "an operation that was executed far away is executed here too": (
@@ -53,7 +53,7 @@ MUTANTS = {
     ),
     "the home forgets the new reader": (
         "directory.cpp",
-        "page.sharers = readers(page) | bit(from);",
+        "page.sharers = readers(page) | bit(requester);",
         "page.sharers = readers(page);",
     ),
     "the home serves the next before the last has ended": (
@@ -70,6 +70,16 @@ MUTANTS = {
         "directory.cpp",
         "order(Kind::kInv, static_cast<HostId>(std::countr_zero(rest)), request, 0, out);",
         "continue;",
+    ),
+    "the home ends a transaction while others still have to acknowledge": (
+        "orders.cpp",
+        "if (settles(homes_.of(page) == outbox_.self(), answer.sharers)) {",
+        "if (homes_.of(page) == outbox_.self()) {",
+    ),
+    "the home ends a transaction that another host has to answer": (
+        "directory.cpp",
+        "order(Kind::kFwdM, from, request, others, out);",
+        "order(Kind::kFwdM, from, request, others, out), end(request, out);",
     ),
     "an order is put off and no timer set": (
         "orders.cpp",

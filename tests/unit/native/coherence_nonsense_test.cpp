@@ -177,9 +177,11 @@ STORY(
     "given a transaction under way, when its end is forged or its request repeated, then nothing comes of "
     "it") {
     Network network(3, 1, homed_on_0(1));
+    network.begin(network.add_thread(2), Does::kWrite, 0);
+    network.finish();
     network.begin(network.add_thread(1), Does::kWrite, 0);
-    network.deliver(1, 0);
-    network.inject(2, 0, {.kind = Kind::kDone, .requester = 2, .page = 0, .serial = 1});
+    network.deliver(1, 0);  // host 2 has to send the page
+    network.inject(2, 0, {.kind = Kind::kDone, .requester = 2, .page = 0, .serial = 2});
     network.inject(1, 0, {.kind = Kind::kDone, .requester = 1, .page = 0, .serial = 77});
     network.inject(1, 0, {.kind = Kind::kGetM, .requester = 1, .page = 0});
     while (network.deliver(1, 0) || network.deliver(2, 0)) {

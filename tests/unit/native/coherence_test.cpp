@@ -42,7 +42,8 @@ STORY(
     network.deliver(0, 1);
     network.run(reader);
     CHECK(is_idle(network, reader));
-    CHECK((on_the_way(network, 1, 0) == std::vector{Kind::kDone}));
+    CHECK(on_the_way(network, 1, 0).empty());  // the home knows what it has sent
+    CHECK_EQ(network.node(0).holders(0).hosts, 0b11u);
     let_holds_end(network);
     CHECK(network.mapped(1, 0) == Access::kRead);
 }
@@ -74,6 +75,22 @@ STORY("given an owner that is neither home nor requester, when a page is read, t
     CHECK_EQ(network.node(0).holders(0).hosts, 0b110u);
 }
 
+STORY(
+    "given a reader of a page that its home reads too, when it writes, then two messages make it the owner") {
+    Network network(2, 1, homed_on_0(1));
+    const unsigned user = network.add_thread(1);
+    network.begin(user, Does::kRead, 0);
+    let_holds_end(network);
+    const uint64_t before = network.sent();
+    network.begin(user, Does::kWrite, 0);
+    network.deliver(1, 0);
+    CHECK(network.mapped(0, 0) == Access::kNone);  // before the grant
+    CHECK((on_the_way(network, 0, 1) == std::vector{Kind::kGrant}));
+    let_holds_end(network);
+    CHECK(is_idle(network, user));
+    CHECK_EQ(network.sent(), before + 2);
+}
+
 STORY("given many readers, when one of them writes, then it may only after the last has acknowledged") {
     Network network(4, 1, homed_on_0(1));
     for (unsigned host = 1; host < 4; ++host) network.begin(network.add_thread(host), Does::kRead, 0);
@@ -92,6 +109,27 @@ STORY("given many readers, when one of them writes, then it may only after the l
     CHECK(network.mapped(1, 0) == Access::kWrite);
     CHECK_EQ(network.pages_on_wire(), 3u);  // the writer had the bytes
     let_holds_end(network);
+}
+
+STORY(
+    "given a copy on its way and an operation behind it, when its acknowledgement overtakes the copy, then "
+    "both end") {
+    Network network(3, 1, homed_on_0(1));
+    network.begin(network.add_thread(2), Does::kRead, 0);
+    let_holds_end(network);
+    const unsigned reader = network.add_thread(1);
+    const unsigned adder = network.add_thread(1);
+    network.begin(reader, Does::kRead, 0);
+    network.begin(adder, Does::kAdd, 0);
+    network.deliver(1, 0);
+    network.deliver(1, 0);
+    CHECK((on_the_way(network, 0, 1) == std::vector{Kind::kDataS, Kind::kGrant}));
+    network.deliver(0, 2);
+    CHECK((on_the_way(network, 2, 1) == std::vector{Kind::kInvAck}));
+    network.deliver(2, 1);
+    let_holds_end(network);
+    CHECK(is_idle(network, reader) && is_idle(network, adder));
+    CHECK_EQ(network.truth(0), 1u);
 }
 
 STORY(
@@ -143,8 +181,7 @@ STORY("given a page just granted, when another wants it, then it stays until its
     network.begin(remote, Does::kWrite, 0);
     network.deliver(1, 0);
     network.begin(local, Does::kWrite, 0);
-    network.deliver(0, 1);  // the bytes: kDone goes back
-    network.deliver(1, 0);
+    network.deliver(0, 1);  // the bytes
     network.deliver(0, 1);  // kFwdM
     CHECK(network.mapped(1, 0) == Access::kWrite);
     CHECK_EQ(network.node(1).counters().deferred, 1u);
@@ -170,7 +207,6 @@ STORY("given a thread that never runs again, when another host wants its page, t
     network.deliver(1, 0);
     network.deliver(0, 1);
     const unsigned local = network.add_thread(0);
-    network.deliver(1, 0);
     network.begin(local, Does::kWrite, 0);
     network.deliver(0, 1);
     network.advance(499);
@@ -237,7 +273,8 @@ STORY(
     const unsigned late = network.add_thread(1);
     const unsigned writer = network.add_thread(2);
     network.begin(writer, Does::kWrite, 2);
-    network.deliver(2, 0);  // page 2 is busy
+    network.finish();
+    network.begin(network.add_thread(0), Does::kWrite, 2);  // page 2 is busy: host 2 has to send it
     network.begin(reader, Does::kRead, 0);
     network.deliver(1, 0);
     network.deliver(0, 1);

@@ -81,6 +81,7 @@ void Agent::prefetch_behind(uint64_t page, uint64_t now_us, Actions& out) {
     const unsigned ahead = prefetch_.missed(page);
     for (uint64_t next = page + 1; next <= page + ahead && next < homes_.pages(); ++next) {
         if (access_.get(next) != Access::kNone || slot_of(next) != nullptr) continue;
+        if (outbox_.congested(homes_.of(next))) continue;
         ask(open(next), Access::kRead, true, now_us, out);
     }
 }

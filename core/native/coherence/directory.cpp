@@ -40,7 +40,7 @@ void Directory::request(const Message& message, uint64_t now_us, Actions& out) {
     if (under_way_[from] >= kMostRequests) return reject(Nonsense::kTooMany);
     ++counters_.requests;
     if ((message.flags & Message::kPrefetch) != 0 && message.kind == Kind::kGetS &&
-        (page.active != 0 || Contention::warm(page.heat, milliseconds(now_us)))) {
+        (page.active != 0 || outbox_.congested(from) || Contention::warm(page.heat, milliseconds(now_us)))) {
         return reply(Kind::kDecline, message, out);  // a guess takes nothing from anybody who needs the page
     }
     if (message.kind != Kind::kRmw) page.asking |= bit(from);

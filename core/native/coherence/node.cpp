@@ -42,6 +42,8 @@ Node::Node(const Options& options)
 
 Node::~Node() = default;
 
+void Node::congested(uint64_t hosts) noexcept { parts_->outbox.note_congested(hosts); }
+
 bool Node::need(uint64_t page, Access want, bool atomic, uint64_t now_us, Actions& out) {
     if (page >= homes_.pages()) return false;
     parts_->agent.need(page, want, atomic, now_us, out);

@@ -18,6 +18,10 @@ class Outbox {
 
     HostId self() const noexcept { return self_; }
 
+    /// Guesses keep off these hosts (Node::congested).
+    void note_congested(uint64_t hosts) noexcept { congested_ = hosts; }
+    bool congested(HostId host) const noexcept { return congested_ >> (host & 63) & 1; }
+
     void send(HostId to, const Message& message, Actions& out) {
         if (to == self_) {
             to_self_.push_back(message);
@@ -40,6 +44,7 @@ class Outbox {
 
   private:
     HostId self_;
+    uint64_t congested_ = 0;
     std::vector<Message> to_self_;
 };
 

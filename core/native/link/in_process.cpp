@@ -101,8 +101,14 @@ class InProcessLink final : public Link, private ProtocolThread::Work {
         return true;
     }
 
-    bool congested(HostId to) const noexcept override {
-        return peers_.is_peer(to) && waiting(to) > wires_->options.queue_limit / 4;
+    uint64_t congested() const noexcept override {
+        uint64_t slow = 0;
+        for (unsigned host = 0; host < wires_->options.hosts; ++host) {
+            const auto to = static_cast<HostId>(host);
+            if (peers_.is_peer(to) && waiting(to) > wires_->options.queue_limit / 4)
+                slow |= uint64_t{1} << to;
+        }
+        return slow;
     }
 
     void wake() noexcept override { inbox_.thread.wake(); }

@@ -137,9 +137,9 @@ class Link {
     }
     virtual void flush(HostId) noexcept {}
 
-    /// True while frames wait for a slow peer: whoever sends because he may, not because he must (prefetch,
-    /// posted writes), should hold back. Any thread.
-    virtual bool congested(HostId to) const noexcept = 0;
+    /// Bit n while frames wait for a slow host n: whoever sends because he may, not because he must (a
+    /// prefetch), holds back. Any thread.
+    virtual uint64_t congested() const noexcept = 0;
 
     /// The protocol thread calls due() soon. Any thread, also inside a synchronous fault handler. Cheap when
     /// the thread is awake. Better without the lock that due() takes: the thread outranks its caller and

@@ -91,9 +91,7 @@ class ZmqLink final : public Link, private ProtocolThread::Work {
         errno = saved;
     }
 
-    bool congested(HostId to) const noexcept override {
-        return peers_.is_peer(to) && (waiting_.load(std::memory_order_relaxed) >> to & 1) != 0;
-    }
+    uint64_t congested() const noexcept override { return waiting_.load(std::memory_order_relaxed); }
 
     void wake() noexcept override { thread_.wake(); }
     void wake_at(int64_t deadline_ns) noexcept override { thread_.wake_at(deadline_ns); }

@@ -100,6 +100,7 @@ class Mesh final : private link::Receiver, private MessageSender, private x86::I
     void send_page(coherence::HostId to, std::span<const uint8_t> message,
                    std::span<const uint8_t> page) noexcept override;
     void depart(uint64_t hosts) noexcept override;
+    uint64_t congested() const noexcept override { return link_ ? link_->congested() : 0; }
     void timer_set(int64_t due_ns) noexcept override;
     // x86::InterruptPort
     bool deliver(const x86::IpiMessage& message) noexcept override { return fabric_.deliver(message); }

@@ -73,6 +73,7 @@ bool SharedMemory::wait_for(uint64_t page, Access want, bool atomic) noexcept {
     bool slept = false;
     for (;;) {
         if (cancelled_.load(std::memory_order_relaxed)) return false;
+        node_.congested(sender_.congested());
         const bool wait = node_.need(page, want, atomic, now_us(), actions_);
         Bed& bed = bed_of(page);
         // Before the actions: one of them may be the wake.
@@ -232,6 +233,7 @@ void SharedMemory::receive(coherence::HostId from, std::span<const uint8_t> byte
         return;
     }
     const Locked hold(*this);
+    node_.congested(sender_.congested());
     node_.receive(from, *message, now_us(), actions_);
     perform(page);
 }

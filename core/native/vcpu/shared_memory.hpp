@@ -30,6 +30,8 @@ struct MessageSender {
                            std::span<const uint8_t> page) noexcept = 0;
     /// Lets what was sent go. Bit n: to host n.
     virtual void depart(uint64_t hosts) noexcept = 0;
+    /// Bit n: the link to host n has more to carry than it can.
+    virtual uint64_t congested() const noexcept = 0;
     /// A timer was set that ends before those the protocol thread knows; `due_ns` on CLOCK_MONOTONIC.
     virtual void timer_set(int64_t due_ns) noexcept = 0;
 

@@ -263,6 +263,30 @@ STORY("given a sequential reader, when it goes on, then pages are there before i
     let_holds_end(network);
 }
 
+STORY("given a link that carries more than it can, when a reader goes on, then nobody guesses over it") {
+    for (const unsigned who : {0U, 1U}) {  // the home, which would send; the reader, which would ask
+        Options options = homed_on_0(64);
+        options.prefetch = 8;
+        Network network(2, 64, options);
+        const unsigned reader = network.add_thread(1);
+        const auto read = [&](uint64_t first, uint64_t end) {
+            for (uint64_t page = first; page < end; ++page) {
+                network.begin(reader, Does::kRead, page);
+                network.finish();
+            }
+        };
+        network.node(who).congested(uint64_t{1} << (1 - who));
+        read(0, 32);
+        CHECK_EQ(network.node(1).counters().prefetches, 0u);
+        CHECK_EQ(network.node(1).counters().read_fetches, 32u);
+        CHECK_EQ(network.node(1).counters().prefetches_declined > 0, who == 0);
+        network.node(who).congested(0);
+        read(32, 64);
+        CHECK(network.node(1).counters().prefetches > 16);
+        let_holds_end(network);
+    }
+}
+
 STORY(
     "given a page that others wait for, when a reader guesses it, then the home declines; one who waits gets "
     "it") {

@@ -65,6 +65,22 @@ static struct target find(CPUArchState* env, target_ulong addr, unsigned size, T
     return target;
 }
 
+// The common case, kept apart so that it saves no registers and needs no frame: RAM of this host alone, in
+// one page that the TLB knows. NULL: the operation takes the long way, and is counted there.
+static inline uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    const CPUTLBEntry* entry = tlb_entry(env, get_mmuidx(oi), addr);
+    if (unlikely(!entry_serves(entry, addr) || engine->ram.shared)) return NULL;
+    if (unlikely(addr & (size - 1))) {
+        if (get_alignment_bits(get_memop(oi)) || (addr & ~TARGET_PAGE_MASK) + size > TARGET_PAGE_SIZE) {
+            return NULL;
+        }
+        engine->counters.atomics_misaligned++;
+    }
+    engine->counters.atomics[__builtin_ctz(size)]++;
+    return (uint8_t*)(addr + entry->addend);
+}
+
 static wide load_bytes(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi, uintptr_t ra) {
     wide value = 0;
     if ((addr & (size - 1)) == 0 && size <= 8) {  // I/O space: one access of its size
@@ -120,37 +136,42 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, wid
         after = replacement;                                                                          \
     } while (0)
 
-#define FETCH_OP(name, OPERATION, T, A, suffix, size, host_result, expression, result)              \
-    static A name##suffix##_at(CPUArchState* env, target_ulong addr, A value, TCGMemOpIdx oi,       \
-                               uintptr_t ra) {                                                      \
-        struct target target = find(env, addr, size, oi, ra);                                       \
-        T before, after;                                                                            \
-        if (likely(target.host)) {                                                                  \
-            wide found;                                                                             \
-            if (likely(!elsewhere(&target, OPERATION, size, (T)value, 0, &found)))                  \
-                return (A)(T)(host_result);                                                         \
-            T old = (T)found;                                                                       \
-            before = old;                                                                           \
-            after = (expression);                                                                   \
-        } else {                                                                                    \
-            EXCLUSIVELY(T, size, expression);                                                       \
-        }                                                                                           \
-        (void)before, (void)after;                                                                  \
-        return (A)(result);                                                                         \
-    }                                                                                               \
-    A CM_WRAP_SIZED(name, suffix)(CPUArchState * env, target_ulong addr, A value, TCGMemOpIdx oi) { \
-        CM_HIT(helper_atomic_##name##suffix);                                                       \
-        return name##suffix##_at(env, addr, value, oi, GETPC());                                    \
+#define FETCH_OP(name, OPERATION, T, A, suffix, size, host_result, expression, result)                 \
+    static LONG_WAY A name##suffix##_at(CPUArchState* env, target_ulong addr, A value, TCGMemOpIdx oi, \
+                                        uintptr_t ra) {                                                \
+        struct target target = find(env, addr, size, oi, ra);                                          \
+        uint8_t* const host = target.host;                                                             \
+        T before, after;                                                                               \
+        if (likely(host)) {                                                                            \
+            wide found;                                                                                \
+            if (likely(!elsewhere(&target, OPERATION, size, (T)value, 0, &found)))                     \
+                return (A)(T)(host_result);                                                            \
+            T old = (T)found;                                                                          \
+            before = old;                                                                              \
+            after = (expression);                                                                      \
+        } else {                                                                                       \
+            EXCLUSIVELY(T, size, expression);                                                          \
+        }                                                                                              \
+        (void)before, (void)after;                                                                     \
+        return (A)(result);                                                                            \
+    }                                                                                                  \
+    A CM_WRAP_SIZED(name, suffix)(CPUArchState * env, target_ulong addr, A value, TCGMemOpIdx oi) {    \
+        CM_HIT(helper_atomic_##name##suffix);                                                          \
+        uint8_t* const host = at_once(env, addr, size, oi);                                            \
+        if (likely(host)) return (A)(T)(host_result);                                                  \
+        return name##suffix##_at(env, addr, value, oi, GETPC());                                       \
     }
 
 #define CM_WRAP_SIZED(name, suffix) __wrap_helper_atomic_##name##suffix##_x86_64
-#define HOST(T) ((T*)target.host)
+#define HOST(T) ((T*)host)
+#define LONG_WAY __attribute__((noinline, cold))
 
 #define CMPXCHG(T, A, suffix, size)                                                                          \
-    static A cmpxchg##suffix##_at(CPUArchState* env, target_ulong addr, A expected, A desired,               \
-                                  TCGMemOpIdx oi, uintptr_t ra) {                                            \
+    static LONG_WAY A cmpxchg##suffix##_at(CPUArchState* env, target_ulong addr, A expected, A desired,      \
+                                           TCGMemOpIdx oi, uintptr_t ra) {                                   \
         struct target target = find(env, addr, size, oi, ra);                                                \
-        if (likely(target.host)) {                                                                           \
+        uint8_t* const host = target.host;                                                                   \
+        if (likely(host)) {                                                                                  \
             wide found;                                                                                      \
             if (unlikely(                                                                                    \
                     elsewhere(&target, CM_OPERATION_COMPARE_SWAP, size, (T)desired, (T)expected, &found))) { \
@@ -167,6 +188,8 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, wid
     A CM_WRAP_SIZED(cmpxchg, suffix)(CPUArchState * env, target_ulong addr, A expected, A desired,           \
                                      TCGMemOpIdx oi) {                                                       \
         CM_HIT(helper_atomic_cmpxchg##suffix);                                                               \
+        uint8_t* const host = at_once(env, addr, size, oi);                                                  \
+        if (likely(host)) return (A)__sync_val_compare_and_swap(HOST(T), (T)expected, (T)desired);           \
         return cmpxchg##suffix##_at(env, addr, expected, desired, oi, GETPC());                              \
     }
 
@@ -211,8 +234,9 @@ Int128 __wrap_helper_atomic_cmpxchgo_le_mmu_x86_64(CPUArchState* env, target_ulo
                                                    Int128 desired, TCGMemOpIdx oi, uintptr_t ra) {
     CM_HIT(helper_atomic_cmpxchgo_le_mmu);
     struct target target = find(env, addr, 16, oi, ra);
+    uint8_t* const host = target.host;
     typedef wide T;
-    if (likely(target.host)) {
+    if (likely(host)) {
         wide found;
         if (unlikely(elsewhere(&target, CM_OPERATION_COMPARE_SWAP, 16, (T)desired, (T)expected, &found))) {
             return (Int128)found;

@@ -3,7 +3,7 @@
 // by half.
 //
 // The first core computes batches; its own timer and all other cores interrupt it, some by NMI. Options:
-// cpus=N; batches=N (default 3000).
+// cpus=N; batches=N (default 3000), and more until enough interrupts have come: a busy host gives few.
 #include "guest.h"
 
 #define WORDS 512u
@@ -96,6 +96,8 @@ static void disturb(uint32_t core) {
     }
 }
 
+static bool disturbed(void) { return interrupts > 20 && (cores == 1 || nmis); }
+
 void guest_main(void) {
     static uint64_t expected[16];
     uint32_t batches = (uint32_t)option_number("batches", 3000), wrong = 0;
@@ -111,17 +113,19 @@ void guest_main(void) {
     lapic_write(APIC_LVT_TIMER, 0x20000 | 0x71);
     lapic_write(APIC_TIMER_INITIAL, 3000);
     interrupts_on();
-    for (uint32_t i = 0; i < batches; i++) {
+    uint32_t done = 0;
+    for (uint32_t i = 0; i < batches || (!disturbed() && i < 100 * batches); i++) {
         if (i % 8 == 7) interrupts_off();  // NMIs alone
         wrong += batch(i % 16) != expected[i % 16];
         interrupts_on();
+        done++;
     }
     stop = 1;
     lapic_write(APIC_LVT_TIMER, 0x10000);
     if (cores > 1) cores_join();
     interrupts_off();
-    print("interrupted batches=%u interrupts=%u nmis=%u wrong=%u\n", batches, interrupts, nmis, wrong);
-    check(!wrong, "%u of %u batches came out wrong under interrupts", wrong, batches);
-    check(interrupts > 20 && (cores == 1 || nmis), "only %u interrupts and %u NMIs", interrupts, nmis);
+    print("interrupted batches=%u interrupts=%u nmis=%u wrong=%u\n", done, interrupts, nmis, wrong);
+    check(!wrong, "%u of %u batches came out wrong under interrupts", wrong, done);
+    check(disturbed(), "only %u interrupts and %u NMIs", interrupts, nmis);
     finish();
 }

@@ -265,13 +265,14 @@ class Machine:
     ) -> pandas.DataFrame:
         """Return the `count` pages that hosts take from each other most, the worst first.
 
-        'gpa' is the page's guest-physical address, 'home' the host that arbitrates it. With a Linux guest's
-        `symbols`, a file System.map or a copy of /proc/kallsyms, also 'symbols': which of the kernel's
-        variables lie there. `phys_base` is for a kernel that moved itself, see :class:`SymbolTable`.
+        'gpa' is the page's guest-physical address, 'home' the host that arbitrates it, 'users' where in the
+        guest's code it was needed most often. With a Linux guest's `symbols`, a file System.map or a copy of
+        /proc/kallsyms, users are named, and there is 'symbols': which of the kernel's variables lie there.
+        `phys_base` is for a kernel that moved itself, see :class:`SymbolTable`.
         """
         self._require_several()
         table = None if symbols is None else SymbolTable.read(symbols, phys_base=phys_base)
-        return as_table(self._contended(count, table), "rank", ("gpa", "home", *CONTENTION, "hosts"))
+        return as_table(self._contended(count, table), "rank", ("gpa", "home", *CONTENTION, "hosts", "users"))
 
     def transact(
         self, operation: str, gpa: int, size: int, operand: int = 0, expected: int = 0, *, host: int = 0

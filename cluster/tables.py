@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster.homes import ram_offset
 from coremesh.core.memory_map import PAGE_BYTES, MemoryMap
+from coremesh.core.symbols import MOST_NAMES
 
 if TYPE_CHECKING:
     import pandas
@@ -45,13 +47,17 @@ def contended_rows(
     """One row a page, those that changed hands or were operated on from afar most often first.
 
     Each host has counted what its own threads met; a page's numbers are the sums over all. 'hosts' lists who
-    met it at all; 'symbols' is there when a table of them is given.
+    met it at all, 'users' the instructions that needed it most often; these have names, and there is
+    'symbols', when a table of them is given.
     """
     pages: dict[int, dict[str, Any]] = {}
+    users: dict[int, Counter[int]] = {}
     for number, rows in enumerate(hosts):
         for row in rows:
-            total = pages.setdefault(int(row["gpa"]), {**dict.fromkeys(CONTENTION, 0), "hosts": []})
+            gpa = int(row["gpa"])
+            total = pages.setdefault(gpa, {**dict.fromkeys(CONTENTION, 0), "hosts": []})
             total["hosts"].append(number)
+            users.setdefault(gpa, Counter()).update(dict(row.get("users", ())))
             for name in CONTENTION:
                 total[name] += int(row.get(name, 0))
     worst = sorted(pages, key=lambda gpa: (-pages[gpa]["moves"] - pages[gpa]["remote"], gpa))[:count]
@@ -59,6 +65,8 @@ def contended_rows(
     for gpa in worst:
         home = topology.home_of(ram_offset(gpa, memory) // PAGE_BYTES)
         row = {"gpa": f"{gpa:#x}", "home": home, **pages[gpa]}
+        places = [place for place, _ in users[gpa].most_common(MOST_NAMES)]
+        row["users"] = ", ".join(f"{place:#x}" if symbols is None else symbols.at(place) for place in places)
         if symbols is not None:
             row["symbols"] = ", ".join(symbols.within(gpa, PAGE_BYTES))
         found.append(row)

@@ -182,6 +182,11 @@ nb::typed<nb::list, AnyDict> contended_pages(Host& host, size_t count) {
         row["remote"] = page.remote;
         row["retried"] = page.retried;
         row["moves"] = page.moves;
+        nb::list users;
+        for (const coherence::ContendedPage::User& user : page.users) {
+            if (user.place) users.append(nb::make_tuple(user.place, user.times));
+        }
+        row["users"] = users;
         out.append(row);
     }
     return out;

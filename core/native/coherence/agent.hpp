@@ -31,6 +31,7 @@ class Agent {
     void resumed(uint64_t page, uint64_t now_us, Actions& out);
     void timer(uint64_t page, uint64_t now_us, Actions& out);
 
+    void used(uint64_t page, uint64_t place) noexcept { fought_.used(page, place); }
     std::vector<ContendedPage> contended(size_t count) const { return fought_.most(count); }
     bool idle() const noexcept { return slots_.in_use() == 0 && tickets_.empty(); }
 

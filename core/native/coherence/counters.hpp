@@ -60,6 +60,26 @@ struct ContendedPage {
     uint64_t retried = 0;  ///< the page came here instead
     uint64_t moves = 0;    ///< times this host got the right to write from another
 
+    /// Where in the guest's code it was needed from. Of the many that come by once each, the last ones; of
+    /// those that come often, about how often (Metwally's Space-Saving: never too few).
+    struct User {
+        uint64_t place = 0;  ///< guest-virtual address of an instruction; 0: none
+        uint64_t times = 0;
+    };
+    std::array<User, 4> users{};
+
+    void used(uint64_t place) noexcept {
+        User* least = &users[0];
+        for (User& user : users) {
+            if (user.place == place) {
+                ++user.times;
+                return;
+            }
+            if (user.times < least->times) least = &user;
+        }
+        *least = {place, least->times + 1};
+    }
+
     uint64_t total() const noexcept { return local + remote + retried + moves; }
 };
 

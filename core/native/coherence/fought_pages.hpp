@@ -21,7 +21,7 @@ class FoughtPages {
     static constexpr size_t kWays = 8;
 
     ContendedPage& of(uint64_t page) noexcept {
-        Set& set = sets_[(page * 0x9e3779b97f4a7c15u) >> 58];
+        Set& set = set_of(page);
         ContendedPage* least = &set[0];
         for (ContendedPage& entry : set) {
             if (entry.total() != 0 && entry.page == page) return entry;
@@ -30,6 +30,13 @@ class FoughtPages {
         *least = ContendedPage{};
         least->page = page;
         return *least;
+    }
+
+    /// Counts who used the page, if it is one of these.
+    void used(uint64_t page, uint64_t place) noexcept {
+        for (ContendedPage& entry : set_of(page)) {
+            if (entry.total() != 0 && entry.page == page) entry.used(place);
+        }
     }
 
     std::vector<ContendedPage> most(size_t count) const {
@@ -48,6 +55,9 @@ class FoughtPages {
 
   private:
     using Set = std::array<ContendedPage, kWays>;
+
+    Set& set_of(uint64_t page) noexcept { return sets_[(page * 0x9e3779b97f4a7c15u) >> 58]; }
+
     std::array<Set, kSets> sets_{};
 };
 

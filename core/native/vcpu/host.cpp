@@ -216,6 +216,11 @@ constexpr uint64_t kNoPage = ~uint64_t{0};
 
 }  // namespace
 
+uint64_t Host::place_of(uintptr_t host_pc) noexcept {
+    Vcpu* const vcpu = Vcpu::current();
+    return vcpu ? cm_engine_place(vcpu->engine(), host_pc) : 0;
+}
+
 bool Host::hold_pages(uint64_t first, uint64_t second) noexcept {
     return !mesh_ || mesh_->memory().hold(first, second);
 }
@@ -236,7 +241,7 @@ bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, 
     std::memcpy(&wanted.operand, operand, sizeof wanted.operand);
     std::memcpy(&wanted.expected, expected, sizeof wanted.expected);
     coherence::Wide found;
-    if (!mesh_->memory().transact_elsewhere(page, wanted, found)) return false;
+    if (!mesh_->memory().transact_elsewhere(page, wanted, found, place_of(0))) return false;
     std::memcpy(old, &found, sizeof found);
     return true;
 }
@@ -244,7 +249,7 @@ bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, 
 void Host::page_needed([[maybe_unused]] const FaultContext& fault, uint64_t ram_page, Access want) noexcept {
     const bool atomic = want == Access::kWrite && ram_page == atomic_page;
     atomic_page = kNoPage;
-    if (mesh_->memory().obtain(ram_page, want, atomic)) return;
+    if (mesh_->memory().obtain(ram_page, want, atomic, place_of(atomic ? 0 : fault.host_pc))) return;
     // The machine stops: the page will never come, and the instruction cannot be finished.
     Vcpu* vcpu = Vcpu::current();
     if (!vcpu) return;

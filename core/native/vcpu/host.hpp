@@ -113,6 +113,8 @@ class Host final : private VcpuSurroundings,
     bool self_write(const FaultContext& fault) noexcept override;
     // PageSink
     void page_needed(const FaultContext& fault, uint64_t ram_page, Access want) noexcept override;
+    /// Where in the guest's code this thread's vCPU is (cm_engine_place); 0 on other threads.
+    static uint64_t place_of(uintptr_t host_pc) noexcept;
     // MeshOwner
     void mesh_broken(const Breach& breach) noexcept override;
     // x86::RemoteSink

@@ -93,9 +93,10 @@ bool SharedMemory::wait_for(uint64_t page, Access want, bool atomic) noexcept {
     return true;
 }
 
-bool SharedMemory::obtain(uint64_t page, Access want, bool atomic) noexcept {
+bool SharedMemory::obtain(uint64_t page, Access want, bool atomic, uint64_t place) noexcept {
     const Locked hold(*this);
     if (!wait_for(page, want, atomic)) return false;
+    if (place != 0) node_.used(page, place);
     node_.resumed(page, now_us(), actions_);
     perform({});
     return true;
@@ -113,8 +114,10 @@ SharedMemory::Ticket* SharedMemory::take_ticket() noexcept {
     return nullptr;  // more threads than a host has vCPUs: the caller moves the page instead
 }
 
-bool SharedMemory::transact_elsewhere(uint64_t page, const Operation& operation, Wide& old) noexcept {
+bool SharedMemory::transact_elsewhere(uint64_t page, const Operation& operation, Wide& old,
+                                      uint64_t place) noexcept {
     const Locked hold(*this);
+    if (place != 0) node_.used(page, place);
     Ticket* ticket = take_ticket();
     if (!ticket) return false;
     node_.rmw(page, operation, ticket->number, now_us(), actions_);

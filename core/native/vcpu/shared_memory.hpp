@@ -54,12 +54,13 @@ class SharedMemory {
 
     // ---- any thread that may sleep, also inside the fault handler
 
-    /// Sleeps until this host has `want` of the page; `atomic`: for an atomic instruction. False: the machine
-    /// stops, and nobody will ever answer.
-    bool obtain(uint64_t page, Access want, bool atomic = false) noexcept;
+    /// Sleeps until this host has `want` of the page; `atomic`: for an atomic instruction. `place`: the
+    /// guest-virtual address of the instruction, or 0. False: the machine stops, and nobody will ever answer.
+    bool obtain(uint64_t page, Access want, bool atomic = false, uint64_t place = 0) noexcept;
     /// A valid operation on RAM at page * 4096 + operation.offset. True: it was executed elsewhere, `old` is
     /// what was there. False: the page is here now; execute it here.
-    bool transact_elsewhere(uint64_t page, const coherence::Operation& operation, Wide& old) noexcept;
+    bool transact_elsewhere(uint64_t page, const coherence::Operation& operation, Wide& old,
+                            uint64_t place = 0) noexcept;
     /// The same wherever the page is; `old` as of coherence::execute. False: the machine stops.
     bool transact(uint64_t page, const coherence::Operation& operation, Wide& old) noexcept;
     /// Copies to and from RAM as a coherent participant, page by page. The range is RAM in one block. False:

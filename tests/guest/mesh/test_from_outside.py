@@ -131,6 +131,23 @@ def test_given_a_fought_over_word_when_the_pages_are_listed_then_its_page_is_amo
         assert SCRATCH in [int(row["gpa"]) for row in worst], worst
 
 
+@pytest.mark.parametrize("policy", ["never", "always"])
+def test_given_guests_that_fight_for_a_word_when_the_pages_are_listed_then_the_instructions_are_told(
+    guest: Callable[[str], Path], policy: str
+) -> None:
+    """Those of plain accesses, which fault, and of locked ones, which may be done elsewhere."""
+    kernel = guest("mesh_atomics").read_bytes()
+    with MeshMachine(kernel, shares=(1, 1), policy=policy) as machine:
+        machine.start()
+        machine.finish()
+        worst = [row for host in machine.hosts for row in host.contended_pages(3)]
+        places = {int(place) for row in worst for place, times in row["users"] if times > 2}
+        assert places, worst
+        # The guest's memory is mapped as it lies: its text is what begins with the bytes of its file.
+        text = bytes(machine.hosts[0].ram_read(min(places), 15))
+        assert text in kernel, f"no code of the guest at {min(places):#x}"
+
+
 def test_given_hosts_in_the_middle_of_work_when_they_are_paused_then_they_go_on_as_if_nothing_had_been(
     guest: Callable[[str], Path],
 ) -> None:

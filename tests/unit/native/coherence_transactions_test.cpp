@@ -148,6 +148,30 @@ STORY(
     let_holds_end(network);
 }
 
+STORY("given a page that is fought for, when many places need it, then those that do so often are told") {
+    Network network(3, 2, homed_on_0(2, Policy::kAlways));
+    const unsigned owner = network.add_thread(1);
+    const unsigned other = network.add_thread(2);
+    network.begin(owner, Does::kWrite, 0);
+    let_holds_end(network);
+    network.begin(other, Does::kAdd, 0);
+    let_holds_end(network);
+    for (uint64_t round = 1; round <= 100; ++round) {
+        network.node(2).used(0, 0x1000);
+        network.node(2).used(0, 0x2000 + round);  // comes by once
+        network.node(2).used(0, 0x1001);
+        network.node(2).used(1, 0x3000);  // of a page that nobody fights for
+    }
+    const auto fought = network.node(2).contended(5);
+    CHECK_EQ(fought.size(), 1u);
+    uint64_t often = 0;
+    for (const auto& user : fought[0].users) {
+        CHECK(user.place != 0x3000);
+        if (user.place == 0x1000 || user.place == 0x1001) often += user.times >= 100;
+    }
+    CHECK_EQ(often, 2u);
+}
+
 STORY("given policy never, when another host adds, then the page comes and the thread does it itself") {
     Network network(2, 1, homed_on_0(1, Policy::kNever));
     const unsigned adder = network.add_thread(1);

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Which guest instruction is under way, from the host code that runs: for people who ask who uses a page.
+// The CPU state is left alone, unlike when an exception asks (cpu_restore_state).
+#include "internals.h"
+
+// Each instruction of a block has left, as differences, its address, a word of the frontend, and where its
+// host code ends (behind the block's code).
+static int64_t next_difference(const uint8_t** at) {
+    uint64_t value = 0;
+    unsigned shift = 0;
+    uint8_t byte;
+    do {
+        byte = *(*at)++;
+        value |= (uint64_t)(byte & 0x7f) << shift;
+        shift += 7;
+    } while (byte & 0x80);
+    if (shift < 64 && (byte & 0x40)) value |= ~UINT64_C(0) << shift;
+    return (int64_t)value;
+}
+
+uint64_t cm_engine_place(const cm_engine* engine, uintptr_t host_pc) {
+    TCGContext* tcg = engine->uc->tcg_ctx;
+    if (!host_pc || host_pc - (uintptr_t)tcg->code_gen_buffer >= tcg->code_gen_buffer_size) {
+        const uintptr_t called_from = host_pc ? engine->slow_store : engine->atomic_from;
+        if (!called_from) return 0;
+        host_pc = called_from - GETPC_ADJ;
+    }
+    const TranslationBlock* tb = tcg_tb_lookup(tcg, host_pc);
+    if (!tb) return 0;
+    const uint8_t* at = (const uint8_t*)tb->tc.ptr + tb->tc.size;
+    uint64_t guest = tb->pc;
+    uintptr_t end = (uintptr_t)tb->tc.ptr;
+    for (int i = 0; i < tb->icount; i++) {
+        guest += (uint64_t)next_difference(&at);
+        for (int word = 1; word < TARGET_INSN_START_WORDS; word++) next_difference(&at);
+        end += (uintptr_t)next_difference(&at);
+        if (end > host_pc) return guest;
+    }
+    return 0;
+}

@@ -44,10 +44,10 @@ struct cm_engine {
     // after every instruction that may have opened the window. Written and read by the engine's thread.
     bool attention;
     bool data_trap;  // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
-    target_ulong split_write;     // the first part of a misaligned write to a watched page
-    bool restart_at_store;        // leave the block before its next store (cm_engine_self_write)
-    uintptr_t slow_store;         // where translated code called a helper that stores now, or 0
-    uintptr_t atomic_from;        // where it called the last locked operation that took the long way (atomics.c)
+    target_ulong split_write;  // the first part of a misaligned write to a watched page
+    bool restart_at_store;     // leave the block before its next store (cm_engine_self_write)
+    uintptr_t slow_store;      // where translated code called a helper that stores now, or 0
+    uintptr_t atomic_from;     // where it called the last locked operation that took the long way (atomics.c)
     struct cm_codegen* codegen;   // codegen.c; made at the first translation
     uint32_t pages_flushed;       // single pages flushed from the TLB
     uint32_t targets_code_epoch;  // lookup.c

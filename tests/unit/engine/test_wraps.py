@@ -55,6 +55,16 @@ def run_x87() -> None:
     host.stop()
 
 
+def run_strings() -> None:
+    """The string comparisons of SSE4.2, each once."""
+    code = b"".join(bytes((0x66, 0x0F, 0x3A, opcode, 0xCA, 0)) for opcode in range(0x60, 0x64))
+    host = raw_host(code + HLT)
+    host.set_registers(0, {"cr4": 0x200})
+    host.start()
+    until_halted(host)
+    host.stop()
+
+
 def run_two_level_paging() -> None:
     """32-bit paging with entries of four bytes (SDM vol. 3A 4.3): data through a table, both bits set."""
     directory, table = 0x1_0000, 0x1_1000
@@ -110,6 +120,7 @@ def test_given_all_that_guests_do_when_it_is_done_once_then_every_replaced_funct
         result = run_on_coremesh(build_float_guest(tmp_path), vcpus=1)
         assert result.status == PASSED, result.story()
         run_x87()
+    run_strings()
     assert run_on_coremesh(guest("triple"), vcpus=1).ended == "triple-fault"
     run_two_level_paging()
     run_without_task(guest("kicked"))

@@ -132,6 +132,7 @@ static void mend_lock_neg(TCGContext* tcg) {
 
 static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const struct source_bytes* checked) {
     TCGContext* tcg = engine->uc->tcg_ctx;
+    cm_store_condition_codes(tcg);
     TCGOp* check = find_head_check(tcg);
     TCGOp* last = QTAILQ_LAST(&tcg->ops);  // exit_tb(TB_EXIT_REQUESTED)
     if (!check || last->opc != INDEX_op_exit_tb) return;

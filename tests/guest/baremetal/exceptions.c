@@ -133,6 +133,8 @@ void guest_main(void) {
     print("kernel done failures=%u\n", failures);
     test_paging();
     print("paging done failures=%u\n", failures);
+    test_flags();
+    print("flags done failures=%u\n", failures);
     test_float();
     print("float done failures=%u\n", failures);
     test_user_entry();

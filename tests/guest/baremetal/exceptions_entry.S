@@ -81,7 +81,7 @@ entry_back: .quad 0
     .globl user_int80, user_syscall, user_sysenter, user_flags, user_popf, user_loop, user_read_fs, user_read_gs
     .globl user_rdtsc, user_rdpmc, user_sgdt, user_call_gate, user_step, user_syscall_popf, user_int81, user_int83
     .globl user_movaps, user_selectors, user_load_fs, user_after_int83, user_after_syscall, user_compat_syscall
-    .globl user_misaligned, user_after_sysenter, user_int80_32
+    .globl user_exchange_cli, user_exchange_fault, user_misaligned, user_after_sysenter, user_int80_32
 user_int80:
     int $0x80
 user_syscall:
@@ -155,6 +155,16 @@ user_int81:
 user_int83:
     int $0x83
 user_after_int83:
+    int $0x80
+user_exchange_cli:              // RAX = an operand; the comparison fails
+    add %rax, %rax
+    cmpxchg8b -64(%rsp)
+    cli
+    int $0x80
+user_exchange_fault:
+    mov %rax, %rsi
+    add %rax, %rsi
+    cmpxchg16b -64(%rsp)
     int $0x80
 user_misaligned:
     mov (%rdi), %eax

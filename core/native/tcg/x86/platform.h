@@ -16,6 +16,8 @@ void cm_platform_attach(struct cm_engine* engine);
 void cm_platform_reset(struct cm_engine* engine);
 // In a block between translation and code generation: LGDT and LIDT refuse a base that is not canonical.
 void cm_check_table_bases(struct TCGContext* tcg);
+// In a block between translation and code generation: helpers that read RFLAGS find what computes them.
+void cm_store_condition_codes(struct TCGContext* tcg);
 // In a block between translation and code generation: memory operands as wide as the instruction has them.
 void cm_narrow_operands(struct TCGContext* tcg);
 

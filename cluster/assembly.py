@@ -17,7 +17,7 @@ from coremesh.core.memory_map import MemoryMap
 if TYPE_CHECKING:
     from coremesh.core.boot import BootPlan
     from coremesh.core.topology import Topology
-    from coremesh.hw.console import ConsolePort
+    from coremesh.hw.backend.console import ConsolePort
     from coremesh.hw.power import PowerEvent
 
 
@@ -54,8 +54,8 @@ def assemble(
     Raises :class:`GuestImageError` for a kernel that cannot be loaded, :class:`PlatformError` for a host that
     lacks what the engine needs.
     """
-    from coremesh.hw.acpi import build_firmware
-    from coremesh.hw.pc import build_pc
+    from coremesh.hw.board.pc import build_pc
+    from coremesh.hw.firmware.acpi import build_firmware
 
     memory = MemoryMap(description.ram_bytes)
     topology = topology_of(description)
@@ -65,7 +65,6 @@ def assemble(
 
     host = build_host(description, membership)
     node = build_pc(
-        host,
         host,
         console=port,
         on_power=on_power,

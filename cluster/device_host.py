@@ -19,7 +19,7 @@ from coremesh.cluster.assembly import Portion, assemble
 from coremesh.cluster.description import MachineDescription
 from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.host import HostProcess
-from coremesh.hw.console import ConsolePort
+from coremesh.hw.backend.console import ConsolePort
 
 if TYPE_CHECKING:
     from coremesh.hw.power import PowerEvent

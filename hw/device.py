@@ -12,69 +12,27 @@ because another vCPU may look at them as soon as the interrupt is out.
 """
 
 import threading
-from collections.abc import Callable
-from typing import ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from coremesh.hw.clock import Alarm
+from coremesh.hw.irq import IrqLine
 from coremesh.hw.registers import Register
+from coremesh.hw.state import State, StateError, Stateful, check_keys
 
 
-class InterruptFabric(Protocol):
-    """Where interrupts go: the local APICs of all hosts. Any thread; calls come in with device locks held."""
-
-    def msi(self, address: int, data: int) -> None:
-        """An interrupt message as on the PC's bus (Intel SDM vol. 3A, section 11.11)."""
-
-    def extint(self, level: bool) -> None:
-        """The 8259A's INTR output: LINT0 of every local APIC that takes it as ExtINT (virtual wire mode)."""
-
-    def nmi(self) -> None:
-        """An edge on the NMI line: LINT1 of every local APIC."""
-
-
-class GuestMemory(Protocol):
-    """Guest RAM as DMA sees it, coherent with the vCPUs. Any thread; addresses are guest-physical."""
-
-    def ram_read(self, gpa: int, length: int) -> bytes:
-        """``length`` bytes at ``gpa``."""
-
-    def ram_write(self, gpa: int, data: bytes) -> None:
-        """Lay ``data`` at ``gpa``."""
-
-
-class IrqLine:
-    """A wire from the one device that drives it to the inputs of interrupt controllers.
-
-    ``set`` is called by the driving device only, with its lock held: that lock also guards ``level``. The
-    level is electrical: True is high, whatever that means to the device.
-    """
-
-    __slots__ = ("_inputs", "level")
-
-    def __init__(self, *inputs: Callable[[bool], None], level: bool = False) -> None:
-        self._inputs = inputs
-        self.level = level
-
-    def set(self, level: bool) -> None:
-        """Drive the line; nothing happens when it already is at ``level``."""
-        if level is not self.level:
-            self.level = level
-            for pin in self._inputs:
-                pin(level)
-
-    def pulse(self) -> None:
-        """A rising edge even when the line is high already; the line stays high."""
-        self.set(False)
-        self.set(True)
-
-
-class Device:
+class Device(Stateful):
     """Base of all devices. ``read``, ``write``, ``reset`` are called with ``lock`` held.
 
     ``REGISTERS`` declares the registers whose value ``self.<name in lower case>`` holds. ``widths`` are the
     sizes in bytes that the device takes in one access; the device node splits wider ones, as the ISA bus
     does.
+
+    ``STATE`` names the attributes that are state beside the registers; ``VERSION`` is raised when their
+    meaning changes. A device puts the lines that it drives into ``lines``, and its alarms into ``alarms``.
     """
+
+    VERSION: ClassVar[int] = 1
 
     REGISTERS: ClassVar[tuple[type[Register], ...]] = ()
     widths: ClassVar[tuple[int, ...]] = (1,)
@@ -83,13 +41,14 @@ class Device:
         self.name = name
         self.lock = threading.Lock()
         self.alarms: list[Alarm] = []
-        # Counted under the lock: accesses by the device node, and how often anybody had to wait for the lock.
+        self.lines: list[IrqLine] = []
+        # Counted under the lock: accesses by the device node, and how often a thread had to wait.
         self.accesses = 0
         self.contended = 0
         self.faults = 0  # accesses that ended in a Python exception: a bug of ours, answered with all ones
 
     def acquire(self) -> None:
-        """Take the lock, and count it when somebody else holds it."""
+        """Take the lock, and count it when another thread holds it."""
         if not self.lock.acquire(False):
             self.lock.acquire()
             self.contended += 1
@@ -105,6 +64,48 @@ class Device:
         """The RESET pin: every declared register takes its reset value."""
         for register in self.REGISTERS:
             setattr(self, register.__name__.lower(), register.reset)
+
+    def save(self) -> State:
+        """Registers, further state and the levels of the lines, as plain data. Takes the lock; any thread.
+
+        It is one moment's state only while no vCPU runs and the alarms are stopped.
+        """
+        with self.lock:
+            registers = {r.__name__: int(getattr(self, r.__name__.lower())) for r in self.REGISTERS}
+            return {
+                "version": self.VERSION,
+                "registers": registers,
+                "lines": [line.level for line in self.lines],
+                **self.save_fields(),
+            }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`save` returned. Takes the lock; any thread, while no vCPU runs.
+
+        No line changes: the controllers behind it are loaded too. When all devices of the machine are loaded,
+        :meth:`resume` follows. Raises :class:`StateError` for what is not a state of this device; the device
+        is to be thrown away then.
+        """
+        fields = {name.lstrip("_") for name in self.STATE}
+        check_keys(state, {"version", "registers", "lines"} | fields, self.name)
+        if state["version"] != self.VERSION:
+            raise StateError(
+                f"the state of {self.name} was saved in version {state['version']}, this is version "
+                f"{self.VERSION}: load it with the Coremesh that saved it"
+            )
+        registers = {register.__name__: register for register in self.REGISTERS}
+        check_keys(state["registers"], set(registers), f"{self.name}'s registers")
+        if len(state["lines"]) != len(self.lines):
+            raise StateError(f"{self.name} drives {len(self.lines)} lines, not {len(state['lines'])}")
+        with self.lock:
+            for name, value in state["registers"].items():
+                setattr(self, name.lower(), int(value))
+            self.load_fields({key: state[key] for key in fields}, self.name)
+            for line, level in zip(self.lines, state["lines"], strict=True):
+                line.restore(bool(level))
+
+    def resume(self) -> None:
+        """All devices have been loaded: arm the alarms that the state asks for. The lock is held."""
 
     def show(self) -> dict[str, dict[str, int]]:
         """The registers and their bits by datasheet name, for a person. Takes the lock; any thread."""

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from coremesh.cluster.assembly import assemble
 from coremesh.cluster.description import MachineDescription
-from coremesh.hw.console import ConsolePort
+from coremesh.hw.backend.console import ConsolePort
 
 
 def begin(out: BinaryIO) -> None:

@@ -17,10 +17,9 @@ from pathlib import Path
 from coremesh.core import image
 from coremesh.core.engine import Host
 from coremesh.core.memory_map import LOW_RAM_LIMIT, MemoryMap
-from coremesh.hw.acpi import build_firmware
-from coremesh.hw.console import ConsolePort
-from coremesh.hw.mptable import build_mp_table
-from coremesh.hw.pc import build_pc
+from coremesh.hw.backend.console import ConsolePort
+from coremesh.hw.board.pc import build_pc
+from coremesh.hw.firmware.acpi import build_firmware
 from coremesh.hw.power import PowerEvent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -147,7 +146,6 @@ class BaremetalMachine:
         )
         self.node = build_pc(
             self.host,
-            self.host,
             console=self.console,
             on_power=self._on_power,
             ram_bytes=ram_bytes,
@@ -158,7 +156,7 @@ class BaremetalMachine:
             self.host.claim(space, first, last)
         firmware, rsdp = build_firmware(apic_ids, memory)
         plan = image.plan_boot(guest.read_bytes(), None, cmdline, memory, rsdp, modules)
-        for gpa, data in [*firmware, *build_mp_table(apic_ids), *plan.writes]:
+        for gpa, data in [*firmware, *plan.writes]:
             self.host.ram_write(gpa, data)
         self.host.set_registers(0, plan.registers)
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a vCPU asks of the device node on another host, and the answer: the bytes of hw/request.py.
+// What a vCPU asks of the device node on another host, and the answer, as bytes.
 #pragma once
 
 #include <array>

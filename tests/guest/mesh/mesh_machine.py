@@ -21,10 +21,9 @@ from coremesh.core.engine import Host
 from coremesh.core.memory_map import LOW_RAM_LIMIT, MemoryMap
 from coremesh.core.mesh import Mesh, Policy
 from coremesh.core.topology import Topology
-from coremesh.hw.acpi import build_firmware
-from coremesh.hw.console import ConsolePort
-from coremesh.hw.mptable import build_mp_table
-from coremesh.hw.pc import build_pc
+from coremesh.hw.backend.console import ConsolePort
+from coremesh.hw.board.pc import build_pc
+from coremesh.hw.firmware.acpi import build_firmware
 from coremesh.hw.power import PowerEvent
 
 JOIN_SECONDS = 10.0
@@ -107,7 +106,6 @@ class MeshMachine:
         first = self.hosts[0]
         self.node = build_pc(
             first,
-            first,
             console=self.console,
             on_power=self._on_power,
             ram_bytes=ram_bytes,
@@ -119,7 +117,7 @@ class MeshMachine:
                 host.claim(space, start, last)
         firmware, rsdp = build_firmware(apic_ids, memory, self.topology)
         plan = image.plan_boot(kernel, initrd, cmdline, memory, rsdp)
-        for gpa, data in [*firmware, *build_mp_table(apic_ids), *plan.writes]:
+        for gpa, data in [*firmware, *plan.writes]:
             for host in self.hosts:  # each keeps what is at home there
                 host.load(gpa, data)
         first.set_registers(0, plan.registers)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from coremesh.core.memory_map import MIB, MemoryMap
-from coremesh.hw.acpi import build_firmware
+from coremesh.hw.firmware.acpi import build_firmware
 
 Install = Callable[[Sequence[int]], tuple[bytes, int]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from coremesh.core.errors import ConfigurationError
 from coremesh.core.memory_map import MIB, MemoryMap
-from coremesh.hw.acpi import build_firmware
+from coremesh.hw.firmware.acpi import build_firmware
 
 Install = Callable[[Sequence[int]], tuple[bytes, int]]
 

@@ -2,7 +2,7 @@
 """AML encoding against the examples and limits of the ACPI specification, chapter 20."""
 
 import pytest
-from coremesh.hw import aml
+from coremesh.hw.firmware import aml
 from hypothesis import given
 from hypothesis import strategies as st
 

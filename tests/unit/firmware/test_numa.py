@@ -11,7 +11,7 @@ import pytest
 from coremesh.core.errors import ConfigurationError
 from coremesh.core.memory_map import GIB, MIB, MemoryMap
 from coremesh.core.topology import Topology
-from coremesh.hw.acpi import build_firmware
+from coremesh.hw.firmware.acpi import build_firmware
 
 
 def tables_of(memory: MemoryMap, topology: Topology | None, apic_ids: list[int]) -> dict[str, bytes]:

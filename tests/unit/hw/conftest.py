@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from coremesh.hw.console import ConsolePort
-from coremesh.hw.device import Device, IrqLine
+from coremesh.hw.backend.console import ConsolePort
+from coremesh.hw.board.pc import build_pc
+from coremesh.hw.decode import MMIO, PORT
+from coremesh.hw.device import Device
+from coremesh.hw.irq import IrqLine
 from coremesh.hw.node import DeviceNode
-from coremesh.hw.pc import build_pc
 from coremesh.hw.power import PowerEvent
-from coremesh.hw.request import MMIO, PORT
 
 NOON = 1_796_040_000 * 1_000_000_000  # 2026-11-30 12:00:00 UTC, a Monday
 
@@ -121,14 +122,6 @@ class RecordingFabric:
         return [data & 0xFF for _, data in self.messages]
 
 
-class Memory:
-    def ram_read(self, gpa: int, length: int) -> bytes:
-        return bytes(length)
-
-    def ram_write(self, gpa: int, data: bytes) -> None:
-        pass
-
-
 class Chip:
     """A device as the node calls it: with its lock held, and checked for answers that do not fit the size."""
 
@@ -160,7 +153,6 @@ class Pc:
         self.power: list[PowerEvent] = []
         self.node: DeviceNode = build_pc(
             self.fabric,
-            Memory(),
             console=self.console,
             on_power=self.power.append,
             ram_bytes=ram_bytes,

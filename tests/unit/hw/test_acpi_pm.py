@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from coremesh.hw.acpi_pm import PM_TIMER_HZ, AcpiPm
+from coremesh.hw.isa.acpi_pm import PM_TIMER_HZ, AcpiPm
 from coremesh.hw.power import PowerEvent
 
 STS, EN, CNT, TMR = 0, 2, 4, 8

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.clock import HostClock
-from coremesh.hw.console import ConsolePort
-from coremesh.hw.device import IrqLine
-from coremesh.hw.i8259a import Pic8259A
-from coremesh.hw.ioapic import IoApic82093AA
+from coremesh.hw.decode import MMIO, PORT
+from coremesh.hw.irq import IrqLine
+from coremesh.hw.isa.i8259a import Pic8259A
+from coremesh.hw.isa.ioapic import IoApic82093AA
+from coremesh.hw.isa.uart16550 import Uart16550A
 from coremesh.hw.node import At, DeviceNode
-from coremesh.hw.request import MMIO, PORT
-from coremesh.hw.uart16550 import Uart16550A
 
 LEVEL = 1 << 15
 PINS = (5, 9, 10, 11)
@@ -190,11 +190,9 @@ def test_nothing_deadlocks_when_everything_happens_at_once(fabric: Any, kind: st
 
     Then all go on.
     """
-    from coremesh.hw.pc import build_pc
+    from coremesh.hw.board.pc import build_pc
 
-    node = build_pc(
-        fabric, fabric, console=ConsolePort(), on_power=lambda event: None, ram_bytes=1 << 30, vcpus=4
-    )
+    node = build_pc(fabric, console=ConsolePort(), on_power=lambda event: None, ram_bytes=1 << 30, vcpus=4)
     node.start()
 
     def outb(port: int, value: int) -> None:

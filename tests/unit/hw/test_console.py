@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from coremesh.hw.console import SLACK_BYTES, ConsolePort
+from coremesh.hw.backend.console import SLACK_BYTES, ConsolePort
 
 
 def test_every_reader_gets_everything_from_its_own_cursor() -> None:
@@ -37,7 +37,7 @@ def test_a_waiting_reader_wakes_and_collects(monkeypatch: pytest.MonkeyPatch) ->
 
     Then it returns soon and with more than the first.
     """
-    monkeypatch.setattr("coremesh.hw.console.COLLECT_SECONDS", 0.2)
+    monkeypatch.setattr("coremesh.hw.backend.console.COLLECT_SECONDS", 0.2)
     port = ConsolePort()
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(port.read(0, 5)[0]))

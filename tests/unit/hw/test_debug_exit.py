@@ -4,8 +4,8 @@
 from typing import Any
 
 import pytest
-from coremesh.hw.debug_exit import DebugExit
-from coremesh.hw.post import KEPT, PostCode
+from coremesh.hw.isa.debug_exit import DebugExit
+from coremesh.hw.isa.post import KEPT, PostCode
 from coremesh.hw.power import PowerEvent
 
 

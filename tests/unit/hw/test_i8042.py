@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from coremesh.hw.i8042 import Keyboard8042
+from coremesh.hw.isa.i8042 import Keyboard8042
 from coremesh.hw.power import PowerEvent
 
 DATA, COMMAND = 0, 4

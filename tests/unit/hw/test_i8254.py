@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from coremesh.hw.i8254 import COALESCED_TICKS, PIT_HZ, Pit8254, to_ns, to_ticks
+from coremesh.hw.isa.i8254 import COALESCED_TICKS, PIT_HZ, Pit8254, to_ns, to_ticks
 
 C0, C1, C2, CONTROL, PORT_B = range(5)
 LATCH, LOW_BYTE, HIGH_BYTE, BOTH = range(4)

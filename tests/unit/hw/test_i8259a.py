@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from coremesh.hw.i8259a import Pic8259A
+from coremesh.hw.isa.i8259a import Pic8259A
 
 MASTER, MASTER_DATA, SLAVE, SLAVE_DATA, ELCR1, ELCR2 = range(6)
 NON_SPECIFIC_EOI, SPECIFIC_EOI = 0x20, 0x60

@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from coremesh.hw.ioapic import IoApic82093AA
+from coremesh.hw.isa.ioapic import IoApic82093AA
 
 LEVEL, LOW, MASKED, LOGICAL, REMOTE_IRR = 1 << 15, 1 << 13, 1 << 16, 1 << 11, 1 << 14
 

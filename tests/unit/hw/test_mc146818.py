@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from coremesh.hw.mc146818 import Rtc146818, cmos_configuration
+from coremesh.hw.isa.mc146818 import Rtc146818, cmos_configuration
 
 A, B, C, D, CENTURY = 0x0A, 0x0B, 0x0C, 0x0D, 0x32
 UIP = 0x80

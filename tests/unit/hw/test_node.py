@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from coremesh.core.errors import ConfigurationError
+from coremesh.hw.decode import MMIO, PORT
 from coremesh.hw.device import Device
-from coremesh.hw.i8259a import Pic8259A
-from coremesh.hw.ioapic import IoApic82093AA
+from coremesh.hw.isa.i8259a import Pic8259A
+from coremesh.hw.isa.ioapic import IoApic82093AA
 from coremesh.hw.node import At, DeviceNode
-from coremesh.hw.request import MMIO, PORT
 
 
 class Latches(Device):
@@ -189,13 +189,12 @@ def test_starting_and_stopping_leaves_no_thread(fabric: Any, make_pc: Any) -> No
 
     Then no thread is left.
     """
+    from coremesh.hw.backend.console import ConsolePort
+    from coremesh.hw.board.pc import build_pc
     from coremesh.hw.clock import HostClock
-    from coremesh.hw.console import ConsolePort
-    from coremesh.hw.pc import build_pc
 
     before = threading.active_count()
     node = build_pc(
-        fabric,
         fabric,
         console=ConsolePort(),
         on_power=lambda event: None,

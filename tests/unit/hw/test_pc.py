@@ -4,9 +4,11 @@
 from typing import Any
 
 import pytest
-from coremesh.hw import acpi
-from coremesh.hw.request import PORT
+from coremesh.hw.board.pc import PC, ioapic_id
+from coremesh.hw.decode import PORT
+from coremesh.hw.firmware import acpi
 
+PM_BASE = PC["acpi-pm"].base
 LEVEL, MASKED = 1 << 15, 1 << 16
 TICK_HZ_250 = 1_193_182 // 250
 
@@ -28,7 +30,7 @@ def initialize_pics(pc: Any, mask: int = 0xFFFF) -> None:
 
 def test_the_timer_arrives_at_pin_2_of_the_io_apic(pc: Any) -> None:
     """Given the MADT's override, when the PIT ticks at 250 Hz for a second, then pin 2 gives 250 edges."""
-    pc.route(acpi.TIMER_GSI, 0x30)
+    pc.route(PC.pin(PC.irq("pit")), 0x30)
     start_pit(pc, TICK_HZ_250)
     pc.fabric.messages.clear()
     pc.clock.advance(1_000_000_000)
@@ -96,12 +98,12 @@ def test_the_sci_is_a_level_on_pin_9(pc: Any) -> None:
 
     Then it repeats until it is cleared.
     """
-    pc.route(acpi.SCI_IRQ, 0x39, LEVEL)
-    pc.outw(acpi.PM1A_EVENT_PORT + 2, 0x0100)
+    pc.route(PC.irq("acpi-pm"), 0x39, LEVEL)
+    pc.outw(PM_BASE + 2, 0x0100)
     pc.node.devices["acpi-pm"].press_power_button()
     pc.node.eoi(0x39)
     assert pc.fabric.vectors == [0x39, 0x39]
-    pc.outw(acpi.PM1A_EVENT_PORT, 0x0100)
+    pc.outw(PM_BASE, 0x0100)
     pc.node.eoi(0x39)
     assert pc.fabric.vectors == [0x39, 0x39]
 
@@ -118,7 +120,7 @@ def test_the_keyboard_controller_interrupts_on_pin_1(pc: Any) -> None:
 @pytest.mark.parametrize(
     ("writes", "source"),
     [
-        ([(acpi.RESET_PORT, acpi.RESET_VALUE)], "reset"),
+        ([(PC["reset"].base, acpi.RESET_VALUE)], "reset"),
         ([(0xCF9, 0x02), (0xCF9, 0x06)], "reset"),
         ([(0x64, 0xFE)], "i8042"),
         ([(0x64, 0xD1), (0x60, 0xFE)], "i8042"),
@@ -135,8 +137,8 @@ def test_every_way_to_reboot(pc: Any, writes: list[tuple[int, int]], source: str
 
 def test_power_off_by_the_tables(pc: Any) -> None:
     """When Linux powers off with the sleep type and the port of the tables, then power-off is heard."""
-    pc.outw(acpi.PM1A_CONTROL_PORT, acpi.S5_SLEEP_TYPE << 10)
-    pc.outw(acpi.PM1A_CONTROL_PORT, acpi.S5_SLEEP_TYPE << 10 | 1 << 13)
+    pc.outw(PM_BASE + 4, acpi.S5_SLEEP_TYPE << 10)
+    pc.outw(PM_BASE + 4, acpi.S5_SLEEP_TYPE << 10 | 1 << 13)
     assert [event.kind for event in pc.power] == ["power-off"]
 
 
@@ -148,7 +150,7 @@ def test_the_tables_tell_the_truth(pc: Any) -> None:
     values = []
     for _ in range(20):
         pc.clock.advance(1_000_000_000)
-        values.append(pc.inl(acpi.PM_TIMER_PORT))
+        values.append(pc.inl(PM_BASE + 8))
     assert max(values) < 1 << 24
     assert len(set(values)) == 20
     assert pc.cmos(acpi.RTC_CENTURY_INDEX) == 0x20
@@ -214,8 +216,6 @@ def test_a_board_reset_quiets_the_machine(pc: Any) -> None:
 @pytest.mark.parametrize("vcpus", [1, 8, 255])
 def test_the_io_apic_has_the_id_that_the_tables_give_it(make_pc: Any, vcpus: int) -> None:
     """Given a number of cores, then the chip's id is the one that firmware wrote into the MADT."""
-    from coremesh.hw.mptable import ioapic_id
-
     pc = make_pc(vcpus=vcpus)
     assert pc.mmio_read(0xFEC0_0010) >> 24 & 0x0F == ioapic_id(range(vcpus))
 

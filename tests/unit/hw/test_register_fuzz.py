@@ -4,7 +4,7 @@
 import time
 from typing import Any
 
-from coremesh.hw.request import MMIO, PORT
+from coremesh.hw.decode import MMIO, PORT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

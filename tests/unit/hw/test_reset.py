@@ -3,8 +3,8 @@
 
 from typing import Any
 
+from coremesh.hw.isa.reset import ResetControl, SystemControlA
 from coremesh.hw.power import PowerEvent
-from coremesh.hw.reset import ResetControl, SystemControlA
 
 
 def test_the_acpi_reset_value_resets(power: list[PowerEvent], guest_access: Any) -> None:

@@ -4,8 +4,8 @@
 from typing import Any
 
 import pytest
-from coremesh.hw.console import ConsolePort
-from coremesh.hw.uart16550 import Uart16550A
+from coremesh.hw.backend.console import ConsolePort
+from coremesh.hw.isa.uart16550 import Uart16550A
 
 DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = range(8)
 FCR = IIR

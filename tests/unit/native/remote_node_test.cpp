@@ -170,7 +170,7 @@ struct TwoHosts {
 
 }  // namespace
 
-STORY("given a request of hw/request.py, then its bytes are those, and back") {
+STORY("given a request, then its bytes are at the places that the header says, and back") {
     const DeviceRequest request{.ticket = 1, .write = true, .size = 1, .address = 0x3F8, .value = 0x41};
     const auto bytes = request.encode();
     std::string hex;

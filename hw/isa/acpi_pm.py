@@ -7,7 +7,8 @@ There is no system management mode, so ACPI is always on: SCI_EN reads as one.
 """
 
 from coremesh.hw.clock import Clock
-from coremesh.hw.device import Device, IrqLine
+from coremesh.hw.device import Device
+from coremesh.hw.irq import IrqLine
 from coremesh.hw.power import PowerEvent, PowerSink
 from coremesh.hw.registers import Bit, Bits, Register
 
@@ -65,6 +66,7 @@ class AcpiPm(Device):
     """``sci`` is level, active high. ``press_power_button`` is the person's finger."""
 
     REGISTERS = (PM1_STS, PM1_EN, PM1_CNT)
+    STATE = ("_halves",)
     widths = (1, 2, 4)
     pm1_sts: int
     pm1_en: int
@@ -76,6 +78,7 @@ class AcpiPm(Device):
         super().__init__(name)
         self._now = clock.now
         self._sci = sci
+        self.lines.append(sci)
         self._on_power = on_power
         self._timer_mask = (1 << timer_bits) - 1
         self._half = 1 << (timer_bits - 1)
@@ -88,6 +91,10 @@ class AcpiPm(Device):
         """Nothing pending, nothing enabled. The timer runs on."""
         super().reset()
         self._halves = self._ticks() // self._half
+        self._settle()
+
+    def resume(self) -> None:
+        """What the timer did meanwhile is noticed, and its next change awaited."""
         self._settle()
 
     def press_power_button(self) -> None:

@@ -9,8 +9,10 @@ interrupt.
 """
 
 from coremesh.hw.clock import Clock
-from coremesh.hw.device import Device, IrqLine
+from coremesh.hw.device import Device
+from coremesh.hw.irq import IrqLine
 from coremesh.hw.registers import Bit, Bits, Register
+from coremesh.hw.state import Stateful
 
 PIT_HZ = 1_193_182
 NS = 1_000_000_000
@@ -66,8 +68,24 @@ def to_ns(tick: int) -> int:
     return -(-tick * NS // PIT_HZ)
 
 
-class Counter:
+class Counter(Stateful):
     """One of the three. All times are in input clocks (ticks); no lock, the chip has it."""
+
+    STATE = (
+        "gate",
+        "mode",
+        "access",
+        "bcd",
+        "count",
+        "start",
+        "_held",
+        "_next",
+        "_waiting",
+        "_low_byte",
+        "_read_high",
+        "_latched",
+        "_status",
+    )
 
     def __init__(self) -> None:
         self.gate = True
@@ -253,12 +271,14 @@ class Pit8254(Device):
     """Three counters; counter 0 drives ``irq``, counter 2 the speaker that nobody hears."""
 
     REGISTERS = (PORTB,)
+    STATE = ("counters", "_rise")
     portb: int
 
     def __init__(self, clock: Clock, irq: IrqLine, name: str = "pit") -> None:
         super().__init__(name)
         self._now = clock.now
         self._irq = irq
+        self.lines.append(irq)
         self.counters = [Counter(), Counter(), Counter()]
         self._alarm = clock.alarm(name, self.lock, self._expire)
         self.alarms.append(self._alarm)
@@ -316,6 +336,11 @@ class Pit8254(Device):
                     counter.latch_count(tick)
                 if not command & READBACK.STATUS:
                     counter.latch_status(tick)
+
+    def resume(self) -> None:
+        """The rise of OUT that was awaited is awaited again."""
+        if self._rise is not None:
+            self._alarm.arm(to_ns(self._rise))
 
     def _schedule(self, tick: int) -> None:
         self._rise = self.counters[0].next_rise(tick)

@@ -12,7 +12,8 @@ looked at. An alarm runs only while an interrupt is enabled and not yet raised.
 from datetime import UTC, datetime, timedelta
 
 from coremesh.hw.clock import Clock
-from coremesh.hw.device import Device, IrqLine
+from coremesh.hw.device import Device
+from coremesh.hw.irq import IrqLine
 from coremesh.hw.registers import Bit, Bits, Register
 
 SECOND = 1_000_000_000
@@ -106,6 +107,7 @@ class Rtc146818(Device):
     """Index and data ports. The IRQ output goes to IRQ 8."""
 
     REGISTERS = (RA, RB, RC, RD)
+    STATE = ("index", "cells", "_offset", "_frozen_at", "_filled", "_seen", "_tick")
     ra: int
     rb: int
     rc: int
@@ -117,6 +119,7 @@ class Rtc146818(Device):
         super().__init__(name)
         self._now = clock.now
         self._irq = irq
+        self.lines.append(irq)
         self._alarm = clock.alarm(name, self.lock, self._expire)
         self.alarms.append(self._alarm)
         self.index = 0
@@ -141,6 +144,10 @@ class Rtc146818(Device):
         self.rc = 0
         self.index = 0
         self._restart_flags()
+        self._settle()
+
+    def resume(self) -> None:
+        """What time has set meanwhile is noticed, and the next change awaited."""
         self._settle()
 
     # --- time

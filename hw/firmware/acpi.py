@@ -28,23 +28,20 @@ from coremesh.core.memory_map import (
     MemoryMap,
 )
 from coremesh.core.topology import Node, Topology
-from coremesh.hw import aml
-from coremesh.hw.mptable import build_mp_table, ioapic_id
+from coremesh.hw.board.board import Board, Chip
+from coremesh.hw.board.pc import PC, ioapic_id
+from coremesh.hw.decode import PORT
+from coremesh.hw.firmware import aml
+from coremesh.hw.firmware.mptable import build_mp_table
+from coremesh.hw.isa.acpi_pm import PM1_CNT, PM1_STS, PM_TMR
 
 OEM_ID: Final = b"COREMS"
 OEM_TABLE_ID: Final = b"COREMESH"
 CREATOR_ID: Final = b"CMSH"
 REVISION: Final = 1
 
-PM1A_EVENT_PORT: Final = 0x600
-PM1A_CONTROL_PORT: Final = 0x604
-PM_TIMER_PORT: Final = 0x608
-RESET_PORT: Final = 0xCF9
 RESET_VALUE: Final = 0x06
 S5_SLEEP_TYPE: Final = 5
-SCI_IRQ: Final = 9
-TIMER_IRQ: Final = 0
-TIMER_GSI: Final = 2
 RTC_CENTURY_INDEX: Final = 0x32
 
 BROADCAST_APIC_ID: Final = 0xFF
@@ -64,29 +61,30 @@ _SYSTEM_IO: Final = 1
 
 
 def build_firmware(
-    apic_ids: Sequence[int], memory: MemoryMap, topology: Topology | None = None
+    apic_ids: Sequence[int], memory: MemoryMap, topology: Topology | None = None, board: Board = PC
 ) -> tuple[list[tuple[int, bytes]], int]:
     """All tables as (guest-physical address, bytes), and the address of the RSDP.
 
     ``apic_ids`` are the cores' APIC ids, the bootstrap processor's first, each 0 to FFFF_FFFEh and different.
     ``topology`` divides the same cores and the same memory into hosts; with more than one, the guest is told
-    that each is a NUMA node. Raises :class:`ConfigurationError` for ids that no such machine can have, and
+    that each is a NUMA node. ``board`` has the chips, their addresses and interrupts.
+    Raises :class:`ConfigurationError` for ids that no such machine can have, and
     for a ``topology`` of another one. Pure; any thread may call.
     """
     _check_apic_ids(apic_ids)
     placer = _Placer(ACPI_TABLES_BASE, ACPI_TABLES_END)
     rsdp_gpa = placer.reserve(36)
     several = topology is not None and topology.hosts > 1
-    dsdt_gpa = placer.place(dsdt(device_node=0 if several else None))
+    dsdt_gpa = placer.place(dsdt(board, device_node=0 if several else None))
     facs_gpa = placer.place(facs())
-    fadt_gpa = placer.place(fadt(facs_gpa, dsdt_gpa))
-    madt_gpa = placer.place(madt(apic_ids))
+    fadt_gpa = placer.place(fadt(board, facs_gpa, dsdt_gpa))
+    madt_gpa = placer.place(madt(board, apic_ids))
     described = [fadt_gpa, madt_gpa]
     if topology is not None and several:
         _check_topology(apic_ids, memory, topology)
         described += [placer.place(srat(topology.nodes)), placer.place(slit(topology.hosts))]
     xsdt_gpa = placer.place(table(b"XSDT", 1, struct.pack(f"<{len(described)}Q", *described)))
-    tables = [(rsdp_gpa, rsdp(xsdt_gpa)), *placer.tables, *build_mp_table(apic_ids)]
+    tables = [(rsdp_gpa, rsdp(xsdt_gpa)), *placer.tables, *build_mp_table(apic_ids, board)]
     for gpa, data in tables:
         if not memory.is_ram(gpa, len(data)):
             raise ConfigurationError(
@@ -132,8 +130,10 @@ def facs() -> bytes:
     return struct.pack("<4s5IQB31x", b"FACS", 64, 0, 0, 0, 0, 0, 2)
 
 
-def fadt(facs_gpa: int, dsdt_gpa: int) -> bytes:
+def fadt(board: Board, facs_gpa: int, dsdt_gpa: int) -> bytes:
     """The fixed description, revision 6.3 (5.2.9)."""
+    pm_base, reset_port = board["acpi-pm"].base, board["reset"].base
+    event, control, timer = (pm_base + block.offset for block in (PM1_STS, PM1_CNT, PM_TMR))
     wbinvd, proc_c1, sleep_button, fixed_rtc, reset_register = (1 << bit for bit in (0, 2, 5, 6, 10))
     # A set button or RTC bit says that there is no such fixed feature: only the power button (bit 4) is one.
     # The 8042 is not announced though its reset line exists: no keyboard is behind it, and probing for one
@@ -146,25 +146,25 @@ def fadt(facs_gpa: int, dsdt_gpa: int) -> bytes:
 
     put(36, "II", facs_gpa, dsdt_gpa)
     put(45, "B", 4)  # preferred profile: enterprise server
-    put(46, "H", SCI_IRQ)
-    put(56, "I", PM1A_EVENT_PORT)
-    put(64, "I", PM1A_CONTROL_PORT)
-    put(76, "I", PM_TIMER_PORT)
+    put(46, "H", board.irq("acpi-pm"))
+    put(56, "I", event)
+    put(64, "I", control)
+    put(76, "I", timer)
     put(88, "BBxB", 4, 2, 4)  # lengths of the PM1 event and control blocks and of the timer
     put(96, "HH", 101, 1001)  # latencies that mean: no C2, no C3
     put(108, "B", RTC_CENTURY_INDEX)
     put(109, "H", legacy_devices | no_vga | no_aspm)
     put(112, "I", wbinvd | proc_c1 | sleep_button | fixed_rtc | reset_register)
-    put(116, "4BQ", *_io_address(8, RESET_PORT))
+    put(116, "4BQ", *_io_address(8, reset_port))
     put(128, "BxxB", RESET_VALUE, 3)  # ... and the minor version
     put(132, "QQ", facs_gpa, dsdt_gpa)
-    put(148, "4BQ", *_io_address(32, PM1A_EVENT_PORT))
-    put(172, "4BQ", *_io_address(16, PM1A_CONTROL_PORT))
-    put(208, "4BQ", *_io_address(32, PM_TIMER_PORT))
+    put(148, "4BQ", *_io_address(32, event))
+    put(172, "4BQ", *_io_address(16, control))
+    put(208, "4BQ", *_io_address(32, timer))
     return table(b"FACP", 6, bytes(body))
 
 
-def madt(apic_ids: Sequence[int]) -> bytes:
+def madt(board: Board, apic_ids: Sequence[int]) -> bytes:
     """The interrupt controllers, revision 5 (5.2.12): cores, the I/O APIC, and what drives its inputs."""
     pcat_compat = enabled = 1
     active_high_level = 0b11 << 2 | 0b01
@@ -177,8 +177,9 @@ def madt(apic_ids: Sequence[int]) -> bytes:
             wide = True
             parts.append(struct.pack("<BBHIII", 9, 16, 0, apic_id, enabled, uid))
     parts.append(struct.pack("<BBBBII", 1, 12, ioapic_id(apic_ids), 0, IOAPIC_BASE, 0))
-    parts.append(struct.pack("<BBBBIH", 2, 10, 0, TIMER_IRQ, TIMER_GSI, 0))
-    parts.append(struct.pack("<BBBBIH", 2, 10, 0, SCI_IRQ, SCI_IRQ, active_high_level))
+    for irq in sorted(board.levels | set(board.pins)):
+        flags = active_high_level if irq in board.levels else 0
+        parts.append(struct.pack("<BBBBIH", 2, 10, 0, irq, board.pin(irq), flags))
     parts.append(struct.pack("<BBBHB", 4, 6, ALL_PROCESSORS, 0, NMI_LINT))
     if wide:
         parts.append(struct.pack("<BBHIB3x", 10, 12, 0, 0xFFFF_FFFF, NMI_LINT))
@@ -213,12 +214,13 @@ def slit(nodes: int) -> bytes:
     return table(b"SLIT", 1, struct.pack("<Q", nodes) + b"".join(rows))
 
 
-def dsdt(device_node: int | None = None) -> bytes:
+def dsdt(board: Board, device_node: int | None = None) -> bytes:
     """The differentiated description: power-off, the PCI root with an empty bus, and the ISA devices.
 
     ``device_node`` is the NUMA node that the devices are near to (_PXM, 6.2.14), if there are several.
     """
     s5 = aml.integer(S5_SLEEP_TYPE)
+    configuration = board["pci"].base
     root = aml.device(
         "PCI0",
         aml.name("_HID", aml.eisa_id("PNP0A03")),
@@ -229,17 +231,14 @@ def dsdt(device_node: int | None = None) -> bytes:
             "_CRS",
             aml.resource_template(
                 aml.word_bus_number(0, 0),
-                aml.io_ports(0xCF8, 8),
-                aml.word_io(0x0000, 0x0CF7),
-                aml.word_io(0x0D00, 0xFFFF),
+                aml.io_ports(configuration, 8),
+                aml.word_io(0x0000, configuration - 1),
+                aml.word_io(configuration + 8, 0xFFFF),
                 aml.dword_memory(PCI_WINDOW_BASE, PCI_WINDOW_END - 1),
             ),
         ),
         aml.name("_PRT", aml.package()),
-        _isa_device("PIC", "PNP0000", (0x20, 2), (0xA0, 2), irq=2),
-        _isa_device("PIT", "PNP0100", (0x40, 4), irq=TIMER_IRQ),
-        _isa_device("RTC", "PNP0B00", (0x70, 2), irq=8),
-        _isa_device("COM1", "PNP0501", (0x3F8, 8), irq=4, uid=1),
+        *(_isa_device(chip) for chip in board.chips if chip.acpi),
     )
     return table(
         b"DSDT",
@@ -248,14 +247,17 @@ def dsdt(device_node: int | None = None) -> bytes:
     )
 
 
-def _isa_device(path: str, hid: str, *ports: tuple[int, int], irq: int, uid: int = 0) -> bytes:
-    resources = [aml.io_ports(first, count) for first, count in ports]
+def _isa_device(chip: Chip) -> bytes:
+    assert chip.acpi is not None
+    resources = [aml.io_ports(r.base, r.length) for r in chip.described if r.space == PORT]
+    if chip.irq is not None:
+        resources.append(aml.irq(chip.irq))
     return aml.device(
-        path,
-        aml.name("_HID", aml.eisa_id(hid)),
-        aml.name("_UID", aml.integer(uid)),
+        chip.acpi.path,
+        aml.name("_HID", aml.eisa_id(chip.acpi.hid)),
+        aml.name("_UID", aml.integer(chip.acpi.uid)),
         aml.name("_STA", aml.integer(_PRESENT)),
-        aml.name("_CRS", aml.resource_template(*resources, aml.irq(irq))),
+        aml.name("_CRS", aml.resource_template(*resources)),
     )
 
 

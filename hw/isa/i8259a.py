@@ -12,6 +12,7 @@ from functools import partial
 
 from coremesh.hw.device import Device
 from coremesh.hw.registers import Bit, Bits, Register
+from coremesh.hw.state import Stateful
 
 CASCADE = 2
 SPURIOUS = 7
@@ -60,8 +61,25 @@ class OCW3(Register):
     ESMM = Bit(6)
 
 
-class Chip8259A:
+class Chip8259A(Stateful):
     """One 8259A. ``output`` is the INT pin as it should be now. No lock: the pair has it."""
+
+    STATE = (
+        "lines",
+        "elcr",
+        "irr",
+        "isr",
+        "imr",
+        "base",
+        "lowest",
+        "icw4",
+        "special_mask",
+        "rotate_on_aeoi",
+        "poll",
+        "read_isr",
+        "_expected",
+        "_icw1",
+    )
 
     def __init__(self, edge_only: int) -> None:
         self._edge_only = edge_only  # inputs that the PIIX wires as edges for ever
@@ -212,6 +230,8 @@ class Pic8259A(Device):
 
     Its INTR goes to ``intr`` with the lock held, in the order of the changes.
     """
+
+    STATE = ("intr", "master", "slave")
 
     def __init__(self, *intr: Callable[[bool], None], name: str = "pic") -> None:
         super().__init__(name)

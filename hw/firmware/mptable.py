@@ -11,6 +11,8 @@ from typing import Final
 
 from coremesh.core import cpuid
 from coremesh.core.memory_map import IOAPIC_BASE, LAPIC_BASE, MP_TABLE_BASE
+from coremesh.hw.board.board import Board
+from coremesh.hw.board.pc import PC, ioapic_id
 
 SPEC_REVISION: Final = 4
 OEM_ID: Final = b"COREMESH"
@@ -21,8 +23,6 @@ IOAPIC_VERSION: Final = 0x20
 ISA_BUS: Final = 0
 ISA_IRQS: Final = (0, 1, *range(3, 16))
 """The cascade, IRQ 2, is no interrupt of its own."""
-TIMER_PIN: Final = 2
-SCI_IRQ: Final = 9
 ALL_LAPICS: Final = 0xFF
 
 _PROCESSOR, _BUS, _IOAPIC, _INTERRUPT, _LOCAL_INTERRUPT = range(5)
@@ -33,7 +33,7 @@ _CONFORMING: Final = 0
 _ACTIVE_HIGH_LEVEL: Final = 0b11 << 2 | 0b01
 
 
-def build_mp_table(apic_ids: Sequence[int]) -> list[tuple[int, bytes]]:
+def build_mp_table(apic_ids: Sequence[int], board: Board = PC) -> list[tuple[int, bytes]]:
     """The floating pointer and the table as (guest-physical address, bytes); the first id is the BSP's."""
     pointer_bytes = 16
     table_gpa = MP_TABLE_BASE + pointer_bytes
@@ -41,10 +41,10 @@ def build_mp_table(apic_ids: Sequence[int]) -> list[tuple[int, bytes]]:
         struct.pack("<4sIBBB5B", b"_MP_", table_gpa, pointer_bytes // 16, SPEC_REVISION, 0, 0, 0, 0, 0, 0)
     )
     pointer[10] = -sum(pointer) & 0xFF
-    return [(MP_TABLE_BASE, bytes(pointer)), (table_gpa, configuration_table(apic_ids))]
+    return [(MP_TABLE_BASE, bytes(pointer)), (table_gpa, configuration_table(apic_ids, board))]
 
 
-def configuration_table(apic_ids: Sequence[int]) -> bytes:
+def configuration_table(apic_ids: Sequence[int], board: Board = PC) -> bytes:
     """Header and base entries (4.2, 4.3), in the order of their types."""
     usable = [apic_id for apic_id in apic_ids if apic_id <= LARGEST_XAPIC_ID]
     ioapic = ioapic_id(usable)
@@ -66,9 +66,8 @@ def configuration_table(apic_ids: Sequence[int]) -> bytes:
     # The 8259A pair's output also reaches the I/O APIC's first pin (figure 3-5 of the specification).
     entries.append(struct.pack("<BBHBBBB", _INTERRUPT, _EXTINT, _CONFORMING, ISA_BUS, 0, ioapic, 0))
     for irq in ISA_IRQS:
-        flags = _ACTIVE_HIGH_LEVEL if irq == SCI_IRQ else _CONFORMING
-        pin = TIMER_PIN if irq == 0 else irq
-        entries.append(struct.pack("<BBHBBBB", _INTERRUPT, _INT, flags, ISA_BUS, irq, ioapic, pin))
+        flags = _ACTIVE_HIGH_LEVEL if irq in board.levels else _CONFORMING
+        entries.append(struct.pack("<BBHBBBB", _INTERRUPT, _INT, flags, ISA_BUS, irq, ioapic, board.pin(irq)))
     for kind, lint in ((_EXTINT, 0), (_NMI, 1)):
         entries.append(
             struct.pack("<BBHBBBB", _LOCAL_INTERRUPT, kind, _CONFORMING, ISA_BUS, 0, ALL_LAPICS, lint)
@@ -94,11 +93,3 @@ def configuration_table(apic_ids: Sequence[int]) -> bytes:
     )
     table[7] = -sum(table) & 0xFF
     return bytes(table)
-
-
-def ioapic_id(apic_ids: Sequence[int]) -> int:
-    """An id that no core has, if the I/O APIC's four bits leave one (82093AA, IOAPICID); else 0.
-
-    Since the bus that both kinds once shared is gone, an operating system no longer minds equal ids.
-    """
-    return next((number for number in range(16) if number not in apic_ids), 0)

@@ -12,7 +12,8 @@ Memory-mapped, 32-bit accesses only: an index at offset 0x00 chooses the registe
 from collections.abc import Callable
 from functools import partial
 
-from coremesh.hw.device import Device, InterruptFabric
+from coremesh.hw.device import Device
+from coremesh.hw.irq import InterruptFabric
 from coremesh.hw.registers import Bit, Bits, Register
 
 PINS = 24
@@ -86,6 +87,7 @@ class IoApic82093AA(Device):
     """``pin(n)`` gives the input to connect a line to. ``eoi`` takes the broadcasts of the local APICs."""
 
     REGISTERS = (IOREGSEL, IOAPICID, IOAPICVER, IOAPICARB)
+    STATE = ("levels", "ioredtbl", "delivered")
     widths = (4,)
     ioregsel: int
     ioapicid: int

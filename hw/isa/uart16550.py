@@ -11,9 +11,10 @@ says: early code often prints before it programs LCR, and means eight bits.
 
 from collections import deque
 
+from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.clock import Clock
-from coremesh.hw.console import ConsolePort
-from coremesh.hw.device import Device, IrqLine
+from coremesh.hw.device import Device
+from coremesh.hw.irq import IrqLine
 from coremesh.hw.registers import Bit, Bits, Register
 
 FIFO_BYTES = 16
@@ -131,6 +132,7 @@ class Uart16550A(Device):
     """One port, its other end a :class:`ConsolePort`."""
 
     REGISTERS = (IER, FCR, LCR, MCR, LSR, MSR, SCR)
+    STATE = ("divisor", "_received", "_thre_pending", "_line_free", "_timeout_at", "_shifted_at")
     ier: int
     fcr: int
     lcr: int
@@ -143,6 +145,7 @@ class Uart16550A(Device):
         super().__init__(name)
         self._now = clock.now
         self._irq = irq
+        self.lines.append(irq)
         self._console = console
         self._transmit = console.transmit
         self._alarm = clock.alarm(name, self.lock, self._expire)
@@ -182,6 +185,11 @@ class Uart16550A(Device):
         self._received: deque[int] = deque()
         self._thre_pending = False
         self._update_irq()
+
+    def resume(self) -> None:
+        """The receiver goes on with what the person has typed meanwhile."""
+        self._receive()
+        self._await()
 
     # --- interrupt
 

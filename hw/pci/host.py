@@ -7,6 +7,7 @@ Offsets: 0 CONFADD (0xCF8), 4 CONFDATA (0xCFC).
 
 from coremesh.hw.device import Device
 from coremesh.hw.registers import Bit, Bits, Register
+from coremesh.hw.state import Stateful
 
 Function = tuple[int, int, int]  # bus, device, function
 
@@ -22,8 +23,10 @@ class CONFADD(Register):
     CONE = Bit(31)  # CONFDATA reaches configuration space
 
 
-class ConfigSpace:
+class ConfigSpace(Stateful):
     """256 bytes of one function: what it is, and which bits a write changes."""
+
+    STATE = ("data",)
 
     def __init__(self, contents: dict[int, bytes], writable: dict[int, bytes]) -> None:
         self._initial = bytes(self._laid_out(contents))
@@ -73,12 +76,14 @@ class PciHost(Device):
     """Bus 0 with the functions of ``functions``; everything else reads as all ones."""
 
     REGISTERS = (CONFADD,)
+    STATE = ("_spaces",)
     widths = (1, 2, 4)
     confadd: int
 
     def __init__(self, functions: dict[Function, ConfigSpace], name: str = "pci") -> None:
         super().__init__(name)
         self._functions = functions
+        self._spaces = [functions[function] for function in sorted(functions)]
         self.reset()
 
     def reset(self) -> None:

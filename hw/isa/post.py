@@ -14,6 +14,8 @@ KEPT = 16
 class PostCode(Device):
     """One latch. ``codes`` holds the last values that were written, the newest last."""
 
+    STATE = ("latch", "codes")
+
     def __init__(self, name: str = "post") -> None:
         super().__init__(name)
         self.codes: deque[int] = deque(maxlen=KEPT)

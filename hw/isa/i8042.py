@@ -11,7 +11,8 @@ of that kind do.
 
 from collections import deque
 
-from coremesh.hw.device import Device, IrqLine
+from coremesh.hw.device import Device
+from coremesh.hw.irq import IrqLine
 from coremesh.hw.power import PowerEvent, PowerSink
 from coremesh.hw.registers import Bit, Register
 
@@ -74,6 +75,7 @@ class Keyboard8042(Device):
     """The controller. IRQ 1 when a byte for the guest waits and the command byte allows it."""
 
     REGISTERS = (STATUS, CTR, OUTPORT)
+    STATE = ("ram", "_awaits", "_bytes", "_data")
     status: int
     ctr: int
     outport: int
@@ -81,6 +83,7 @@ class Keyboard8042(Device):
     def __init__(self, irq: IrqLine, on_power: PowerSink, name: str = "i8042") -> None:
         super().__init__(name)
         self._irq = irq
+        self.lines.append(irq)
         self._on_power = on_power
         self.reset()
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The PC: which chips there are, how their interrupt lines run, and where they are mapped.
+
+Read it as a list.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from coremesh.core.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT
+from coremesh.hw.backend.console import ConsolePort
+from coremesh.hw.board.board import AcpiName, Board, Chip, memory, ports
+from coremesh.hw.clock import Clock, HostClock
+from coremesh.hw.irq import InterruptFabric, IrqLine
+from coremesh.hw.isa.acpi_pm import AcpiPm
+from coremesh.hw.isa.debug_exit import DebugExit
+from coremesh.hw.isa.i8042 import Keyboard8042
+from coremesh.hw.isa.i8254 import Pit8254
+from coremesh.hw.isa.i8259a import Pic8259A
+from coremesh.hw.isa.ioapic import IoApic82093AA
+from coremesh.hw.isa.mc146818 import Rtc146818, cmos_configuration
+from coremesh.hw.isa.post import PostCode
+from coremesh.hw.isa.reset import ResetControl, SystemControlA
+from coremesh.hw.isa.uart16550 import Uart16550A
+from coremesh.hw.node import DeviceNode
+from coremesh.hw.pci.host import PciHost, i440fx_host_bridge
+from coremesh.hw.power import PowerSink
+
+# The timer's interrupt is wired to pin 2, where the cascade of the 8259A pair would be; the SCI is a level.
+PC: Final = Board(
+    chips=(
+        Chip(
+            "pic",
+            (ports(0x20, 2), ports(0xA0, 2, 2), ports(0x4D0, 2, 4)),
+            2,
+            AcpiName("PIC", "PNP0000"),
+            (ports(0x20, 2), ports(0xA0, 2)),
+        ),
+        Chip("pit", (ports(0x40, 4), ports(0x61, 1, 4)), 0, AcpiName("PIT", "PNP0100"), (ports(0x40, 4),)),
+        Chip("i8042", (ports(0x60, 1), ports(0x64, 1, 4)), 1),
+        Chip("rtc", (ports(0x70, 2),), 8, AcpiName("RTC", "PNP0B00")),
+        Chip("post", (ports(0x80, 1),)),
+        Chip("port92", (ports(0x92, 1),)),
+        Chip("debug-exit", (ports(0xF4, 4),)),
+        Chip("uart", (ports(0x3F8, 8),), 4, AcpiName("COM1", "PNP0501", uid=1)),
+        Chip("acpi-pm", (ports(0x600, 12),), 9),
+        Chip("pci", (ports(0xCF8, 4, widths=(4,)), ports(0xCFC, 4, 4))),
+        Chip("reset", (ports(0xCF9, 1),)),
+        Chip("ioapic", (memory(IOAPIC_BASE, 0x1000),)),
+    ),
+    pins={0: 2},
+    levels=frozenset({9}),
+)
+
+_IOAPIC_IDS: Final = 16
+
+
+def ioapic_id(apic_ids: Iterable[int]) -> int:
+    """An id that no core has, if the I/O APIC's four bits leave one (82093AA, IOAPICID); else 0.
+
+    Equal ids do no harm: the bus that cores and I/O APICs once shared is gone.
+    """
+    taken = set(apic_ids)
+    return next((identity for identity in range(_IOAPIC_IDS) if identity not in taken), 0)
+
+
+def build_pc(
+    fabric: InterruptFabric,
+    *,
+    console: ConsolePort,
+    on_power: PowerSink,
+    ram_bytes: int,
+    vcpus: int,
+    apic_ids: Sequence[int] | None = None,
+    clock: Clock | None = None,
+) -> DeviceNode:
+    """The devices of one PC, their interrupts going to ``fabric``.
+
+    ``apic_ids`` are the cores' as the firmware tells them, by default 0 to ``vcpus`` - 1. ``on_power`` must
+    not wait for a vCPU. The node is built but its threads do not run: call ``start``. Raises nothing for
+    valid arguments.
+    """
+    clock = clock or HostClock()
+
+    # Interrupt controllers. The 8259A pair reaches the processors through LINT0 (the MP specification's
+    # virtual wire mode via the local APIC) and through pin 0 of the I/O APIC (the same via the I/O APIC).
+    ioapic = IoApic82093AA(fabric, identity=ioapic_id(range(vcpus) if apic_ids is None else apic_ids))
+    pic = Pic8259A(fabric.extint, ioapic.pin(0))
+
+    def isa(name: str) -> IrqLine:
+        """The ISA interrupt of a chip: to its 8259A input and to the I/O APIC pin that it is wired to."""
+        irq = PC.irq(name)
+        return IrqLine(pic.irq(irq), ioapic.pin(PC.pin(irq)))
+
+    devices = [
+        pic,
+        ioapic,
+        Pit8254(clock, isa("pit")),
+        Keyboard8042(isa("i8042"), on_power),
+        Uart16550A(clock, isa("uart"), console),
+        Rtc146818(clock, isa("rtc"), cmos_configuration(ram_bytes, min(ram_bytes, LOW_RAM_LIMIT), vcpus)),
+        AcpiPm(clock, isa("acpi-pm"), on_power),
+        SystemControlA(on_power),
+        ResetControl(on_power),
+        PciHost({(0, 0, 0): i440fx_host_bridge()}),
+        PostCode(),
+        DebugExit(on_power),
+    ]
+    return DeviceNode(PC.mappings(devices), ioapic, pic)

@@ -51,7 +51,7 @@ static const char* compare_layouts(uc_engine* uc) {
     if (cs->cc != (CPUClass*)&X86_CPU(cs)->cc || !cs->cc->cpu_exec_interrupt) return "CPUClass";
     if (uc->tcg_ctx->uc != uc || !uc->tcg_ctx->code_gen_buffer) return "TCGContext";
     if (uc->qemu_thread_data) return "uc_struct.qemu_thread_data";
-    return NULL;
+    return cm_translator_selfcheck(uc);
 }
 
 const char* cm_engine_selfcheck(void) {
@@ -103,7 +103,7 @@ cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const str
     engine->opaque = opaque;
     engine->ram = *ram;
     uc_err code = open_uc(&engine->uc, code_buffer_bytes);
-    if (code || !map_memory(engine)) {
+    if (code || !map_memory(engine) || !cm_translator_attach(engine)) {
         snprintf(error, error_size, "the translator did not start: %s",
                  code ? uc_strerror(code) : "its memory could not be mapped");
         cm_engine_close(engine);
@@ -140,6 +140,7 @@ void cm_engine_close(cm_engine* engine) {
         uc_close(engine->uc);
     }
     free(engine->codegen);
+    free(engine->translation);
     free(engine);
 }
 

@@ -48,9 +48,10 @@ struct cm_engine {
     bool restart_at_store;     // leave the block before its next store (cm_engine_self_write)
     uintptr_t slow_store;      // where translated code called a helper that stores now, or 0
     uintptr_t atomic_from;     // where it called the last locked operation that took the long way (atomics.c)
-    struct cm_codegen* codegen;   // codegen.c; made at the first translation
-    uint32_t pages_flushed;       // single pages flushed from the TLB
-    uint32_t targets_code_epoch;  // lookup.c
+    struct cm_codegen* codegen;          // codegen.c; made at the first translation
+    struct cm_translation* translation;  // x86/translator.c
+    uint32_t pages_flushed;              // single pages flushed from the TLB
+    uint32_t targets_code_epoch;         // lookup.c
     struct cm_target targets[CM_TARGETS];
     struct cm_engine_counters counters;
 };
@@ -80,6 +81,9 @@ static inline uint8_t* cm_ram_pointer(const struct cm_engine* engine, uint64_t g
 #define CM_SYSTEM_FLAGS ((int)~(CC_O | CC_S | CC_Z | CC_A | CC_P | CC_C | DF_MASK))
 
 void cm_memory_attach(struct cm_engine* engine);
+// The page of RAM that code at `pc` is fetched from, or UINT64_MAX; raises the fault of a fetch
+// (translate.c).
+uint64_t cm_code_page(struct cm_engine* engine, target_ulong pc);
 void cm_exceptions_attach(struct cm_engine* engine);
 // Moves the ops emitted after `mark` in front of `place`, in order (translate.c).
 void cm_move_ops_before(TCGContext* tcg, TCGOp* mark, TCGOp* place);

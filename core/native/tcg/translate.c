@@ -177,7 +177,7 @@ void CM_WRAP(helper_check_exit_request)(void* unicorn, uint32_t place) {
     cpu_loop_exit_noexc(cs);
 }
 
-static uint64_t page_of(struct cm_engine* engine, target_ulong pc) {
+uint64_t cm_code_page(struct cm_engine* engine, target_ulong pc) {
     tb_page_addr_t offset = get_page_addr_code(engine->env, pc);
     return offset == (tb_page_addr_t)-1 ? UINT64_MAX : offset >> TARGET_PAGE_BITS;
 }
@@ -232,13 +232,13 @@ void CM_WRAP(gen_intermediate_code)(CPUState* cs, TranslationBlock* tb, int max_
     CM_HIT(gen_intermediate_code);
     engine->counters.blocks++;
 
-    uint64_t page = page_of(engine, tb->pc), next_page = UINT64_MAX;
+    uint64_t page = cm_code_page(engine, tb->pc), next_page = UINT64_MAX;
     bool mixed = page != UINT64_MAX && engine->ops->begin_translation(engine->opaque, page);
     translate(engine, tb, max_insns);
     if (page != UINT64_MAX && (tb->pc & ~TARGET_PAGE_MASK) + tb->size > TARGET_PAGE_SIZE) {
         // Only now is it known that the block runs into a second page, whose bytes were read before the page
         // was announced: announce it and translate again.
-        next_page = page_of(engine, (tb->pc & TARGET_PAGE_MASK) + TARGET_PAGE_SIZE);
+        next_page = cm_code_page(engine, (tb->pc & TARGET_PAGE_MASK) + TARGET_PAGE_SIZE);
         if (next_page != UINT64_MAX) mixed |= engine->ops->begin_translation(engine->opaque, next_page);
         tcg_func_start(tcg);
         translate(engine, tb, max_insns);

@@ -34,7 +34,34 @@
 
 #define CORE_BLOCK_0 0x1000000  // guest.h, CORE_BLOCKS: where the stacks of core 0 are
 
-#ifndef __ASSEMBLER__
+#ifdef __ASSEMBLER__
+// One case: a few instructions, the vector and error code they must end with, and at label 9 the RIP to be
+// saved. Ring 0 runs them where they lie, ring 3 through the user mapping: the code is position-independent.
+.macro CASE name:req, vector:req, error=0, kind:req, cr2=-1
+    .pushsection .rodata.names, "a"
+8:  .asciz "\name"
+    .popsection
+    .pushsection .data.cases, "aw"
+    .quad 7f, 9f, 8b, \vector, \error, \cr2, \kind
+    .popsection
+7:
+.endm
+.macro END
+    int $0x80
+.endm
+#define BOTH IN_RING0 + IN_RING3
+
+// Page faults: error code bits P=1 W=2 RSVD=8 I=10h; U=4 is added for ring 3.
+#define FAULT_CASE(name, error, kind, address, cr2, text...) \
+    CASE name, 14, error, kind + IS_FAULT, cr2;              \
+    mov $(address), % eax;                                   \
+    9 : text;                                                \
+    END
+#define PAGE_CASE(name, error, kind, address, text...) FAULT_CASE(name, error, kind, address, address, text)
+// Across a page boundary the address is the first byte of the page that is missing.
+#define CROSS_CASE(name, error, kind, back, text...) \
+    FAULT_CASE(name, error, kind, DATA_BEFORE_MISSING + 0x1000 - back, DATA_BEFORE_MISSING + 0x1000, text)
+#else
 #include "guest.h"
 
 struct exception_case {
@@ -47,6 +74,7 @@ struct exception_case {
 #define NO_CR2 (~0ull)
 
 extern const struct exception_case exception_cases[], exception_cases_end[];
+extern const struct exception_case encoding_cases[], encoding_cases_end[];
 extern char user_begin[], user_end[];
 extern bool strict;
 

@@ -1,21 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One case: a few instructions, the vector and error code they must end with, and at label 9 the RIP to be saved.
-// Ring 0 runs them where they lie, ring 3 through the user mapping: the code is position-independent.
+// Faults and traps of instructions that are well formed.
 #include "exceptions.h"
-
-.macro CASE name:req, vector:req, error=0, kind:req, cr2=-1
-    .pushsection .rodata.names, "a"
-8:  .asciz "\name"
-    .popsection
-    .pushsection .data.cases, "aw"
-    .quad 7f, 9f, 8b, \vector, \error, \cr2, \kind
-    .popsection
-7:
-.endm
-.macro END
-    int $0x80
-.endm
-#define BOTH IN_RING0 + IN_RING3
 
     .section .data.cases, "aw"
     .align 8
@@ -203,10 +188,7 @@ exception_cases:
     int $0x80
 9:  END
 
-    // --- page faults: error code bits P=1 W=2 RSVD=8 I=10h; U=4 is added for ring 3
-#define FAULT_CASE(name, error, kind, address, cr2, text...) \
-    CASE name, 14, error, kind+IS_FAULT, cr2; mov $(address), %eax; 9: text; END
-#define PAGE_CASE(name, error, kind, address, text...) FAULT_CASE(name, error, kind, address, address, text)
+    // --- page faults
     PAGE_CASE("read of a missing page", 0, BOTH, MISSING_PAGE+0x123, mov (%rax), %cl)
     PAGE_CASE("write of a missing page", 2, BOTH, MISSING_PAGE+0x124, mov %ecx, (%rax))
     PAGE_CASE("add to a missing page", 2, BOTH+MODIFIES, MISSING_PAGE+0x128, add %ecx, (%rax))
@@ -226,9 +208,6 @@ exception_cases:
     PAGE_CASE("fetch of a kernel page", 0x11, IN_RING3+AT_CR2, KERNEL_PAGE+0x10, jmp *%rax)
     PAGE_CASE("read through a reserved bit", 9, BOTH+STRICT, RESERVED_PAGE+4, mov (%rax), %ecx)
     PAGE_CASE("write through a reserved bit", 0xb, BOTH+STRICT, RESERVED_PAGE+4, mov %ecx, (%rax))
-    // Across a page boundary the address is the first byte of the page that is missing.
-#define CROSS_CASE(name, error, kind, back, text...) \
-    FAULT_CASE(name, error, kind, DATA_BEFORE_MISSING+0x1000-back, DATA_BEFORE_MISSING+0x1000, text)
     CROSS_CASE("read into a missing page", 0, BOTH, 3, mov (%rax), %rcx)
     CROSS_CASE("write into a missing page", 2, BOTH, 3, mov %rcx, (%rax))
     CROSS_CASE("locked xadd into a missing page", 2, BOTH+STRICT, 2, lock xadd %ecx, (%rax))

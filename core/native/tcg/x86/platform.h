@@ -8,6 +8,12 @@
 
 struct cm_engine;
 struct TCGContext;
+struct uc_struct;
+
+// Puts our instructions before the engine's (translator.h). False: no memory.
+bool cm_translator_attach(struct cm_engine* engine);
+// What differs in the engine from what translator.h declares of it, or NULL.
+const char* cm_translator_selfcheck(struct uc_struct* uc);
 
 // Takes the processor's features from the machine's CPUID, so that an instruction that is not announced is
 // #UD.

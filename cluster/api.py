@@ -14,6 +14,7 @@ from coremesh.core.errors import (
     GuestImageError,
     HostLostError,
     ImageFetchError,
+    InternalError,
     MachineStateError,
     PlatformError,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "GuestImageError",
     "HostLostError",
     "ImageFetchError",
+    "InternalError",
     "Machine",
     "MachineEnd",
     "MachineStateError",

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from coremesh.cluster import qemu
-from coremesh.cluster.description import check_vcpus
 from coremesh.cluster.images import DebianImage, fetch_debian
 from coremesh.cluster.machine import Machine
+from coremesh.cluster.options import check_vcpus
 from coremesh.cluster.progress import fetch_progress, waiting
 from coremesh.core.errors import MachineStateError
 

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from coremesh.cluster.description import (
-    HostsWanted,
-    check_policy,
-    default_cmdline,
-    parse_memory,
-    share_vcpus,
-)
+from coremesh.cluster.cmdline import default_words, several_hosts_words
+from coremesh.cluster.describe import load_image
+from coremesh.cluster.description import HostsWanted
 from coremesh.cluster.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
-from coremesh.cluster.images import fetch_debian, read_image
+from coremesh.cluster.images import fetch_debian
 from coremesh.cluster.machine import Machine
+from coremesh.cluster.options import check, share_vcpus
 from coremesh.cluster.progress import fetch_progress, waiting
 from coremesh.cluster.terminal import PlainText
 from coremesh.core.errors import (
@@ -48,6 +45,7 @@ class BootOptions:
     kernel: Path | None = None
     initrd: Path | None = None
     append: str = ""
+    cmdline: str | None = None
     modules: tuple[str, ...] = ()
     command: str | None = None
     timeout: float | None = None
@@ -58,11 +56,14 @@ class BootOptions:
 
 def boot_guest(options: BootOptions) -> int:
     """Boot, serve the console or run the command, and return the process's exit status."""
-    share_vcpus(options.hosts, options.vcpus)
-    check_policy(options.policy)
-    parse_memory(options.memory)
+    # Before an image is got, and Machine says the same of what only it takes.
+    shares = share_vcpus(options.hosts, options.vcpus)
+    for name in ("policy", "memory", "kernel", "initrd", "append", "cmdline", "timeout", "address", "unpack"):
+        check(name, getattr(options, name))
+    if options.command is not None:
+        check("command", options.command)
     try:
-        machine = _start(options)
+        machine = _start(options, shares)
     except KeyboardInterrupt:
         return INTERRUPTED_STATUS
     with machine:
@@ -76,12 +77,12 @@ def boot_guest(options: BootOptions) -> int:
             return INTERRUPTED_STATUS
 
 
-def _start(options: BootOptions) -> Machine:
+def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
     kernel, initrd, modules = _images(options)
     append = options.append
-    if options.command is not None and default_cmdline(kernel):
+    if options.command is not None and "quiet" in default_words(kernel, append=append, quiet=True):
         append = f"quiet {append}".strip()  # nobody sees the kernel's messages, and they cost time
-    with waiting(f"starting {_size(share_vcpus(options.hosts, options.vcpus))}"):
+    with waiting(f"starting {_size(shares)}"):
         machine = Machine(
             vcpus=options.vcpus,
             hosts=options.hosts,
@@ -90,12 +91,29 @@ def _start(options: BootOptions) -> Machine:
             kernel=kernel,
             initrd=initrd,
             modules=modules,
+            cmdline=options.cmdline,
             append=append,
+            unpack=options.unpack,
             address=options.address,
         )
     if machine.warning:
         print(f"coremesh: {machine.warning}", file=sys.stderr)
+    if options.command is None and options.cmdline is None:
+        _tell_of_words(kernel, shares, append)
     return machine
+
+
+def _tell_of_words(kernel: bytes, shares: tuple[int, ...], append: str) -> None:
+    """Say what the kernel of a machine of several hosts gets beyond what it gets on one."""
+    added = several_hosts_words(sum(shares)) if len(shares) > 1 else ()
+    left = default_words(kernel, vcpus=sum(shares), hosts=len(shares), append=append)
+    words = " ".join(word for word in left if word in added)
+    if words:
+        print(
+            f"coremesh: for several hosts the kernel gets '{words}'. A word of the same name in --append "
+            "replaces one; 'loglevel=7' there shows the kernel's messages.",
+            file=sys.stderr,
+        )
 
 
 def _size(shares: tuple[int, ...]) -> str:
@@ -104,8 +122,9 @@ def _size(shares: tuple[int, ...]) -> str:
 
 
 def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes, str]]]:
-    modules = [_module(text) for text in options.modules]
-    initrd = None if options.initrd is None else read_image(options.initrd, "initrd")
+    ram_bytes = check("memory", options.memory)
+    modules = [_module(text, ram_bytes) for text in options.modules]
+    initrd = None if options.initrd is None else load_image(options.initrd, "initrd", ram_bytes)
     if options.builtin:
         if options.kernel is not None or options.command is not None:
             raise ConfigurationError(
@@ -113,7 +132,7 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
             )
         return builtin_guest(), None, []
     if options.kernel is not None:
-        return read_image(options.kernel, "kernel"), initrd, modules
+        return load_image(options.kernel, "kernel", ram_bytes), initrd, modules
     try:
         with fetch_progress() as progress:
             image = fetch_debian(progress=progress)
@@ -139,9 +158,9 @@ def builtin_guest() -> bytes:
         ) from error
 
 
-def _module(text: str) -> tuple[bytes, str]:
+def _module(text: str, ram_bytes: int) -> tuple[bytes, str]:
     # As GRUB and QEMU have it: the text begins with the file's name.
-    return read_image(text.split(" ", 1)[0], "module"), text
+    return load_image(text.split(" ", 1)[0], "module", ram_bytes), text
 
 
 def _run(machine: Machine, command: str, timeout: float | None) -> int:

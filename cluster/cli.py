@@ -44,6 +44,12 @@ terminal the console goes to standard output as plain text, and standard input t
   coremesh boot --kernel vmlinuz --initrd initrd.img --append 'quiet'
   coremesh boot --kernel test.elf --timeout 10   a Multiboot kernel
 
+[bold]The kernel's command line[/bold]
+
+  Linux gets 'console=ttyS0,115200 panic=-1', and on several hosts 'tsc=reliable quiet' besides: printing
+  through the serial port of another host is slow. A word of --append replaces the default word of its name;
+  with loglevel=7, debug or ignore_loglevel there, 'quiet' is left out. --cmdline replaces the whole line.
+
 [bold]Exit status[/bold]
 
   With --run, the command's. Otherwise
@@ -78,8 +84,19 @@ def boot(
         Path | None, typer.Option("--initrd", metavar="FILE", help="Initial RAM file system.")
     ] = None,
     append: Annotated[
-        str, typer.Option("--append", metavar="TEXT", help="Added to the kernel's default command line.")
+        str,
+        typer.Option(
+            "--append",
+            metavar="TEXT",
+            help="Added to the kernel's default command line; replaces its words of the same names.",
+        ),
     ] = "",
+    cmdline: Annotated[
+        str | None,
+        typer.Option(
+            "--cmdline", metavar="TEXT", help="Given to the kernel instead of the default command line."
+        ),
+    ] = None,
     module: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,7 +141,7 @@ def boot(
 ) -> None:
     """Boot a guest."""
     from coremesh.cluster.boot import BootOptions, boot_guest
-    from coremesh.cluster.description import parse_hosts
+    from coremesh.cluster.options import parse_hosts
 
     options = BootOptions(
         vcpus=vcpus,
@@ -134,6 +151,7 @@ def boot(
         kernel=kernel,
         initrd=initrd,
         append=append,
+        cmdline=cmdline,
         modules=tuple(module or ()),
         command=run,
         timeout=timeout,
@@ -221,6 +239,9 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
+        for argument in sys.argv[1:]:
+            if not _is_utf8(argument):  # Ray stores a program's command line as text, and fails with another
+                raise ConfigurationError(f"the argument {argument!r} is not UTF-8 text.")
         app()
     except GuestCrashError as error:
         _fail(error, 70)
@@ -234,6 +255,13 @@ def main() -> None:
         if _signals:  # inside a call to Ray, an exit asked for by a signal handler has lost its status
             raise SystemExit(128 + _signals[0]) from None
         raise
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def _fail(error: CoremeshError, status: int) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from coremesh.cluster.ending import MachineEnd
-from coremesh.core.errors import ConsoleTimeoutError, MachineStateError
+from coremesh.cluster.options import check, compiled_pattern
+from coremesh.core.errors import ConfigurationError, ConsoleTimeoutError, MachineStateError
 
 _POLL_SECONDS = 1.0
 _TAIL = 2000
@@ -41,10 +42,11 @@ class Console:
 
     def write(self, data: bytes | str) -> None:
         """Type `data` (text as UTF-8). Returns at once; the guest takes it as fast as it reads."""
-        self._remote.call("feed_console", data.encode() if isinstance(data, str) else bytes(data))
+        self._remote.call("feed_console", check("data", data))
 
     def read(self, timeout: float = 0.0) -> bytes:
         """Return all that came since the last read, waiting up to `timeout` seconds for the first byte."""
+        timeout = _patience(timeout)
         data, self._unread = self._unread, b""
         return data or self.take(timeout)[0]
 
@@ -60,6 +62,7 @@ class Console:
 
         Waits up to `timeout` seconds for the first byte.
         """
+        timeout = _patience(timeout)
         if self._unread:
             return self.read(), False
         data, cursor, over = self._remote.call("read_console", self._cursor, timeout)
@@ -83,9 +86,7 @@ class Console:
         The match's groups are bytes. Raises :class:`ConsoleTimeoutError` with the console's last bytes, or
         what the machine ended with.
         """
-        if isinstance(pattern, str):
-            pattern = pattern.encode()
-        wanted = re.compile(pattern)
+        wanted, timeout = compiled_pattern("pattern", pattern), _patience(timeout)
         deadline = time.monotonic() + timeout
         seen, over = self._unread, False
         self._unread = b""
@@ -131,3 +132,9 @@ class Console:
         if end is not None and end.crashed:
             return end.error()
         return MachineStateError(f"{end}." if end is not None else "the machine has ended.")
+
+
+def _patience(timeout: float) -> float:
+    if timeout is None:
+        raise ConfigurationError("a console waits for a number of seconds, not for None: give one.")
+    return float(check("timeout", timeout))

@@ -24,7 +24,9 @@ from pathlib import Path
 import platformdirs
 from coremesh.cluster import debian
 from coremesh.cluster.initramfs import busybox_initramfs
-from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError
+from coremesh.cluster.options import check
+from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError, shown
+from coremesh.core.input_file import named, read_input_file
 
 #: Debian's kernel flavours for amd64: the standard one, and the smaller one for virtual machines.
 FLAVOURS = ("amd64", "cloud-amd64")
@@ -63,7 +65,12 @@ class DebianImage:
 def cache_folder() -> Path:
     """Return the folder that holds fetched images; it need not exist."""
     chosen = os.environ.get("COREMESH_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("coremesh"))
+    try:
+        return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("coremesh"))
+    except RuntimeError as error:  # ~user, and no such user
+        raise ConfigurationError(
+            f"COREMESH_CACHE is {shown(chosen)}, which names no folder ({error})."
+        ) from None
 
 
 def cached_debian(flavour: str = "amd64") -> DebianImage | None:
@@ -100,8 +107,14 @@ def fetch_debian(
     apt sources. May be called from any thread or process at once. Raises :class:`ImageFetchError`.
     """
     _check_flavour(flavour)
+    refresh, progress = check("refresh", refresh), check("progress", progress)
+    source_list = check("source_list", source_list)
     report = progress or (lambda what, done: None)
     cache = cache_folder()
+    # Before the lock: a cache that this user may only read can hold a valid image all the same. A folder that
+    # is exchanged in this moment does not pass the check of its hashes, and is then looked at under the lock.
+    if not refresh and (image := cached_debian(flavour)) is not None:
+        return image
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"debian-{flavour}.lock"):
@@ -126,17 +139,15 @@ def drop_debian(flavour: str = "amd64") -> None:
     shutil.rmtree(cache_folder() / f"debian-{flavour}", ignore_errors=True)
 
 
-def read_image(path: str | os.PathLike[str], what: str) -> bytes:
-    """Return the content of a person's own `what` ('kernel', 'initrd', 'module') or raise GuestImageError."""
-    try:
-        data = Path(path).expanduser().read_bytes()
-    except FileNotFoundError as error:
-        hint = " 'coremesh fetch' gets a Debian kernel." if what == "kernel" else ""
-        raise GuestImageError(f"no {what} at {path}.{hint}") from error
-    except OSError as error:
-        raise GuestImageError(f"cannot read the {what} {path}: {error.strerror}.") from error
+def read_image(path: str | os.PathLike[str], what: str, limit: int, why_limit: str) -> bytes:
+    """Return the content of a person's own `what` ('kernel', 'initrd', 'module') or raise GuestImageError.
+
+    It must be a regular file of at most `limit` bytes; `why_limit` says in a sentence where that comes from.
+    """
+    hint = " 'coremesh fetch' gets a Debian kernel." if what == "kernel" else ""
+    data = read_input_file(path, what, limit, why_limit, GuestImageError, hint)
     if not data:
-        raise GuestImageError(f"the {what} {path} is empty.")
+        raise GuestImageError(f"the {what} {named(path)} is empty.")
     return data
 
 
@@ -201,8 +212,8 @@ def _fetch_error(error: OSError, cache: Path) -> ImageFetchError:
 
 
 def _check_flavour(flavour: str) -> None:
-    if flavour not in FLAVOURS:
-        raise ConfigurationError(f"no kernel flavour {flavour!r}; there are {', '.join(FLAVOURS)}.")
+    if not isinstance(flavour, str) or flavour not in FLAVOURS:
+        raise ConfigurationError(f"no kernel flavour {shown(flavour)}; there are {', '.join(FLAVOURS)}.")
 
 
 @contextmanager

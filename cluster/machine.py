@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import weakref
@@ -11,22 +12,16 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster import images, session, telemetry
-from coremesh.cluster.assembly import check_images, topology_of
+from coremesh.cluster import session, telemetry
+from coremesh.cluster.assembly import topology_of
 from coremesh.cluster.build import own_build
 from coremesh.cluster.command import run_command
 from coremesh.cluster.console import Console
-from coremesh.cluster.description import (
-    HostsWanted,
-    MachineDescription,
-    Module,
-    check_policy,
-    default_cmdline,
-    parse_memory,
-    share_vcpus,
-)
+from coremesh.cluster.describe import describe
+from coremesh.cluster.description import HostsWanted
 from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.hosts import Hosts
+from coremesh.cluster.options import Image, check
 from coremesh.cluster.shell import PROMPT, CommandResult
 from coremesh.cluster.tables import CONTENTION, Rows, as_table, contended_rows, mesh_rows, vcpu_rows
 from coremesh.core.errors import (
@@ -40,8 +35,6 @@ from coremesh.core.symbols import SymbolTable
 
 if TYPE_CHECKING:
     import pandas
-
-Image = str | os.PathLike[str] | bytes
 
 _SHOWN_PAGES = 8
 _WAIT_SLICE = 1.0  # seconds a remote wait blocks, so that Ctrl-C is noticed in between
@@ -66,7 +59,7 @@ class Machine:
     is added to it. `modules` are Multiboot modules: paths, bytes, or pairs of one of these and a text.
     `address` names a Ray cluster to run on, "auto" the one that this machine is a node of; otherwise Ray is
     started here, quietly, and shared by all machines of the process.
-    `prompt` is a regular expression for the prompt of the guest's shell.
+    `prompt` is a regular expression (bytes, or text) for the prompt of the guest's shell.
     `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `unpack` lets the host
     unpack a bzImage's kernel, which saves the guest seconds and costs it KASLR. `progress` is told about
     a fetch (what, 0..1).
@@ -90,29 +83,32 @@ class Machine:
         curve: bool = True,
         append: str = "",
         address: str | None = None,
-        prompt: bytes = PROMPT,
+        prompt: str | bytes | re.Pattern[bytes] = PROMPT,
         protection: str = "auto",
         unpack: bool = True,
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
-        self.shares = share_vcpus(hosts, vcpus)
-        self.vcpus = sum(self.shares)
-        self.memory = parse_memory(memory)
-        policy = check_policy(policy)
+        address = check("address", address)
         build = own_build()
-        self._description = MachineDescription(
-            vcpus=self.vcpus,
-            ram_bytes=self.memory,
-            **_images(kernel, initrd, cmdline, append, progress, several_hosts=len(self.shares) > 1),
-            modules=tuple(_module(module) for module in modules),
+        self._description = describe(
+            vcpus=vcpus,
+            memory=memory,
+            kernel=kernel,
+            initrd=initrd,
+            cmdline=cmdline,
+            modules=modules,
+            hosts=hosts,
+            policy=policy,
+            curve=curve,
+            append=append,
             prompt=prompt,
             protection=protection,
             unpack=unpack,
-            shares=self.shares,
-            policy=policy,
-            curve=curve,
+            progress=progress,
         )
-        check_images(self._description)
+        self.shares = self._description.shares
+        self.vcpus = self._description.vcpus
+        self.memory = self._description.ram_bytes
         self.cmdline = self._description.cmdline
         self._end: MachineEnd | None = None
         self._paused = False
@@ -150,6 +146,8 @@ class Machine:
         :class:`ConsoleTimeoutError` raised. `on_output` gets the output's bytes as they come.
         """
         begin = time.monotonic()
+        command, timeout = check("command", command), check("timeout", timeout)
+        on_output = check("on_output", on_output)
         if self._paused:
             raise MachineStateError("the machine is paused: call resume() first.")
         with self._shell:
@@ -161,7 +159,7 @@ class Machine:
 
     def wait_shell(self, timeout: float | None = None) -> float:
         """Wait until a shell has shown its prompt; return :attr:`boot_seconds`."""
-        begin = time.monotonic()
+        begin, timeout = time.monotonic(), check("timeout", timeout)
         while self._timings.get("boot") is None:
             left = _WAIT_SLICE if timeout is None else min(_WAIT_SLICE, timeout - (time.monotonic() - begin))
             if left <= 0:
@@ -190,7 +188,7 @@ class Machine:
 
     def wait(self, timeout: float | None = None) -> MachineEnd | None:
         """Wait for the machine's end and return it; None if it still runs after `timeout` seconds."""
-        begin = time.monotonic()
+        begin, timeout = time.monotonic(), check("timeout", timeout)
         while self._end is None:
             left = _WAIT_SLICE if timeout is None else min(_WAIT_SLICE, timeout - (time.monotonic() - begin))
             self._require_alive()
@@ -270,6 +268,9 @@ class Machine:
         /proc/kallsyms, users are named, and there is 'symbols': which of the kernel's variables lie there.
         `phys_base` is for a kernel that moved itself, see :class:`SymbolTable`.
         """
+        count, symbols, phys_base = (
+            check("count", count), check("symbols", symbols), check("phys_base", phys_base),
+        )  # fmt: skip
         self._require_several()
         table = None if symbols is None else SymbolTable.read(symbols, phys_base=phys_base)
         return as_table(self._contended(count, table), "rank", ("gpa", "home", *CONTENTION, "hosts", "users"))
@@ -285,10 +286,13 @@ class Machine:
         where the page is, beside running vCPUs. Raises ConfigurationError for what is no such operation,
         MachineStateError on a machine of one host.
         """
+        given = {"operation": operation, "gpa": gpa, "size": size, "operand": operand, "expected": expected}
+        checked = [check(name, value) for name, value in given.items()]
+        host = check("host", host)
         self._require_several()
-        if not 0 <= host < len(self._hosts):
+        if host >= len(self._hosts):
             raise ConfigurationError(f"there is no host {host}; they count from 0.")
-        return int(self._hosts.call("transact", operation, gpa, size, operand, expected, host=host))
+        return int(self._hosts.call("transact", *checked, host=host))
 
     def device_stats(self) -> pandas.DataFrame:
         """Return accesses and lock contention: one row a device."""
@@ -321,7 +325,8 @@ class Machine:
 
     def registers(self, vcpu: int = 0) -> dict[str, Any]:
         """Return a vCPU's registers; the machine must be paused."""
-        if not 0 <= vcpu < self.vcpus:
+        vcpu = check("vcpu", vcpu)
+        if vcpu >= self.vcpus:
             raise ConfigurationError(f"there is no vCPU {vcpu}; they count from 0.")
         self._require_alive()
         host = self._description.host_of(vcpu)
@@ -329,7 +334,13 @@ class Machine:
         return registers
 
     def read_memory(self, gpa: int, length: int) -> bytes:
-        """Return `length` bytes of guest RAM at guest-physical address `gpa`."""
+        """Return `length` bytes of guest RAM at guest-physical address `gpa`; at most 1 GiB.
+
+        Raises ConfigurationError where not all of that is RAM of one region.
+        """
+        gpa, length = check("gpa", gpa), check("length", length)
+        if not MemoryMap(self.memory).is_ram(gpa, length):
+            raise ConfigurationError(f"{length} bytes at {gpa:#x} are not all RAM of this guest.")
         data: bytes = self._call("read_memory", gpa, length)
         return data
 
@@ -381,36 +392,3 @@ class Machine:
     def _tail(self) -> bytes:
         data: bytes = self._call("read_console", max(0, self._call("console_end") - 2000), 0.0)[0]
         return data
-
-
-def _images(
-    kernel: Image | None,
-    initrd: Image | None,
-    cmdline: str | None,
-    append: str,
-    progress: Callable[[str, float], None] | None,
-    *,
-    several_hosts: bool,
-) -> dict[str, Any]:
-    """The description's kernel, initrd and command line."""
-    if kernel is None:
-        debian = images.fetch_debian(progress=progress)
-        kernel_bytes = debian.kernel.read_bytes()
-        initrd_bytes: bytes | None = debian.initramfs() if initrd is None else _load(initrd, "initrd")
-    else:
-        kernel_bytes = _load(kernel, "kernel")
-        initrd_bytes = None if initrd is None else _load(initrd, "initrd")
-    if cmdline is None:
-        cmdline = default_cmdline(kernel_bytes, several_hosts=several_hosts)
-    return {"kernel": kernel_bytes, "initrd": initrd_bytes, "cmdline": f"{cmdline} {append}".strip()}
-
-
-def _load(image: Image, what: str) -> bytes:
-    return image if isinstance(image, bytes) else images.read_image(image, what)
-
-
-def _module(module: Image | tuple[Image, str]) -> Module:
-    image, text = module if isinstance(module, tuple) else (module, None)
-    if text is None:
-        text = "" if isinstance(image, bytes) else os.fspath(image)
-    return Module(_load(image, "module"), text)

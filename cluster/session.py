@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from coremesh.cluster import warden
-from coremesh.core.errors import CoremeshError, HostLostError, MachineStateError, PlatformError
+from coremesh.core.errors import CoremeshError, HostLostError, InternalError, MachineStateError, PlatformError
 
 _FOLDER = "coremesh-"
 _KNOCK_SECONDS = 5.0
@@ -229,7 +229,15 @@ class Call:
                 raise PlatformError(
                     f"coremesh cannot be imported for {self._what}. Install the same wheel on every node."
                 ) from error
-            raise
+            if isinstance(cause, OSError | MemoryError):
+                raise PlatformError(
+                    f"{self._what} could not go on: {_first_line(cause)}. 'coremesh doctor' says what "
+                    "this host offers."
+                ) from error
+            raise InternalError(
+                f"{self._what} failed ({type(cause or error).__name__}: {_first_line(cause or error)}). "
+                "This is an error in Coremesh: please report it with what led to it."
+            ) from error
         except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
             raise HostLostError(
                 f"{self._what} has gone ({_first_line(error)}). Start the machine again; "

@@ -5,6 +5,19 @@ All errors derive from :class:`CoremeshError`, so that a script can catch one na
 and pickle, because they cross process borders on their way from an actor to the person.
 """
 
+_LONGEST_SHOWN = 60
+
+
+def shown(value: object) -> str:
+    """Return `value` as a message shows it: one short piece of text, whatever its size and whatever it is."""
+    try:
+        if isinstance(value, str | bytes | bytearray) and len(value) > _LONGEST_SHOWN:
+            return f"{value[:_LONGEST_SHOWN]!r}..."
+        text = repr(value)
+    except Exception:  # an integer of 5,000 digits; an object whose own __repr__ fails
+        return f"this {type(value).__name__}"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
 
 class CoremeshError(Exception):
     """Base of every error that Coremesh raises on purpose."""
@@ -56,3 +69,7 @@ class ConsoleTimeoutError(CoremeshError):
 
 class HostLostError(CoremeshError):
     """The process or the machine that ran the vCPUs has gone."""
+
+
+class InternalError(CoremeshError):
+    """A part of Coremesh failed in a way that nobody foresaw; the message says which and how."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from coremesh.core.errors import ConfigurationError
+from coremesh.core.errors import ConfigurationError, shown
 
 PAGE_BYTES: Final = 4096
 KIB: Final = 1 << 10
@@ -103,16 +103,17 @@ class MemoryMap:
     def __init__(self, ram_bytes: int) -> None:
         if isinstance(ram_bytes, bool) or not isinstance(ram_bytes, int):
             raise ConfigurationError(
-                f"the memory size {ram_bytes!r} is no number of bytes; give a whole number such as {GIB}"
+                f"the memory size {shown(ram_bytes)} is no number of bytes; give a whole number such as {GIB}"
             )
         if ram_bytes < MINIMUM_RAM:
             raise ConfigurationError(
-                f"{ram_bytes} bytes of memory are too little for a PC; give at least 2 MiB, for Linux 256 MiB"
+                f"{shown(ram_bytes)} bytes of memory are too little for a PC; "
+                "give at least 2 MiB, for Linux 256 MiB"
             )
         if ram_bytes > MAXIMUM_RAM:
             raise ConfigurationError(
-                f"{ram_bytes} bytes of memory do not fit the guest's {PHYSICAL_ADDRESS_BITS} address bits; "
-                f"give at most {MAXIMUM_RAM // GIB} GiB"
+                f"{shown(ram_bytes)} bytes of memory do not fit the guest's "
+                f"{PHYSICAL_ADDRESS_BITS} address bits; give at most {MAXIMUM_RAM // GIB} GiB"
             )
         if ram_bytes % PAGE_BYTES:
             down = ram_bytes // PAGE_BYTES * PAGE_BYTES

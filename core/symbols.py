@@ -16,10 +16,10 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from coremesh.core.errors import ConfigurationError
+from coremesh.core.input_file import named, read_input_file
 
 KERNEL_MAPPING: Final = 0xFFFF_FFFF_8000_0000
 """Where the kernel's image is mapped, ``__START_KERNEL_map``."""
@@ -28,6 +28,7 @@ KERNEL_MAPPING_BYTES: Final = 1 << 30
 MOST_NAMES: Final = 4
 """So many names tell what a page is for; of more, the number."""
 
+_LARGEST_FILE = 256 << 20
 _PERCPU_TYPES = frozenset("aA")  # absolute: offsets into per-CPU areas, and constants
 
 
@@ -64,21 +65,21 @@ class SymbolTable:
         """Read a System.map or a copy of /proc/kallsyms.
 
         Raises :class:`ConfigurationError` for a file that cannot be read or is neither, and for a kallsyms
-        whose addresses were hidden from who copied it.
+        whose addresses were hidden from who copied it. At most 256 MiB are read.
         """
-        try:
-            text = Path(path).expanduser().read_text(errors="replace")
-        except OSError as error:
-            raise ConfigurationError(f"cannot read the symbols {path}: {error.strerror}.") from error
+        why = "Give System.map of the guest's kernel; a kernel's has some MiB."
+        text = read_input_file(path, "symbols", _LARGEST_FILE, why, ConfigurationError).decode(
+            errors="replace"
+        )
         symbols = [symbol for line in text.splitlines() if (symbol := _parse(line)) is not None]
         if not symbols:
             raise ConfigurationError(
-                f"{path} has no kernel symbols. Give System.map of the guest's kernel, or the output of "
-                "'cat /proc/kallsyms' in the guest."
+                f"{named(path)} has no kernel symbols. Give System.map of the guest's kernel, or the output "
+                "of 'cat /proc/kallsyms' in the guest."
             )
         if all(symbol.address == 0 for symbol in symbols):
             raise ConfigurationError(
-                f"the addresses in {path} are hidden. Copy /proc/kallsyms as root, with "
+                f"the addresses in {named(path)} are hidden. Copy /proc/kallsyms as root, with "
                 "'sysctl kernel.kptr_restrict=0'."
             )
         return cls(symbols, phys_base)

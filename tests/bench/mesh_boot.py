@@ -10,7 +10,7 @@ processors. No Ray.
 import sys
 
 import peers
-from coremesh.cluster.description import SEVERAL_HOSTS_CMDLINE
+from coremesh.cluster.cmdline import several_hosts_words
 from coremesh.cluster.shell import PROMPT
 from figures import options
 from mesh_network import NetworkMachine, description_of
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--vcpus", type=int, default=8)
     parser.add_argument("--memory", type=int, default=1024, help="MiB")
     parser.add_argument("--timeout", type=float, default=240)
+    parser.add_argument("--words", help="for the kernel, instead of the default words of several hosts")
     arguments = parser.parse_args()
     with (
         shown(f"Boot to shell on {arguments.vcpus} vCPUs", "one host", arguments) as table,
@@ -44,8 +45,9 @@ def main() -> None:
         for turn in range(arguments.rounds):
             for hosts in arguments.hosts:
                 seconds = boot(
-                    table, network, guest, hosts, arguments.vcpus, arguments.memory, alone, arguments.timeout
-                )
+                    table, network, guest, hosts, arguments.vcpus, arguments.memory, alone,
+                    arguments.timeout, arguments.words,
+                )  # fmt: skip
                 alone = seconds if hosts == 1 else alone
                 say(f"round {turn + 1}: {hosts} hosts {seconds:.1f} s")
 
@@ -59,13 +61,16 @@ def boot(
     memory_mib: int,
     alone: float | None,
     timeout: float,
+    words: str | None,
 ) -> float:
     """One boot; seconds."""
+    if words is None:
+        words = " ".join(several_hosts_words(vcpus)) if hosts > 1 else ""
     shares = [vcpus // hosts + (host < vcpus % hosts) for host in range(hosts)]
     description = description_of(
         guest.kernel.read_bytes(),
         shares,
-        f"{guest.cmdline} {SEVERAL_HOSTS_CMDLINE}",
+        f"{guest.cmdline} {words}",
         memory_mib,
         initrd=guest.initramfs.read_bytes(),
         prompt=PROMPT,

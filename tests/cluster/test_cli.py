@@ -109,7 +109,16 @@ def test_help_of_boot_has_every_option_the_statuses_and_examples() -> None:
         (["--memory", "1Q"], "1Q"),
         (["--memory", "0"], "memory"),
         (["--memory", "900T"], "memory"),
+        (["--memory", "9" * 400], "512M"),
+        (["--memory", "9" * 5000 + "G"], "512M"),
+        (["--vcpus", "9" * 5000], "integer"),
         (["--timeout", "-1"], "timeout"),
+        (["--timeout", "nan"], "timeout"),
+        (["--timeout", "1e300"], "timeout"),
+        (["--address", "local"], "auto"),
+        (["--append", os.fsdecode(b"\xff")], "UTF-8"),
+        (["--run", os.fsdecode(b"echo \xff")], "UTF-8"),
+        (["--run", "x" * 120_001], "120001 bytes"),
         (["--no-such-option"], "no-such-option"),
         (["--builtin", "--run", "true"], "--builtin"),
     ],
@@ -129,6 +138,19 @@ def test_a_missing_or_corrupt_kernel_is_told_with_status_1(tmp_path: Path) -> No
     result = coremesh("boot", "--kernel", str(tmp_path / "junk"))
     assert result.returncode == 1
     assert b"known kind" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--kernel", "--initrd", "--module"])
+def test_a_device_or_a_pipe_for_an_image_is_told_at_once(
+    option: str, tmp_path: Path, kernel: Callable[[bytes], str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place, word in (("/dev/zero", b"is a device"), (tmp_path / "pipe", b"is a pipe")):
+        begin = time.monotonic()
+        result = coremesh("boot", "--kernel", kernel(HANG), option, str(place), patience=60)
+        assert (result.returncode, result.stdout) == (1, b"")
+        assert word in result.stderr and result.stderr.count(b"\n") == 1
+        assert time.monotonic() - begin < 20
 
 
 def test_fetch_prints_where_the_image_is(debian: DebianImage) -> None:

@@ -8,9 +8,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from coremesh.cluster.description import check_vcpus, default_cmdline, parse_memory
+from coremesh.cluster.cmdline import command_line
 from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.lifeline import ProcessIdentity, watch
+from coremesh.cluster.options import check_vcpus, parse_memory
 from coremesh.cluster.registers import format_registers
 from coremesh.cluster.terminal import PlainText
 from coremesh.core.errors import ConfigurationError, GuestCrashError
@@ -56,11 +57,27 @@ def test_no_text_makes_the_memory_parser_fail_in_another_way(text: str) -> None:
 def test_linux_gets_a_serial_console_and_multiboot_kernels_an_empty_line() -> None:
     linux = bytes(0x202) + b"HdrS" + bytes(100)
     multiboot = bytes(16) + b"\x02\xb0\xad\x1b" + bytes(100)
-    assert "console=ttyS0" in default_cmdline(linux)
-    assert default_cmdline(multiboot) == ""
-    assert "tsc=reliable" not in default_cmdline(linux)
-    assert "tsc=reliable" in default_cmdline(linux, several_hosts=True)
-    assert default_cmdline(multiboot, several_hosts=True) == ""
+    assert command_line(linux) == "console=ttyS0,115200 panic=-1"
+    assert command_line(linux, hosts=2) == "console=ttyS0,115200 panic=-1 tsc=reliable quiet"
+    for hosts in (1, 2):
+        assert command_line(multiboot, hosts=hosts, append="a b", quiet=True) == "a b"
+
+
+@pytest.mark.parametrize(
+    ("append", "line"),
+    [
+        ("", "console=ttyS0,115200 panic=-1 tsc=reliable quiet"),
+        ("loglevel=7", "console=ttyS0,115200 panic=-1 tsc=reliable loglevel=7"),
+        ("debug", "console=ttyS0,115200 panic=-1 tsc=reliable debug"),
+        ("ignore-loglevel", "console=ttyS0,115200 panic=-1 tsc=reliable ignore-loglevel"),
+        ("quiet x", "console=ttyS0,115200 panic=-1 tsc=reliable quiet x"),
+        ("panic=5 tsc=unstable", "console=ttyS0,115200 quiet panic=5 tsc=unstable"),
+        ("console=tty0", "console=ttyS0,115200 panic=-1 tsc=reliable quiet console=tty0"),
+    ],
+)
+def test_a_persons_words_replace_the_default_words_of_their_names(append: str, line: str) -> None:
+    linux = bytes(0x202) + b"HdrS" + bytes(100)
+    assert command_line(linux, vcpus=8, hosts=2, append=append) == line
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 """Getting the Debian image with the real apt, keeping it, and what happens when that goes wrong."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,29 @@ def test_the_image_is_a_linux_kernel_and_a_static_program(debian: DebianImage) -
 def test_a_cached_image_needs_no_network(filled: Path, unreachable: Path) -> None:
     image = fetch_debian(source_list=unreachable)
     assert image.folder == filled
+
+
+def test_a_cache_that_may_only_be_read_serves_its_image(filled: Path, unreachable: Path) -> None:
+    """Given a cache on a file system that is mounted read-only, when its image is valid, then it is used."""
+    if os.geteuid() == 0:
+        if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+            pytest.skip("no mount namespace can be made here")
+        command = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"',
+            "sh",
+        ]
+        command += [str(filled.parent)]
+    else:
+        filled.parent.chmod(0o500)
+        command = []
+    look = "from coremesh.cluster.images import fetch_debian; print(fetch_debian().folder)"
+    done = subprocess.run([*command, sys.executable, "-c", look], capture_output=True, text=True, check=False)
+    filled.parent.chmod(0o700)
+    assert done.stdout.strip() == str(filled), done.stderr
 
 
 def test_a_damaged_image_is_not_used(filled: Path, unreachable: Path) -> None:
@@ -148,14 +172,14 @@ def test_two_processes_that_want_it_at_once_both_get_it_from_one_fetch(
 def test_a_persons_own_files_are_read_or_the_error_names_them(tmp_path: Path) -> None:
     file = tmp_path / "kernel"
     with pytest.raises(GuestImageError, match="coremesh fetch"):
-        images.read_image(file, "kernel")
+        images.read_image(file, "kernel", 1000, "")
     file.write_bytes(b"")
     with pytest.raises(GuestImageError, match="empty"):
-        images.read_image(file, "kernel")
-    with pytest.raises(GuestImageError, match="cannot read"):
-        images.read_image(tmp_path, "initrd")
+        images.read_image(file, "kernel", 1000, "")
+    with pytest.raises(GuestImageError, match="is a directory"):
+        images.read_image(tmp_path, "initrd", 1000, "")
     file.write_bytes(b"x")
-    assert images.read_image(file, "kernel") == b"x"
+    assert images.read_image(file, "kernel", 1000, "") == b"x"
 
 
 def test_one_file_is_taken_out_of_a_package(tmp_path: Path) -> None:

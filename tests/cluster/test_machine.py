@@ -4,6 +4,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,9 @@ from coremesh.core.errors import (
     GuestCrashError,
     GuestImageError,
     HostLostError,
+    InternalError,
     MachineStateError,
+    PlatformError,
 )
 
 pytestmark = [pytest.mark.usefixtures("one_ray"), pytest.mark.timeout(300)]
@@ -291,3 +294,38 @@ def test_another_cluster_than_the_one_in_use_is_refused(
 ) -> None:
     with pytest.raises(MachineStateError, match="shutdown"):
         Machine(kernel=tiny_guest(HANG), address="127.0.0.1:1")
+
+
+class Failing:
+    """An actor whose methods fail as a host's do when the system refuses something, or by a fault of ours."""
+
+    def threads(self) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    def memory(self) -> None:
+        raise MemoryError
+
+    def fault(self) -> None:
+        raise KeyError("a fault of ours")
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "words"),
+    [
+        ("threads", PlatformError, "Resource temporarily unavailable"),
+        ("memory", PlatformError, "MemoryError"),
+        ("fault", InternalError, "a fault of ours"),
+    ],
+)
+def test_what_fails_in_a_host_process_arrives_as_an_error_of_ours(
+    one_ray: None, method: str, kind: type[Exception], words: str
+) -> None:
+    import ray
+    from coremesh.cluster import session
+
+    session.ensure()
+    remote: Any = ray.remote
+    actor = session.Remote(remote(num_cpus=0)(Failing).remote(), {})
+    with pytest.raises(kind, match=words):
+        actor.call(method)
+    actor.kill()

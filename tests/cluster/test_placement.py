@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from coremesh.cluster.build import Build
-from coremesh.cluster.description import MachineDescription, parse_hosts, share_vcpus
+from coremesh.cluster.description import MachineDescription
 from coremesh.cluster.homes import divide
+from coremesh.cluster.options import parse_hosts, share_vcpus
 from coremesh.cluster.placement import Placement, choose, working_nodes
 from coremesh.core.errors import ConfigurationError, PlatformError
 from coremesh.core.memory_map import GIB, HIGH_RAM_BASE, MIB, PAGE_BYTES, MemoryMap

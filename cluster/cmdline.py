@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line that a Linux kernel gets unless a person gives another: which words, and why each.
+
+A person's own words come last. A default word is left out where they have one of the same name, so that the
+line says each thing once. `Machine(cmdline=...)` and ``--cmdline`` replace all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+#: Serial console at the port's highest rate, since what is typed arrives no faster than that; reset at once
+#: after a panic, so that a panic ends the machine instead of hanging it.
+ALWAYS = ("console=ttyS0,115200", "panic=-1")
+#: On several hosts besides.
+#:
+#: tsc=reliable: Linux trusts the TSC of a few NUMA nodes only; where it does not, it compares it with the
+#: count of its ticks, of which a busy host loses some, and from then on asks the PM timer's port for the
+#: time, thousands of times a second, on another host.
+#:
+#: quiet: each register of the 8250 is a round trip to the host with the devices, and the kernel prints under
+#: a lock that all cores take.
+SEVERAL_HOSTS = ("tsc=reliable", "quiet")
+
+#: Any of these from a person decides how much the kernel prints: 'quiet' is then not added.
+_LOG_WORDS = frozenset({"quiet", "debug", "loglevel", "ignore_loglevel"})
+#: Linux prints to every console that is named: a person's adds one.
+_ADDING = frozenset({"console"})
+
+
+def command_line(
+    kernel: bytes, *, vcpus: int = 1, hosts: int = 1, append: str = "", quiet: bool = False
+) -> str:
+    """Return the command line of `kernel` on a machine of so many vCPUs and hosts, `append` included.
+
+    With `quiet` the kernel prints errors only, unless `append` says how much it is to print. A Multiboot
+    kernel gets `append` alone. Pure.
+    """
+    return " ".join(
+        [*default_words(kernel, vcpus=vcpus, hosts=hosts, append=append, quiet=quiet), append]
+    ).strip()
+
+
+def default_words(
+    kernel: bytes, *, vcpus: int = 1, hosts: int = 1, append: str = "", quiet: bool = False
+) -> list[str]:
+    """Return the default words that are left in :func:`command_line` beside those of `append`."""
+    if not is_linux(kernel):
+        return []
+    words = [*ALWAYS, *(several_hosts_words(vcpus) if hosts > 1 else ())]
+    if quiet and "quiet" not in words:
+        words.append("quiet")
+    given = _names(append.split())
+    return [word for word in words if not _is_replaced(word, given)]
+
+
+def several_hosts_words(vcpus: int) -> tuple[str, ...]:
+    """Return what a machine of several hosts and `vcpus` vCPUs adds."""
+    return SEVERAL_HOSTS
+
+
+def is_linux(kernel: bytes) -> bool:
+    """Tell whether `kernel` takes Linux's words: a bzImage, or an ELF file without a Multiboot header."""
+    # The header's magic at an aligned offset in the first 8 KiB (Multiboot 0.6.96, section 3.1).
+    head = kernel[:8192]
+    multiboot = any(head[i : i + 4] == b"\x02\xb0\xad\x1b" for i in range(0, len(head), 4))
+    return head[0x202:0x206] == b"HdrS" or not multiboot
+
+
+def _is_replaced(word: str, given: frozenset[str]) -> bool:
+    (name,) = _names([word])
+    if name in _ADDING:
+        return False
+    return bool(given & _LOG_WORDS) if name in _LOG_WORDS else name in given
+
+
+def _names(words: Iterable[str]) -> frozenset[str]:
+    # Linux takes '-' and '_' in names for the same (kernel/params.c).
+    return frozenset(word.partition("=")[0].replace("-", "_") for word in words)

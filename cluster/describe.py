@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From the options of a machine to its description: options checked, images read, a command line chosen."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from coremesh.cluster import images
+from coremesh.cluster.assembly import check_images
+from coremesh.cluster.cmdline import command_line
+from coremesh.cluster.description import MachineDescription, Module
+from coremesh.cluster.options import Image, check, share_vcpus
+from coremesh.cluster.shell import PROMPT
+from coremesh.core.errors import GuestImageError
+
+#: An ELF kernel's file holds more than is loaded: symbols, line numbers.
+LARGEST_KERNEL: Final = 1 << 30
+
+
+def describe(
+    *,
+    vcpus: Any = None,
+    memory: Any = "1G",
+    kernel: Any = None,
+    initrd: Any = None,
+    cmdline: Any = None,
+    modules: Any = (),
+    hosts: Any = 1,
+    policy: Any = "adaptive",
+    curve: Any = True,
+    append: Any = "",
+    prompt: Any = PROMPT,
+    protection: Any = "auto",
+    unpack: Any = True,
+    progress: Any = None,
+) -> MachineDescription:
+    """Return the machine that these options describe; their meaning is that of `Machine`'s.
+
+    Reads the images, after all else was found right. Raises :class:`ConfigurationError`,
+    :class:`GuestImageError` or :class:`ImageFetchError`. No engine and no Ray is needed. Any thread.
+    """
+    shares = share_vcpus(hosts, vcpus)
+    ram_bytes = check("memory", memory)
+    given_line = check("cmdline", cmdline)
+    append = check("append", append)
+    wanted: dict[str, Any] = {
+        "prompt": check("prompt", prompt),
+        "protection": check("protection", protection),
+        "unpack": check("unpack", unpack),
+        "policy": check("policy", policy),
+        "curve": check("curve", curve),
+    }
+    progress = check("progress", progress)
+    kernel, initrd = check("kernel", kernel), check("initrd", initrd)
+    pairs = check("modules", modules)
+
+    initrd_bytes: bytes | None
+    if kernel is None:
+        debian = images.fetch_debian(progress=progress)
+        kernel_bytes = debian.kernel.read_bytes()
+        initrd_bytes = debian.initramfs() if initrd is None else load_image(initrd, "initrd", ram_bytes)
+    else:
+        kernel_bytes = load_image(kernel, "kernel", ram_bytes)
+        initrd_bytes = None if initrd is None else load_image(initrd, "initrd", ram_bytes)
+    line = (
+        command_line(kernel_bytes, vcpus=sum(shares), hosts=len(shares), append=append)
+        if given_line is None
+        else f"{given_line} {append}".strip()
+    )
+    description = MachineDescription(
+        vcpus=sum(shares),
+        ram_bytes=ram_bytes,
+        kernel=kernel_bytes,
+        initrd=initrd_bytes,
+        cmdline=line,
+        modules=tuple(Module(load_image(image, "module", ram_bytes), text) for image, text in pairs),
+        shares=shares,
+        **wanted,
+    )
+    check_images(description)
+    return description
+
+
+def load_image(image: Image, what: str, ram_bytes: int) -> bytes:
+    """Return the bytes of `what` ('kernel', 'initrd', 'module') for a guest with `ram_bytes` of RAM.
+
+    `image` is a path, or the bytes themselves. Raises :class:`GuestImageError`.
+    """
+    if isinstance(image, bytes):
+        if not image:
+            raise GuestImageError(f"the {what} is empty.")
+        return image
+    limit, why = ram_bytes, "It must fit the guest's memory: give a larger --memory, or another file."
+    if what == "kernel" and limit < LARGEST_KERNEL:
+        limit, why = LARGEST_KERNEL, "Remove what is not loaded with 'strip -d'."
+    return images.read_image(image, what, limit, why)

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Each option of a machine, of its methods and of the command line: which type, which range, which text.
+
+The one place where that is written down. `Machine`, its methods and the commands all call :func:`check` with
+the option's name, before anything starts. Whatever is wrong is a :class:`ConfigurationError` that says what
+would be right.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from coremesh.cluster.description import HostsWanted
+from coremesh.cluster.shell import MAX_COMMAND
+from coremesh.core.errors import ConfigurationError, shown
+from coremesh.core.input_file import path_of
+from coremesh.core.memory_map import MemoryMap
+from coremesh.core.mesh import MAX_HOSTS, POLICIES, Policy
+
+Image = str | os.PathLike[str] | bytes
+
+#: xAPIC identifiers are 8 bits wide and 255 is the broadcast address (Intel SDM vol. 3A, section 11.6.1).
+MAX_VCPUS: Final = 255
+PROTECTIONS: Final = ("auto", "userfaultfd", "mprotect")
+OPERATIONS: Final = (
+    "load", "store", "compare_swap", "exchange", "add", "and", "or", "xor",
+    "min", "max", "min_signed", "max_signed",
+)  # fmt: skip
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE | re.ASCII)
+_ADDRESS = re.compile(r"\[?[^\s\[\]/@]+\]?:(\d{1,5})", re.ASCII)
+_LONGEST_TEXT = 128 << 10  # of one option; Linux limits an argument of execve to as much
+_LONGEST_PROMPT = 1000  # a regular expression
+_LONGEST_SECONDS = 10**9  # 31 years; what a wait of the system takes ends at about 292
+
+
+def check(name: str, value: Any) -> Any:
+    """Return the value of the option `name` as the machine takes it; raise :class:`ConfigurationError`.
+
+    Names are those of `Machine`'s parameters and of its methods'. KeyError for one that is not declared.
+    """
+    return CHECKS[name](value)
+
+
+# --- vCPUs, hosts, memory --------------------------------------------------------------------------------
+
+
+def parse_memory(size: Any) -> int:
+    """Return a memory size in bytes, from bytes or from text such as '512M', '1G', '1.5GiB'.
+
+    Units are powers of 1024. Raises :class:`ConfigurationError` for what is no size, or no size for a PC's
+    RAM.
+    """
+    if isinstance(size, str):
+        match = _SIZE.fullmatch(size.strip())
+        if match is None:
+            raise ConfigurationError(f"{shown(size)} is no memory size; write it like 512M, 1G or 1.5G.")
+        count = int(float(match[1]) * _UNITS[match[2].upper()])
+    else:
+        count = _integer(size, "the memory size is a number of bytes, or text like 512M, 1G or 1.5G")
+    return MemoryMap(count).ram_bytes
+
+
+def check_vcpus(vcpus: Any) -> int:
+    """Return `vcpus` if a machine can have that many, else raise :class:`ConfigurationError`."""
+    return _whole("a machine has", "vCPUs", vcpus, 1, MAX_VCPUS)
+
+
+def share_vcpus(hosts: HostsWanted, vcpus: int | None) -> tuple[int, ...]:
+    """Return how many vCPUs each host gets: a tuple of one number a host.
+
+    `hosts` is a number of hosts, over which `vcpus` (by default one each) are spread evenly, or a list that
+    gives each host's own, as ``[6, 2]`` or ``[{"vcpus": 6}, {"vcpus": 2}]``. Raises
+    :class:`ConfigurationError`.
+    """
+    wanted = check("hosts", hosts)
+    if isinstance(wanted, int):
+        total = wanted if vcpus is None else check_vcpus(vcpus)
+        if total < wanted:
+            raise ConfigurationError(
+                f"{total} vCPUs cannot be spread over {wanted} hosts: each runs at least one. Give more "
+                "vCPUs or fewer hosts."
+            )
+        return tuple(total // wanted + (number < total % wanted) for number in range(wanted))
+    shares: tuple[int, ...] = wanted
+    check_vcpus(sum(shares))
+    if vcpus is not None and check_vcpus(vcpus) != sum(shares):
+        raise ConfigurationError(
+            f"the hosts have {sum(shares)} vCPUs in all, and the machine was to have {vcpus}. "
+            "Leave one of the two out."
+        )
+    return shares
+
+
+def parse_hosts(text: str) -> int | list[int]:
+    """Return what a person wrote for `hosts`: a number, or the vCPUs of each as '6,2'."""
+    parts = text.split(",") if isinstance(text, str) else []
+    numbers = [int(part) for part in parts if re.fullmatch(r" *\d{1,9} *", part, re.ASCII)]
+    if not parts or len(numbers) != len(parts):
+        raise ConfigurationError(
+            f"{shown(text)} is no number of hosts; write 2, or the vCPUs of each as 6,2."
+        )
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _hosts(hosts: Any) -> int | tuple[int, ...]:
+    if isinstance(hosts, str | bytes | bytearray | memoryview | Mapping) or not isinstance(hosts, Sequence):
+        try:
+            count = _integer(hosts, "")
+        except ConfigurationError:
+            raise ConfigurationError(
+                f"{shown(hosts)} is no number of hosts and no list of them, as [6, 2]."
+            ) from None
+        return _whole("a machine runs on", "hosts", count, 1, MAX_HOSTS)
+    _whole("a machine runs on", "hosts", len(hosts), 1, MAX_HOSTS)
+    return tuple(_share(host) for host in hosts)
+
+
+def _share(host: Any) -> int:
+    if isinstance(host, Mapping):
+        if set(host) != {"vcpus"}:
+            raise ConfigurationError(f'{shown(dict(host))} describes no host; write {{"vcpus": 4}}.')
+        return check_vcpus(host["vcpus"])
+    return check_vcpus(host)
+
+
+def check_policy(policy: Any) -> Policy:
+    """Return `policy` if there is one of that name, else raise :class:`ConfigurationError`."""
+    chosen: Policy = _one_of("policy", policy, POLICIES)
+    return chosen
+
+
+# --- kinds of value --------------------------------------------------------------------------------------
+
+
+def _integer(value: Any, right: str) -> int:
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except Exception:
+            pass
+    raise ConfigurationError(f"{right}; {shown(value)} is not one.")
+
+
+def _whole(before: str, unit: str, value: Any, least: int, most: int) -> int:
+    right = f"{before} {least} to {most} {unit}".rstrip()
+    try:
+        number = _integer(value, right)
+    except ConfigurationError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise ConfigurationError(f"{right}, not {shown(value)}.")
+    return number
+
+
+def _number(what: str, least: int, most: int) -> Callable[[Any], int]:
+    return lambda value: _whole(f"{what} is", "", value, least, most)
+
+
+def _flag(what: str) -> Callable[[Any], bool]:
+    def checked(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"{what} is True or False, not {shown(value)}.")
+        return value
+
+    return checked
+
+
+def _text(what: str, *, raw_bytes: bool = False, longest: int = _LONGEST_TEXT) -> Callable[[Any], str]:
+    def checked(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ConfigurationError(f"{what} is text, not {shown(value)}.")
+        try:
+            size = len(value.encode("utf-8", "surrogateescape" if raw_bytes else "strict"))
+        except UnicodeEncodeError:
+            raise ConfigurationError(f"{what} is not valid Unicode text: {shown(value)}.") from None
+        if "\0" in value:
+            raise ConfigurationError(f"{what} contains a zero byte: {shown(value)}.")
+        if size > longest:
+            raise ConfigurationError(f"{what} has {size} bytes; at most {longest} are taken.")
+        return str(value)
+
+    return checked
+
+
+def _one_of(what: str, value: Any, known: Sequence[str]) -> Any:
+    if not isinstance(value, str) or value not in known:
+        raise ConfigurationError(f"no {what} {shown(value)}; there are {', '.join(known)}.")
+    return value
+
+
+def _seconds(what: str) -> Callable[[Any], float]:
+    def checked(value: Any) -> float:
+        try:
+            number = math.nan if isinstance(value, bool | str | bytes | bytearray) else float(value)
+        except Exception:
+            number = math.nan
+        if not 0 <= number <= _LONGEST_SECONDS:
+            raise ConfigurationError(
+                f"{what} is a number of seconds from 0 to {_LONGEST_SECONDS}, not {shown(value)}."
+            )
+        return number
+
+    return checked
+
+
+def _or_none(checked: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else checked(value)
+
+
+def _function(what: str) -> Callable[[Any], Any]:
+    def checked(value: Any) -> Any:
+        if not callable(value):
+            raise ConfigurationError(f"{what} is a function, not {shown(value)}.")
+        return value
+
+    return checked
+
+
+def _data(what: str) -> Callable[[Any], bytes]:
+    def checked(value: Any) -> bytes:
+        try:
+            if isinstance(value, str):
+                return value.encode("utf-8", "surrogateescape")
+            if isinstance(value, bytes | bytearray | memoryview):
+                return bytes(value)
+        except ValueError as error:  # a lone surrogate; a view that was released
+            raise ConfigurationError(f"{what} cannot be used ({error}).") from None
+        raise ConfigurationError(f"{what} is text or bytes, not {shown(value)}.")
+
+    return checked
+
+
+def _image(what: str) -> Callable[[Any], Image]:
+    def checked(value: Any) -> Image:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return _data(f"the {what}")(value)
+        if isinstance(value, str | os.PathLike):
+            return path_of(what, value)
+        raise ConfigurationError(f"the {what} is a path, or the image's bytes, not {shown(value)}.")
+
+    return checked
+
+
+def _modules(value: Any) -> tuple[tuple[Image, str], ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigurationError(
+            f"modules is a list of paths, bytes, or pairs of one of these and a text, not {shown(value)}."
+        )
+    return tuple(_module(module) for module in value)
+
+
+def _module(module: Any) -> tuple[Image, str]:
+    if isinstance(module, tuple | list):
+        if len(module) != 2:
+            raise ConfigurationError(f"a module is an image, or (image, text), not {shown(module)}.")
+        return _image("module")(module[0]), _text("a module's text", raw_bytes=True)(module[1])
+    image = _image("module")(module)
+    return image, "" if isinstance(image, bytes) else os.fspath(module)
+
+
+def _prompt(value: Any) -> bytes:
+    if isinstance(value, re.Pattern):
+        value = value.pattern
+    pattern = _data("prompt")(value)
+    compiled = compiled_pattern("prompt", pattern)
+    if len(pattern) > _LONGEST_PROMPT or compiled.search(b"") is not None:
+        raise ConfigurationError(
+            "prompt is a regular expression that is found at the end of the console's output when a shell "
+            f"waits, of at most {_LONGEST_PROMPT} bytes; {shown(value)} is too long, or is found in nothing."
+        )
+    return pattern
+
+
+def compiled_pattern(what: str, value: Any) -> re.Pattern[bytes]:
+    """Return a regular expression for bytes; raise :class:`ConfigurationError` where `value` is none."""
+    if isinstance(value, re.Pattern) and isinstance(value.pattern, bytes):
+        return value
+    pattern = _data(what)(value)
+    try:
+        return re.compile(pattern)
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        raise ConfigurationError(f"{what} is no regular expression: {shown(pattern)} ({error}).") from None
+
+
+def _address(value: Any) -> str:
+    address: str = _text("address")(value)
+    match = _ADDRESS.fullmatch(address)
+    if address != "auto" and (match is None or not 1 <= int(match[1]) <= 65535):
+        raise ConfigurationError(
+            f"address is 'auto' or the host:port of a Ray cluster, not {shown(address)}. Leave it out to "
+            "run on this machine."
+        )
+    return address
+
+
+def _path(what: str) -> Callable[[Any], Any]:
+    return lambda value: path_of(what, value)
+
+
+#: What each option may be, by the name of the parameter.
+CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    # Machine(...); the command line's options have the same names
+    "vcpus": _or_none(check_vcpus),
+    "memory": parse_memory,
+    "kernel": _or_none(_image("kernel")),
+    "initrd": _or_none(_image("initrd")),
+    "cmdline": _or_none(_text("cmdline", raw_bytes=True)),
+    "modules": _modules,
+    "hosts": _hosts,
+    "policy": check_policy,
+    "curve": _flag("curve"),
+    "append": _text("append", raw_bytes=True),
+    "address": _or_none(_address),
+    "prompt": _prompt,
+    "protection": lambda value: _one_of("protection", value, PROTECTIONS),
+    "unpack": _flag("unpack"),
+    "progress": _or_none(_function("progress")),
+    # its methods
+    "command": _text("a command", raw_bytes=True, longest=MAX_COMMAND),
+    "timeout": _or_none(_seconds("timeout")),
+    "on_output": _or_none(_function("on_output")),
+    "count": _number("count", 1, 1 << 20),
+    "symbols": _or_none(_path("symbols")),
+    "phys_base": _number("phys_base", 0, (1 << 52) - 1),
+    "operation": lambda value: _one_of("operation", value, OPERATIONS),
+    "gpa": _number("a guest-physical address", 0, (1 << 52) - 1),
+    "size": _number("size", 1, 16),
+    "operand": _number("operand", -(1 << 127), (1 << 128) - 1),
+    "expected": _number("expected", -(1 << 127), (1 << 128) - 1),
+    "host": _number("a host's number", 0, MAX_HOSTS - 1),
+    "vcpu": _number("a vCPU's number", 0, MAX_VCPUS - 1),
+    "length": _number("length", 0, 1 << 30),
+    # Console
+    "data": _data("what is typed"),
+    # other commands
+    "flavour": _text("flavour"),
+    "refresh": _flag("refresh"),
+    "source_list": _or_none(_path("source list")),
+    "pid": _or_none(_number("a process's number", 1, (1 << 31) - 1)),
+}

@@ -69,12 +69,13 @@ class RunResult:
         return f"ended by {self.ended} {self.detail} after {self.seconds:.2f} s\n{self.output}"
 
 
-def build_guest(theme: str, folder: Path) -> Path:
-    """Compile a theme's guest (``theme.c``, ``theme_*.c``, ``theme_*.S``) to an ELF32 file in ``folder``.
+def build_guest(theme: str, folder: Path, sources: Path = SOURCES) -> Path:
+    """Compile a theme's guest (``theme.c``, ``theme_*.c``, ``theme_*.S`` in ``sources``) to an ELF32 file in
+    ``folder``.
 
     Raises subprocess.CalledProcessError when the compiler refuses.
     """
-    parts = sorted(p for p in SOURCES.glob(f"{theme}*") if p.suffix in (".c", ".S"))
+    parts = sorted(p for p in sources.glob(f"{theme}*") if p.suffix in (".c", ".S"))
     return _compile(theme, [p for p in parts if p.stem == theme or p.stem.startswith(f"{theme}_")], folder)
 
 

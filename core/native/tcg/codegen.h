@@ -54,6 +54,8 @@ struct cm_group {
     struct cm_linear first;  // address of the first
     int32_t low, high;       // the bytes that they touch, from there
     int16_t last;            // the last access of it
+    uint8_t alignment;       // of the address `phase` bytes from the first; 1: none
+    uint8_t phase;
     uint8_t mmu_index;
     bool writes;
     int8_t reg;  // the host address of the guest's page 0 for these, or 0: look up; or no register: -1
@@ -140,6 +142,9 @@ static inline bool cm_is_access(const TCGOp* op) {
     return op->opc == INDEX_op_qemu_ld_i32 || op->opc == INDEX_op_qemu_ld_i64 ||
            op->opc == INDEX_op_qemu_st_i32 || op->opc == INDEX_op_qemu_st_i64;
 }
+
+// How many bytes from its address an access wants to be accessible before it is made.
+static inline int cm_bytes_checked(MemOp op) { return op & CM_MO_PAIR ? 16 : 1 << (op & MO_SIZE); }
 
 // codegen_analysis.c
 bool cm_can_generate(TCGContext* tcg);

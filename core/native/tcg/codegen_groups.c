@@ -75,13 +75,24 @@ static struct cm_linear result(gen* g, const TCGOp* op) {
     return fresh(g);
 }
 
-static bool join(struct cm_group* group, const struct cm_linear* address, int size, unsigned mmu_index) {
+// One look-up checks one alignment: an access that needs another stays alone.
+static bool align(struct cm_group* group, int32_t offset, int32_t alignment) {
+    if (alignment == 1) return true;
+    const uint8_t phase = (uint8_t)(offset & (alignment - 1));
+    if (group->alignment != 1) return group->alignment == alignment && group->phase == phase;
+    group->alignment = (uint8_t)alignment;
+    group->phase = phase;
+    return true;
+}
+
+static bool join(struct cm_group* group, const struct cm_linear* address, int size, int32_t alignment,
+                 unsigned mmu_index) {
     if (group->first.base != address->base || group->mmu_index != mmu_index) return false;
     const uint64_t distance = (uint64_t)address->offset - (uint64_t)group->first.offset;
     if (distance + CM_GROUP_SPAN > 2 * CM_GROUP_SPAN) return false;
     const int32_t from = (int32_t)distance, to = from + size;
     const int32_t low = from < group->low ? from : group->low, high = to > group->high ? to : group->high;
-    if (high - low > CM_GROUP_SPAN) return false;
+    if (high - low > CM_GROUP_SPAN || !align(group, from, alignment)) return false;
     group->low = low;
     group->high = high;
     return true;
@@ -90,19 +101,22 @@ static bool join(struct cm_group* group, const struct cm_linear* address, int si
 static void note_access(gen* g, const TCGOp* op, int access, int first_open) {
     const TCGMemOpIdx oi = (TCGMemOpIdx)op->args[2];
     const MemOp memop = get_memop(oi);
-    const int size = 1 << (memop & MO_SIZE);
+    const int size = cm_bytes_checked(memop);
+    const int32_t alignment = 1 << get_alignment_bits(memop);
     const struct cm_linear address = linear(g, op->args[1]);
     struct cm_near* near = &g->near[access];
     near->group = -1;
-    if (get_alignment_bits(memop)) return;
     const int oldest = g->nb_groups - 8 > first_open ? g->nb_groups - 8 : first_open;
     int i = g->nb_groups - 1;
-    while (i >= oldest && !join(&g->groups[i], &address, size, get_mmuidx(oi))) i--;
+    while (i >= oldest && !join(&g->groups[i], &address, size, alignment, get_mmuidx(oi))) i--;
     if (i < oldest) {
         if (g->nb_groups == CM_MAX_GROUPS) return;
         i = g->nb_groups++;
-        g->groups[i] = (struct cm_group){
-            .first = address, .high = size, .reg = -1, .mmu_index = (uint8_t)get_mmuidx(oi)};
+        g->groups[i] = (struct cm_group){.first = address,
+                                         .high = size,
+                                         .reg = -1,
+                                         .mmu_index = (uint8_t)get_mmuidx(oi),
+                                         .alignment = (uint8_t)alignment};
     }
     struct cm_group* group = &g->groups[i];
     near->group = (int16_t)i;

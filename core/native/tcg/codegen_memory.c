@@ -25,24 +25,41 @@ static void emit_sum(emitter* e, int reg, int address, int32_t displacement) {
     }
 }
 
-// Leaves the host address of the guest's page 0 in `host_base`, for the bytes from `low` up to, but not with,
-// `high` about the address. Another page at their end misses.
-static uint8_t* emit_look_up(gen* g, const struct cm_access* access, int32_t low, int32_t high, bool write,
-                             int host_base) {
+// What is looked up: the bytes from `low` up to, but not with, `high` about the address of an access.
+struct extent {
+    int32_t low, high;
+    int32_t alignment, phase;  // of the address `phase` bytes from that of the access; 1: none
+    bool write;
+};
+
+// The last address in it that has to be aligned, or its last byte: one comparison tells whether it lies on
+// the page of the first, and is aligned.
+static int32_t last_aligned(const struct extent* x) {
+    return x->phase + ((x->high - 1 - x->phase) & -x->alignment);
+}
+
+// Leaves the host address of the guest's page 0 in `host_base`. Another page at the end of the extent misses.
+static uint8_t* emit_look_up(gen* g, const struct cm_access* access, const struct extent* x, int host_base) {
     emitter* e = &g->e;
     const int mmu_index = (int)get_mmuidx(access->oi);
-    const int32_t alignment = 1 << get_alignment_bits(get_memop(access->oi));
-    emit_sum(e, RDI, access->address, access->displacement + low);
+    emit_sum(e, RDI, access->address, access->displacement + x->low);
     emit_shift_imm(e, SHIFT_SHR, WIDE, RDI, TARGET_PAGE_BITS - CPU_TLB_ENTRY_BITS);
     emit_rm(e, 0x23, WIDE, RDI, RBP, tlb_field(mmu_index, offsetof(CPUTLBDescFast, mask)));
     emit_rm(e, 0x03, WIDE, RDI, RBP, tlb_field(mmu_index, offsetof(CPUTLBDescFast, table)));
-    emit_sum(e, RSI, access->address, access->displacement + (high > alignment ? high - alignment : 0));
-    emit_alu_imm(e, ALU_AND, WIDE, RSI, (int32_t)TARGET_PAGE_MASK | (alignment - 1));
+    emit_sum(e, RSI, access->address, access->displacement + last_aligned(x));
+    emit_alu_imm(e, ALU_AND, WIDE, RSI, (int32_t)TARGET_PAGE_MASK | (x->alignment - 1));
     emit_rm(e, 0x3b, WIDE, RSI, RDI,
-            write ? offsetof(CPUTLBEntry, addr_write) : offsetof(CPUTLBEntry, addr_read));
+            x->write ? offsetof(CPUTLBEntry, addr_write) : offsetof(CPUTLBEntry, addr_read));
     uint8_t* jump = emit_jcc(e, IF_NE);
     emit_rm(e, 0x8b, WIDE, host_base, RDI, offsetof(CPUTLBEntry, addend));
     return jump;
+}
+
+static struct extent own_extent(const struct cm_access* access) {
+    const MemOp op = get_memop(access->oi);
+    return (struct extent){.high = cm_bytes_checked(op),
+                           .alignment = 1 << get_alignment_bits(op),
+                           .write = !access->load || (op & CM_MO_WRITTEN)};
 }
 
 static void save_state(gen* g, struct cm_access* access) {
@@ -116,10 +133,12 @@ static void emit_in_line(gen* g, struct cm_access* access, const struct cm_near*
         emit_rr(&g->e, 0x85, WIDE, access->host_base, access->host_base);
         access->jump = emit_jcc(&g->e, IF_E);
     } else if (group) {
-        access->jump = emit_look_up(g, access, group->low - near->offset, group->high - near->offset,
-                                    group->writes, access->host_base);
+        const struct extent all = {group->low - near->offset, group->high - near->offset, group->alignment,
+                                   (group->phase - near->offset) & (group->alignment - 1), group->writes};
+        access->jump = emit_look_up(g, access, &all, access->host_base);
     } else {
-        access->jump = emit_look_up(g, access, 0, 1 << (get_memop(access->oi) & MO_SIZE), !access->load, RSI);
+        const struct extent own = own_extent(access);
+        access->jump = emit_look_up(g, access, &own, RSI);
     }
     emit_fast(g, access, access->host_base);
     access->resume = g->e.at;
@@ -178,10 +197,31 @@ void cm_generate_access(gen* g, TCGOp* op) {
     cm_define(g, op, 0, access->data, (memop & MO_SIZE) != MO_64 && !(is_signed && access->wide));
 }
 
-// The engine's helpers, and before a store a look whether the block has to be left (cm_engine_self_write).
-// While it stores that may turn out again: it is then undone, which a store over two pages, of which one part
-// may have been made, is not.
-static void begin_store(CPUArchState* env, target_ulong address, unsigned size, uintptr_t from) {
+// Before the engine's helpers: what the access asks for beyond its size. A misaligned operand of 16 bytes is
+// #GP(0) wherever it lies.
+static inline void check_first(CPUArchState* env, target_ulong address, TCGMemOpIdx oi, MMUAccessType kind,
+                               uintptr_t from) {
+    const MemOp op = get_memop(oi);
+    if (likely(!(op & (MO_AMASK | CM_MO_WRITTEN | CM_MO_PAIR)))) return;
+    cm_check_access(env, address, oi, kind, from);
+}
+
+#define LOAD(bits, helper)                                                                                 \
+    static uint64_t load_##bits(CPUArchState* env, target_ulong address, TCGMemOpIdx oi, uintptr_t from) { \
+        check_first(env, address, oi, MMU_DATA_LOAD, from);                                                \
+        return helper(env, address, oi, from);                                                             \
+    }
+
+LOAD(8, helper_ret_ldub_mmu)
+LOAD(16, helper_le_lduw_mmu)
+LOAD(32, helper_le_ldul_mmu)
+LOAD(64, helper_le_ldq_mmu)
+
+// Also, before a store, a look whether the block has to be left (cm_engine_self_write). While it stores that
+// may turn out again: it is then undone, which a store over two pages, of which one part may have been made,
+// is not.
+static void begin_store(CPUArchState* env, target_ulong address, unsigned size, TCGMemOpIdx oi,
+                        uintptr_t from) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     if (unlikely(engine->restart_at_store)) {
         engine->restart_at_store = false;
@@ -190,6 +230,7 @@ static void begin_store(CPUArchState* env, target_ulong address, unsigned size, 
         engine->cs->cflags_next_tb = 1;
         cpu_loop_exit_noexc(engine->cs);
     }
+    check_first(env, address, oi, MMU_DATA_STORE, from);
     if (likely((address & ~TARGET_PAGE_MASK) + size <= TARGET_PAGE_SIZE)) engine->slow_store = from;
 }
 
@@ -198,7 +239,7 @@ static void end_store(CPUArchState* env) { cm_engine_of(env->uc)->slow_store = 0
 #define STORE(bits, type, helper)                                                                 \
     static void store_##bits(CPUArchState* env, target_ulong address, type datum, TCGMemOpIdx oi, \
                              uintptr_t from) {                                                    \
-        begin_store(env, address, (bits) / 8, from);                                              \
+        begin_store(env, address, (bits) / 8, oi, from);                                          \
         helper(env, address, datum, oi, from);                                                    \
         end_store(env);                                                                           \
     }
@@ -208,8 +249,7 @@ STORE(16, uint16_t, helper_le_stw_mmu)
 STORE(32, uint32_t, helper_le_stl_mmu)
 STORE(64, uint64_t, helper_le_stq_mmu)
 
-static const void* const load_helpers[4] = {helper_ret_ldub_mmu, helper_le_lduw_mmu, helper_le_ldul_mmu,
-                                            helper_le_ldq_mmu};
+static const void* const load_helpers[4] = {load_8, load_16, load_32, load_64};
 static const void* const store_helpers[4] = {store_8, store_16, store_32, store_64};
 
 static void save_registers(gen* g, uint16_t live, bool restore) {
@@ -246,7 +286,8 @@ static void own_look_up(gen* g, struct cm_access* access) {
     emit32(e, 0);
     emit_patch(access->jump, e->at);
     if (access->role == FIRST_OF_GROUP) emit_alu(e, ALU_XOR, NARROW, access->host_base, access->host_base);
-    access->jump = emit_look_up(g, access, 0, 1 << (get_memop(access->oi) & MO_SIZE), !access->load, RSI);
+    const struct extent own = own_extent(access);
+    access->jump = emit_look_up(g, access, &own, RSI);
     emit_fast(g, access, RSI);
     emit_jmp(e, access->resume);
     emit_patch(distance, e->at + 4);

@@ -13,11 +13,19 @@ static enum cm_translated int1(struct cm_translator* t, const struct cm_instruct
     return CM_TRANSLATED_RAISE;
 }
 
+// Without LOCK the engine reads before it writes, and reports a read that faults.
+static void check_compared_pair(CPUX86State* env, target_ulong address, union cm_operands in) {
+    const unsigned size = in.operand_bytes == 8 ? 16 : 8;
+    if (size == 16 && address & 15) raise_exception_err_ra(env, EXCP0D_GPF, 0, GETPC());
+    cm_probe_write(env, address, size, GETPC());
+}
+
 static const struct cm_row encodings[] = {
     {CM_MAP_1, 0xf1, .translate = int1},
     // MOVBE is a move from or to memory; CRC32 has the same opcodes with F2 (SDM vol. 2B, MOVBE).
     {CM_MAP_0F38, 0xf0, 0xf1, .form = CM_REGISTER, .prefixes = CM_IF_NONE | CM_IF_66 | CM_IF_F3,
      .vector = EXCP06_ILLOP},
+    {CM_MAP_0F, 0xc7, .groups = 1 << 1, .form = CM_MEMORY, .check = check_compared_pair},  // CMPXCHG8B, 16B
 };
 
 #define TABLE(rows) \

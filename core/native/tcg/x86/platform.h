@@ -12,6 +12,8 @@ struct uc_struct;
 
 // Puts our instructions before the engine's (translator.h). False: no memory.
 bool cm_translator_attach(struct cm_engine* engine);
+// Puts our answer to misaligned accesses in place of the engine's (accesses.c).
+void cm_accesses_attach(struct cm_engine* engine);
 // What differs in the engine from what translator.h declares of it, or NULL.
 const char* cm_translator_selfcheck(struct uc_struct* uc);
 

@@ -10,6 +10,7 @@
 #include "exec/helper-gen.h"
 #include "tcg/tcg-op.h"
 
+#include "accesses.h"
 #include "engine_calls.h"
 
 // --- Calls ---
@@ -119,13 +120,6 @@ enum cm_translated cm_emit_execute(struct cm_translator* t, const struct cm_inst
     return flags & CM_ENDS_BLOCK ? CM_TRANSLATED_LAST : CM_TRANSLATED;
 }
 
-void cm_probe_write(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
-    const int mmu = cpu_mmu_index(env, false);
-    const unsigned room = TARGET_PAGE_SIZE - (address & ~TARGET_PAGE_MASK);
-    probe_write(env, address, size < room ? size : room, mmu, ra);
-    if (size > room) probe_write(env, address + room, size - room, mmu, ra);
-}
-
 // --- Look-up ---
 
 enum { MOST_ROWS = 1024 };
@@ -163,12 +157,16 @@ static bool matches(const struct cm_row* row, const struct cm_instruction* in) {
 static enum cm_translated translate_row(struct cm_translator* t, const struct cm_instruction* in,
                                         const struct cm_row* row) {
     if (row->vector) return cm_emit_exception(t, row->vector);
+    if (row->check) {
+        cm_emit_execute(t, in, row->check, row->flags);
+        return CM_TO_ENGINE;
+    }
     if (row->execute) return cm_emit_execute(t, in, row->execute, row->flags);
     return row->translate(t, in);
 }
 
-static enum cm_code_size code_size(const struct cm_disassembly* dc) {
-    return dc->code64 ? CM_CODE64 : dc->code32 ? CM_CODE32 : CM_CODE16;
+enum cm_code_size cm_code_size_of(const struct cm_translator* t) {
+    return t->dc->code64 ? CM_CODE64 : t->dc->code32 ? CM_CODE32 : CM_CODE16;
 }
 
 uint32_t CM_REAL(cpu_ldub_code)(CPUX86State* env, abi_ptr address);
@@ -224,7 +222,7 @@ static bool may_be_ours(const struct cm_translator* t) {
 
 static enum cm_translated translate_ours(struct cm_translator* t, struct cm_instruction* in) {
     enum cm_decoded decoded;
-    while ((decoded = cm_decode(t->bytes, t->available, code_size(t->dc), in)) == CM_NEEDS_MORE)
+    while ((decoded = cm_decode(t->bytes, t->available, cm_code_size_of(t), in)) == CM_NEEDS_MORE)
         fetch_more(t);
     if (decoded == CM_TOO_LONG) return CM_TO_ENGINE;  // it raises #GP(0)
     for (uint16_t at = first_row[in->map][in->opcode]; at; at = next_row[at]) {
@@ -248,7 +246,7 @@ static bool ends_in_page(struct cm_translator* t, target_ulong pc) {
     struct cm_instruction in;
     if (room >= CM_LONGEST_INSTRUCTION) return true;
     fetch(t, pc);
-    return cm_decode(t->bytes, t->available, code_size(t->dc), &in) == CM_DECODED;
+    return cm_decode(t->bytes, t->available, cm_code_size_of(t), &in) == CM_DECODED;
 }
 
 static void translate_insn(DisasContextBase* db, CPUState* cs) {
@@ -258,7 +256,9 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
     fetch(t, db->pc_next);
     enum cm_translated done = may_be_ours(t) ? translate_ours(t, &in) : CM_TO_ENGINE;
     if (done == CM_TO_ENGINE) {
+        TCGOp* mark = QTAILQ_LAST(&t->tcg->ops);
         translation->engine.translate_insn(db, cs);
+        cm_mark_accesses(t, mark);
     } else {
         db->pc_next += in.length;
         const bool single = t->dc->tf || (db->tb->flags & HF_INHIBIT_IRQ_MASK);

@@ -13,9 +13,10 @@
 //
 //   {CM_MAP_0F, 0xb1, .form = CM_REGISTER, .execute = cmpxchg, .flags = CM_READS_FLAGS | CM_WRITES_FLAGS},
 //
-// which opcodes, then one of three things to do:
+// which opcodes, then one of four things to do:
 //
 // .vector   raise this exception in its place. Nothing else is needed.
+// .check    call a function of the kind below, which raises an exception or returns; then it is the engine's.
 // .execute  call a function that does all of it. It gets the CPU state, the linear address of the memory
 //           operand (0 without one) and the fields of the instruction. Rules for it:
 //           - guest memory: cpu_ldl_data_ra(env, address, GETPC()) and the like. A page fault leaves from
@@ -30,8 +31,7 @@
 //           - env->eip is old, unless CM_READS_RIP. An instruction that jumps, or changes what later code is
 //             translated by (hflags, a control register, the TLB), says CM_ENDS_BLOCK; the next block begins
 //             behind it.
-// .translate  a function that emits TCG ops, or inspects the instruction, and returns what is to be done. To
-//           put a check before the engine's own translation, emit it and return CM_TO_ENGINE.
+// .translate  a function that emits TCG ops, or inspects the instruction, and returns what is to be done.
 //
 // The state of the translator that matters: the guest's flags are lazy. `dc->cc_op` says how to compute them
 // from cc_dst, cc_src, cc_src2, and `dc->cc_op_dirty` that env->cc_op does not know it yet.
@@ -118,7 +118,7 @@ struct cm_row {
     uint8_t form, modes, prefixes;
     uint8_t flags;
     int8_t vector;  // 0 (#DE, which no encoding raises): none
-    cm_execute_function execute;
+    cm_execute_function check, execute;
     cm_translate_function translate;
 };
 
@@ -145,6 +145,7 @@ TCGv_i64 cm_emit_address(struct cm_translator* t, const struct cm_instruction* i
 // A call of an executing function, with what `flags` asks for around it.
 enum cm_translated cm_emit_execute(struct cm_translator* t, const struct cm_instruction* in,
                                    cm_execute_function execute, unsigned flags);
+enum cm_code_size cm_code_size_of(const struct cm_translator* t);
 // Lets the engine see other bytes for this instruction, of the same length: a spelling that it understands.
 static inline void cm_respell(struct cm_translator* t, unsigned at, uint8_t byte) { t->bytes[at] = byte; }
 

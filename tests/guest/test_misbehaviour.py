@@ -50,3 +50,11 @@ def test_given_rubbish_in_cr3_when_it_is_loaded_then_the_machine_stops(guest: Ca
     """Page tables at random: a triple fault, or one of the guest's own checks, but an end."""
     result = run_on_coremesh(guest("rubbish"), vcpus=1, cmdline="seed=7 wild", timeout=20)
     assert result.ended in ("triple-fault", "internal-error", "debug-exit"), result.story()
+
+
+def test_given_what_once_ended_the_process_when_a_guest_runs_it_then_the_guest_goes_on(
+    guest: Callable[[str], Path],
+) -> None:
+    """A thousand instructions that forget a temporary; MXCSR that another core changes."""
+    result = run_on_coremesh(guest("harmful"), vcpus=2, cmdline="strict", timeout=30)
+    assert result.status == PASSED, result.story()

@@ -29,7 +29,12 @@
 // The guest's rounding, FZ and DAZ, all masked, no flags.
 void cm_float_thread_enter(CPUX86State* env) { set_host_mxcsr((env->mxcsr & MX_CONTROLS) | MX_MASKS); }
 
-void cm_float_load(CPUX86State* env) { cm_float_thread_enter(env); }
+// FXRSTOR and XRSTOR read MXCSR from memory a second time after it was checked. Another vCPU may have put
+// reserved bits there in between: they are dropped.
+void cm_float_load(CPUX86State* env) {
+    env->mxcsr &= MX_VALID;
+    cm_float_thread_enter(env);
+}
 
 void cm_float_reset(CPUX86State* env) {
     env->mxcsr = MX_DEFAULT;

@@ -63,6 +63,11 @@ static inline uint32_t host_mxcsr(void) {
     return value;
 }
 
-static inline void set_host_mxcsr(uint32_t value) { __asm__ volatile("ldmxcsr %0" : : "m"(value)); }
+// A reserved bit would be #GP in this process. Where the guest's value comes from it has none
+// (float_control.c); this is the second look, for the process.
+static inline void set_host_mxcsr(uint32_t value) {
+    value &= MX_VALID;
+    __asm__ volatile("ldmxcsr %0" : : "m"(value));
+}
 
 #endif

@@ -238,7 +238,19 @@ static enum cm_translated translate_ours(struct cm_translator* t, struct cm_inst
 struct cm_translation {
     struct cm_translator t;
     TranslatorOps engine;  // the engine's operations
+    int lasting_temps;     // temporaries that serve the whole block; 0 before its first instruction
 };
+
+// The engine forgets to free temporaries of some instructions. It has room for 512 of them and writes over
+// what lies behind when a block needs more, which a guest can make of 500 such instructions. None lives
+// longer than its instruction.
+static void free_forgotten(struct cm_translation* translation) {
+    TCGContext* tcg = translation->t.tcg;
+    if (!translation->lasting_temps) translation->lasting_temps = tcg->nb_temps;
+    for (int i = translation->lasting_temps; i < tcg->nb_temps; i++) {
+        if (tcg->temps[i].temp_allocated) tcg_temp_free_internal(tcg, &tcg->temps[i]);
+    }
+}
 
 // Whether the instruction at `pc` lies within its page, as far as that can be told without reading the next.
 static bool ends_in_page(struct cm_translator* t, target_ulong pc) {
@@ -253,6 +265,7 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
     struct cm_translation* translation = cm_engine_of(cs->uc)->translation;
     struct cm_translator* t = &translation->t;
     struct cm_instruction in;
+    free_forgotten(translation);
     fetch(t, db->pc_next);
     enum cm_translated done = may_be_ours(t) ? translate_ours(t, &in) : CM_TO_ENGINE;
     if (done == CM_TO_ENGINE) {
@@ -307,6 +320,7 @@ void CM_WRAP(translator_loop)(const TranslatorOps* ops, DisasContextBase* db, CP
     struct cm_translation* translation = engine->translation;
     const uint64_t page = cm_code_page(engine, tb->pc);
     translation->engine = *ops;
+    translation->lasting_temps = 0;
     translation->t = (struct cm_translator){
         .engine = engine,
         .tcg = cs->uc->tcg_ctx,

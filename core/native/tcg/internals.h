@@ -39,7 +39,6 @@ struct cm_engine {
     bool shutdown;         // a triple fault was seen
     target_ulong int_eip;  // RIP of an INT n whose delivery is under way (exceptions.c)
     char abort_text[96];   // why the engine gave up, or empty
-    uintptr_t helper_ra;   // where translated code called a wrap that went on to the engine's own helper
     // An interrupt is pending that could not be taken when it was last looked at: look again in the main loop
     // after every instruction that may have opened the window. Written and read by the engine's thread.
     bool attention;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Exceptions and interrupts, delivered through the guest's own IDT by the engine's architectural code.
+// When exceptions and interrupts are delivered; delivery.c does it.
 //
-// Unicorn hands exceptions to a hook and external interrupts to nobody. The hook and cpu_exec_interrupt below
-// bring both back to x86_cpu_do_interrupt, and mend what it gets wrong on the way (U20, U27).
+// Unicorn hands exceptions to a hook and does not deliver external interrupts. The hook and
+// cpu_exec_interrupt below take both to the guest's IDT, and mend what the engine gets wrong on the way (U20,
+// U27).
 #include "../internals.h"
 #include "unicorn/unicorn.h"
+#include "segments.h"
 #include "watchpoints.h"
 
 #include <stdarg.h>
@@ -27,15 +29,6 @@ static bool note_address(struct uc_struct* uc, int vector) {
     return false;  // #UD goes the way of all exceptions
 }
 
-// In long mode the engine numbers a gate by the size of its descriptor, sixteen bytes; the error code counts
-// in eights (SDM vol. 3A 6.13).
-static int gate_error_code(const CPUX86State* env, int vector) {
-    const int in_idt = 2;
-    const bool names_gate = (env->error_code & 7) == in_idt && (env->hflags & HF_LMA_MASK) &&
-                            (vector == EXCP0D_GPF || vector == EXCP0B_NOSEG);
-    return names_gate ? (env->error_code - in_idt) / 2 + in_idt : env->error_code;
-}
-
 static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     struct cm_engine* engine = data;
     CPUX86State* env = engine->env;
@@ -46,12 +39,12 @@ static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     if (env->exception_is_int) {
         // A fault on the way in (gate not present, stack not writable) is one of the INT itself.
         env->eip = engine->int_eip;
-    } else if (is_fault((int)vector)) {
-        env->eflags |= RF_MASK;
+        cm_deliver(env, CM_EVENT_SOFTWARE, vector, 0, env->exception_next_eip);
+    } else {
+        if (is_fault((int)vector)) env->eflags |= RF_MASK;
+        cm_deliver(env, CM_EVENT_EXCEPTION, vector, (uint32_t)env->error_code, env->eip);
     }
-    env->error_code = gate_error_code(env, (int)vector);
-    engine->cs->exception_index = (int32_t)vector;
-    x86_cpu_do_interrupt(engine->cs);
+    env->old_exception = -1;  // a fault that follows makes no double fault
     env->exception_is_int = 0;
 }
 
@@ -82,14 +75,14 @@ static bool exec_interrupt(CPUState* cs, int request) {
         if (!(env->hflags2 & HF2_NMI_MASK) && engine->ops->take_nmi(engine->opaque)) {
             env->hflags2 |= HF2_NMI_MASK;
             engine->counters.interrupts++;
-            do_interrupt_x86_hardirq(env, EXCP02_NMI, 1);
+            cm_deliver(env, CM_EVENT_EXTERNAL, EXCP02_NMI, 0, env->eip);
             return true;
         }
         if (env->eflags & IF_MASK) {
             int vector = engine->ops->take_interrupt(engine->opaque);
             if (vector >= 0) {
                 engine->counters.interrupts++;
-                do_interrupt_x86_hardirq(env, vector, 1);
+                cm_deliver(env, CM_EVENT_EXTERNAL, (unsigned)vector, 0, env->eip);
                 return true;
             }
         }

@@ -245,67 +245,13 @@ void CM_WRAP(helper_sysenter)(CPUX86State* env, int next_eip_addend) {
     env->eip = env->sysenter_eip;
 }
 
-// ---- flags and returns
+// ---- flags
 
 target_ulong CM_REAL(helper_read_eflags)(CPUX86State*);
 
 target_ulong CM_WRAP(helper_read_eflags)(CPUX86State* env) {
     CM_HIT(helper_read_eflags);
     return CM_REAL(helper_read_eflags)(env) & ~(target_ulong)(RF_MASK | VM_MASK);
-}
-
-// A helper of the engine takes its caller for translated code, whose state it restores when it raises an
-// exception. Where a wrap stands between, the wrap leaves the right address here.
-void CM_REAL(cpu_loop_exit_restore)(CPUState*, uintptr_t);
-
-void CM_WRAP(cpu_loop_exit_restore)(CPUState* cs, uintptr_t ra) {
-    struct cm_engine* engine = cm_engine_of(cs->uc);
-    CM_HIT(cpu_loop_exit_restore);
-    if (engine->helper_ra) {
-        const TCGContext* tcg = cs->uc->tcg_ctx;
-        if (ra - (uintptr_t)tcg->code_gen_buffer >= tcg->code_gen_buffer_size) ra = engine->helper_ra;
-        engine->helper_ra = 0;
-    }
-    CM_REAL(cpu_loop_exit_restore)(cs, ra);
-}
-
-// A return to an outer ring loads null into data segments it may not keep. Hardware keeps their bases, which
-// matters for FS and GS (U26); the engine writes zero.
-static void return_keeping_bases(CPUX86State* env, void (*helper)(CPUX86State*, int, int), int a, int b,
-                                 uintptr_t ra) {
-    struct cm_engine* engine = cm_engine_of(env->uc);
-    const target_ulong fs = env->segs[R_FS].base, gs = env->segs[R_GS].base;
-    engine->helper_ra = ra;
-    helper(env, a, b);
-    engine->helper_ra = 0;
-    if (!(env->hflags & HF_LMA_MASK)) return;
-    if ((env->segs[R_FS].selector & 0xfffc) == 0) env->segs[R_FS].base = fs;
-    if ((env->segs[R_GS].selector & 0xfffc) == 0) env->segs[R_GS].base = gs;
-}
-
-void CM_REAL(helper_iret_protected)(CPUX86State*, int, int);
-void CM_REAL(helper_lret_protected)(CPUX86State*, int, int);
-
-void CM_WRAP(helper_iret_protected)(CPUX86State* env, int shift, int next_eip) {
-    CM_HIT(helper_iret_protected);
-    return_keeping_bases(env, CM_REAL(helper_iret_protected), shift, next_eip, GETPC());
-}
-
-void CM_WRAP(helper_lret_protected)(CPUX86State* env, int shift, int addend) {
-    CM_HIT(helper_lret_protected);
-    return_keeping_bases(env, CM_REAL(helper_lret_protected), shift, addend, GETPC());
-}
-
-// LTR of a null selector: #GP(0) (SDM vol. 2A, LTR). The engine would accept it and find no stack later.
-void CM_REAL(helper_ltr)(CPUX86State*, int);
-
-void CM_WRAP(helper_ltr)(CPUX86State* env, int selector) {
-    struct cm_engine* engine = cm_engine_of(env->uc);
-    CM_HIT(helper_ltr);
-    if ((selector & 0xfffc) == 0) raise_gp(env, GETPC());
-    engine->helper_ra = GETPC();
-    CM_REAL(helper_ltr)(env, selector);
-    engine->helper_ra = 0;
 }
 
 // ---- waiting

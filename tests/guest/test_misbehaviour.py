@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from baremetal_machine import PASSED, run_on_coremesh
+from baremetal_machine import PASSED, BaremetalMachine, run_on_coremesh
 
 
 @pytest.mark.parametrize(("vcpus", "cmdline"), [(1, ""), (2, "other")])
@@ -58,3 +58,20 @@ def test_given_what_once_ended_the_process_when_a_guest_runs_it_then_the_guest_g
     """A thousand instructions that forget a temporary; MXCSR that another core changes."""
     result = run_on_coremesh(guest("harmful"), vcpus=2, cmdline="strict", timeout=30)
     assert result.status == PASSED, result.story()
+
+
+def test_given_a_task_register_that_leads_nowhere_when_a_stack_is_looked_for_then_the_guest_hears_of_it(
+    guest: Callable[[str], Path],
+) -> None:
+    """An NMI has its stack from the TSS: #TS with the task register's selector, and EXT."""
+    with BaremetalMachine(guest("kicked"), vcpus=1) as machine:
+        machine.start()
+        machine.wait_for("kicked work=0")
+        machine.host.pause()
+        registers = machine.host.registers(0)["tr"]
+        assert isinstance(registers, tuple)
+        machine.host.set_registers(0, {"tr": (*registers[:3], 0)})
+        machine.host.resume()
+        machine.host.msi(0xFEE0_0000, 0x400)
+        result = machine.finish(10.0)
+    assert "UNEXPECTED trap vector=10 error=41" in result.output, result.story()

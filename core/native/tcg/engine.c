@@ -128,6 +128,7 @@ cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const str
     cm_memory_attach(engine);
     cm_exceptions_attach(engine);
     cm_accesses_attach(engine);
+    cm_canonical_attach(engine);
     cm_platform_attach(engine);
     cm_engine_reset(engine);
     return engine;

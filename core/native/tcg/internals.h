@@ -92,6 +92,7 @@ void cm_memory_attach(struct cm_engine* engine);
 // (translate.c).
 uint64_t cm_code_page(struct cm_engine* engine, target_ulong pc);
 void cm_exceptions_attach(struct cm_engine* engine);
+void cm_canonical_attach(struct cm_engine* engine);
 // Moves the ops emitted after `mark` in front of `place`, in order (translate.c).
 void cm_move_ops_before(TCGContext* tcg, TCGOp* mark, TCGOp* place);
 

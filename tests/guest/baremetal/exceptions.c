@@ -138,6 +138,8 @@ void guest_main(void) {
     print("kernel done failures=%u\n", failures);
     test_paging();
     print("paging done failures=%u\n", failures);
+    test_descriptors();
+    print("descriptors done failures=%u\n", failures);
     test_flags();
     print("flags done failures=%u\n", failures);
     test_float();

@@ -232,6 +232,77 @@ exception_cases:
     jmp *%rax
 9:  END
 
+
+    // --- stacks of far transfers: an access of the ring that makes it, as any other of its (SDM vol. 3A 4.6.1)
+#define STACK_CASE(name, error, kind, stack, cr2, text...) \
+    CASE name, 14, error, kind+IS_FAULT+STRICT, cr2; mov $(stack), %esp; 9: text; END
+#define RETURN_CASE(missing, kernel, text...) \
+    STACK_CASE(missing, 0, IN_RING3, MISSING_PAGE+0x100, MISSING_PAGE+0x100, text); \
+    STACK_CASE(kernel, 1, IN_RING3, KERNEL_PAGE+0x10, KERNEL_PAGE+0x10, text)
+    RETURN_CASE("lretq from a missing stack", "lretq from a kernel stack", lretq)
+    RETURN_CASE("lretl from a missing stack", "lretl from a kernel stack", lretl)
+    RETURN_CASE("lretw from a missing stack", "lretw from a kernel stack", lretw)
+    RETURN_CASE("lretq $16 from a missing stack", "lretq $16 from a kernel stack", lretq $16)
+    RETURN_CASE("iretq from a missing stack", "iretq from a kernel stack", iretq)
+    RETURN_CASE("iretl from a missing stack", "iretl from a kernel stack", iretl)
+    RETURN_CASE("ret from a missing stack", "ret from a kernel stack", ret)
+    RETURN_CASE("popfq from a missing stack", "popfq from a kernel stack", popfq)
+    // The frame begins where it may, and goes on where it may not.
+    STACK_CASE("lretq into a missing stack", 0, IN_RING3, DATA_BEFORE_MISSING+0xff8, DATA_BEFORE_MISSING+0x1000, lretq)
+    STACK_CASE("iretq into a missing stack", 0, IN_RING3, DATA_BEFORE_MISSING+0xff0, DATA_BEFORE_MISSING+0x1000, iretq)
+#define CALL_CASE(name, error, stack) \
+    CASE name, 14, error, IN_RING3+IS_FAULT+STRICT, (stack)-8; \
+    lea 9f(%rip), %rcx; mov %rcx, -32(%rsp); movw $0x2b, -24(%rsp); lea -32(%rsp), %rdi; mov $(stack), %esp; \
+9:  rex.w lcall *(%rdi); END
+    CALL_CASE("far call with a missing stack", 2, MISSING_PAGE+0x100)
+    CALL_CASE("far call with a kernel stack", 3, KERNEL_PAGE+0x10)
+    CALL_CASE("far call with a read-only stack", 3, READ_ONLY_PAGE+0x10)
+    CASE "enter with a kernel stack", 14, 3, IN_RING3+IS_FAULT, KERNEL_PAGE+8
+    mov $KERNEL_PAGE+0x10, %esp
+9:  enter $0, $0
+    END
+    CASE "leave with a kernel stack", 14, 1, IN_RING3+IS_FAULT, KERNEL_PAGE+0x10
+    mov $KERNEL_PAGE+0x10, %ebp
+9:  leave
+    END
+
+    // --- addresses that are not canonical: #SS through the stack segment, else #GP (SDM vol. 1 3.3.7.1)
+#define FAR_CASE(name, vector, reg, text...) \
+    CASE name, vector, 0, IN_RING3+IS_FAULT+STRICT; mov $0x800000000100, reg; 9: text; END
+    FAR_CASE("push to a non-canonical stack", 12, %rsp, push %rax)
+    CASE "push below a canonical stack", 12, 0, IN_RING3+IS_FAULT+STRICT
+    mov $-0x800000000000, %rsp
+9:  push %rax
+    END
+    FAR_CASE("push imm8 to a non-canonical stack", 12, %rsp, push $1)
+    FAR_CASE("push fs to a non-canonical stack", 12, %rsp, push %fs)
+    FAR_CASE("pushf to a non-canonical stack", 12, %rsp, pushfq)
+    FAR_CASE("pop of a non-canonical stack", 12, %rsp, pop %rax)
+    FAR_CASE("popf of a non-canonical stack", 12, %rsp, popfq)
+    FAR_CASE("pop to memory of a non-canonical stack", 12, %rsp, popq (%rax))
+    FAR_CASE("call with a non-canonical stack", 12, %rsp, call .)
+    FAR_CASE("ret with a non-canonical stack", 12, %rsp, ret)
+    FAR_CASE("ret imm16 with a non-canonical stack", 12, %rsp, ret $8)
+    FAR_CASE("lretq with a non-canonical stack", 12, %rsp, lretq)
+    FAR_CASE("iretq with a non-canonical stack", 12, %rsp, iretq)
+    FAR_CASE("enter with a non-canonical stack", 12, %rsp, enter $16, $0)
+    FAR_CASE("leave with a non-canonical frame", 12, %rbp, leave)
+    FAR_CASE("load by rsp", 12, %rsp, mov 8(%rsp), %eax)
+    FAR_CASE("load by rsp and an index", 12, %rsp, mov 8(%rsp,%rcx,1), %eax)
+    FAR_CASE("load by rbp", 12, %rbp, mov 8(%rbp), %eax)
+    FAR_CASE("store by rbp", 12, %rbp, mov %eax, (%rbp))
+    FAR_CASE("locked add by rbp", 12, %rbp, lock add %eax, (%rbp))
+    FAR_CASE("load by rbp and fs", 13, %rbp, mov %fs:(%rbp), %eax)
+    FAR_CASE("load by rbp as an index", 13, %rbp, mov (%rax,%rbp), %ecx)
+    FAR_CASE("load by r12", 13, %r12, mov (%r12), %eax)
+    FAR_CASE("load by r13", 13, %r13, mov (%r13), %eax)
+    FAR_CASE("call through a non-canonical address", 13, %rax, call *(%rax))
+    FAR_CASE("push of a non-canonical address", 13, %rax, push (%rax))
+    FAR_CASE("lods of a non-canonical address", 13, %rsi, lodsb)
+    FAR_CASE("movups by rsp", 12, %rsp, movups (%rsp), %xmm0)
+    FAR_CASE("movups by rax", 13, %rax, movups (%rax), %xmm0)
+    FAR_CASE("fxsave by rbp", 12, %rbp, fxsave (%rbp))
+
     // --- 32-bit user code
     .code32
 #define COMPAT IN_COMPAT
@@ -269,6 +340,18 @@ exception_cases:
     END
     CASE "read of a missing page in 32-bit code", 14, 0, COMPAT+IS_FAULT, MISSING_PAGE+8
 9:  mov MISSING_PAGE+8, %eax
+    END
+    CASE "lret in 32-bit code from a kernel stack", 14, 1, COMPAT+IS_FAULT+STRICT, KERNEL_PAGE+0x10
+    mov $KERNEL_PAGE+0x10, %esp
+9:  lret
+    END
+    CASE "iret in 32-bit code from a missing stack", 14, 0, COMPAT+IS_FAULT+STRICT, MISSING_PAGE+0x10
+    mov $MISSING_PAGE+0x10, %esp
+9:  iret
+    END
+    CASE "far call in 32-bit code to a kernel stack", 14, 3, COMPAT+IS_FAULT+STRICT, KERNEL_PAGE+0xc
+    mov $KERNEL_PAGE+0x10, %esp
+9:  lcall $0x1b, $0x1000
     END
     CASE "far jump from 32-bit to 64-bit code", 0x80, 0, COMPAT
     call 1f

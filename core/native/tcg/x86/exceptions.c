@@ -97,8 +97,7 @@ void __wrap_qemu_system_reset_request(struct uc_struct* uc) {
     cm_engine_of(uc)->shutdown = true;
 }
 
-// Where the engine gives up (a task register that leads nowhere, while a stack is looked for), it would end
-// the process. Here it ends the guest.
+// Where the engine gives up it would end the process. Here it ends the guest.
 void CM_WRAP(cpu_abort)(CPUState* cs, const char* format, ...) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CM_HIT(cpu_abort);

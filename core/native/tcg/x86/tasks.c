@@ -2,8 +2,6 @@
 // Task switches (SDM vol. 3A 8.3), which IA-32e mode does not have.
 #include "segments.h"
 
-
-
 // Where a TSS keeps what (SDM vol. 3A figures 8-2 and 8-10).
 struct tss_layout {
     unsigned bytes, word;  // least size; size of a register

@@ -39,6 +39,7 @@ FLAGS: Final = {
     16: "RF",
     18: "AC",
 }
+KEPT_BY_SIGRETURN: Final = 0x20_4000
 KERNEL_RAM: Final = 0x800_0000
 DEVICES: Final = 0xC000_0000
 """The guest's kernel has mappings of its own below the first and above the second, Linux has none there."""
@@ -58,6 +59,8 @@ MASKED: Final = (
         "P of the error code for addresses of the kernel",
         "SDM vol. 3A 4.7: whether the kernel has a mapping there is its own affair",
     ),
+    Mask("RPL of a null selector", "SDM vol. 2A, IRET: the way to a signal's handler clears such selectors"),
+    Mask("NT and ID behind a step", "Linux's sigreturn does not bring them back; the next step ran without"),
     Mask("bits 19 to 16 of all registers in a block with LAR", "SDM vol. 2A, LAR: undefined in its result"),
 )
 
@@ -78,7 +81,7 @@ def fields(block: Block, outcome: Outcome) -> dict[str, object]:
     for name, value in zip(REGISTERS, outcome.gpr, strict=True):
         found[name] = value & ~unseen
     found["cs, ss"] = (outcome.cs, outcome.ss)
-    found["ds, es, fs, gs"] = outcome.selectors
+    found["ds, es, fs, gs"] = tuple(0 if selector < 4 else selector for selector in outcome.selectors)
     found["fs base, gs base"] = (outcome.fs_base, outcome.gs_base)
     image = outcome.fxsave
     head = struct.unpack_from("<HHBxHQQI", image)
@@ -89,8 +92,11 @@ def fields(block: Block, outcome: Outcome) -> dict[str, object]:
     for number in range(16):
         found[f"xmm{number}"] = image[160 + 16 * number : 176 + 16 * number]
     found["steps"] = tuple(
-        (rip, flags & ~block.undefined_at(rip), registers) for rip, flags, registers in outcome.steps
+        (rip, flags & ~block.undefined_at(rip), 0 if unseen else registers)
+        for rip, flags, registers in outcome.steps
     )
+    if outcome.steps:
+        found["flags"] = outcome.rflags & ~block.undefined_at(outcome.rip) & ~KEPT_BY_SIGRETURN
     found["memory"] = outcome.change
     found["memory, all"] = (outcome.changes, outcome.changes_hash)
     return found
@@ -125,6 +131,8 @@ class Difference:
         name = self.block.instructions[-1].name if self.block.instructions else "?"
         if self.guest and len(self.block.instructions) > 1:
             name = "+".join(sorted({instruction.name for instruction in self.block.instructions}))
+        if "vector" in self.what:
+            return "{}: vector {} -> {}".format(name, *self.what["vector"])
         fields_ = sorted({"st" if key.startswith("st") and key[2:].isdigit() else key for key in self.what})
         return f"{name}: {', '.join(fields_)[:80]}"
 

@@ -169,7 +169,7 @@ class Generator:
             draft.fs_base = DATA_BASE + r.choice((0x1000, 0x1800, 0x2040))
             draft.gs_base = DATA_BASE + r.choice((0x1000, 0x1234, 0x4010))
         draft.gpr[RSP] = self._stack()
-        wanted = r.choice((1, 1, 2, 3, options.longest))
+        wanted = r.randrange(1, options.longest + 1)
         tries = 0
         while len(draft.instructions) < wanted and tries < 40:
             tries += 1

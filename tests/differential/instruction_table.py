@@ -329,7 +329,6 @@ loope e0 Jb flow
 jrcxz e3 Jb flow
 int cc -
 int cd Ib int
-int1 f1 -
 ud2 0f0b -
 ud1 0fb9 Gv,Ev
 wait 9b -

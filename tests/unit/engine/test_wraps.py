@@ -57,9 +57,11 @@ def run_x87() -> None:
     host.stop()
 
 
-def run_strings() -> None:
-    """The string comparisons of SSE4.2, each once."""
+def run_vectors() -> None:
+    """The string comparisons of SSE4.2 and the sums of neighbours of SSSE3, each once."""
     code = b"".join(bytes((0x66, 0x0F, 0x3A, opcode, 0xCA, 0)) for opcode in range(0x60, 0x64))
+    for prefix in (b"", b"\x66"):
+        code += b"".join(prefix + bytes((0x0F, 0x38, opcode, 0xCA)) for opcode in (1, 2, 3, 5, 6, 7))
     host = raw_host(code + HLT)
     host.set_registers(0, {"cr4": 0x200})
     host.start()
@@ -117,7 +119,7 @@ def test_given_all_that_guests_do_when_it_is_done_once_then_every_replaced_funct
         result = run_on_coremesh(build_float_guest(tmp_path), vcpus=1)
         assert result.status == PASSED, result.story()
         run_x87()
-    run_strings()
+    run_vectors()
     assert run_on_coremesh(guest("triple"), vcpus=1).ended == "triple-fault"
     run_two_level_paging()
     run_far_call_in_real_mode()

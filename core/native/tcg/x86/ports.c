@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // IN and OUT: permission, then the machine's bus.
-#include "../internals.h"
+#include "translator.h"
 
 // SDM vol. 1 19.5.2: above IOPL, and always in virtual-8086 mode, each port needs its bit clear in the TSS.
 static void check_permission(CPUX86State* env, uint32_t port, unsigned size, uintptr_t ra) {
@@ -22,6 +22,12 @@ static void check_permission(CPUX86State* env, uint32_t port, unsigned size, uin
         }
     }
     raise_exception_err_ra(env, EXCP0D_GPF, 0, ra);
+}
+
+void cm_check_string_port(CPUX86State* env, target_ulong address, union cm_operands in) {
+    (void)address;
+    const unsigned size = !(in.opcode & 1) ? 1 : in.operand_bytes == 2 ? 2 : 4;
+    check_permission(env, (uint16_t)env->regs[R_EDX], size, GETPC());
 }
 
 static uint32_t port_read(struct uc_struct* uc, uint32_t port, unsigned size, uintptr_t ra) {

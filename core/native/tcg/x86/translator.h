@@ -131,6 +131,8 @@ struct cm_table {
 extern const struct cm_table cm_tables[];
 extern const size_t cm_table_count;
 
+extern const struct cm_row cm_integer_rows[11];  // integer.c
+
 // --- For translating functions ---
 
 // Stores RIP and the kind of flags; the block ends here.
@@ -155,6 +157,9 @@ static inline void cm_respell(struct cm_translator* t, unsigned at, uint8_t byte
 static inline uint32_t cm_arithmetic_flags(CPUX86State* env) {
     return cpu_cc_compute_all(env, (int)env->cc_op);
 }
+
+// ports.c: INS and OUTS may use their port, whatever their memory operand and count are.
+void cm_check_string_port(CPUX86State* env, target_ulong address, union cm_operands in);
 
 // Raises the page fault that a store of `size` bytes would raise, on whichever page it is.
 void cm_probe_write(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Blocks that once differed, each the smallest that showed its kind."""
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+from block_layout import CODE64, CODE_BASE, DATA_BASE, REGISTERS, Block, Instruction
+
+DATA: Final = DATA_BASE + 0x1000
+STACK: Final = DATA_BASE + 0x6800
+MISSING: Final = DATA_BASE + 0x5000
+READ_ONLY: Final = DATA_BASE + 0x3000
+NAN: Final = 0x7FC1_2345_7FC0_0000_FFA0_0001_7F80_0001
+ONE_TO_FOUR: Final = 0x4_0000_0003_0000_0002_0000_0001
+TF: Final = 0x100
+AC: Final = 0x4_0000
+
+
+@dataclass(frozen=True)
+class Found:
+    """Code, what is not zero of the registers (``xmm3`` and ``mxcsr`` too), flags besides IF."""
+
+    what: str
+    code: str
+    state: dict[str, int] = field(default_factory=dict)
+    flags: int = 0
+    cs: int = CODE64
+    undefined: int = 0
+
+    def block(self) -> Block:
+        """To be run alone, at the first address of the code."""
+        return self.block_at(CODE_BASE)
+
+    def block_at(self, address: int) -> Block:
+        """At any address."""
+        state = {"rsp": STACK, **self.state}
+        head = struct.pack(
+            "<HHBxHQQII",
+            state.get("fcw", 0x37F),
+            state.get("fsw", 0),
+            state.get("ftw", 0),
+            0,
+            0,
+            0,
+            state.get("mxcsr", 0x1F80),
+            0xFFFF,
+        )
+        stack = b"".join(state.get(f"st{number}", 0).to_bytes(16, "little") for number in range(8))
+        vectors = b"".join(state.get(f"xmm{number}", 0).to_bytes(16, "little") for number in range(16))
+        return Block(
+            address,
+            [Instruction(bytes.fromhex(self.code), self.what)],
+            [state.get(name, 0) for name in REGISTERS],
+            0x202 | self.flags,
+            head + stack + vectors,
+            self.cs,
+            undefined=self.undefined,
+        )
+
+
+PAIRWISE: Final = (
+    (1, "phaddw"),
+    (2, "phaddd"),
+    (3, "phaddsw"),
+    (5, "phsubw"),
+    (6, "phsubd"),
+    (7, "phsubsw"),
+)
+
+FOUND: Final = (
+    # Lengths of strings without an absolute value; the emulator's process died.
+    Found("pcmpestri by INT_MIN", "66 0f 3a 61 ca 0d", {"rax": 3, "rdx": 0x8000_0000, "xmm1": NAN}),
+    Found("pcmpestrm by INT_MIN", "66 0f 3a 60 ca 4d", {"rax": 0x8000_0000, "rdx": 9, "xmm1": NAN}),
+    Found("pcmpestri by INT64_MIN", "66 48 0f 3a 61 ca 0c", {"rax": 1 << 63, "rdx": 1 << 63}),
+    # The destination is the source as well.
+    *(
+        Found(
+            f"{name} {registers}", f"{prefix}0f 38 0{opcode} c0", {"xmm0": 0x4_0000_0003_0000_0002_0000_0001}
+        )
+        for registers, prefix in (("mm0, mm0", ""), ("xmm0, xmm0", "66 "))
+        for opcode, name in (
+            (1, "phaddw"),
+            (2, "phaddd"),
+            (3, "phaddsw"),
+            (5, "phsubw"),
+            (6, "phsubd"),
+            (7, "phsubsw"),
+        )
+    ),
+    # REX turned AH into SPL.
+    Found("lahf with REX", "48 9f"),
+    Found("sahf with REX", "66 48 9e", {"rax": 0xD500}),
+    # 66 beside REX.W.
+    Found("popcnt with 66 and REX.W", "66 f3 4d 0f b8 d3", {"r11": (1 << 64) - 1}),
+    Found("wrgsbase with 66", "66 f3 41 0f ae dc", {"r12": 0x9787_EF01_9AFE_5ABD}),
+    # A source of zero leaves all 64 bits of the destination.
+    Found("bsf of zero", "0f bc c1", {"rax": 1 << 63}, undefined=0x895),
+    Found("bsr of zero", "44 0f bd e1", {"r12": 1 << 40 | 5}, undefined=0x895),
+    # Undocumented by Intel and executed by it.
+    Found("test f7 /1", "49 f7 cf 01 80 00 00", {"r15": 0x8001}, undefined=0x10),
+    Found("test f6 /1 with a RIP-relative operand", "f6 0d f9 0f 00 10 07", undefined=0x10),
+    # An immediate behind a RIP-relative operand.
+    Found("shld with a RIP-relative operand", "4c 0f a4 05 f8 0f 00 10 09", {"r8": 0xAA}, undefined=0x810),
+    Found("shrd with a RIP-relative operand", "4c 0f ac 05 f8 0f 00 10 09", {"r8": 0xAA}, undefined=0x810),
+    # ENTER: a new top of the stack that cannot be written; 16 bits of RBP; levels over a page's start.
+    Found("enter onto a missing page", "c8 00 10 02", {"rbp": STACK + 64}),
+    Found("enter with 66", "66 c8 08 00 00", {"rbp": 0x1234_5678_9ABC_DEF0}),
+    Found("enter from a missing page", "c8 08 00 03", {"rbp": MISSING + 0x20}),
+    # A fault that was not raised, and faults in the wrong order.
+    Found("clflush of a missing page", "0f ae 38", {"rax": MISSING}),
+    Found("outs from a missing page", "6e", {"rsi": MISSING}),
+    Found("ins no times", "f3 6c", {"rdi": DATA}),
+    # The trap flag behind an instruction that ended the block.
+    Found("pause in steps", "66 f3 90", flags=TF),
+)
+"""By kind; a comment says what was wrong."""

@@ -1,23 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The names that ``import coremesh`` gives. What needs Ray or pandas is imported when it is first used."""
+"""The names that ``import coremesh`` gives, each imported when it is first asked for."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
-
-from coremesh.core.errors import (
-    ConfigurationError,
-    ConsoleTimeoutError,
-    CoremeshError,
-    GuestCrashError,
-    GuestImageError,
-    HostLostError,
-    ImageFetchError,
-    InternalError,
-    MachineStateError,
-    PlatformError,
-)
 
 if TYPE_CHECKING:
     from coremesh.cluster.console import Console
@@ -26,6 +13,19 @@ if TYPE_CHECKING:
     from coremesh.cluster.machine import Machine
     from coremesh.cluster.session import shutdown
     from coremesh.cluster.shell import CommandResult
+    from coremesh.core.errors import (
+        ConfigurationError,
+        ConsoleTimeoutError,
+        CoremeshError,
+        GuestCrashError,
+        GuestImageError,
+        HostLostError,
+        ImageFetchError,
+        InternalError,
+        MachineStateError,
+        OutputError,
+        PlatformError,
+    )
 
 __all__ = [
     "CommandResult",
@@ -42,26 +42,27 @@ __all__ = [
     "Machine",
     "MachineEnd",
     "MachineStateError",
+    "OutputError",
     "PlatformError",
     "fetch_debian",
     "shutdown",
 ]
 
+_ERRORS = "coremesh.core.errors"
 _HOMES = {
-    "CommandResult": "shell",
-    "Console": "console",
-    "DebianImage": "images",
-    "Machine": "machine",
-    "MachineEnd": "ending",
-    "fetch_debian": "images",
-    "shutdown": "session",
+    "CommandResult": "coremesh.cluster.shell",
+    "Console": "coremesh.cluster.console",
+    "DebianImage": "coremesh.cluster.images",
+    "Machine": "coremesh.cluster.machine",
+    "MachineEnd": "coremesh.cluster.ending",
+    "fetch_debian": "coremesh.cluster.images",
+    "shutdown": "coremesh.cluster.session",
 }
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"coremesh.cluster.{home}"), name)
+    if name not in __all__:
+        raise AttributeError(f"module 'coremesh' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, _ERRORS)), name)
     globals()[name] = value
     return value

@@ -1,281 +1,85 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: ``coremesh boot | top | fetch | doctor | bench``.
+"""Where the command ``coremesh`` begins and ends: commands.py has its commands and options.
 
-What a command needs is imported when it runs, so that ``--help`` answers at once. The commands' work is in
-boot.py, top.py, doctor.py and benchmark.py; here are options, help and exit statuses.
+While commands are being imported, nothing was started yet, and Ctrl-C ends the process at once. From then on
+a signal, like an error, ends it by an exception.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
-from pathlib import Path
-from types import FrameType
-from typing import Annotated
 
-import typer
-from coremesh.core.errors import ConfigurationError, CoremeshError, GuestCrashError, HostLostError
+from coremesh.cluster import process
 
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
-
-app = typer.Typer(
-    name="coremesh",
-    help="A distributed full-system emulator: one guest computer of up to 255 cores.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-_BOOT_HELP = """
-Boot a guest: Debian's kernel with a busybox shell, or a kernel of your own.
-
-In a terminal the guest's console is yours; [bold]Ctrl-][/bold] leaves and switches the machine off. Without a
-terminal the console goes to standard output as plain text, and standard input to the guest's shell.
-
-[bold]Examples[/bold]
-
-  coremesh boot --vcpus 4                        a shell on four cores
-  coremesh boot --vcpus 8 --run 'nproc; uname -a'
-  coremesh boot --hosts 2 --vcpus 8              the same on two hosts, here on this machine
-  coremesh boot --hosts 6,2 --address auto       6 and 2 cores on nodes of this machine's Ray cluster
-  coremesh boot --kernel vmlinuz --initrd initrd.img --append 'quiet'
-  coremesh boot --kernel test.elf --timeout 10   a Multiboot kernel
-
-[bold]The kernel's command line[/bold]
-
-  Linux gets 'console=ttyS0,115200 panic=-1', and on several hosts 'tsc=reliable quiet' besides: printing
-  through the serial port of another host is slow. A word of --append replaces the default word of its name;
-  with loglevel=7, debug or ignore_loglevel there, 'quiet' is left out. --cmdline replaces the whole line.
-
-[bold]Exit status[/bold]
-
-  With --run, the command's. Otherwise
-    0   the guest switched itself off, or asked for a reset (a reset ends the machine), or you left it
-  n*2+1 the guest wrote n to the debug-exit port 0xf4
-   70   the guest crashed: triple fault, kernel panic (then with --run, too)
-   69   a host was lost: the process that ran its vCPUs, or the link to it
-  124   the time of --timeout was over (with --run, too)
-    1   it could not be started; 2 wrong options; 130 Ctrl-C; 143 SIGTERM
-"""
-
-
-@app.command(help=_BOOT_HELP)
-def boot(
-    vcpus: Annotated[
-        int | None,
-        typer.Option("--vcpus", metavar="N", help="Cores of the guest, 1 to 255; by default one a host."),
-    ] = None,
-    hosts: Annotated[
-        str,
-        typer.Option(
-            "--hosts",
-            metavar="N|N,N..",
-            help="Run on so many hosts; or the cores of each of several, as 6,2.",
-        ),
-    ] = "1",
-    memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="RAM, as 512M or 4G.")] = "1G",
-    kernel: Annotated[
-        Path | None, typer.Option("--kernel", metavar="FILE", help="bzImage, vmlinux or Multiboot image.")
-    ] = None,
-    initrd: Annotated[
-        Path | None, typer.Option("--initrd", metavar="FILE", help="Initial RAM file system.")
-    ] = None,
-    append: Annotated[
-        str,
-        typer.Option(
-            "--append",
-            metavar="TEXT",
-            help="Added to the kernel's default command line; replaces its words of the same names.",
-        ),
-    ] = "",
-    cmdline: Annotated[
-        str | None,
-        typer.Option(
-            "--cmdline", metavar="TEXT", help="Given to the kernel instead of the default command line."
-        ),
-    ] = None,
-    module: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--module", metavar="'FILE TEXT'", help="A Multiboot module and its text; may be repeated."
-        ),
-    ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option(
-            "--run", metavar="COMMAND", help="Run it in the guest's shell, print its output alone, power off."
-        ),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout", metavar="SECONDS", help="Stop after so long, from the start of emulation.", min=0
-        ),
-    ] = None,
-    builtin: Annotated[
-        bool, typer.Option("--builtin", help="Boot the built-in bare-metal guest that shows cores at work.")
-    ] = False,
-    unpack: Annotated[
-        bool,
-        typer.Option(help="Unpack a bzImage on the host: seconds faster, but the kernel is not relocated."),
-    ] = True,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="ADDRESS",
-            help="Run on this Ray cluster, 'auto' or host:port, each host on a node of its own.",
-        ),
-    ] = None,
-    policy: Annotated[
-        str,
-        typer.Option(
-            "--policy",
-            metavar="POLICY",
-            help="Between hosts a locked operation goes to its page: never, always or adaptive.",
-        ),
-    ] = "adaptive",
-) -> None:
-    """Boot a guest."""
-    from coremesh.cluster.boot import BootOptions, boot_guest
-    from coremesh.cluster.options import parse_hosts
-
-    options = BootOptions(
-        vcpus=vcpus,
-        hosts=parse_hosts(hosts),
-        policy=policy,
-        memory=memory,
-        kernel=kernel,
-        initrd=initrd,
-        append=append,
-        cmdline=cmdline,
-        modules=tuple(module or ()),
-        command=run,
-        timeout=timeout,
-        builtin=builtin,
-        unpack=unpack,
-        address=address,
-    )
-    raise typer.Exit(boot_guest(options))
-
-
-@app.command()
-def top(
-    pid: Annotated[
-        int | None, typer.Argument(metavar="[PID]", help="The process that drives the machine; default: all.")
-    ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Print it once, also in a terminal.")] = False,
-) -> None:
-    """Show what running machines do: vCPUs, pages between hosts, contended pages, links. Ctrl-C ends it."""
-    from coremesh.cluster.top import show
-
-    raise typer.Exit(show(pid, once=once))
-
-
-@app.command()
-def fetch(
-    flavour: Annotated[
-        str, typer.Option("--flavour", help="Debian's kernel: amd64 or cloud-amd64.")
-    ] = "amd64",
-    refresh: Annotated[bool, typer.Option("--refresh", help="Get the newest even if one is cached.")] = False,
-) -> None:
-    """Get Debian's kernel and busybox with Debian's package tools, verified, into the user's cache."""
-    from coremesh.cluster.images import fetch_debian
-    from coremesh.cluster.progress import fetch_progress
-
-    with fetch_progress() as progress:
-        image = fetch_debian(flavour, refresh=refresh, progress=progress)
-    typer.echo(f"kernel   {image.kernel_version:24} {image.kernel}")
-    typer.echo(f"busybox  {image.busybox_version:24} {image.busybox}")
-
-
-@app.command()
-def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
-) -> None:
-    """Say what this host offers, what will be used and why. Exit status 1 if a guest cannot run."""
-    from coremesh.cluster.doctor import print_findings
-
-    raise typer.Exit(print_findings(as_json=json))
-
-
-@app.command()
-def bench(
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    vcpus: Annotated[
-        list[int] | None, typer.Option("--vcpus", metavar="N", help="Boot with so many; may be repeated.")
-    ] = None,
-    qemu: Annotated[
-        bool, typer.Option("--qemu/--no-qemu", help="Also measure qemu-system-x86_64, if it is installed.")
-    ] = True,
-) -> None:
-    """Measure boot time, guest speed and scaling on this host, beside QEMU where there is one."""
-    from coremesh.cluster.benchmark import print_benchmark
-
-    raise typer.Exit(print_benchmark(tuple(vcpus or (1, 2)), with_qemu=qemu, as_json=json))
-
-
-@app.callback(invoke_without_command=True)
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """A distributed full-system emulator: one guest computer of up to 255 cores."""
-    if version:
-        from importlib.metadata import PackageNotFoundError
-        from importlib.metadata import version as installed
-
-        try:
-            typer.echo(installed("coremesh"))
-        except PackageNotFoundError:
-            typer.echo("not installed")
-        raise typer.Exit
+CRASH_STATUS = 70
+LOST_STATUS = 69
+OUTPUT_STATUS = 74  # EX_IOERR of sysexits.h
+NO_READER_STATUS = 141  # what a shell says of a program that SIGPIPE has ended
 
 
 def main() -> None:
     """Run the command line and leave with its exit status; errors of ours are one message, no traceback."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    process.leave_at_once_on_signals()
+    process.open_standard_streams()
+    from coremesh.core.errors import OutputError
+
+    try:
+        try:
+            status = _run()
+        finally:
+            process.close_output()
+    except OutputError as error:
+        status = NO_READER_STATUS if error.no_reader else _fail(error, OUTPUT_STATUS)
+    # A second signal, while Ray is being stopped: the warden cleans up.
+    process.leave_at_once_on_signals()
+    sys.exit(status)
+
+
+def _run() -> int:
+    from coremesh.cluster import commands
+    from coremesh.core.errors import (
+        ConfigurationError,
+        CoremeshError,
+        GuestCrashError,
+        HostLostError,
+        OutputError,
+    )
+
     try:
         for argument in sys.argv[1:]:
             if not _is_utf8(argument):  # Ray stores a program's command line as text, and fails with another
                 raise ConfigurationError(f"the argument {argument!r} is not UTF-8 text.")
-        app()
+        commands.app()
     except GuestCrashError as error:
-        _fail(error, 70)
+        return _fail(error, CRASH_STATUS)
     except HostLostError as error:
-        _fail(error, 69)
+        return _fail(error, LOST_STATUS)
     except ConfigurationError as error:
-        _fail(error, USAGE_STATUS)
-    except CoremeshError as error:
-        _fail(error, FAILURE_STATUS)
-    except SystemExit:
-        if _signals:  # inside a call to Ray, an exit asked for by a signal handler has lost its status
-            raise SystemExit(128 + _signals[0]) from None
+        return _fail(error, USAGE_STATUS)
+    except OutputError:
         raise
+    except CoremeshError as error:
+        return _fail(error, FAILURE_STATUS)
+    except SystemExit as leaving:
+        if process.received:  # inside a call to Ray, an exit asked for by a signal has lost its status
+            return 128 + process.received[0]
+        return leaving.code if isinstance(leaving.code, int) else FAILURE_STATUS if leaving.code else 0
+    return 0
 
 
 def _is_utf8(text: str) -> bool:
     try:
-        return bool(text.encode()) or not text
+        text.encode()
     except UnicodeEncodeError:
         return False
+    return True
 
 
-def _fail(error: CoremeshError, status: int) -> None:
+def _fail(error: Exception, status: int) -> int:
     print(f"coremesh: {error}", file=sys.stderr)
-    sys.exit(status)
-
-
-_signals: list[int] = []  # those that asked this process to end
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    _signals.append(number)
-    # An exception, so that machines are stopped and the terminal restored on the way out.
-    raise SystemExit(128 + number)
+    return status
 
 
 if __name__ == "__main__":

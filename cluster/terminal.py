@@ -77,7 +77,10 @@ def interact(console: Stream, stop: threading.Event, escape: bytes = ESCAPE) -> 
                 _write_all(sink, data)
                 if stop.is_set():
                     break
-        except CoremeshError:  # the machine has gone; whoever asks it next is told why
+        except (
+            CoremeshError,
+            OSError,
+        ):  # the machine has gone, its next caller is told why; or the terminal has
             pass
         finally:
             finished.set()

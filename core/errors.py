@@ -5,6 +5,8 @@ All errors derive from :class:`CoremeshError`, so that a script can catch one na
 and pickle, because they cross process borders on their way from an actor to the person.
 """
 
+import errno
+
 _LONGEST_SHOWN = 60
 
 
@@ -73,3 +75,20 @@ class HostLostError(CoremeshError):
 
 class InternalError(CoremeshError):
     """A part of Coremesh failed in a way that nobody foresaw; the message says which and how."""
+
+
+class OutputError(CoremeshError):
+    """Standard output cannot be written: a full disk, or a pipe whose reader has gone."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(number, reason)
+        self.number = number
+        self.reason = reason
+
+    @property
+    def no_reader(self) -> bool:
+        """Whether the reader of a pipe has gone: it wants no more, which is no error of anybody's."""
+        return self.number == errno.EPIPE
+
+    def __str__(self) -> str:
+        return f"standard output cannot be written: {self.reason}."

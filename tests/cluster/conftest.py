@@ -38,6 +38,17 @@ def one_ray() -> Iterator[None]:
     shutdown()
 
 
+@pytest.fixture(scope="session")
+def address(one_ray: None) -> str:
+    """A Ray cluster to attach to: the one of this process, so that few commands start their own."""
+    pytest.importorskip("coremesh.core._native", reason="the engine is not built")
+    import ray
+    from coremesh.cluster import session
+
+    session.ensure()
+    return str(ray.get_runtime_context().gcs_address)
+
+
 @pytest.fixture
 def tiny_guest() -> Callable[[bytes], bytes]:
     """Make a Multiboot kernel of 32-bit protected-mode code, entered behind its header."""

@@ -36,17 +36,6 @@ def coremesh(
     return result
 
 
-@pytest.fixture(scope="module")
-def address(one_ray: None) -> str:
-    """A Ray cluster to attach to: the one of this process, so that few commands start their own."""
-    pytest.importorskip("coremesh.core._native", reason="the engine is not built")
-    import ray
-    from coremesh.cluster import session
-
-    session.ensure()
-    return str(ray.get_runtime_context().gcs_address)
-
-
 @pytest.fixture
 def kernel(tiny_guest: Callable[[bytes], bytes], tmp_path: Path) -> Callable[[bytes], str]:
     """Write a tiny kernel to a file and return its name."""

@@ -138,6 +138,13 @@ void cm_engine_close(cm_engine* engine) {
     if (!engine) return;
     if (engine->uc) {
         engine->uc->nested_level = 0;
+        // Functions of ours that the engine calls find this struct by the next word, which uc_close would
+        // free too: what they do in an end is done before. Breakpoints and watchpoints flush TLB and code as
+        // they go.
+        if (engine->uc->qemu_thread_data) {
+            cpu_watchpoint_remove_all(engine->cs, BP_CPU);
+            cpu_breakpoint_remove_all(engine->cs, BP_CPU);
+        }
         engine->uc->qemu_thread_data = NULL;
         uc_close(engine->uc);
     }

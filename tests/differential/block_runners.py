@@ -21,6 +21,8 @@ from block_layout import (
     Block,
     Outcome,
 )
+from coremesh.core.engine import Host
+from mesh_machine import MeshMachine
 
 HERE: Final = Path(__file__).parent
 BATCH: Final = 0x200_0000
@@ -107,12 +109,21 @@ def build_block_guest(folder: Path) -> Path:
     return build_guest("guest", folder, sources=HERE)
 
 
-class GuestRunner:
-    """A guest on one host in this process. A context manager; started again after a block that ended it."""
+def _hosts(machine: BaremetalMachine | MeshMachine) -> list[Host]:
+    return machine.hosts if isinstance(machine, MeshMachine) else [machine.host]
 
-    def __init__(self, guest: Path) -> None:
+
+class GuestRunner:
+    """A guest in this process, on one host or on two. A context manager.
+
+    On two hosts the data of the blocks is at home on the other one, whose core puts it back after each block.
+    A machine that a block has ended is followed by another.
+    """
+
+    def __init__(self, guest: Path, hosts: int = 1) -> None:
         self._guest = guest
-        self._machine: BaremetalMachine | None = None
+        self._shares = (1,) * hosts
+        self._machine: BaremetalMachine | MeshMachine | None = None
         self._served = 0
 
     def __enter__(self) -> "GuestRunner":
@@ -129,36 +140,52 @@ class GuestRunner:
             self._machine.__exit__()
             self._machine = None
 
-    def _started(self) -> BaremetalMachine:
+    @property
+    def between_hosts(self) -> int:
+        """Pages that the machine's hosts have fetched from each other."""
+        if not isinstance(self._machine, MeshMachine):
+            return 0
+        stats = [host.mesh_stats() for host in self._machine.hosts]
+        return sum(int(host["read_fetches"] + host["write_fetches"]) for host in stats)
+
+    def _started(self) -> BaremetalMachine | MeshMachine:
         if self._machine is None:
             self._served = 0
-            self._machine = BaremetalMachine(self._guest, vcpus=1, ram_bytes=RAM)
+            if len(self._shares) == 1:
+                self._machine = BaremetalMachine(self._guest, vcpus=1, ram_bytes=RAM)
+            else:
+                kernel = self._guest.read_bytes()
+                self._machine = MeshMachine(kernel, shares=self._shares, cmdline="other", ram_bytes=RAM)
             self._machine.__enter__()
             self._machine.start()
             self._machine.wait_for("ready")
-            self._machine.host.pause()
+            for host in _hosts(self._machine):
+                host.pause()
         return self._machine
 
     def run(self, blocks: Sequence[Block], code: bytes, image: bytes) -> list[Outcome]:
         """What each leaves. Raises DidNotEnd."""
         machine = self._started()
-        host = machine.host
+        hosts = _hosts(machine)
+        host = hosts[0]
         self._served += 1
         host.ram_write(BATCH + BLOCKS_OFFSET, _packed(blocks))
         host.ram_write(BATCH + IMAGE_OFFSET, image)
         host.ram_write(BATCH + CODE_OFFSET, code)
         host.ram_write(BATCH, HEADER.pack(len(blocks), self._served, 0, self._served - 1)[:16])
-        host.resume()
+        for each in hosts:
+            each.resume()
         done, since = 0, time.monotonic()
         while int.from_bytes(host.ram_read(BATCH + SERVED, 4), "little") != self._served:
             time.sleep(0.001)
             before, done = done, int.from_bytes(host.ram_read(BATCH + 8, 4), "little")
             if done != before:
                 since = time.monotonic()
-            ended = host.wait(0.0)
-            if ended or machine.events or time.monotonic() - since > PATIENCE:
+            ended = [each.wait(0.0) for each in hosts]
+            if any(ended) or machine.events or time.monotonic() - since > PATIENCE:
                 how = f"does not end; {machine.output()[-300:]} {machine.events} {ended}"
                 self.end()
                 raise DidNotEnd(done, how)
-        host.pause()
+        for each in hosts:
+            each.pause()
         return _outcomes(host.ram_read(BATCH + OUTCOMES_OFFSET, len(blocks) * OUTCOME.size), len(blocks))

@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--skip", default="", help="mnemonics to leave out")
     parser.add_argument("--shrink", type=int, default=15, help="kinds of difference to shrink and print")
     parser.add_argument("--ignore", default="", help="fields not to compare, such as fop,fip,fdp")
+    parser.add_argument("--hosts", type=int, default=1, choices=(1, 2), help="of the guest's machine")
     parser.add_argument("--longest", type=int, default=4, help="instructions in a block")
     words = parser.parse_args()
     names = {name for name in words.names.split(",") if name}
@@ -46,7 +47,7 @@ def main() -> int:
         place = Path(folder)
         with (
             NativeRunner(build_native(place), place) as native,
-            GuestRunner(build_block_guest(place)) as guest,
+            GuestRunner(build_block_guest(place), words.hosts) as guest,
         ):
             differ, done, seed = Differ(native, guest, frozenset(words.ignore.split(","))), 0, words.seed
             spent = 0.0

@@ -5,10 +5,12 @@
 
 #include "block.h"
 
-// Where the test keeps the batch, and the pages behind the block's world: block_runners.py. The data may be
-// at home on another host than the code.
+// Where the test keeps the batch, and the pages behind the data of the block's world: block_runners.py.
 #define BATCH 0x2000000ul
-#define DATA_PHYSICAL (option_number("data", 0x1800000))
+#define DATA_PHYSICAL 0x1800000ul
+// With the word `other`: at home on the other one of two hosts, whose core reads and restores the data after
+// each block. So every block finds its data elsewhere.
+#define DATA_ELSEWHERE 0x6000000ul
 
 #define CR0_AM (1ul << 18)
 #define CR4_FSGSBASE (1ul << 16)
@@ -41,6 +43,28 @@ SELECTOR(ds)
 SELECTOR(es)
 SELECTOR(fs)
 SELECTOR(gs)
+
+static bool elsewhere;
+static uint32_t asked, answered;
+static struct outcome changes;
+
+static void note_on_other_core(uint32_t core) {
+    if (core == 0) return;
+    for (uint32_t served = 0;;) {
+        while (__atomic_load_n(&asked, __ATOMIC_ACQUIRE) == served) pause();
+        note_changes(data, (const uint64_t*)batch->image, &changes);
+        __atomic_store_n(&answered, ++served, __ATOMIC_RELEASE);
+    }
+}
+
+static void note_elsewhere(struct outcome* out) {
+    const uint32_t number = __atomic_add_fetch(&asked, 1, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&answered, __ATOMIC_ACQUIRE) != number) pause();
+    out->changes = changes.changes;
+    out->changes_hash = changes.changes_hash;
+    const uint32_t listed = changes.changes < MAX_CHANGES ? changes.changes : MAX_CHANGES;
+    memcpy(out->change, changes.change, listed * sizeof *out->change);
+}
 
 static uint64_t* gpr_of(struct trap_frame* frame, unsigned number) {
     uint64_t* const places[16] = {&frame->rax, &frame->rcx, &frame->rdx, &frame->rbx,
@@ -88,7 +112,10 @@ static void on_trap(struct trap_frame* frame) {
     out->fs_base = read_fs(), out->gs_base = read_gs();
     __asm__ volatile("fxsave64 %0" : "=m"(float_state));
     memcpy(out->fxsave, float_state, sizeof out->fxsave);
-    note_changes(data, (const uint64_t*)batch->image, out);
+    if (elsewhere)
+        note_elsewhere(out);
+    else
+        note_changes(data, (const uint64_t*)batch->image, out);
     batch->done = ++current;
     if (current < batch->count) {
         load(frame);
@@ -116,7 +143,7 @@ static void linux_segments(void) {
 }
 
 static void map_world(void) {
-    data = (uint64_t*)DATA_PHYSICAL;
+    data = (uint64_t*)(elsewhere ? DATA_ELSEWHERE : DATA_PHYSICAL);
     // Nothing is mapped between RAM and the devices, as in a process; what a block's wild address finds.
     for (uint64_t large = 0x8000000; large < 0xc0000000; large += 0x200000) page_clear_large(large);
     for (unsigned page = 0; page < CODE_PAGES; page++) {
@@ -135,6 +162,11 @@ void guest_main(void) {
     write_cr0(read_cr0() | CR0_AM);
     write_cr4(read_cr4() | CR4_FSGSBASE);
     linux_segments();
+    elsewhere = option("other");
+    if (elsewhere) {
+        cores_start();
+        cores_post(note_on_other_core, 2);
+    }
     for (unsigned vector = 0; vector < 32; vector++) trap_handlers[vector] = on_trap;
     trap_handlers[START] = on_start;
     map_world();

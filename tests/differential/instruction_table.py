@@ -559,7 +559,6 @@ maskmovdqu 66:0ff7 Vx,Ux mask
 palignr 66:0f3a0f Vx,Wx,Ib
 ldmxcsr np:0fae/2 Md mxcsr
 stmxcsr np:0fae/3 Md
-fxsave np:0fae/0 M512 fxsave
 """
 
 SSE4: Final = """

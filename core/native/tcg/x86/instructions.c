@@ -34,5 +34,6 @@ static const struct cm_row encodings[] = {
 const struct cm_table cm_tables[] = {
     TABLE(encodings),
     TABLE(cm_integer_rows),
+    TABLE(cm_vector_rows),
 };
 const size_t cm_table_count = sizeof cm_tables / sizeof *cm_tables;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Vector instructions whose helper of the engine writes a part of its destination before it has read all of
-// its source. When one register is both, the source is read from a copy.
-#include "../internals.h"
+// Vector instructions whose helpers of the engine are wrong.
+#include "translator.h"
+
+// These write a part of the destination before they have read all of the source. When one register is both,
+// the source is read from a copy.
 
 #define WRAP_ALIASED(name, reg)                                        \
     void CM_REAL(helper_##name)(CPUX86State * env, reg * d, reg * s);  \
@@ -20,3 +22,24 @@ WRAP_BOTH(phaddsw)
 WRAP_BOTH(phsubw)
 WRAP_BOTH(phsubd)
 WRAP_BOTH(phsubsw)
+
+// MASKMOVQ and MASKMOVDQU store byte by byte. All bytes are looked at first, those that are not stored too
+// (SDM vol. 2B, MASKMOVDQU: which faults these have is the processor's own affair).
+static void check_masked(CPUX86State* env, target_ulong address, union cm_operands in) {
+    cm_probe_write(env, address, in.mandatory == CM_WITH_66 ? 16 : 8, GETPC());
+}
+
+static enum cm_translated masked_move(struct cm_translator* t, const struct cm_instruction* in) {
+    struct cm_instruction with_operand = *in;
+    with_operand.is_memory = true;
+    with_operand.base = R_EDI;
+    with_operand.index = CM_NO_REGISTER;
+    with_operand.displacement = 0;
+    with_operand.operand_segment = in->segment == CM_NO_SEGMENT ? CM_DS : in->segment;
+    cm_emit_execute(t, &with_operand, check_masked, 0);
+    return CM_TO_ENGINE;
+}
+
+const struct cm_row cm_vector_rows[1] = {
+    {CM_MAP_0F, 0xf7, .form = CM_REGISTER, .prefixes = CM_IF_NONE | CM_IF_66, .translate = masked_move},
+};

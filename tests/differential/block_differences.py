@@ -41,6 +41,7 @@ FLAGS: Final = {
 }
 KEPT_BY_SIGRETURN: Final = 0x20_4000
 KERNEL_RAM: Final = 0x800_0000
+LAST_PAGE: Final = (1 << 47) - 4096  # Linux counts it to its own half
 DEVICES: Final = 0xC000_0000
 """The guest's kernel has mappings of its own below the first and above the second, Linux has none there."""
 
@@ -71,7 +72,7 @@ def fields(block: Block, outcome: Outcome) -> dict[str, object]:
     error = outcome.error
     if outcome.vector == VECTOR_PF:
         found["cr2"] = outcome.cr2
-        if outcome.cr2 < KERNEL_RAM or DEVICES <= outcome.cr2 < 1 << 32 or outcome.cr2 >> 47:
+        if outcome.cr2 < KERNEL_RAM or DEVICES <= outcome.cr2 < 1 << 32 or outcome.cr2 >= LAST_PAGE:
             error &= ~P
     found["vector"] = outcome.vector
     found["error"] = error
@@ -92,7 +93,7 @@ def fields(block: Block, outcome: Outcome) -> dict[str, object]:
     for number in range(16):
         found[f"xmm{number}"] = image[160 + 16 * number : 176 + 16 * number]
     found["steps"] = tuple(
-        (rip, flags & ~block.undefined_at(rip), 0 if unseen else registers)
+        (rip, flags & ~block.undefined_at(rip) & ~KEPT_BY_SIGRETURN, 0 if unseen else registers)
         for rip, flags, registers in outcome.steps
     )
     if outcome.steps:
@@ -211,7 +212,7 @@ def _smaller(block: Block) -> Iterator[Block]:
     """Blocks a little plainer than this one."""
     for number in range(len(block.instructions)):
         if len(block.instructions) > 1:
-            yield replace(block, instructions=block.instructions[:number] + block.instructions[number + 1 :])
+            yield block.without(number)
     # A zero head of the image: FCW 037FH, everything masked, nothing raised, the stack empty.
     plain = struct.pack("<HHBxHQQII", 0x037F, 0, 0, 0, 0, 0, 0x1F80, 0xFFFF)
     if block.fxsave != plain + bytes(384):

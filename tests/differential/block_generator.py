@@ -9,7 +9,7 @@ are read; those that have none at an instruction's address are noted with it.
 import random
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import special_values
@@ -47,6 +47,19 @@ SIZES: Final = {
 }
 SELECTORS: Final = (0, 1, 3, 0x23, 0x2B, 0x33, 0x10, 0x13, 0x18, 0x30, 0x38, 0x60, 0x0F, 0x80, 0xFFFF)
 MOST_BYTES: Final = 15
+IMPLICIT: Final = {
+    **dict.fromkeys(("pcmpestri", "pcmpistri", "loop", "loope"), frozenset((RCX,))),
+    **dict.fromkeys(("movs", "cmps", "stos", "scas", "lods", "ins", "outs"), frozenset((RAX, RCX, RSI, RDI))),
+    **dict.fromkeys(("mul", "imul", "div", "idiv", "cwd", "cmpxchg8b"), frozenset((RAX, RDX))),
+    **dict.fromkeys(
+        ("cmpxchg", "xlat", "cbw", "lahf", "aam", "aad", "daa", "das", "salc"), frozenset((RAX,))
+    ),
+    **dict.fromkeys(("aaa", "aas", "fnstsw"), frozenset((RAX,))),
+    "popa": frozenset(range(8)),
+    "enter": frozenset((RBP,)),
+    "leave": frozenset((RBP,)),
+}
+"""Registers that an instruction writes without naming them."""
 WEIGHTS: Final = {"integer": 10, "mmx": 3, "sse": 7, "sse4": 4, "x87": 6}
 
 
@@ -91,7 +104,9 @@ class _Draft:
         return self.address + self.length
 
     def add(self, code: bytes, name: str, effect: Effect = NO_EFFECT) -> None:
-        self.instructions.append(Instruction(code, name, self.undefined))
+        instruction = Instruction(code, name, self.undefined, effect.defined, effect.undefined)
+        self.instructions.append(instruction)
+        self.written |= IMPLICIT.get(name, frozenset())
         self.length += len(code)
         self.undefined = (self.undefined & ~effect.defined) | effect.undefined
 
@@ -345,6 +360,9 @@ class Generator:
             draft.add(prefixes + row.opcode + len(filler).to_bytes(size, "little"), name)
         if filler:
             draft.add(filler, "filler", Effect(ALL & ~CF, 0, "") if filler[0] in (0x48, 0x40) else NO_EFFECT)
+            # The branch may go past what the filler defines.
+            last = draft.instructions[-1]
+            draft.instructions[-1] = replace(last, defines=0)
             draft.undefined |= before
 
 

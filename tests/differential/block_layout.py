@@ -2,7 +2,7 @@
 """block.h in Python: where a block's world lies, what a block is, and what it leaves."""
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 PAGE: Final = 4096
@@ -37,11 +37,14 @@ REGISTERS: Final = (
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction of a block: bytes, mnemonic, and the flags that may have any value before it."""
+    """One instruction of a block: bytes, mnemonic, the flags that may have any value before it, and those
+    that it then defines and leaves undefined."""
 
     code: bytes
     name: str
     undefined: int = 0
+    defines: int = 0
+    leaves: int = 0
 
 
 @dataclass
@@ -75,6 +78,14 @@ class Block:
         return BLOCK.pack(
             *self.gpr, self.address, self.rflags, self.cs, 0, self.fs_base, self.gs_base, self.fxsave
         )
+
+    def without(self, number: int) -> "Block":
+        """The same without one of its instructions."""
+        kept, undefined = [], 0
+        for instruction in self.instructions[:number] + self.instructions[number + 1 :]:
+            kept.append(replace(instruction, undefined=undefined))
+            undefined = (undefined & ~instruction.defines) | instruction.leaves
+        return replace(self, instructions=kept, undefined=undefined)
 
     def undefined_at(self, rip: int) -> int:
         """The flags that may have any value when the next instruction is at ``rip``."""

@@ -111,6 +111,11 @@ FOUND: Final = (
     Found("clflush of a missing page", "0f ae 38", {"rax": MISSING}),
     Found("outs from a missing page", "6e", {"rsi": MISSING}),
     Found("ins no times", "f3 6c", {"rdi": DATA}),
+    # Stored byte by byte, so that a part was stored before the fault; and bytes that are not stored do fault.
+    Found("maskmovdqu into a missing page", "66 0f f7 c1", {"rdi": MISSING - 8, "xmm1": (1 << 128) - 1}),
+    Found("maskmovdqu of nothing", "66 0f f7 c1", {"rdi": MISSING}),
+    # The flags were lost where the count runs out.
+    Found("loope at its end", "00 c8 e1 00", {"rcx": 1}, undefined=0),
     # The trap flag behind an instruction that ended the block.
     Found("pause in steps", "66 f3 90", flags=TF),
 )

@@ -144,11 +144,26 @@ static enum cm_translated translate_enter(struct cm_translator* t, const struct 
     return cm_emit_execute(t, &with_level, enter, 0);
 }
 
-const struct cm_row cm_integer_rows[11] = {
+// LOOPE and LOOPNE jump over the look at ZF when the count runs out. The engine computes the flags behind
+// that jump, and takes them as computed on both ways.
+static void compute_flags(CPUX86State* env, target_ulong address, union cm_operands in) {
+    (void)address, (void)in;
+    env->cc_src = cm_arithmetic_flags(env);
+}
+
+static enum cm_translated loop_while(struct cm_translator* t, const struct cm_instruction* in) {
+    if (!(in->prefixes & CM_PREFIX_LOCK)) {
+        cm_emit_execute(t, in, compute_flags, CM_READS_FLAGS | CM_WRITES_FLAGS);
+    }
+    return CM_TO_ENGINE;
+}
+
+const struct cm_row cm_integer_rows[12] = {
     {CM_MAP_1, 0x6c, 0x6f, .check = cm_check_string_port},
     {CM_MAP_1, 0x90, .translate = pause_in_steps},
     {CM_MAP_1, 0x9e, 0x9f, .modes = CM_IN_64, .translate = flags_in_ah},
     {CM_MAP_1, 0xc8, .translate = translate_enter},
+    {CM_MAP_1, 0xe0, 0xe1, .translate = loop_while},
     {CM_MAP_1, 0xf6, 0xf7, .groups = 1 << 1, .translate = test_immediate},
     {CM_MAP_0F, 0xa4, .form = CM_MEMORY, .modes = CM_IN_64, .translate = double_shift},
     {CM_MAP_0F, 0xac, .form = CM_MEMORY, .modes = CM_IN_64, .translate = double_shift},

@@ -131,7 +131,7 @@ struct cm_table {
 extern const struct cm_table cm_tables[];
 extern const size_t cm_table_count;
 
-extern const struct cm_row cm_integer_rows[11];  // integer.c
+extern const struct cm_row cm_integer_rows[12];  // integer.c
 extern const struct cm_row cm_vector_rows[1];    // vector.c
 
 // --- For translating functions ---

@@ -48,11 +48,13 @@ bool PageTable::on_fault(uintptr_t address, void* ucontext) noexcept {
         if (coherent_ && mapped_.full()) make_room();
         switch (resolve(page, want, needed, fault.had_code)) {
             case Outcome::kRetry:
+                if (coherent_ && want == Access::kWrite) tell_writer(fault);
                 return true;
             case Outcome::kSpurious:
                 return times_in_a_row(page) <= kHopeless;
             case Outcome::kMapped:
                 map_ahead(page);
+                if (want == Access::kWrite) tell_writer(fault);
                 return true;
             case Outcome::kLost:
                 return times_in_a_row(page) <= kHopeless && ask(fault, Access::kWrite);
@@ -69,10 +71,15 @@ bool PageTable::on_fault(uintptr_t address, void* ucontext) noexcept {
                 if (coherent_ || !open_run(page)) return false;
                 [[fallthrough]];
             case Outcome::kOpened:
-                if (sink_.self_write(fault)) count_.self_writes.fetch_add(1, std::memory_order_relaxed);
+                tell_writer(fault);
                 return true;
         }
     }
+}
+
+/// No lock is held: the sink may not come back.
+void PageTable::tell_writer(const FaultContext& fault) noexcept {
+    if (sink_.self_write(fault)) count_.self_writes.fetch_add(1, std::memory_order_relaxed);
 }
 
 /// False when there is nobody to ask. No lock is held: the sink may sleep, or not come back.

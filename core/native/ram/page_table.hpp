@@ -130,6 +130,7 @@ class PageTable final : private FaultTarget {
     enum class Outcome { kRetry, kSpurious, kMapped, kOpened, kLost, kNoRoom, kFailed };
     Outcome resolve(uint64_t page, Access want, bool needed, bool& had_code) noexcept;
     bool ask(const FaultContext& fault, Access want) noexcept;
+    void tell_writer(const FaultContext& fault) noexcept;
 
     bool take_page(unsigned engine, uint64_t page) noexcept;
     bool post_owners(uint64_t page) noexcept;

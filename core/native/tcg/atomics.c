@@ -9,6 +9,15 @@
 
 typedef unsigned __int128 wide;
 
+// The functions that touch the guest's memory lie together, so that a fault in them is known (own_code.c).
+#define ATOMIC_CODE __attribute__((section("cm_atomic_code")))
+extern const char __start_cm_atomic_code[] __attribute__((visibility("hidden")));
+extern const char __stop_cm_atomic_code[] __attribute__((visibility("hidden")));
+
+bool cm_is_atomic_code(uintptr_t host_pc) {
+    return host_pc >= (uintptr_t)__start_cm_atomic_code && host_pc < (uintptr_t)__stop_cm_atomic_code;
+}
+
 // What a lookup found: one host address, or none for an access that crosses a page or goes to I/O space.
 struct target {
     uint8_t* host;  // NULL when the access must be made in an exclusive section
@@ -30,8 +39,10 @@ static bool elsewhere(const struct target* target, enum cm_operation operation, 
                       wide expected, wide* old) {
     const struct cm_engine* engine = target->engine;
     if (likely(!engine->ram.shared)) return false;
-    return engine->ops->transact(engine->opaque, operation, (uint64_t)(target->host - engine->ram.guest_view),
-                                 size, &operand, &expected, old);
+    const uint64_t offset = (uint64_t)(target->host - engine->ram.guest_view);
+    // What it changes may be the code that follows: here that is noticed.
+    if (cm_runs_from_page(engine, engine->atomic_from, offset >> TARGET_PAGE_BITS)) return false;
+    return engine->ops->transact(engine->opaque, operation, offset, size, &operand, &expected, old);
 }
 
 static struct target find(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi, uintptr_t ra) {
@@ -68,7 +79,8 @@ static struct target find(CPUArchState* env, target_ulong addr, unsigned size, T
 
 // The common case, kept apart so that it saves no registers and needs no frame: RAM of this host alone, in
 // one page that the TLB knows. NULL: the operation takes the long way, and is counted there.
-static inline uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi) {
+static inline uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi,
+                               uintptr_t ra) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     const CPUTLBEntry* entry = tlb_entry(env, get_mmuidx(oi), addr);
     if (unlikely(!entry_serves(entry, addr) || engine->ram.shared)) return NULL;
@@ -79,6 +91,7 @@ static inline uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned si
         engine->counters.atomics_misaligned++;
     }
     engine->counters.atomics[__builtin_ctz(size)]++;
+    engine->atomic_from = ra;
     return (uint8_t*)(addr + entry->addend);
 }
 
@@ -128,10 +141,13 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, wid
 // `expression` computes the new value from `old`; within an exclusive section.
 #define EXCLUSIVELY(T, size, expression)                                                              \
     do {                                                                                              \
+        if (target.pages[0] != UINT64_MAX) cm_ask_for_both_pages(env, addr, (int)get_mmuidx(oi), ra); \
         target.engine->ops->exclusive_begin(target.engine->opaque, target.pages[0], target.pages[1]); \
+        target.engine->exclusive = true;                                                              \
         T old = (T)load_bytes(env, addr, size, oi, ra);                                               \
         T replacement = (expression);                                                                 \
         store_bytes(env, addr, size, (wide)replacement, oi, ra);                                      \
+        target.engine->exclusive = false;                                                             \
         target.engine->ops->exclusive_end(target.engine->opaque);                                     \
         before = old;                                                                                 \
         after = replacement;                                                                          \
@@ -156,16 +172,17 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, wid
         (void)before, (void)after;                                                                     \
         return (A)(result);                                                                            \
     }                                                                                                  \
-    A CM_WRAP_SIZED(name, suffix)(CPUArchState * env, target_ulong addr, A value, TCGMemOpIdx oi) {    \
+    ATOMIC_CODE A CM_WRAP_SIZED(name, suffix)(CPUArchState * env, target_ulong addr, A value,          \
+                                              TCGMemOpIdx oi) {                                        \
         CM_HIT(helper_atomic_##name##suffix);                                                          \
-        uint8_t* const host = at_once(env, addr, size, oi);                                            \
+        uint8_t* const host = at_once(env, addr, size, oi, GETPC());                                   \
         if (likely(host)) return (A)(T)(host_result);                                                  \
         return name##suffix##_at(env, addr, value, oi, GETPC());                                       \
     }
 
 #define CM_WRAP_SIZED(name, suffix) __wrap_helper_atomic_##name##suffix##_x86_64
 #define HOST(T) ((T*)host)
-#define LONG_WAY __attribute__((noinline, cold))
+#define LONG_WAY ATOMIC_CODE __attribute__((noinline, cold))
 
 #define CMPXCHG(T, A, suffix, size)                                                                          \
     static LONG_WAY A cmpxchg##suffix##_at(CPUArchState* env, target_ulong addr, A expected, A desired,      \
@@ -186,10 +203,10 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, wid
         (void)after;                                                                                         \
         return (A)before;                                                                                    \
     }                                                                                                        \
-    A CM_WRAP_SIZED(cmpxchg, suffix)(CPUArchState * env, target_ulong addr, A expected, A desired,           \
-                                     TCGMemOpIdx oi) {                                                       \
+    ATOMIC_CODE A CM_WRAP_SIZED(cmpxchg, suffix)(CPUArchState * env, target_ulong addr, A expected,          \
+                                                 A desired, TCGMemOpIdx oi) {                                \
         CM_HIT(helper_atomic_cmpxchg##suffix);                                                               \
-        uint8_t* const host = at_once(env, addr, size, oi);                                                  \
+        uint8_t* const host = at_once(env, addr, size, oi, GETPC());                                         \
         if (likely(host)) return (A)__sync_val_compare_and_swap(HOST(T), (T)expected, (T)desired);           \
         return cmpxchg##suffix##_at(env, addr, expected, desired, oi, GETPC());                              \
     }
@@ -231,8 +248,9 @@ uint64_t __wrap_helper_atomic_cmpxchgq_le_mmu_x86_64(CPUArchState* env, target_u
 Int128 __real_helper_atomic_cmpxchgo_le_mmu_x86_64(CPUArchState* env, target_ulong addr, Int128 expected,
                                                    Int128 desired, TCGMemOpIdx oi, uintptr_t ra);
 
-Int128 __wrap_helper_atomic_cmpxchgo_le_mmu_x86_64(CPUArchState* env, target_ulong addr, Int128 expected,
-                                                   Int128 desired, TCGMemOpIdx oi, uintptr_t ra) {
+ATOMIC_CODE Int128 __wrap_helper_atomic_cmpxchgo_le_mmu_x86_64(CPUArchState* env, target_ulong addr,
+                                                               Int128 expected, Int128 desired,
+                                                               TCGMemOpIdx oi, uintptr_t ra) {
     CM_HIT(helper_atomic_cmpxchgo_le_mmu);
     struct target target = find(env, addr, 16, oi, ra);
     uint8_t* const host = target.host;

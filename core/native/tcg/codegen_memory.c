@@ -217,31 +217,13 @@ LOAD(16, helper_le_lduw_mmu)
 LOAD(32, helper_le_ldul_mmu)
 LOAD(64, helper_le_ldq_mmu)
 
-// Also, before a store, a look whether the block has to be left (cm_engine_self_write). While it stores that
-// may turn out again: it is then undone, which a store over two pages, of which one part may have been made,
-// is not.
-static void begin_store(CPUArchState* env, target_ulong address, unsigned size, TCGMemOpIdx oi,
-                        uintptr_t from) {
-    struct cm_engine* engine = cm_engine_of(env->uc);
-    if (unlikely(engine->restart_at_store)) {
-        engine->restart_at_store = false;
-        engine->counters.self_restarts++;
-        cpu_restore_state(engine->cs, from, true);
-        engine->cs->cflags_next_tb = 1;
-        cpu_loop_exit_noexc(engine->cs);
-    }
-    check_first(env, address, oi, MMU_DATA_STORE, from);
-    if (likely((address & ~TARGET_PAGE_MASK) + size <= TARGET_PAGE_SIZE)) engine->slow_store = from;
-}
-
-static void end_store(CPUArchState* env) { cm_engine_of(env->uc)->slow_store = 0; }
-
 #define STORE(bits, type, helper)                                                                 \
     static void store_##bits(CPUArchState* env, target_ulong address, type datum, TCGMemOpIdx oi, \
                              uintptr_t from) {                                                    \
-        begin_store(env, address, (bits) / 8, oi, from);                                          \
+        check_first(env, address, oi, MMU_DATA_STORE, from);                                      \
+        cm_begin_store(env, address, (bits) / 8, (int)get_mmuidx(oi), from);                      \
         helper(env, address, datum, oi, from);                                                    \
-        end_store(env);                                                                           \
+        cm_end_store(env);                                                                        \
     }
 
 STORE(8, uint8_t, helper_ret_stb_mmu)

@@ -142,9 +142,9 @@ void cm_engine_drop_all_code(cm_engine*);
 void cm_engine_enter_thread(cm_engine*);
 
 // Called in the signal handler of a write fault taken by the engine's own thread, at host instruction
-// `host_pc`, after the page became writable: when the write goes into the very block that runs, the block
-// must not go on with stale instructions (SDM vol. 3A 9.1.3). Then it does not return, or changes where
-// `ucontext`, which the handler was given, goes on; otherwise it does nothing.
+// `host_pc`, after the page became writable: when the block that runs was translated from the page, it must
+// not go on, since it may be stale now or with the next store (SDM vol. 3A 13.1.3; own_code.c). Then it does
+// not return, or changes where `ucontext`, which the handler was given, goes on; otherwise it does nothing.
 void cm_engine_self_write(cm_engine*, uintptr_t host_pc, uint64_t ram_offset, void* ucontext);
 
 // The guest-virtual address of the instruction under way, for people: of an access that faulted at host

@@ -43,11 +43,12 @@ struct cm_engine {
     // after every instruction that may have opened the window. Written and read by the engine's thread.
     bool attention;
     bool data_trap;  // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
-    target_ulong split_write;  // the first part of a misaligned write to a watched page
-    bool restart_at_store;     // leave the block before its next store (cm_engine_self_write)
-    uintptr_t slow_store;      // where translated code called a helper that stores now, or 0
-    uintptr_t atomic_from;     // where it called the last locked operation that took the long way (atomics.c)
-    struct cm_codegen* codegen;          // codegen.c; made at the first translation
+    target_ulong split_write;    // the first part of a misaligned write to a watched page
+    bool restart_at_store;       // leave the block before its next store (cm_engine_self_write)
+    uintptr_t slow_store;        // where translated code called a helper that stores now, or 0
+    bool exclusive;              // the other vCPUs are stopped: no instruction may be undone (atomics.c)
+    uintptr_t atomic_from;       // where it called the last locked operation (atomics.c)
+    struct cm_codegen* codegen;  // codegen.c; made at the first translation
     struct cm_translation* translation;  // x86/translator.c
     uint32_t pages_flushed;              // single pages flushed from the TLB
     uint32_t targets_code_epoch;         // lookup.c
@@ -88,6 +89,18 @@ void cm_check_access(CPUX86State* env, target_ulong address, TCGMemOpIdx oi, MMU
 #define CM_SYSTEM_FLAGS ((int)~(CC_O | CC_S | CC_Z | CC_A | CC_P | CC_C | DF_MASK))
 
 void cm_memory_attach(struct cm_engine* engine);
+
+// Around a store that is not translated code's own, `from` being the return address into it (own_code.c).
+void cm_begin_store(CPUArchState* env, target_ulong address, unsigned size, int mmu_index, uintptr_t from);
+static inline void cm_end_store(CPUArchState* env) { cm_engine_of(env->uc)->slow_store = 0; }
+// Before a store over two pages that `from` must not be undone in the midst of.
+void cm_ask_for_both_pages(CPUArchState* env, target_ulong address, int mmu_index, uintptr_t from);
+// Whether the block with the return address `from` was translated from this page of RAM.
+bool cm_runs_from_page(const struct cm_engine* engine, uintptr_t from, uint64_t ram_page);
+// Whether `host_pc` is in the functions that execute locked operations (atomics.c).
+bool cm_is_atomic_code(uintptr_t host_pc);
+// The number of the instruction at `host_pc` in its block, and its guest-virtual address; -1: none (place.c).
+int cm_instruction_at(const TranslationBlock* tb, uintptr_t host_pc, uint64_t* guest_pc);
 // The page of RAM that code at `pc` is fetched from, or UINT64_MAX; raises the fault of a fetch
 // (translate.c).
 uint64_t cm_code_page(struct cm_engine* engine, target_ulong pc);

@@ -4,8 +4,6 @@
 // RAM is one host mapping, so an address is translated by a comparison instead of a walk over memory regions
 // (U13), and a page of code is guarded by the host's page protection instead of the NOTDIRTY slow path (U11).
 // Page walks set accessed and dirty bits by compare-and-swap, as hardware does (U16).
-#include <ucontext.h>
-
 #include "internals.h"
 
 static MemoryRegion* region_of(struct uc_struct* uc, hwaddr gpa) {
@@ -141,6 +139,10 @@ void CM_WRAP(x86_stl_phys_notdirty)(CPUState* cs, hwaddr gpa, uint32_t entry) {
     uint32_t* host = (uint32_t*)cm_ram_pointer(engine, gpa, 4);
     if (!host) return;
     const uint32_t status = PG_ACCESSED_MASK | PG_DIRTY_MASK;
+    // The entry may lie in the code that runs. The walk belongs to an instruction, unless there is no return
+    // address (a fetch, the delivery of an event).
+    const uintptr_t outer = engine->slow_store;
+    engine->slow_store = engine->env->retaddr;
     uint32_t now = __atomic_load_n(host, __ATOMIC_RELAXED);
     do {
         if ((now & ~status) != (entry & ~status)) {
@@ -152,10 +154,11 @@ void CM_WRAP(x86_stl_phys_notdirty)(CPUState* cs, hwaddr gpa, uint32_t entry) {
                 cs->exception_index = -1;
                 cpu_loop_exit_restore(cs, retaddr);
             }
-            return;
+            break;
         }
     } while (!__atomic_compare_exchange_n(host, &now, now | (entry & status), false, __ATOMIC_SEQ_CST,
                                           __ATOMIC_RELAXED));
+    engine->slow_store = outer;
 }
 
 static uint64_t gpa_of(const struct cm_engine* engine, const MemoryRegion* region, hwaddr offset) {
@@ -179,61 +182,6 @@ MemTxResult CM_WRAP(memory_region_dispatch_write)(struct uc_struct* uc, MemoryRe
     CM_HIT(memory_region_dispatch_write);
     engine->ops->mmio_write(engine->opaque, gpa_of(engine, region, offset), memop_size(op), value);
     return MEMTX_OK;
-}
-
-// At a store of the code generator's own the state is not in memory: the slow path puts it there, and then
-// leaves the block. True when `host_pc` is such a store: before it stands the branch to the slow path, or to
-// another look-up that has the distance to the slow path before it (codegen_memory.c).
-static bool continue_in_slow_path(cm_engine* engine, const uint8_t* host_pc, ucontext_t* context) {
-#ifdef __x86_64__
-    const uint8_t* branch_end;
-    const uint8_t rex_of_load = host_pc[-4], modrm_of_load = host_pc[-2];
-    if (host_pc[-10] == 0x0f && host_pc[-9] == 0x85 && (rex_of_load & 0xfb) == 0x48 && host_pc[-3] == 0x8b &&
-        (modrm_of_load & 0xc7) == 0x47 && host_pc[-1] == offsetof(CPUTLBEntry, addend)) {
-        branch_end = host_pc - 4;  // jne; mov reg, [rdi + addend]
-    } else if (host_pc[-6] == 0x0f && host_pc[-5] == 0x84 && (host_pc[-9] & 0xfa) == 0x48 &&
-               host_pc[-8] == 0x85 && host_pc[-7] >> 6 == 3) {
-        branch_end = host_pc;  // test reg, reg; je
-    } else {
-        return false;
-    }
-    int32_t distance;
-    memcpy(&distance, branch_end - 4, 4);
-    const uint8_t* target = branch_end + distance;
-    memcpy(&distance, target - 4, 4);
-    context->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(target + distance);
-    engine->restart_at_store = true;
-    return true;
-#else
-    (void)engine, (void)host_pc, (void)context;
-    return false;
-#endif
-}
-
-void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_offset, void* ucontext) {
-    TCGContext* tcg = engine->uc->tcg_ctx;
-    const bool in_line = host_pc - (uintptr_t)tcg->code_gen_buffer < tcg->code_gen_buffer_size;
-    if (!in_line && !engine->slow_store) return;  // another helper writes: its block goes on to its end
-    // Return addresses point behind a call, host_pc at the instruction that faulted: the engine subtracts for
-    // the former.
-    const uintptr_t from = in_line ? host_pc + GETPC_ADJ : engine->slow_store;
-    TranslationBlock* tb = tcg_tb_lookup(tcg, from - GETPC_ADJ);
-    if (!tb || (tb_cflags(tb) & CF_COUNT_MASK) == 1) return;
-    const unsigned widest = 32;  // a store that begins this much before the block may still reach into it
-    tb_page_addr_t start = tb->page_addr[0] + (tb->pc & ~TARGET_PAGE_MASK);
-    bool inside = ram_offset + widest > start && ram_offset < start + tb->size &&
-                  ram_offset >> TARGET_PAGE_BITS == start >> TARGET_PAGE_BITS;
-    if (!inside && tb->page_addr[1] != (tb_page_addr_t)-1) {
-        inside = ram_offset >> TARGET_PAGE_BITS == tb->page_addr[1] >> TARGET_PAGE_BITS &&
-                 ram_offset < tb->page_addr[1] + ((tb->pc + tb->size) & ~TARGET_PAGE_MASK);
-    }
-    if (!inside) return;
-    if (in_line && continue_in_slow_path(engine, (const uint8_t*)host_pc, ucontext)) return;
-    // Undo the instruction that stores, and run it again as a block of its own.
-    engine->counters.self_restarts++;
-    cpu_restore_state(engine->cs, from, true);
-    engine->cs->cflags_next_tb = 1;
-    cpu_loop_exit_noexc(engine->cs);
 }
 
 void cm_engine_abandon(cm_engine* engine) {

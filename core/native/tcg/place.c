@@ -18,6 +18,19 @@ static int64_t next_difference(const uint8_t** at) {
     return (int64_t)value;
 }
 
+int cm_instruction_at(const TranslationBlock* tb, uintptr_t host_pc, uint64_t* guest_pc) {
+    const uint8_t* at = (const uint8_t*)tb->tc.ptr + tb->tc.size;
+    uintptr_t end = (uintptr_t)tb->tc.ptr;
+    *guest_pc = tb->pc;
+    for (int i = 0; i < tb->icount; i++) {
+        *guest_pc += (uint64_t)next_difference(&at);
+        for (int word = 1; word < TARGET_INSN_START_WORDS; word++) next_difference(&at);
+        end += (uintptr_t)next_difference(&at);
+        if (end > host_pc) return i;
+    }
+    return -1;
+}
+
 uint64_t cm_engine_place(const cm_engine* engine, uintptr_t host_pc) {
     TCGContext* tcg = engine->uc->tcg_ctx;
     if (!host_pc || host_pc - (uintptr_t)tcg->code_gen_buffer >= tcg->code_gen_buffer_size) {
@@ -26,15 +39,6 @@ uint64_t cm_engine_place(const cm_engine* engine, uintptr_t host_pc) {
         host_pc = called_from - GETPC_ADJ;
     }
     const TranslationBlock* tb = tcg_tb_lookup(tcg, host_pc);
-    if (!tb) return 0;
-    const uint8_t* at = (const uint8_t*)tb->tc.ptr + tb->tc.size;
-    uint64_t guest = tb->pc;
-    uintptr_t end = (uintptr_t)tb->tc.ptr;
-    for (int i = 0; i < tb->icount; i++) {
-        guest += (uint64_t)next_difference(&at);
-        for (int word = 1; word < TARGET_INSN_START_WORDS; word++) next_difference(&at);
-        end += (uintptr_t)next_difference(&at);
-        if (end > host_pc) return guest;
-    }
-    return 0;
+    uint64_t guest_pc;
+    return tb && cm_instruction_at(tb, host_pc, &guest_pc) >= 0 ? guest_pc : 0;
 }

@@ -341,7 +341,9 @@ void Host::code_written(unsigned engine, uint64_t ram_page) noexcept {
 
 bool Host::self_write(const FaultContext& fault) noexcept {
     Vcpu* vcpu = Vcpu::current();
-    if (!vcpu || !fault.had_code) return false;
+    // Also without code that was posted in this fault: on several hosts the page may have been away, and the
+    // block under way was posted when it went.
+    if (!vcpu) return false;
     const auto offset = ram_.offset_of(fault.gpa);
     if (!offset) return false;
 #ifdef COREMESH_HOST_SSE

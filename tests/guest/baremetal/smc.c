@@ -3,9 +3,8 @@
 //
 // Options: cpus=N; generations=N (default 300) for each cross-modifying case; strict: no old code at all;
 // quiet-host: a bound on the time too.
-#include "guest.h"
+#include "smc.h"
 
-#define CODE 0x700000u         // frames for code written by this guest
 #define ALIAS 0x8000000000ull  // the same frames again
 #define SPLIT 0x8000100000ull  // two pages whose frames are not neighbours
 #define SPLIT_FIRST (CODE + 0x4000u)
@@ -262,6 +261,7 @@ void guest_main(void) {
     uint64_t from = read_tsc();
     self_modifying();
     same_block();
+    own_block();
     through_alias();
     crossing();
     remapping();

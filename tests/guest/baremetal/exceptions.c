@@ -140,6 +140,9 @@ void guest_main(void) {
     print("paging done failures=%u\n", failures);
     test_descriptors();
     print("descriptors done failures=%u\n", failures);
+    if (strict) test_debug_registers();
+    if (strict) test_model_specific_registers();
+    print("registers done failures=%u\n", failures);
     test_flags();
     print("flags done failures=%u\n", failures);
     test_float();

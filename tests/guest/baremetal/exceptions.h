@@ -96,10 +96,12 @@ void test_debug(void);  // exceptions_kernel.c
 void test_delivery(void);
 void test_control(void);
 void test_paging(void);
-void test_descriptors(void);  // exceptions_descriptors.c
-void test_flags(void);        // exceptions_flags.c
-void test_float(void);        // exceptions_float.c
-void test_user_entry(void);   // exceptions_user.c
+void test_descriptors(void);      // exceptions_descriptors.c
+void test_debug_registers(void);  // exceptions_registers.c
+void test_model_specific_registers(void);
+void test_flags(void);       // exceptions_flags.c
+void test_float(void);       // exceptions_float.c
+void test_user_entry(void);  // exceptions_user.c
 void test_syscall(void);
 void test_sysenter(void);
 void test_segments(void);

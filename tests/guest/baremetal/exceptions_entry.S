@@ -51,7 +51,7 @@ sysenter_entry:
     jmp *%rax
 1:  int $0x82
 
-    .globl back_sysretq, back_sysretl, back_sysexitq, back_sysexitl, back_sysretq_far
+    .globl back_sysexitq_far, back_sysretq, back_sysretl, back_sysexitq, back_sysexitl, back_sysretq_far
 back_sysretq:
     sysretq
 back_sysretl:
@@ -60,6 +60,10 @@ back_sysretq_far:
     mov $0x800000000000, %rcx
     sysretq
 back_sysexitq:
+    sysexitq
+back_sysexitq_far:
+    mov $0x800000000000, %rdx
+    xor %ecx, %ecx
     sysexitq
 back_sysexitl:
     sysexitl

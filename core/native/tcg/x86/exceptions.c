@@ -42,6 +42,7 @@ static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
         cm_deliver(env, CM_EVENT_SOFTWARE, vector, 0, env->exception_next_eip);
     } else {
         if (is_fault((int)vector)) env->eflags |= RF_MASK;
+        if (vector == EXCP01_DB) env->dr[7] &= ~(target_ulong)DR7_GD;  // SDM vol. 3B 18.2.4
         cm_deliver(env, CM_EVENT_EXCEPTION, vector, (uint32_t)env->error_code, env->eip);
     }
     env->old_exception = -1;  // a fault that follows makes no double fault

@@ -25,9 +25,19 @@ void CM_WRAP(cpu_x86_cpuid)(CPUX86State* env, uint32_t leaf, uint32_t subleaf, u
         return;
     }
     if (leaf == 1) {
+        uint64_t apic_base;
         out[2] &= ~CPUID_1_ECX_OSXSAVE;
         if (env->cr[4] & CR4_OSXSAVE_MASK) out[2] |= CPUID_1_ECX_OSXSAVE;
+        // A local APIC that is disabled is not there (SDM vol. 3A 11.4.3).
+        if (engine->ops->read_msr(engine->opaque, MSR_IA32_APICBASE, &apic_base) > 0 &&
+            !(apic_base & MSR_IA32_APICBASE_ENABLE)) {
+            out[3] &= ~CPUID_APIC;
+        }
     }
+    // On an Intel processor SYSCALL is an instruction of 64-bit code alone, and announced to it alone (SDM
+    // vol. 2A, CPUID).
+    if (leaf == 0x80000001 && IS_INTEL_CPU(env) && !(env->hflags & HF_CS64_MASK))
+        out[3] &= ~CPUID_EXT2_SYSCALL;
     *eax = out[0], *ebx = out[1], *ecx = out[2], *edx = out[3];
 }
 
@@ -113,57 +123,6 @@ void CM_WRAP(helper_write_crN)(CPUX86State* env, int reg, target_ulong value) {
     CM_REAL(helper_write_crN)(env, reg, value);
 }
 
-// ---- model-specific registers
-
-void CM_REAL(helper_rdmsr)(CPUX86State*);
-void CM_REAL(helper_wrmsr)(CPUX86State*);
-
-void CM_WRAP(helper_rdmsr)(CPUX86State* env) {
-    struct cm_engine* engine = cm_engine_of(env->uc);
-    CM_HIT(helper_rdmsr);
-    uint32_t msr = (uint32_t)env->regs[R_ECX];
-    uint64_t value = 0;
-    int answer = engine->ops->read_msr(engine->opaque, msr, &value);
-    if (answer < 0) raise_gp(env, GETPC());
-    if (answer == 0) {
-        CM_REAL(helper_rdmsr)(env);
-        return;
-    }
-    env->regs[R_EAX] = (uint32_t)value;
-    env->regs[R_EDX] = (uint32_t)(value >> 32);
-}
-
-void CM_WRAP(helper_wrmsr)(CPUX86State* env) {
-    struct cm_engine* engine = cm_engine_of(env->uc);
-    CM_HIT(helper_wrmsr);
-    uint32_t msr = (uint32_t)env->regs[R_ECX];
-    uint64_t value = (uint32_t)env->regs[R_EAX] | (uint64_t)(uint32_t)env->regs[R_EDX] << 32;
-    int answer = engine->ops->write_msr(engine->opaque, msr, value);
-    if (answer < 0) raise_gp(env, GETPC());
-    if (answer > 0) return;
-    switch (msr) {
-        case MSR_LSTAR:
-        case MSR_CSTAR:
-        case MSR_FSBASE:
-        case MSR_GSBASE:
-        case MSR_KERNELGSBASE:
-        case MSR_IA32_SYSENTER_EIP:
-        case MSR_IA32_SYSENTER_ESP:
-            if (!cm_is_canonical(value)) raise_gp(env, GETPC());
-            break;
-        case MSR_EFER:
-            if (value & ~(uint64_t)(MSR_EFER_SCE | MSR_EFER_LME | MSR_EFER_LMA | MSR_EFER_NXE)) {
-                raise_gp(env, GETPC());
-            }
-            // LME does not change under paging (SDM vol. 3A 4.1.2).
-            if (((value ^ env->efer) & MSR_EFER_LME) && (env->cr[0] & CR0_PG_MASK)) raise_gp(env, GETPC());
-            break;
-        default:
-            break;
-    }
-    CM_REAL(helper_wrmsr)(env);
-}
-
 // ---- counters
 
 static void read_tsc(CPUX86State* env, uintptr_t ra) {
@@ -194,9 +153,12 @@ void CM_WRAP(helper_rdpmc)(CPUX86State* env) {
 
 // ---- fast system calls
 
+static bool has_syscall(CPUX86State* env) { return (env->hflags & HF_CS64_MASK) || !IS_INTEL_CPU(env); }
+
 void CM_WRAP(helper_syscall)(CPUX86State* env, int next_eip_addend) {
     CM_HIT(helper_syscall);
-    if (!(env->efer & MSR_EFER_SCE)) raise_exception_err_ra(env, EXCP06_ILLOP, 0, GETPC());
+    if (!(env->efer & MSR_EFER_SCE) || !has_syscall(env))
+        raise_exception_err_ra(env, EXCP06_ILLOP, 0, GETPC());
     const unsigned selector = env->star >> 32 & 0xffff;
     const uint32_t flat = DESC_G_MASK | DESC_P_MASK | DESC_S_MASK | DESC_A_MASK;
     const target_ulong next = env->eip + (target_ulong)next_eip_addend;
@@ -223,7 +185,7 @@ void CM_REAL(helper_sysret)(CPUX86State*, int);
 void CM_WRAP(helper_sysret)(CPUX86State* env, int dflag) {
     CM_HIT(helper_sysret);
     const uintptr_t ra = GETPC();
-    if (!(env->efer & MSR_EFER_SCE)) raise_exception_err_ra(env, EXCP06_ILLOP, 0, ra);
+    if (!(env->efer & MSR_EFER_SCE) || !has_syscall(env)) raise_exception_err_ra(env, EXCP06_ILLOP, 0, ra);
     if (!(env->cr[0] & CR0_PE_MASK) || (env->hflags & HF_CPL_MASK)) raise_gp(env, ra);
     // SDM vol. 2B, SYSRET: a return address that is not canonical faults while still in ring 0.
     if (dflag == 2 && !cm_is_canonical(env->regs[R_ECX])) raise_gp(env, ra);
@@ -243,6 +205,17 @@ void CM_WRAP(helper_sysenter)(CPUX86State* env, int next_eip_addend) {
                            flat | DESC_B_MASK | DESC_W_MASK);
     env->regs[R_ESP] = env->sysenter_esp;
     env->eip = env->sysenter_eip;
+}
+
+void CM_REAL(helper_sysexit)(CPUX86State*, int);
+
+void CM_WRAP(helper_sysexit)(CPUX86State* env, int dflag) {
+    const uintptr_t ra = GETPC();
+    CM_HIT(helper_sysexit);
+    if ((env->sysenter_cs & 0xfffc) == 0 || (env->hflags & HF_CPL_MASK)) raise_gp(env, ra);
+    if (dflag == 2 && !(cm_is_canonical(env->regs[R_EDX]) && cm_is_canonical(env->regs[R_ECX])))
+        raise_gp(env, ra);
+    CM_REAL(helper_sysexit)(env, dflag);
 }
 
 // ---- flags

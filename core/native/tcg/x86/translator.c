@@ -11,6 +11,7 @@
 #include "tcg/tcg-op.h"
 
 #include "accesses.h"
+#include "encodings.h"
 #include "engine_calls.h"
 
 // --- Calls ---
@@ -127,6 +128,8 @@ enum { MOST_ROWS = 1024 };
 // Rows of one opcode, in order. Built once; read only after that.
 static const struct cm_row* chained[MOST_ROWS + 1];
 static uint16_t first_row[CM_MAPS][256], next_row[MOST_ROWS + 1];
+// Whether an opcode has rows for an instruction without 66, F2 and F3.
+static bool without_prefix[CM_MAPS][256];
 
 static void chain_row(const struct cm_row* row, unsigned opcode, unsigned* used) {
     if (*used == MOST_ROWS) abort();
@@ -134,6 +137,7 @@ static void chain_row(const struct cm_row* row, unsigned opcode, unsigned* used)
     while (*link) link = &next_row[*link];
     chained[++*used] = row;
     *link = (uint16_t)*used;
+    if (!row->prefixes || row->prefixes & CM_IF_NONE) without_prefix[row->map][opcode] = true;
 }
 
 static void chain_rows(void) {
@@ -189,33 +193,46 @@ static void fetch_more(struct cm_translator* t) {
     t->available++;
 }
 
-// Whether an instruction with this beginning can have a row, without decoding it.
+// Whether an instruction with this beginning can have a row, or prefixes that exclude each other, without
+// decoding it.
 static bool may_be_ours(const struct cm_translator* t) {
     const uint8_t* p = t->bytes;
     const uint8_t* const end = p + t->available - 3;
+    bool sized = false, repeated = false;
     if (t->available < 16) return true;
     for (; p < end; p++) {
-        switch (*p) {
+        uint8_t map = CM_MAP_1, opcode = *p;
+        switch (opcode) {
+            case 0x66:
+                if (repeated) return true;
+                sized = true;
+                continue;
+            case 0xf2:
+            case 0xf3:
+                if (repeated || sized) return true;
+                repeated = true;
+                continue;
+            case 0xf0:
+                return true;
             case 0x26:
             case 0x2e:
             case 0x36:
             case 0x3e:
-            case 0x64 ... 0x67:
-            case 0xf2:
-            case 0xf3:
+            case 0x64:
+            case 0x65:
+            case 0x67:
                 continue;
-            case 0xf0:
-                return true;
             case 0x40 ... 0x4f:
                 if (t->dc->code64) continue;
-                return first_row[CM_MAP_1][*p];
+                break;
             case 0x0f:
-                if (p[1] == 0x38) return first_row[CM_MAP_0F38][p[2]];
-                if (p[1] == 0x3a) return first_row[CM_MAP_0F3A][p[2]];
-                return first_row[CM_MAP_0F][p[1]];
+                map = p[1] == 0x38 ? CM_MAP_0F38 : p[1] == 0x3a ? CM_MAP_0F3A : CM_MAP_0F;
+                opcode = map == CM_MAP_0F ? p[1] : p[2];
+                break;
             default:
-                return first_row[CM_MAP_1][*p];
+                break;
         }
+        return sized || repeated ? first_row[map][opcode] != 0 : without_prefix[map][opcode];
     }
     return true;
 }
@@ -225,6 +242,8 @@ static enum cm_translated translate_ours(struct cm_translator* t, struct cm_inst
     while ((decoded = cm_decode(t->bytes, t->available, cm_code_size_of(t), in)) == CM_NEEDS_MORE)
         fetch_more(t);
     if (decoded == CM_TOO_LONG) return CM_TO_ENGINE;  // it raises #GP(0)
+    if (cm_is_refused(in)) return cm_emit_exception(t, EXCP06_ILLOP);
+    cm_respell_prefixes(t, in);
     for (uint16_t at = first_row[in->map][in->opcode]; at; at = next_row[at]) {
         if (!matches(chained[at], in)) continue;
         enum cm_translated done = translate_row(t, in, chained[at]);

@@ -13,7 +13,7 @@
 //
 //   {CM_MAP_0F, 0xb1, .form = CM_REGISTER, .execute = cmpxchg, .flags = CM_READS_FLAGS | CM_WRITES_FLAGS},
 //
-// which opcodes, then one of four things to do:
+// which opcodes (and forms, modes of the code segment, prefixes), then one of four things to do:
 //
 // .vector   raise this exception in its place. Nothing else is needed.
 // .check    call a function of the kind below, which raises an exception or returns; then it is the engine's.

@@ -34,7 +34,17 @@ def main() -> None:
         status = NO_READER_STATUS if error.no_reader else _fail(error, OUTPUT_STATUS)
     # A second signal, while Ray is being stopped: the warden cleans up.
     process.leave_at_once_on_signals()
+    _leave_ray(status)
     sys.exit(status)
+
+
+def _leave_ray(status: int) -> None:
+    """End Ray, and this process with it if Ray's threads do not come back in time."""
+    if "coremesh.cluster.session" in sys.modules:
+        from coremesh.cluster import private_ray, session
+
+        session.shutdown()
+        private_ray.leave(status)
 
 
 def _run() -> int:

@@ -42,7 +42,22 @@ _GROUP_OF = {
 _WATCH_SECONDS = 10.0  # a remote wait of the watch; it returns at once when the host ends
 _VERDICT_SECONDS = 0.8  # for the device host to say which host is lost, after another one was cut off
 _STOP_SECONDS = 2.0  # for the others to stop after a loss; whoever takes longer is killed
+_LOOK_SECONDS = 0.5  # between looks whether the machine is to end
 _JOIN_SECONDS = 15.0
+_LEAVE_SECONDS = 2.0  # for the watch to notice that the machine ends
+# What a host does in each step before the guest runs, and how long it may take. A process that stands still
+# (SIGSTOP, a frozen container) answers nothing and does not end.
+_STEPS = {
+    "examine": ("starting its process", 120.0),
+    "prepare": ("laying out memory and vCPUs", 120.0),
+    "lay": ("handing out the images", 120.0),
+    "open_link": ("opening its link", 30.0),
+    "connect": ("connecting to the other hosts", 30.0),
+    "start_link": ("starting its link", 30.0),
+    "join": ("finding the other hosts", _JOIN_SECONDS + 15.0),
+    "start": ("starting the vCPUs", 30.0),
+    "stop": ("stopping the vCPUs", 25.0),
+}
 _EPOCH = 1
 
 
@@ -99,7 +114,7 @@ class Hosts:
         and 'hosts', a list of such dictionaries with 'host', 'node' and 'vcpus' beside.
         """
         if self._placement is None:
-            chosen: dict[str, Any] = self[0].call("prepare")
+            chosen: dict[str, Any] = self.call("prepare")
             return chosen
 
         machine_id = secrets.randbits(64)
@@ -131,7 +146,7 @@ class Hosts:
         """Start the vCPUs: host 0, whose first one boots the guest, last."""
         if len(self) > 1:
             self.each("start", [()] * (len(self) - 1), first=1)
-        self[0].call("start")
+        self.call("start")
         if len(self) > 1:
             self._watch = threading.Thread(target=self._watch_hosts, name="hosts watch", daemon=True)
             self._watch.start()
@@ -143,7 +158,7 @@ class Hosts:
         if self._loss is not None:
             raise self._loss
         try:
-            return self[host].call(method, *arguments)
+            return _result(method, self[host].begin(method, *arguments))
         except HostLostError as error:
             raise self._first_loss(error) from None
 
@@ -160,7 +175,7 @@ class Hosts:
                 remote.begin(method, *own)
                 for remote, own in zip(self._remotes[first:], arguments, strict=True)
             ]
-            return [call.result() for call in calls]
+            return [_result(method, call) for call in calls]
         except HostLostError as error:
             raise self._first_loss(error) from None
 
@@ -189,18 +204,23 @@ class Hosts:
     def close(self) -> None:
         """End all processes and give their places back. Harmless when they have gone already."""
         self._closing.set()
-        for host in range(len(self._remotes)):
-            self._kill(host)
+        session.attempt(self._end_with_ray)
+        self._condemned.update(range(len(self._remotes)))
+        self._kill_visible()
+        if self._watch is not None and self._watch is not threading.current_thread():
+            self._watch.join(_LEAVE_SECONDS)
+
+    def _end_with_ray(self) -> None:
+        for remote in self._remotes:
+            with contextlib.suppress(Exception):
+                remote.kill()
         if self._placement is not None:
             self._placement.release()
-        if self._watch is not None and self._watch is not threading.current_thread():
-            self._watch.join()
 
     def _kill(self, host: int) -> None:
         self._condemned.add(host)
-        self[host].kill()
-        if len(self) > 1:
-            self._kill_visible()
+        session.attempt(self[host].kill)
+        self._kill_visible()
 
     def _kill_visible(self) -> None:
         """A process that is stopped or hangs does not hear Ray; where we can see it, the kernel ends it."""
@@ -214,6 +234,9 @@ class Hosts:
     def _watch_hosts(self) -> None:
         try:
             self._watch_until_one_ends()
+        except HostLostError as loss:
+            if not self._closing.is_set():
+                self._first_loss(loss)
         except Exception as error:  # Ray itself was shut down, or lost
             if not self._closing.is_set():
                 self._first_loss(
@@ -223,8 +246,9 @@ class Hosts:
     def _watch_until_one_ends(self) -> None:
         calls = {host: self[host].begin("wait", _WATCH_SECONDS) for host in range(len(self))}
         while not self._closing.is_set():
-            host = session.first_done(calls, _WATCH_SECONDS)
+            host = session.first_done(calls, _LOOK_SECONDS)
             if host is None:
+                session.require_ray()
                 continue
             try:
                 end = calls[host].result()
@@ -320,7 +344,12 @@ class Hosts:
         device = self[0]
         calls = [self[host].begin("lay", device.begin("portion_of", host)) for host in range(1, len(self))]
         for call in calls:
-            call.result()
+            _result("lay", call)
+
+
+def _result(method: str, call: session.Call) -> Any:
+    step, seconds = _STEPS.get(method, ("", None))
+    return call.result(seconds, step)
 
 
 def _start_actors(description: MachineDescription, placement: Placement | None) -> list[session.Remote]:

@@ -113,7 +113,9 @@ class Machine:
         self._end: MachineEnd | None = None
         self._paused = False
         self._shell = threading.Lock()  # one command at a time
-        self._timings: dict[str, float | None] = {"ray_start": session.ensure(address)}
+        self._timings: dict[str, float | None] = {
+            "ray_start": session.ensure(address, self.vcpus, len(self.shares))
+        }
 
         begin = time.monotonic()
         self._hosts = Hosts(self._description)

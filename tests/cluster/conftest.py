@@ -39,14 +39,17 @@ def one_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def address(one_ray: None) -> str:
+def address(one_ray: None) -> Iterator[str]:
     """A Ray cluster to attach to: the one of this process, so that few commands start their own."""
     pytest.importorskip("coremesh.core._native", reason="the engine is not built")
     import ray
     from coremesh.cluster import session
 
     session.ensure()
-    return str(ray.get_runtime_context().gcs_address)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in session.own_environment().items():
+            patch.setenv(name, value)
+        yield str(ray.get_runtime_context().gcs_address)
 
 
 @pytest.fixture

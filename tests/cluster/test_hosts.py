@@ -41,8 +41,9 @@ class PlayedCall:
     def done(self) -> bool:
         return self._done.is_set()
 
-    def result(self) -> Any:
-        assert self._done.wait(20)
+    def result(self, seconds: float | None = None, step: str = "") -> Any:
+        if not self._done.wait(20 if seconds is None else seconds):
+            raise HostLostError(f"no answer while {step}")
         if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
@@ -149,6 +150,7 @@ def hosts(actors: list[PlayedActor], group: PlayedGroup, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "_start_actors", lambda description, placement: actors)
     monkeypatch.setattr(module.session, "first_done", first_done)
     monkeypatch.setattr(module.session, "is_own", lambda: False)  # whatever Ray earlier tests have left here
+    monkeypatch.setattr(module.session, "require_ray", lambda: None)
     description = MachineDescription(vcpus=6, ram_bytes=1 << 24, kernel=b"kernel", shares=(2, 2, 2))
     made = Hosts(description)
     yield made

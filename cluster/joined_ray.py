@@ -33,19 +33,20 @@ def join(address: str) -> None:
     import ray
 
     target = find() if address == AUTO else address
+    sends_token = _sends_token(target)
     ray_settings.quieten()
     try:
         with contextlib.ExitStack() as settings:
             if _is_loopback(target) and not _answers(target.replace(_host(target), _network_address())):
                 settings.enter_context(ray_settings.loopback_only())
-            else:
-                _knock(target)
-            settings.enter_context(ray_settings.token_mode(_mode(target)))
+            _knock(target)
+            settings.enter_context(ray_settings.token_mode("token" if sends_token else None))
+            _present_token(target)
             ray.init(address=target, **QUIET)
     except Exception as error:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        raise PlatformError(_advice(target, error)) from error
+        raise PlatformError(_advice(target, error, sends_token=sends_token)) from error
 
 
 def find() -> str:
@@ -90,33 +91,56 @@ def _started_here() -> Iterator[tuple[str, str]]:
                 yield str(folder), options["gcs-address"]
 
 
-def _mode(target: str) -> str | None:
-    """The token's mode for a cluster, None for what the environment says.
+def _sends_token(target: str) -> bool:
+    """Whether the cluster at `target` is shown this user's token.
 
     As Ray has it: the token goes by itself to a cluster on this computer, to another one only when the person
-    says so, for it would go to whoever answers there.
+    says so, for it would go to any program that answers there.
     """
-    if os.environ.get(ray_settings.MODE) is not None:
-        return None
-    return "token" if ray_settings.own_token_exists() and _is_here(target) else None
+    mode = os.environ.get(ray_settings.MODE)
+    if mode is not None:
+        return mode.lower() == "token"
+    return ray_settings.own_token_exists() and _is_here(target)
 
 
-def _advice(target: str, error: Exception) -> str:
-    text = str(error.__cause__ or error)
-    if "token" in text.lower() or "unauthenticated" in text.lower():
-        if os.environ.get(ray_settings.MODE) is None and ray_settings.own_token_exists():
-            return (
-                f"the Ray cluster at {target} asks for a token. Yours is sent to another computer only when "
-                "you say so: set RAY_AUTH_MODE=token."
-            )
+def _present_token(target: str) -> None:
+    """Raise Ray's AuthenticationError if the cluster at `target` does not let us in.
+
+    ray.init() would try that twenty times, with a line on standard error each.
+    """
+    from ray import _raylet
+    from ray.exceptions import AuthenticationError
+
+    raylet: Any = _raylet
+    if "://" in target:  # the Ray client's, which is not this service
+        return
+    try:
+        with ray_settings.standard_error_aside():
+            raylet.GcsClient(address=target)
+    except AuthenticationError:
+        raise
+    except Exception:  # an older Ray: ray.init() will say more
+        return
+
+
+def _advice(target: str, error: Exception, *, sends_token: bool) -> str:
+    from ray.exceptions import AuthenticationError
+
+    if not isinstance(error, AuthenticationError):
         return (
-            f"the Ray cluster at {target} asks for another token than yours. Put the cluster's into "
-            "~/.ray/auth_token, or name its file with RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token."
+            f"no Ray cluster answers at {target} ({first_line(error)}). Start one with 'ray start --head', "
+            "or leave the address out to run on this machine. Where the cluster asks for a token, set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH if it is not in ~/.ray/auth_token."
         )
+    if not sends_token and ray_settings.own_token_exists():
+        return (
+            f"the Ray cluster at {target} asks for a token. Yours is sent to another computer only when you "
+            "say so: set RAY_AUTH_MODE=token."
+        )
+    other = "another token than yours" if sends_token else "a token, and you have none"
     return (
-        f"no Ray cluster answers at {target} ({first_line(error)}). Start one with 'ray start --head', "
-        "or leave the address out to run on this machine. Where the cluster asks for a token, set "
-        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH if it is not in ~/.ray/auth_token."
+        f"the Ray cluster at {target} asks for {other}. Put the cluster's into ~/.ray/auth_token (mode 600), "
+        "or name its file with RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token."
     )
 
 

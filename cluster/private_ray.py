@@ -17,8 +17,10 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ _TOO_SLOW = "timed out during startup"
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum is 75 MiB; a kernel and an initramfs pass through it
 _ORDERLY_END_SECONDS = 1.5  # takes 1.0 s on a computer with nothing else to do
 _LINGER_SECONDS = 90.0
+_SLICE_SECONDS = 0.02
 
 QUIET: dict[str, Any] = {
     "log_to_driver": False,
@@ -59,7 +62,9 @@ class PrivateRay:
             try:
                 self.token = self._folder.write(_TOKEN, secrets.token_hex(32))
                 threading.Thread(target=self._keep, name="ray keeper", daemon=True).start()
-                self._started.wait()
+                with _signal_handlers_kept() as keep:
+                    while not self._started.wait(_SLICE_SECONDS):
+                        keep()
             except BaseException:  # Ctrl-C or a signal in the middle of Ray's start
                 self._abandon()
                 raise
@@ -197,6 +202,27 @@ def leave(status: int) -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     os.execv(sys.executable, [sys.executable, "-I", "-S", warden.__file__, "--leave", str(status), *folders])
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[Callable[[], None]]:
+    """Give a function that sets this program's handlers for signals again, and call it at the end.
+
+    Ray's native code puts one of its own in place of the program's, which writes a stack trace.
+    """
+    kept = {}
+    if threading.current_thread() is threading.main_thread():
+        kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+
+    def keep() -> None:
+        for number, handler in kept.items():
+            if handler is not None:  # None: not set by Python
+                signal.signal(number, handler)
+
+    try:
+        yield keep
+    finally:
+        keep()
 
 
 def sweep(base: Path) -> None:

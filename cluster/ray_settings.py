@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,25 @@ def process_group_of_its_own() -> Iterator[None]:
         yield
     finally:
         module.ConsolePopen = before
+
+
+@contextlib.contextmanager
+def standard_error_aside() -> Iterator[None]:
+    """Drop what is written to standard error meanwhile, by Ray's native code above all. For a moment only."""
+    with contextlib.suppress(Exception):
+        sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def quieten() -> None:

@@ -23,6 +23,7 @@ from coremesh.core.errors import CoremeshError, HostLostError, InternalError, Ma
 
 _SLICE_SECONDS = 0.2  # of a wait for Ray
 _ATTEMPT_SECONDS = 1.0
+_MISSING_PACKAGE = "coremesh cannot be imported for {}. Install the same wheel on every node of the cluster."
 
 _lock = threading.Lock()
 _own: PrivateRay | None = None  # the Ray that we started; guarded by _lock
@@ -56,12 +57,12 @@ def ensure(address: str | None = None, vcpus: int = 1, hosts: int = 1) -> float:
         if address is not None:
             joined_ray.join(address)
             _address = address
+            # Ray puts a handler of its own in place of a program's.
+            if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)
         else:
             preflight.require_all(preflight.RAY_THREADS + preflight.threads_of(vcpus, hosts))
             _own = PrivateRay()
-        # Ray puts a handler of its own in place of a program's.
-        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)
         atexit.register(shutdown)
     return time.monotonic() - begin
 
@@ -129,9 +130,7 @@ class Call:
                 if isinstance(cause, CoremeshError):
                     raise cause from None
                 if _is_missing_package(error):
-                    raise PlatformError(
-                        f"coremesh cannot be imported for {self._what}. Install the same wheel on every node."
-                    ) from error
+                    raise PlatformError(_MISSING_PACKAGE.format(self._what)) from error
                 if isinstance(cause, OSError | MemoryError):
                     raise PlatformError(
                         f"{self._what} could not go on: {first_line(cause)}. 'coremesh doctor' says what "
@@ -142,6 +141,8 @@ class Call:
                     "This is an error in Coremesh: please report it with what led to it."
                 ) from error
             except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
+                if _is_missing_package(error):
+                    raise PlatformError(_MISSING_PACKAGE.format(self._what)) from error
                 raise HostLostError(
                     f"{self._what} has gone ({first_line(error)}). Start the machine again; "
                     "if it was killed for want of memory, give a smaller --memory or fewer --vcpus."

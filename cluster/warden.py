@@ -9,8 +9,8 @@ name and environment may have been overwritten by a title.
 
 It runs as a script with nothing but the standard library, so that it costs 10 MB and starts at once:
 ``python -I -S warden.py PID FOLDER``. A byte on its standard input dismisses it. It ignores the signals that
-end a control group or a terminal's processes: those are when it is needed. ``--leave STATUS FOLDER...`` cleans
-up at once, and exits with STATUS.
+end a control group or a terminal's processes: those are when it is needed. ``--leave STATUS FOLDER...``
+cleans up at once, and exits with STATUS.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def address(one_ray: None) -> Iterator[str]:
         yield str(ray.get_runtime_context().gcs_address)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_guest() -> Callable[[bytes], bytes]:
     """Make a Multiboot kernel of 32-bit protected-mode code, entered behind its header."""
 
@@ -102,6 +102,12 @@ class Family:
         while (left := self.members()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return left
+
+
+@pytest.fixture(scope="module")
+def module_family() -> Family:
+    """As `family`, for a module whose stories share one machine."""
+    return Family()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from coremesh.cluster.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
 from coremesh.cluster.images import fetch_debian
 from coremesh.cluster.machine import Machine
 from coremesh.cluster.options import check, share_vcpus
+from coremesh.cluster.process import say
 from coremesh.cluster.progress import fetch_progress, waiting
 from coremesh.cluster.terminal import PlainText
 from coremesh.core.errors import (
@@ -97,7 +98,7 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
             address=options.address,
         )
     if machine.warning:
-        print(f"coremesh: {machine.warning}", file=sys.stderr)
+        say(machine.warning)
     if options.command is None and options.cmdline is None:
         _tell_of_words(kernel, shares, append)
     return machine
@@ -109,10 +110,9 @@ def _tell_of_words(kernel: bytes, shares: tuple[int, ...], append: str) -> None:
     left = default_words(kernel, vcpus=sum(shares), hosts=len(shares), append=append)
     words = " ".join(word for word in left if word in added)
     if words:
-        print(
-            f"coremesh: for several hosts the kernel gets '{words}'. A word of the same name in --append "
-            "replaces one; 'loglevel=7' there shows the kernel's messages.",
-            file=sys.stderr,
+        say(
+            f"for several hosts the kernel gets '{words}'. A word of the same name in --append replaces one; "
+            "'loglevel=7' there shows the kernel's messages."
         )
 
 
@@ -139,10 +139,8 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
     except ImageFetchError as error:
         if options.command is not None:
             raise
-        print(
-            f"coremesh: {error}\ncoremesh: booting the built-in bare-metal guest instead; it has no shell.",
-            file=sys.stderr,
-        )
+        say(error)
+        say("booting the built-in bare-metal guest instead; it has no shell.")
         return builtin_guest(), None, []
     return image.kernel.read_bytes(), image.initramfs() if initrd is None else initrd, modules
 
@@ -167,14 +165,14 @@ def _run(machine: Machine, command: str, timeout: float | None) -> int:
     try:
         result = machine.run(command, timeout, on_output=_print)
     except ConsoleTimeoutError as error:
-        print(f"coremesh: {error}", file=sys.stderr)
+        say(error)
         return TIMEOUT_STATUS
     except GuestCrashError as error:
-        print(f"coremesh: {error}", file=sys.stderr)
+        say(error)
         return CRASH_STATUS
     except MachineStateError as error:  # the command itself switched the guest off
         end = machine.wait(0)
-        print(f"coremesh: {error}", file=sys.stderr)
+        say(error)
         return end.exit_status if end is not None else 1
     machine.console.write("poweroff -f || poweroff\n")
     machine.wait(_POWER_OFF_SECONDS)
@@ -209,7 +207,7 @@ def _feed(machine: Machine) -> None:
 
 
 def _interact(machine: Machine, timeout: float | None) -> int:
-    print(f"coremesh: {_size(machine.shares)}; Ctrl-] leaves and switches the machine off", file=sys.stderr)
+    say(f"{_size(machine.shares)}; Ctrl-] leaves and switches the machine off")
     timed_out = threading.Event()
 
     def expire() -> None:
@@ -235,14 +233,14 @@ def _ended(end: MachineEnd | None) -> int:
     if end is None:
         return 1
     if end.crashed:
-        print(f"coremesh: {end.error()}", file=sys.stderr)
+        say(end.error())
     elif end.kind != "debug-exit":
-        print(f"coremesh: {end} after {end.seconds:.1f} s", file=sys.stderr)
+        say(f"{end} after {end.seconds:.1f} s")
     return end.exit_status
 
 
 def _timed_out(timeout: float | None) -> int:
-    print(f"coremesh: stopped after {timeout:g} s, the time given by --timeout", file=sys.stderr)
+    say(f"stopped after {timeout:g} s, the time given by --timeout")
     return TIMEOUT_STATUS
 
 

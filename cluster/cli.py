@@ -88,7 +88,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _fail(error: Exception, status: int) -> int:
-    print(f"coremesh: {error}", file=sys.stderr)
+    process.say(error)
     return status
 
 

@@ -51,6 +51,19 @@ def open_standard_streams() -> None:
     sys.stderr = _text(_Sink(2, must_arrive=False), "backslashreplace", line_buffering=True)
 
 
+def say(text: object) -> None:
+    """Tell the person something, on standard error."""
+    print(f"coremesh: {printable(str(text))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Write out what would steer a terminal: names and errors come from other processes and computers too."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 def close_output() -> None:
     """Write out what is left, and drop what is printed from now on. Raises OutputError."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import socket
-import stat
+import struct
 import sys
 import tempfile
 import threading
@@ -21,6 +22,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coremesh.cluster import private_folder
 from coremesh.core.errors import MachineStateError, PlatformError
 
 if TYPE_CHECKING:
@@ -61,8 +63,14 @@ def hide(machine: Machine) -> None:
 
 
 def processes() -> list[int]:
-    """Return the pids of this user's processes that drive machines; remove the sockets of dead ones."""
-    found = []
+    """Return the pids of this user's processes that drive machines; remove the sockets of dead ones.
+
+    Raises :class:`PlatformError` if another user may have made the folder.
+    """
+    found: list[int] = []
+    if not os.path.lexists(folder()):
+        return found
+    private_folder.check(folder())
     for place in sorted(folder().glob(f"*{_SUFFIX}")):
         pid = place.name.removesuffix(_SUFFIX)
         if not pid.isdigit():
@@ -83,22 +91,30 @@ def ask(pid: int) -> dict[str, Any]:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_ANSWER_SECONDS)
+            private_folder.check(folder())
             connection.connect(str(folder() / f"{pid}{_SUFFIX}"))
+            _require_own(connection)
             with connection.makefile("rb") as stream:
                 answer: dict[str, Any] = json.load(stream)
                 return answer
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, PlatformError) as error:
         raise MachineStateError(
             f"process {pid} tells of no machine ({error}). Leave the number out to see all of yours."
         ) from error
 
 
+def _require_own(connection: socket.socket) -> None:
+    """Raise PermissionError unless this user or root is at the other end (unix(7), SO_PEERCRED)."""
+    _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if user not in (0, os.getuid()):
+        raise PermissionError(errno.EPERM, f"it is a process of user {user}")
+
+
 def _listen() -> socket.socket:
     place = folder()
-    place.mkdir(mode=0o700, exist_ok=True)
-    status = place.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PlatformError(f"{place} is not a folder of this user alone. Remove it.")
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    private_folder.check(place)
     processes()  # removes what killed ones have left
     path = place / f"{os.getpid()}{_SUFFIX}"
     path.unlink(missing_ok=True)  # of an earlier process of this number

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster import telemetry
+from coremesh.cluster.process import printable, say
 from coremesh.core.errors import MachineStateError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def show(pid: int | None = None, *, once: bool = False) -> int:
     console = Console() if live else Console(width=_PLAIN_WIDTH, highlight=False)
     before = look(pid)
     if not before:
-        print("coremesh: no machine of yours runs here; 'coremesh boot' starts one.", file=sys.stderr)
+        say("no machine of yours runs here; 'coremesh boot' starts one.")
         return 1
     if not live:
         time.sleep(_PAUSE_SECONDS)
@@ -58,8 +59,19 @@ def look(pid: int | None) -> dict[Key, Snapshot]:
             if pid is not None:
                 raise
             continue
-        found |= {(process, number): machine for number, machine in enumerate(report["machines"])}
+        found |= {(process, number): _plain(machine) for number, machine in enumerate(report["machines"])}
     return found
+
+
+def _plain(told: Any) -> Any:
+    """What a process told, without what would steer a terminal or be taken for rich's markup."""
+    from rich.markup import escape
+
+    if isinstance(told, str):
+        return escape(printable(told))
+    if isinstance(told, Mapping):
+        return {_plain(name): _plain(value) for name, value in told.items()}
+    return [_plain(value) for value in told] if isinstance(told, list) else told
 
 
 def view(before: Mapping[Key, Snapshot], now: Mapping[Key, Snapshot]) -> RenderableType:
@@ -121,7 +133,7 @@ def _follow(pid: int | None, console: Console, before: dict[Key, Snapshot]) -> i
         return 0
     except MachineStateError:
         pass  # the process has ended
-    print("coremesh: no machine runs any more", file=sys.stderr)
+    say("no machine runs any more")
     return 0
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from coremesh.cluster import joined_ray
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
@@ -67,7 +68,35 @@ def told(kernels: tuple[Path, Path], story: str) -> str:
     return done.stdout
 
 
-def test_given_a_private_ray_and_a_cluster_with_a_token_when_auto_is_asked_for_then_it_joins_the_cluster(
+def test_given_a_cluster_of_another_user_when_auto_looks_then_it_is_not_found(tmp_path: Path) -> None:
+    """A process that looks as Ray's does, of this user and of `nobody`: what 'ray start' leaves tells."""
+
+    def found(user: int, *, address_file: bool) -> bool:
+        folder = tmp_path / f"{user}-{address_file}"
+        folder.mkdir()
+        if address_file:
+            (folder / "ray_current_cluster").write_text("10.9.8.7:6379")
+        raylet = subprocess.Popen(
+            [
+                "/ray/core/src/ray/raylet/raylet", "-c", "print(flush=True); import time; time.sleep(600)",
+                f"--raylet_socket_name={folder}/session_1/sockets/raylet", "--gcs-address=10.9.8.7:6379",
+            ],
+            executable="/usr/bin/python3", stdout=subprocess.PIPE, user=user,
+        )  # fmt: skip
+        try:
+            assert raylet.stdout is not None
+            raylet.stdout.readline()
+            return (str(folder), "10.9.8.7:6379") in set(joined_ray._started_here())
+        finally:
+            raylet.kill()
+            raylet.wait()
+
+    assert found(0, address_file=True)
+    assert not found(0, address_file=False), "the private Ray of a program"
+    assert not found(65534, address_file=True)
+
+
+def test_given_a_private_ray_and_a_cluster_with_a_token_when_auto_joins_then_the_cluster(
     kernels: tuple[Path, Path],
 ) -> None:
     said = told(
@@ -93,7 +122,7 @@ def test_given_a_private_ray_and_a_cluster_with_a_token_when_auto_is_asked_for_t
 
 
 @pytest.mark.slow
-def test_given_a_fresh_home_when_a_person_types_what_readme_says_then_both_ways_work_and_the_home_is_empty(
+def test_given_a_fresh_home_when_a_person_types_what_readme_says_then_all_of_it_works(
     kernels: tuple[Path, Path],
 ) -> None:
     said = told(
@@ -114,7 +143,7 @@ def test_given_a_fresh_home_when_a_person_types_what_readme_says_then_both_ways_
 
 
 @pytest.mark.slow
-def test_given_a_cluster_with_a_token_when_another_or_none_is_shown_then_that_is_said_at_once(
+def test_given_a_cluster_with_a_token_when_a_wrong_one_is_shown_then_that_is_said(
     kernels: tuple[Path, Path],
 ) -> None:
     said = told(

@@ -51,6 +51,13 @@ def kernel(tiny_guest: Callable[[bytes], bytes], tmp_path: Path) -> Callable[[by
     return write
 
 
+def test_what_is_said_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from coremesh.cluster import process
+
+    process.say(RuntimeError("node \x1b[31mn1\x1b[0m\r\x07 \u202eabc é\nnext\tline"))
+    assert capsys.readouterr().err == "coremesh: node \\x1b[31mn1\\x1b[0m\\r\\x07 \\u202eabc é\nnext\tline\n"
+
+
 # --- Ctrl-C ----------------------------------------------------------------------------------------------
 
 #: Sends this process a signal when it begins to import a module.

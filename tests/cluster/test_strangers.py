@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def refused(action: Callable[[], Any]) -> bool:
 # --- files -----------------------------------------------------------------------------------------------
 
 
-def test_given_a_machine_when_another_user_looks_for_what_it_made_then_nothing_can_be_written(
+def test_given_a_machine_when_another_user_looks_at_what_it_made_then_none_can_be_written(
     booted: Booted,
 ) -> None:
     made = {str(booted.temporary)}
@@ -145,7 +146,7 @@ def test_given_a_machine_when_another_user_looks_for_what_it_made_then_nothing_c
     assert as_nobody(writable) == [str(booted.temporary)]
 
 
-def test_given_a_machine_when_its_shared_memory_is_looked_at_then_no_other_user_may_open_it(
+def test_given_its_shared_memory_when_another_user_opens_it_then_that_is_refused(
     booted: Booted,
 ) -> None:
     for pid in booted.processes():
@@ -158,7 +159,7 @@ def test_given_a_machine_when_its_shared_memory_is_looked_at_then_no_other_user_
                         assert status.st_mode & 0o077 == 0, target
 
 
-def test_given_the_folder_of_a_machine_when_another_user_plants_a_link_in_it_then_that_is_refused(
+def test_given_its_folder_when_another_user_plants_a_link_then_that_is_refused(
     booted: Booted,
 ) -> None:
     logs = next(booted.folder.rglob("logs"))
@@ -186,7 +187,7 @@ def test_given_the_folder_of_a_machine_when_another_user_plants_a_link_in_it_the
     assert as_nobody(attack) == [True] * 7
 
 
-def test_given_a_fresh_home_when_a_machine_has_booted_then_nothing_lies_there(booted: Booted) -> None:
+def test_given_a_fresh_home_when_it_has_booted_then_nothing_lies_there(booted: Booted) -> None:
     assert list(booted.home.rglob("*")) == []
 
 
@@ -203,6 +204,15 @@ class Listener:
 
 def listeners(booted: Booted) -> set[Listener]:
     """The listening sockets of a machine's processes, by the kernel's tables (proc(5))."""
+    return {listener for listener, _ in sockets_of(booted)}
+
+
+def tcp_ports(booted: Booted) -> set[int]:
+    return {port for _, port in sockets_of(booted) if port}
+
+
+def sockets_of(booted: Booted) -> set[tuple[Listener, int]]:
+    """Each listening socket and its port, 0 for a Unix socket."""
     owners: dict[str, str] = {}
     for pid, command in booted.processes().items():
         with contextlib.suppress(OSError):
@@ -215,11 +225,12 @@ def listeners(booted: Booted) -> set[Listener]:
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
             words = line.split()
             if words[3] == "0A" and words[9] in owners:  # TCP_LISTEN
-                found_ones.add(Listener(owners[words[9]], internet_address(words[1], family_of)))
+                address, port = internet_address(words[1], family_of), int(words[1].split(":")[1], 16)
+                found_ones.add((Listener(owners[words[9]], address), port))
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         words = line.split()
         if int(words[3], 16) & 0x10000 and words[6] in owners:  # __SO_ACCEPTCON
-            found_ones.add(Listener(owners[words[6]], words[7].rpartition("/")[2]))
+            found_ones.add((Listener(owners[words[6]], words[7].rpartition("/")[2]), 0))
     return found_ones
 
 
@@ -243,7 +254,7 @@ def named_in_the_page() -> set[Listener]:
     return {Listener(process, address) for process, address in rows}
 
 
-def test_given_a_machine_when_the_kernel_is_asked_who_listens_then_it_is_what_the_page_names(
+def test_given_a_machine_when_its_sockets_are_listed_then_they_are_those_of_the_page(
     booted: Booted,
 ) -> None:
     page = named_in_the_page()
@@ -266,7 +277,7 @@ else:
 """
 
 
-def test_given_a_machine_when_another_user_calls_its_ray_then_only_the_token_opens(booted: Booted) -> None:
+def test_given_its_ray_when_another_user_joins_then_only_the_token_opens(booted: Booted) -> None:
     port = next(booted.folder.rglob("gcs_server_port_*")).read_text()
 
     def knock(**more: str) -> str:
@@ -283,18 +294,83 @@ def test_given_a_machine_when_another_user_calls_its_ray_then_only_the_token_ope
     assert knock(RAY_AUTH_MODE="disabled") == "AuthenticationError"
 
 
+def grpc_call(port: int, service: str, token: str) -> bytes:
+    """Call a service of Ray with an empty message, as HTTP/2 has it (RFC 9113); return what comes back."""
+
+    def field(
+        name: str, value: str
+    ) -> bytes:  # RFC 7541, 6.2.2: a literal that is not indexed, no Huffman code
+        return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    fields = {
+        ":method": "POST", ":scheme": "http", ":path": f"/ray.rpc.{service}", ":authority": "x",
+        "content-type": "application/grpc", "te": "trailers",
+    }  # fmt: skip
+    if token:
+        fields["authorization"] = f"Bearer {token}"
+    headers = b"".join(field(name, value) for name, value in fields.items())
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), 5) as end, contextlib.suppress(OSError):
+        end.settimeout(3)
+        end.sendall(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            + frame(4, 0, 0, b"")  # SETTINGS
+            + frame(1, 4, 1, headers)  # HEADERS, END_HEADERS
+            + frame(0, 1, 1, bytes(5))  # DATA, END_STREAM: a message of no bytes
+        )
+        while b"grpc-status" not in answer and (more := end.recv(65536)):
+            answer += more
+        answer += end.recv(65536)  # the status itself, if it was cut off
+    return answer
+
+
+SERVICES = (
+    "InternalKVGcsService/InternalKVKeys",
+    "NodeManagerService/GetNodeStats",
+    "ObjectManagerService/Pull",
+    "CoreWorkerService/GetCoreWorkerStats",
+)
+LET_IN, UNKNOWN_SERVICE, NO_TOKEN = b"grpc-status\x010", b"grpc-status\x0212", b"grpc-status\x0216"
+
+
+def test_given_its_ports_when_a_stranger_calls_each_service_then_none_works(booted: Booted) -> None:
+    ports = tcp_ports(booted)
+    token = (booted.folder / "token").read_text()
+    with ThreadPoolExecutor(16) as pool:
+        calls = [(port, service) for port in sorted(ports) for service in SERVICES]
+        without = dict(zip(calls, pool.map(lambda call: grpc_call(*call, ""), calls), strict=True))
+        wrong = dict(zip(calls, pool.map(lambda call: grpc_call(*call, "0" * 64), calls), strict=True))
+        right = dict(zip(calls, pool.map(lambda call: grpc_call(*call, token), calls), strict=True))
+    for answers in (without, wrong):
+        for call, answer in answers.items():
+            assert LET_IN not in answer, call
+            assert (
+                UNKNOWN_SERVICE in answer
+                or NO_TOKEN in answer
+                or answer.startswith((b"HTTP/1.0 40", b"HTTP/1.1 40"))  # the agent for runtime environments
+                or answer[:1] == b"\xff"  # ZeroMQ's greeting (ZMTP 3.1): a link, which then waits for CURVE
+                or answer == b""
+            ), (call, answer)
+    # The control: who has the token is let in by each kind of service.
+    assert {service for (_, service), answer in right.items() if LET_IN in answer} == set(SERVICES)
+    assert {service for (_, service), answer in without.items() if NO_TOKEN in answer} == set(SERVICES)
+
+
 # --- the page --------------------------------------------------------------------------------------------
 
 
-def test_given_the_security_page_when_it_names_a_test_then_there_is_one() -> None:
-    root = SECURITY.parents[1]
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", SECURITY.read_text())
+def test_given_the_page_when_it_names_a_test_then_there_is_one() -> None:
+    root = SECURITY.parents[1] / "tests"
+    named = re.findall(r"`((?:cluster|unit)/[\w/]+\.py)::(\w+)`", SECURITY.read_text())
     assert len(named) > 15
     for file, test in named:
         assert f"def {test}(" in (root / file).read_text(), f"{file} has no {test}"
 
 
-def test_given_a_machine_when_its_process_ends_then_nothing_is_left_in_the_temporary_folder(
+def test_given_a_machine_when_it_ends_then_its_temporary_folder_is_empty(
     booted: Booted,
 ) -> None:
     booted.process.terminate()

@@ -107,6 +107,44 @@ def test_nobody_else_may_enter_the_folder(place: Path) -> None:
         telemetry._listen()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
+def test_a_folder_of_another_user_is_not_read(place: Path, tmp_path: Path) -> None:
+    place.mkdir(mode=0o777)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(place / f"{os.getpid()}.sock"))
+        server.listen()
+        stale = place / "999999999.sock"
+        stale.touch()
+        os.chown(place, 65534, 65534)
+        for _ in range(2):
+            with pytest.raises(PlatformError, match="another user"):
+                top.look(None)
+            with pytest.raises(MachineStateError, match="another user"):
+                top.look(os.getpid())
+            assert stale.exists(), "what is theirs is not removed"
+            os.chown(place, 0, 0)  # now only its mode is wrong
+            place.chmod(0o777)
+        # A link in its place is not followed, wherever it leads.
+        place.rename(tmp_path / "theirs")
+        (tmp_path / "theirs").chmod(0o700)
+        place.symlink_to(tmp_path / "theirs")
+        with pytest.raises(PlatformError):
+            top.look(None)
+
+
+def test_control_characters_do_not_reach_the_terminal(place: Path) -> None:
+    told = json.loads(json.dumps(SNAPSHOT))
+    told["state"] = "\x1b]0;owned\x07 [bold]run\x9b2J"
+    told["hosts"][0]["node"] = "\x1b[31mred[/] \u202e"
+    machine: Any = Machine(told)
+    telemetry.show(machine)
+    look = next(iter(top.look(os.getpid()).values()))
+    text = drawn(dict(look), dict(look))
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+    assert r"\x1b]0;owned\x07 [bold]run\x9b2J" in text
+    assert r"\x1b[31mred[/] \u202e" in text
+
+
 def test_sockets_of_killed_processes_are_swept(place: Path) -> None:
     place.mkdir(mode=0o700)
     child = subprocess.Popen([sys.executable, "-c", ""])

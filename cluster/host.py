@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster import assembly, lifeline
 from coremesh.cluster.build import own_build
@@ -28,6 +28,9 @@ from coremesh.cluster.description import MachineDescription, Membership
 from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.registers import format_registers
 from coremesh.core.errors import ConfigurationError, MachineStateError
+
+if TYPE_CHECKING:
+    from coremesh.core.door import LinkEnd
 
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 20.0
@@ -37,7 +40,7 @@ _CUT_OFF_SECONDS = 10.0
 
 
 class HostProcess:
-    """One host: prepare, (open_link, connect, start_link, join,) start, (pause, resume)*, an end.
+    """One host: prepare, (open_link, admit, connect, start_link, join,) start, (pause, resume)*, an end.
 
     Any thread may call. The calls in parentheses are for one host of several, each made on all hosts before
     the next one on any.
@@ -94,8 +97,8 @@ class HostProcess:
         """Take over this host's portion of what host 0 has read and put together."""
         assembly.lay(self._host, portion, several=True)
 
-    def open_link(self) -> tuple[str, bytes]:
-        """Make this host's end of the links; return (its address, the public half of its key)."""
+    def open_link(self) -> LinkEnd:
+        """Make this host's end of the links; return what the others have to know of it."""
         from coremesh.core.links import LinkEnds
 
         assert self._membership is not None
@@ -105,10 +108,15 @@ class HostProcess:
             self._membership.interface,
             curve=self._description.curve,
         )
-        return self._ends.endpoint, self._ends.public_key
+        end: LinkEnd = self._ends.end
+        return end
 
-    def connect(self, peers: dict[int, tuple[str, bytes]]) -> None:
-        """Connect to the other hosts: number -> (address, public key). Nobody else will be heard."""
+    def admit(self, peers: dict[int, LinkEnd]) -> None:
+        """Let the other hosts connect: number -> their ends. Nobody else reaches this host's port."""
+        self._ends.admit(peers)
+
+    def connect(self, peers: dict[int, LinkEnd]) -> None:
+        """Connect to the other hosts: number -> their ends. Nobody else will be heard."""
         self._ends.connect(peers)
 
     def start_link(self) -> None:

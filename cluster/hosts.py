@@ -2,9 +2,9 @@
 """The host processes of one machine, driven as one: placed, started in step, watched, ended together.
 
 A machine of one host has one actor and nothing else. With several, each step is made on all hosts before the
-next: examine (same build everywhere), prepare, open links, connect them with each other's public keys, start
-the links, start the vCPUs. A *watch* thread in this process then waits for the first host that ends, decides
-what the machine ended with, and stops the others.
+next: examine (same build everywhere), prepare, open links, admit each other, connect with each other's public
+keys, start the links, start the vCPUs. A *watch* thread in this process then waits for the first host that
+ends, decides what the machine ended with, and stops the others.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class Hosts:
         """Lay out the machine and return what was chosen; its images are laid, its links run.
 
         Keys as of :meth:`HostProcess.prepare` for host 0, and with several hosts also 'placement', 'warning'
-        and 'hosts', a list of such dictionaries with 'host', 'node' and 'vcpus' beside.
+        and 'hosts', a list of such dictionaries with 'host', 'node', 'vcpus' and 'link' (the address that its
+        peers connect to) beside.
         """
         if self._placement is None:
             chosen: dict[str, Any] = self.call("prepare")
@@ -129,14 +130,21 @@ class Hosts:
         self._hand_out_portions()
         ends = self.all("open_link")
         everybody = dict(enumerate(ends))
-        self.each(
-            "connect",
-            [({peer: end for peer, end in everybody.items() if peer != host},) for host in range(len(self))],
-        )
+        others = [
+            ({peer: end for peer, end in everybody.items() if peer != host},) for host in range(len(self))
+        ]
+        self.each("admit", others)
+        self.each("connect", others)
         self.all("start_link")
         self._join()
         rows = [
-            {"host": host, "node": places[host], "vcpus": self._description.vcpus_of(host), **facts[host]}
+            {
+                "host": host,
+                "node": places[host],
+                "vcpus": self._description.vcpus_of(host),
+                "link": ends[host].endpoint,
+                **facts[host],
+            }
             for host in range(len(self))
         ]
         placed = {"placement": self._placement.strategy, "warning": self.warning}

@@ -360,7 +360,8 @@ class Machine:
         """What the host chose: 'protection', 'tsc_hz', 'pid'.
 
         With several hosts these are host 0's, and there are also 'placement' (Ray's strategy), 'warning' and
-        'hosts', a list with each one's 'host', 'node', 'vcpus' and the keys above.
+        'hosts', a list with each one's 'host', 'node', 'vcpus', 'link' (the TCP address that only its peers
+        reach) and the keys above.
         """
         return dict(self._facts)
 

@@ -14,6 +14,7 @@ from typing import NoReturn, Self
 
 import zmq
 from coremesh.core._native import Link, link_priority, zmq_link
+from coremesh.core.door import Address, Door, LinkEnd, Source
 from coremesh.core.errors import CoremeshError, PlatformError
 from zmq.utils import z85
 
@@ -40,8 +41,10 @@ class LinkEnds:
     ``pin`` keeps the link's threads together on one CPU, if they may outrank the vCPUs there: handing a frame
     from one to the other then costs no interrupt between CPUs, which is most of what a round trip costs.
 
-    Order: make one on every host, exchange ``endpoint`` and ``public_key``, ``connect``, ``open``; at the end
-    stop the link, then ``close``. Raises :class:`LinkError`. Not thread-safe.
+    Order: make one on every host, exchange their ``end``, ``admit`` on every host, ``connect``, ``open``; at
+    the end stop the link, then ``close``. A host that connects before it is admitted tries again after a
+    second: the kernel drops its first packet (``guarded``; see :mod:`coremesh.core.door`).
+    Raises :class:`LinkError`. Not thread-safe.
     """
 
     def __init__(
@@ -71,9 +74,18 @@ class LinkEnds:
         self.priority = self._raise_io_threads()
         self.cpu = self._choose_cpu() if pin and self.priority != "none" else None
         try:
-            self._zap = self._bind_zap() if curve else None
-            self._router = self._bind(interface)
+            address = _address(interface)
+            self._door = _door(address)
         except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self.guarded = self._door.guarded  #: whether only admitted hosts can connect
+        self._source = _written(*self._door.source)
+        try:
+            self._zap = self._bind_zap() if curve else None
+            self._router = self._bind(address)
+        except BaseException:
+            self._door.close()
             self._context.destroy(linger=0)
             raise
 
@@ -100,8 +112,17 @@ class LinkEnds:
         """The public half of this host's CURVE key, 32 bytes; empty without CURVE."""
         return z85.decode(self._public) if self.curve else b""
 
-    def connect(self, peers: Mapping[int, tuple[str, bytes]]) -> None:
-        """Connect to the other hosts: number -> (endpoint, public key). Only these keys will be let in.
+    @property
+    def end(self) -> LinkEnd:
+        """What the other hosts have to know of this one."""
+        return LinkEnd(self.endpoint, self.public_key, self._source)
+
+    def admit(self, peers: Mapping[int, LinkEnd]) -> None:
+        """Let the other hosts connect, and nobody else: number -> end; an entry for this host is ignored."""
+        self._door.admit([_read(end.source) for host, end in peers.items() if host != self.host])
+
+    def connect(self, peers: Mapping[int, LinkEnd]) -> None:
+        """Connect to the other hosts: number -> end, and admit them. Only their keys will be let in.
 
         An entry for this host itself is ignored. Once. Nothing waits: frames are kept until a peer is there.
         """
@@ -110,10 +131,12 @@ class LinkEnds:
         missing = [host for host in range(self.hosts) if host != self.host and host not in peers]
         if missing:
             raise LinkError(f"host {missing[0]} is missing: give the endpoint and the key of every host.")
-        keys = [peers[host][1] if host != self.host else self.public_key for host in range(self.hosts)]
+        ends = {**peers, self.host: self.end}
+        keys = [ends[host].public_key for host in range(self.hosts)]
         if self.curve and (any(len(key) != 32 for key in keys) or len(set(keys)) != self.hosts):
             raise LinkError("each host needs a public key of its own of 32 bytes.")
         self._keys = keys if self.curve else []
+        self.admit(peers)
         for host in range(self.hosts):
             if host == self.host:
                 continue
@@ -124,7 +147,7 @@ class LinkEnds:
                 dealer.set(zmq.CURVE_PUBLICKEY, self._public)
                 dealer.set(zmq.CURVE_SECRETKEY, self._secret)
                 dealer.set(zmq.CURVE_SERVERKEY, z85.encode(keys[host]))
-            dealer.connect(peers[host][0])
+            dealer.connect(f"tcp://{self._source};{peers[host].endpoint.removeprefix('tcp://')}")
 
     def open(
         self, machine_id: int, epoch: int, *, spin_us: int | None = None, overflow: int = OVERFLOW
@@ -167,6 +190,7 @@ class LinkEnds:
         for socket in (self._router, *self._dealers.values(), *([self._zap] if self._zap else [])):
             socket.close(linger=0)
         self._context.term()
+        self._door.close()
 
     def _raise_io_threads(self) -> str:
         """Let libzmq's threads outrank vCPUs as far as the computer allows; return how; before any socket."""
@@ -198,11 +222,7 @@ class LinkEnds:
         zap.bind("inproc://zeromq.zap.01")
         return zap
 
-    def _bind(self, interface: str) -> "zmq.Socket[bytes]":
-        try:
-            address = ipaddress.ip_address(interface)
-        except ValueError as error:
-            raise LinkError(f"{interface!r} is no IP address; give one of this computer's.") from error
+    def _bind(self, address: Address) -> "zmq.Socket[bytes]":
         router = self._context.socket(zmq.ROUTER)
         self._configure(router)
         router.set(zmq.MAXMSGSIZE, _LARGEST)
@@ -211,21 +231,40 @@ class LinkEnds:
             router.set(zmq.CURVE_SECRETKEY, self._secret)
             router.set(zmq.ZAP_DOMAIN, b"coremesh")
             router.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator: nobody gets in
-        if address.version == 6:
-            router.set(zmq.IPV6, 1)
-        host = f"[{address}]" if address.version == 6 else str(address)
-        try:
-            router.bind(f"tcp://{host}:*")
-        except zmq.ZMQError as error:
-            raise LinkError(
-                f"cannot listen on {interface}: {error}; is it an address of this computer?"
-            ) from error
+        router.set(zmq.USE_FD, self._door.listener())
+        router.bind(f"tcp://{_written(address, 0)}")  # not bound anew: it tells libzmq the kind of socket
         return router
 
     def _configure(self, socket: "zmq.Socket[bytes]") -> None:
         socket.set(zmq.LINGER, 0)
+        socket.set(zmq.IPV6, int(self._door.source[0].version == 6))
         socket.set(zmq.SNDHWM, QUEUE)
         socket.set(zmq.RCVHWM, QUEUE)
+
+
+def _address(interface: str) -> Address:
+    try:
+        return ipaddress.ip_address(interface)
+    except ValueError as error:
+        raise LinkError(f"{interface!r} is no IP address; give one of this computer's.") from error
+
+
+def _door(address: Address) -> Door:
+    try:
+        return Door(address)
+    except OSError as error:
+        raise LinkError(
+            f"cannot listen on {address}: {error.strerror}; is it an address of this computer?"
+        ) from error
+
+
+def _written(address: Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def _read(written: str) -> Source:
+    address, _, port = written.rpartition(":")
+    return _address(address.strip("[]")), int(port)
 
 
 def loaded_libzmq() -> str:

@@ -21,6 +21,7 @@ import time
 from typing import Any
 
 from coremesh.core._native import LinkProbe
+from coremesh.core.door import LinkEnd
 from coremesh.core.links import LinkEnds
 
 PAGE = 4096
@@ -94,14 +95,24 @@ def over_tcp(trips: int, apart: bool) -> list[int]:
     return times
 
 
+def written(end: LinkEnd) -> str:
+    return json.dumps([end.endpoint, end.public_key.hex(), end.source])
+
+
+def read(line: str) -> LinkEnd:
+    endpoint, key, source = json.loads(line)
+    return LinkEnd(endpoint, bytes.fromhex(key), source)
+
+
 def over_link(way: dict[str, Any], trips: int) -> list[int]:
     """Times in ns."""
     with started(way) as other:
         assert other.stdout is not None and other.stdin is not None
-        theirs, key = json.loads(other.stdout.readline())
+        theirs = read(other.stdout.readline())
         with LinkEnds(0, 2, curve=way["curve"], pin=way["pin"]) as end:
-            end.connect({1: (theirs, bytes.fromhex(key))})
-            print(json.dumps([end.endpoint, end.public_key.hex()]), file=other.stdin, flush=True)
+            end.admit({1: theirs})
+            print(written(end.end), file=other.stdin, flush=True)
+            end.connect({1: theirs})
             probe = LinkProbe(end.open(1, 1, spin_us=way["spin_us"]))
             probe.start()
             probe.ping(1, 100, PAGE)
@@ -127,9 +138,8 @@ def peer(way: dict[str, Any]) -> None:
                     connection.sendall(bytes(ANSWERED))
         return
     with LinkEnds(1, 2, curve=way["curve"], pin=way["pin"]) as end:
-        print(json.dumps([end.endpoint, end.public_key.hex()]), flush=True)
-        endpoint, key = json.loads(sys.stdin.readline())
-        end.connect({0: (endpoint, bytes.fromhex(key))})
+        print(written(end.end), flush=True)
+        end.connect({0: read(sys.stdin.readline())})
         probe = LinkProbe(end.open(1, 1, spin_us=way["spin_us"]))
         probe.start()
         sys.stdin.readline()

@@ -17,6 +17,7 @@ from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.hosts import Hosts
 from coremesh.cluster.lifeline import ProcessIdentity
 from coremesh.cluster.placement import Placement
+from coremesh.core.door import LinkEnd
 from coremesh.core.errors import HostLostError, PlatformError
 
 BUILD = Build("1.0", "a" * 64)
@@ -47,6 +48,10 @@ class PlayedCall:
         if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
+
+
+def end_of(host: int) -> LinkEnd:
+    return LinkEnd(f"tcp://10.0.0.{host}:1", bytes([host]), f"10.0.0.{host}:2")
 
 
 class PlayedActor:
@@ -103,7 +108,7 @@ class PlayedActor:
             "examine": {"build": self.build, "identity": NOBODY, "name": f"n{self.number}", "tsc_hz": 2_000},
             "prepare": {"pid": self.number, "protection": "userfaultfd", "tsc_hz": 2_000},
             "portion_of": "a portion",
-            "open_link": (f"tcp://10.0.0.{self.number}:1", bytes([self.number])),
+            "open_link": end_of(self.number),
             "join": self.reachable,
             "wait": self._end,
             "stop": self._end,
@@ -184,10 +189,10 @@ def test_each_step_is_made_on_all_hosts_before_the_next(hosts: Hosts, actors: li
     steps = [method for _, method in actors[0].log]
     order = [method for number, method in enumerate(steps) if method not in steps[:number]]
     assert order == [
-        "examine", "prepare", "portion_of", "lay", "open_link", "connect", "start_link", "join",
+        "examine", "prepare", "portion_of", "lay", "open_link", "admit", "connect", "start_link", "join",
         "start",
     ]  # fmt: skip
-    for step in ("examine", "prepare", "open_link", "connect", "start_link", "join", "start"):
+    for step in ("examine", "prepare", "open_link", "admit", "connect", "start_link", "join", "start"):
         first, last = steps.index(step), len(steps) - 1 - steps[::-1].index(step)
         assert set(steps[first : last + 1]) == {step}
         assert {number for number, method in actors[0].log if method == step} == {0, 1, 2}
@@ -201,11 +206,7 @@ def test_hosts_get_each_others_public_keys_one_machine_and_one_clock(
 ) -> None:
     for actor in actors:
         (peers,) = actor.given["connect"]
-        assert peers == {
-            other.number: (f"tcp://10.0.0.{other.number}:1", bytes([other.number]))
-            for other in actors
-            if other is not actor
-        }
+        assert peers == {other.number: end_of(other.number) for other in actors if other is not actor}
     members = [actor.given["prepare"][0] for actor in actors]
     assert [member.host for member in members] == [0, 1, 2]
     assert [member.interface for member in members] == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -99,6 +100,41 @@ def test_a_transaction_from_any_host_meets_the_same_memory_and_is_counted(
             machine.transact(*wrong)
     with pytest.raises(ConfigurationError, match="host 2"):
         machine.transact("load", 0x8000, 8, host=2)
+
+
+def test_a_flood_of_connections_costs_the_hosts_nothing(tiny: Callable[..., Machine]) -> None:
+    """Given two hosts, when a stranger opens 2,000 connections to a link's port, then they do not notice."""
+    machine = tiny(HI_AND_HANG)
+    machine.console.expect("hi", 30)
+
+    def spent(pid: int) -> tuple[int, float]:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return len(list(Path(f"/proc/{pid}/fd").iterdir())), sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+    machine.pause()  # then what a host spends is spent on links
+    before = {pid: spent(pid) for pid in pids(machine)}
+    strangers = []
+    begin = time.monotonic()
+    try:
+        for number in range(2000):
+            address, _, port = (
+                machine.facts["hosts"][number % 2]["link"].removeprefix("tcp://").rpartition(":")
+            )
+            strangers.append(socket.socket())
+            strangers[-1].setblocking(False)
+            strangers[-1].connect_ex((address, int(port)))
+        time.sleep(2)
+        for number in range(20):
+            assert machine.transact("add", 0x8000, 8, 1, host=number % 2) == number
+        seconds = time.monotonic() - begin
+        for pid, (descriptors, cpu) in before.items():
+            now = spent(pid)
+            assert now[0] <= descriptors + 2
+            assert now[1] - cpu < 0.3 * seconds
+        assert machine.mesh_stats()["links_refused"].max() == 0
+    finally:
+        for stranger in strangers:
+            stranger.close()
 
 
 def test_all_hosts_pause_and_registers_are_had_of_every_one(tiny: Callable[..., Machine]) -> None:

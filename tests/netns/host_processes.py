@@ -73,6 +73,7 @@ class NetworkMachine:
             self.call("lay", self.call("portion_of", host), host=host)
         ends = dict(enumerate(self.all("open_link")))
         others = [{peer: end for peer, end in ends.items() if peer != host} for host in range(self.hosts)]
+        self.each("admit", [(peers,) for peers in others])
         self.each("connect", [(peers,) for peers in others])
         self.all("start_link")
         if not all(self.all("join", JOIN_SECONDS)):

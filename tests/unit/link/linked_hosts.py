@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coremesh.core._native import Link, LinkProbe
+from coremesh.core.door import LinkEnd
 from coremesh.core.links import OVERFLOW, LinkEnds
 
 MACHINE, EPOCH = 0x0123_4567_89AB_CDEF, 5
@@ -18,9 +19,10 @@ class Linked:
     ends: list[LinkEnds] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     probes: list[LinkProbe] = field(default_factory=list)
+    stolen: list[LinkEnd] = field(default_factory=list)
 
-    def peers(self) -> dict[int, tuple[str, bytes]]:
-        return {end.host: (end.endpoint, end.public_key) for end in self.ends}
+    def peers(self) -> dict[int, LinkEnd]:
+        return {end.host: end.end for end in self.ends}
 
     def close(self) -> None:
         for probe in self.probes:
@@ -40,6 +42,8 @@ def link_up(
     linked = Linked()
     for host in range(hosts):
         linked.ends.append(LinkEnds(host, hosts, curve=curve))
+    for end in linked.ends:
+        end.admit(linked.peers())
     for end in linked.ends:
         end.connect(linked.peers())
         epoch = epochs[end.host] if epochs else EPOCH

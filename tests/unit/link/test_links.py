@@ -4,18 +4,21 @@
 import os
 import pickle
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import zmq
 from coremesh.core import links
 from coremesh.core._native import LinkProbe
+from coremesh.core.door import Door, LinkEnd, filter_program
 from coremesh.core.links import LinkEnds, LinkError
 from linked_hosts import EPOCH, MACHINE, Linked, eventually, link_up
 from zmq.utils import z85
@@ -34,17 +37,24 @@ def frame(
 
 
 def knock(
-    endpoint: str, server: bytes, message: bytes, keys: tuple[bytes, bytes] | None
+    machine: Linked, host: int, message: bytes, keys: tuple[bytes, bytes] | None
 ) -> "zmq.Socket[bytes]":
-    """A socket of our own that sends one message to a host's router, with the keys given."""
+    """A socket of our own that sends one message to a host's router, with the keys given.
+
+    It comes from a port that the host was told to admit: the stranger has stolen a peer's.
+    """
+    end, stolen = machine.ends[host], Door(ip_address("127.0.0.1"))
+    machine.stolen.append(LinkEnd("", b"", f"127.0.0.1:{stolen.source[1]}"))
+    end.admit({**machine.peers(), **dict(enumerate(machine.stolen, start=10))})
     dealer = zmq.Context.instance().socket(zmq.DEALER)
     dealer.set(zmq.LINGER, 0)
     if keys:
         dealer.set(zmq.CURVE_PUBLICKEY, keys[0])
         dealer.set(zmq.CURVE_SECRETKEY, keys[1])
-        dealer.set(zmq.CURVE_SERVERKEY, z85.encode(server))
-    dealer.connect(endpoint)
+        dealer.set(zmq.CURVE_SERVERKEY, z85.encode(end.public_key))
+    dealer.connect(f"tcp://127.0.0.1:{stolen.source[1]};{end.endpoint.removeprefix('tcp://')}")
     dealer.send(message)
+    stolen.close()
     return dealer
 
 
@@ -118,9 +128,8 @@ def test_given_an_unknown_key_or_none_when_it_knocks_then_it_is_not_let_in_and_t
     connect: Connect,
 ) -> None:
     machine = connect()
-    end = machine.ends[0]
-    stranger = knock(end.endpoint, end.public_key, frame(1, 0, 1, b"strange"), zmq.curve_keypair())
-    naked = knock(end.endpoint, end.public_key, frame(1, 0, 1, b"naked"), None)
+    stranger = knock(machine, 0, frame(1, 0, 1, b"strange"), zmq.curve_keypair())
+    naked = knock(machine, 0, frame(1, 0, 1, b"naked"), None)
     assert eventually(lambda: machine.links[0].facts()["keys_refused"] >= 1)
     assert machine.probes[1].send(0, "control", b"known")
     assert eventually(lambda: machine.links[0].counters(1)["received_frames"] == 1)
@@ -133,9 +142,8 @@ def test_given_a_host_with_a_key_when_it_says_that_it_is_another_host_then_it_is
     connect: Connect,
 ) -> None:
     machine = connect(3)
-    end = machine.ends[0]
     keys = (machine.ends[2]._public, machine.ends[2]._secret)
-    liar = knock(end.endpoint, end.public_key, frame(1, 0, 1, b"I am host 1"), keys)
+    liar = knock(machine, 0, frame(1, 0, 1, b"I am host 1"), keys)
     assert eventually(lambda: machine.links[0].counters(2).get("refused_source") == 1)
     assert machine.probes[1].send(0, "control", b"truth")
     assert eventually(lambda: machine.links[0].counters(1)["received_frames"] == 1)
@@ -147,9 +155,8 @@ def test_given_broken_replayed_and_foreign_frames_when_they_come_then_each_is_co
     connect: Connect,
 ) -> None:
     machine = connect()
-    end = machine.ends[0]
     keys = (machine.ends[1]._public, machine.ends[1]._secret)
-    peer = knock(end.endpoint, end.public_key, frame(1, 0, 1, b"good"), keys)
+    peer = knock(machine, 0, frame(1, 0, 1, b"good"), keys)
     for bad in (
         frame(1, 0, 1, b"good"),
         frame(1, 0, 2, b"short")[:-1],
@@ -232,14 +239,24 @@ def test_given_a_host_that_takes_nothing_when_the_own_queue_is_full_as_well_then
     machine.probes[1].slow_down(0)
 
 
+def written(end: LinkEnd) -> str:
+    return f"{end.endpoint} {end.public_key.hex()} {end.source}"
+
+
+def read(line: str) -> LinkEnd:
+    endpoint, key, source = line.split()
+    return LinkEnd(endpoint, bytes.fromhex(key), source)
+
+
 PEER = """
 import sys
+from coremesh.core.door import LinkEnd
 from coremesh.core.links import LinkEnds
 from coremesh.core._native import LinkProbe
 end = LinkEnds(1, 2)
-print(end.endpoint, end.public_key.hex(), flush=True)
-endpoint, key = sys.stdin.readline().split()
-end.connect({0: (endpoint, bytes.fromhex(key))})
+print(end.endpoint, end.public_key.hex(), end.end.source, flush=True)
+endpoint, key, source = sys.stdin.readline().split()
+end.connect({0: LinkEnd(endpoint, bytes.fromhex(key), source)})
 probe = LinkProbe(end.open(%d, %d))
 probe.start()
 sys.stdin.readline()
@@ -259,11 +276,10 @@ def test_given_a_peer_that_dies_or_hangs_when_the_link_stops_then_at_once_and_no
     ) as peer:
         try:
             assert peer.stdout is not None and peer.stdin is not None
-            endpoint, key = peer.stdout.readline().split()
             end = LinkEnds(0, 2)
-            end.connect({1: (endpoint, bytes.fromhex(key))})
+            end.connect({1: read(peer.stdout.readline())})
             probe = links_probe(end)
-            peer.stdin.write(f"{end.endpoint} {end.public_key.hex()}\n")
+            peer.stdin.write(written(end.end) + "\n")
             peer.stdin.flush()
             assert len(probe.ping(1, 50)) == 50
             peer.send_signal(how)
@@ -324,12 +340,128 @@ def test_given_what_no_link_can_be_made_of_when_it_is_asked_for_then_the_error_s
         LinkEnds(0, 2, "192.0.2.1")
     with LinkEnds(0, 3) as end:
         with pytest.raises(LinkError, match="host 2 is missing"):
-            end.connect({1: ("tcp://127.0.0.1:1", b"x" * 32)})
+            end.connect({1: LinkEnd("tcp://127.0.0.1:1", b"x" * 32, "127.0.0.1:2")})
         with pytest.raises(LinkError, match="of its own"):
-            end.connect({1: ("tcp://127.0.0.1:1", b"x" * 32), 2: ("tcp://127.0.0.1:1", b"x" * 32)})
+            same = LinkEnd("tcp://127.0.0.1:1", b"x" * 32, "127.0.0.1:2")
+            end.connect({1: same, 2: same})
         with pytest.raises(LinkError, match="connect the ends"):
             end.open(MACHINE, EPOCH)
 
 
 def test_given_this_process_when_libzmq_is_looked_for_then_it_is_the_one_that_python_uses() -> None:
     assert "libzmq" in Path(links.loaded_libzmq()).name
+
+
+# --- strangers who connect and connect -------------------------------------------------------------------
+
+
+def flood(endpoint: str, connections: int) -> list[socket.socket]:
+    """Try to open so many connections at once; those that came to be, and those still under way."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    opened = []
+    for _ in range(connections):
+        one = socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)
+        one.setblocking(False)
+        one.connect_ex((host.strip("[]"), int(port)))
+        opened.append(one)
+    return opened
+
+
+FLOODED = """
+import resource, sys, time
+from coremesh.core.door import LinkEnd
+from coremesh.core.links import LinkEnds
+from coremesh.core._native import LinkProbe
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+end = LinkEnds(1, 2, sys.argv[1])
+print(end.endpoint, end.public_key.hex(), end.end.source, flush=True)
+endpoint, key, source = sys.stdin.readline().split()
+if sys.argv[2] == "anybody":
+    end._door.guarded, end._door = False, end._door
+    end._door._listening.setsockopt(1, 27, b"\\0" * 4)  # SO_DETACH_FILTER
+end.connect({0: LinkEnd(endpoint, bytes.fromhex(key), source)})
+probe = LinkProbe(end.open(%d, %d))
+probe.start()
+print("ready", flush=True)
+sys.stdin.readline()
+before = time.process_time()
+time.sleep(1)
+print(time.process_time() - before, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(
+    ("interface", "who"), [("127.0.0.1", "peers"), ("::1", "peers"), ("127.0.0.1", "anybody")]
+)
+def test_given_a_flood_of_connections_when_a_peer_comes_then_it_gets_in_and_nothing_was_spent_on_strangers(
+    interface: str, who: str
+) -> None:
+    """And the control: with the door open for anybody, all descriptors are taken, and a CPU is kept busy."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FLOODED % (MACHINE, EPOCH), interface, who],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as peer:
+        strangers: list[socket.socket] = []
+        try:
+            assert peer.stdout is not None and peer.stdin is not None
+
+            def say(word: str = "") -> None:
+                assert peer.stdin is not None
+                peer.stdin.write(word + "\n")
+                peer.stdin.flush()
+
+            def taken() -> int:
+                return len(list(Path(f"/proc/{peer.pid}/fd").iterdir()))
+
+            theirs = read(peer.stdout.readline())
+            strangers += flood(theirs.endpoint, 200)  # before there are peers at all
+            end = LinkEnds(0, 2, interface)
+            ours = end.end
+            if who == "anybody":  # its peer never answers
+                strangers.append(socket.create_server((interface, 0)))
+                ours = ours._replace(endpoint=f"tcp://{interface}:{strangers[-1].getsockname()[1]}")
+                end.close()
+            say(written(ours))
+            assert peer.stdout.readline() == "ready\n"
+            before = taken()
+            strangers += flood(theirs.endpoint, 700)
+            time.sleep(0.5)
+            say()
+            busy = float(peer.stdout.readline())
+            if who == "anybody":
+                assert taken() == 256 and busy > 0.5
+                return
+            assert taken() <= before + 1 and busy < 0.2
+            end.connect({1: theirs})
+            probe = links_probe(end)
+            assert len(probe.ping(1, 100)) == 100
+            strangers += flood(theirs.endpoint, 100)
+            assert len(probe.ping(1, 100)) == 100
+            assert taken() <= before + 2  # the peer's
+            probe.stop()
+            end.close()
+        finally:
+            peer.kill()
+            for one in strangers:
+                one.close()
+
+
+def test_given_no_filter_in_the_kernel_when_ends_are_made_then_they_work_and_say_so(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coremesh.core.door._SO_ATTACH_FILTER", 12345)
+    machine = connect()
+    assert not machine.ends[0].guarded
+    assert len(machine.probes[0].ping(1, 20)) == 20
+
+
+def test_given_every_possible_peer_when_the_filter_is_made_then_the_kernel_takes_it() -> None:
+    for address in ("127.0.0.1", "::1"):
+        door = Door(ip_address(address))
+        sources = [(ip_address(address), 1024 + number) for number in range(63)]
+        door.admit(sources)
+        assert door.guarded and len(filter_program(sources)) < 8 * 4096  # BPF_MAXINSNS
+        door.close()

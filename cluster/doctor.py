@@ -228,6 +228,23 @@ def _link_encryption() -> Finding:
     return Finding("link encryption", GOOD, f"{found}, CURVE", "only hosts of the same machine are heard")
 
 
+def _link_ports() -> Finding:
+    from ipaddress import ip_address
+
+    from coremesh.core.door import Door
+
+    door = Door(ip_address("127.0.0.1"))
+    guarded = door.guarded
+    door.close()
+    if not guarded:
+        meaning = (
+            "this kernel takes no packet filter on a socket: who reaches a link's port can take all descriptors "
+            "of a host, though not be heard; keep strangers off by a firewall"
+        )
+        return Finding("link ports", NOTE, "open to all", meaning)
+    return Finding("link ports", GOOD, "filtered", "only hosts of the same machine can connect")
+
+
 def _link_priority() -> Finding:
     from coremesh.core._native import link_priority
 
@@ -259,6 +276,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _limits,
     _shared_guest_memory,
     _link_encryption,
+    _link_ports,
     _link_priority,
     _ray,
     _shared_memory,

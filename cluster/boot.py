@@ -42,6 +42,7 @@ class BootOptions:
     vcpus: int | None = None
     hosts: HostsWanted = 1
     policy: str = "adaptive"
+    wire: str = "auto"
     memory: str = "1G"
     kernel: Path | None = None
     initrd: Path | None = None
@@ -59,7 +60,18 @@ def boot_guest(options: BootOptions) -> int:
     """Boot, serve the console or run the command, and return the process's exit status."""
     # Before an image is got, and Machine says the same of what only it takes.
     shares = share_vcpus(options.hosts, options.vcpus)
-    for name in ("policy", "memory", "kernel", "initrd", "append", "cmdline", "timeout", "address", "unpack"):
+    for name in (
+        "policy",
+        "wire",
+        "memory",
+        "kernel",
+        "initrd",
+        "append",
+        "cmdline",
+        "timeout",
+        "address",
+        "unpack",
+    ):
         check(name, getattr(options, name))
     if options.command is not None:
         check("command", options.command)
@@ -88,6 +100,7 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
             vcpus=options.vcpus,
             hosts=options.hosts,
             policy=options.policy,
+            wire=options.wire,
             memory=options.memory,
             kernel=kernel,
             initrd=initrd,

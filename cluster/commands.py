@@ -136,6 +136,14 @@ def boot(
             help="Between hosts a locked operation goes to its page: never, always or adaptive.",
         ),
     ] = "adaptive",
+    wire: Annotated[
+        str,
+        typer.Option(
+            "--wire",
+            metavar="WIRE",
+            help="What carries messages between hosts: shm (one computer), zmq (a network), or auto.",
+        ),
+    ] = "auto",
 ) -> None:
     """Boot a guest."""
     from coremesh.cluster.boot import BootOptions, boot_guest
@@ -146,6 +154,7 @@ def boot(
         vcpus=vcpus,
         hosts=parse_hosts(hosts),
         policy=policy,
+        wire=wire,
         memory=memory,
         kernel=kernel,
         initrd=initrd,

@@ -28,6 +28,7 @@ def describe(
     hosts: Any = 1,
     policy: Any = "adaptive",
     curve: Any = True,
+    wire: Any = "auto",
     append: Any = "",
     prompt: Any = PROMPT,
     protection: Any = "auto",
@@ -49,6 +50,7 @@ def describe(
         "unpack": check("unpack", unpack),
         "policy": check("policy", policy),
         "curve": check("curve", curve),
+        "wire": check("wire", wire),
     }
     progress = check("progress", progress)
     kernel, initrd = check("kernel", kernel), check("initrd", initrd)

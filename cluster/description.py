@@ -29,7 +29,8 @@ class MachineDescription:
     times as fast as by the guest; the kernel is then not moved to a random address.
 
     `shares` has one number a host: its vCPUs. Host 0 has the devices and the first vCPUs. `policy` is one of
-    :data:`POLICIES`.
+    :data:`POLICIES`; `wire` carries the messages between hosts, one of
+    :data:`coremesh.core.links.WIRES`.
     """
 
     vcpus: int
@@ -44,6 +45,7 @@ class MachineDescription:
     shares: tuple[int, ...] = ()
     policy: Policy = "adaptive"
     curve: bool = True
+    wire: str = "auto"
 
     @property
     def hosts(self) -> int:

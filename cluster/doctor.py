@@ -231,15 +231,15 @@ def _link_encryption() -> Finding:
 def _link_ports() -> Finding:
     from ipaddress import ip_address
 
-    from coremesh.core.door import Door
+    from coremesh.core.links.door import Door
 
     door = Door(ip_address("127.0.0.1"))
     guarded = door.guarded
     door.close()
     if not guarded:
         meaning = (
-            "this kernel takes no packet filter on a socket: who reaches a link's port can take all descriptors "
-            "of a host, though not be heard; keep strangers off by a firewall"
+            "this kernel takes no packet filter on a socket: a stranger that reaches a link's port can take "
+            "all descriptors of a host, though not be heard; keep strangers off by a firewall"
         )
         return Finding("link ports", NOTE, "open to all", meaning)
     return Finding("link ports", GOOD, "filtered", "only hosts of the same machine can connect")

@@ -30,7 +30,7 @@ from coremesh.cluster.registers import format_registers
 from coremesh.core.errors import ConfigurationError, MachineStateError
 
 if TYPE_CHECKING:
-    from coremesh.core.door import LinkEnd
+    from coremesh.core.links.door import LinkEnd
 
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 20.0
@@ -66,14 +66,16 @@ class HostProcess:
     # --- before the start --------------------------------------------------------------------------------
 
     def examine(self) -> dict[str, Any]:
-        """Return who and what is here: 'build', 'identity' (the process), 'name' (of the node), 'tsc_hz'."""
+        """Return what is here: 'build', 'identity' (process), 'name' (of the node), 'tsc_hz', 'computer'."""
         from coremesh.core._native import host_tsc_hz
+        from coremesh.core.links import this_computer
 
         return {
             "build": own_build(),
             "identity": lifeline.ProcessIdentity.current(),
             "name": platform.node(),
             "tsc_hz": host_tsc_hz(),
+            "computer": this_computer(),
         }
 
     def prepare(self, membership: Membership | None = None) -> dict[str, Any]:
@@ -97,12 +99,13 @@ class HostProcess:
         """Take over this host's portion of what host 0 has read and put together."""
         assembly.lay(self._host, portion, several=True)
 
-    def open_link(self) -> LinkEnd:
-        """Make this host's end of the links; return what the others have to know of it."""
-        from coremesh.core.links import LinkEnds
+    def open_link(self, wire: str) -> LinkEnd:
+        """Make this host's end of the links for `wire`; return what the others have to know of it."""
+        from coremesh.core.links import make_ends
 
         assert self._membership is not None
-        self._ends = LinkEnds(
+        self._ends = make_ends(
+            wire,
             self._membership.host,
             self._description.hosts,
             self._membership.interface,

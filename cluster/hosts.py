@@ -27,6 +27,7 @@ from coremesh.cluster.host import HostProcess
 from coremesh.cluster.lifeline import ProcessIdentity
 from coremesh.cluster.placement import Placement, place
 from coremesh.core.errors import HostLostError, PlatformError
+from coremesh.core.links import choose_wire
 
 # A blocking method of each kind has threads of its own, so that a long wait never keeps a short call waiting.
 _GROUPS = {"console": 8, "waiting": 8, "control": 4}
@@ -110,9 +111,9 @@ class Hosts:
     def prepare(self) -> dict[str, Any]:
         """Lay out the machine and return what was chosen; its images are laid, its links run.
 
-        Keys as of :meth:`HostProcess.prepare` for host 0, and with several hosts also 'placement', 'warning'
-        and 'hosts', a list of such dictionaries with 'host', 'node', 'vcpus' and 'link' (the address that its
-        peers connect to) beside.
+        Keys as of :meth:`HostProcess.prepare` for host 0, and with several hosts also 'placement', 'warning',
+        'wire' (which, and why) and 'hosts', a list of such dictionaries with 'host', 'node', 'vcpus' and
+        'link' (the address that its peers connect to) beside.
         """
         if self._placement is None:
             chosen: dict[str, Any] = self.call("prepare")
@@ -128,7 +129,8 @@ class Hosts:
             ],
         )
         self._hand_out_portions()
-        ends = self.all("open_link")
+        wire, why = choose_wire(self._description.wire, [found["computer"] for found in self._found])
+        ends = self.all("open_link", wire)
         everybody = dict(enumerate(ends))
         others = [
             ({peer: end for peer, end in everybody.items() if peer != host},) for host in range(len(self))
@@ -147,7 +149,7 @@ class Hosts:
             }
             for host in range(len(self))
         ]
-        placed = {"placement": self._placement.strategy, "warning": self.warning}
+        placed = {"placement": self._placement.strategy, "warning": self.warning, "wire": f"{wire}: {why}"}
         return {**facts[0], **placed, "hosts": rows}
 
     def start(self) -> None:

@@ -52,7 +52,9 @@ class Machine:
     6}, {"vcpus": 2}]``; without `vcpus` each has one. All run on this machine unless `address` names a Ray
     cluster, where each gets a node of its own if there are enough (:attr:`warning` says when not). `policy`
     says when a locked operation goes to the page instead of the page to the operation: 'never', 'always' or
-    'adaptive'. `curve` encrypts and authenticates what passes between hosts; off only to measure its cost.
+    'adaptive'. `wire` carries messages between hosts: 'shm', shared memory, for hosts on one computer;
+    'zmq' for a network; 'auto' chooses, and :attr:`facts` tells which and why. `curve` encrypts and
+    authenticates what passes over a network; off only to measure its cost.
 
     `kernel` and `initrd` are paths or bytes. Without a kernel the machine boots Debian's, with a busybox
     initramfs; both are fetched at first use. `cmdline` replaces the kernel's default command line, `append`
@@ -81,6 +83,7 @@ class Machine:
         hosts: HostsWanted = 1,
         policy: str = "adaptive",
         curve: bool = True,
+        wire: str = "auto",
         append: str = "",
         address: str | None = None,
         prompt: str | bytes | re.Pattern[bytes] = PROMPT,
@@ -100,6 +103,7 @@ class Machine:
             hosts=hosts,
             policy=policy,
             curve=curve,
+            wire=wire,
             append=append,
             prompt=prompt,
             protection=protection,
@@ -359,9 +363,9 @@ class Machine:
     def facts(self) -> dict[str, Any]:
         """What the host chose: 'protection', 'tsc_hz', 'pid'.
 
-        With several hosts these are host 0's, and there are also 'placement' (Ray's strategy), 'warning' and
-        'hosts', a list with each one's 'host', 'node', 'vcpus', 'link' (the TCP address that only its peers
-        reach) and the keys above.
+        With several hosts these are host 0's, and there are also 'placement' (Ray's strategy), 'warning',
+        'wire' (what carries messages between the hosts, and why) and 'hosts', a list with each one's
+        'host', 'node', 'vcpus', 'link' (the address that only its peers reach) and the keys above.
         """
         return dict(self._facts)
 

@@ -27,6 +27,7 @@ Image = str | os.PathLike[str] | bytes
 #: xAPIC identifiers are 8 bits wide and 255 is the broadcast address (Intel SDM vol. 3A, section 11.6.1).
 MAX_VCPUS: Final = 255
 PROTECTIONS: Final = ("auto", "userfaultfd", "mprotect")
+WIRES: Final = ("auto", "shm", "zmq")
 OPERATIONS: Final = (
     "load", "store", "compare_swap", "exchange", "add", "and", "or", "xor",
     "min", "max", "min_signed", "max_signed",
@@ -316,6 +317,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "hosts": _hosts,
     "policy": check_policy,
     "curve": _flag("curve"),
+    "wire": lambda value: _one_of("wire", value, WIRES),
     "append": _text("append", raw_bytes=True),
     "address": _or_none(_address),
     "prompt": _prompt,

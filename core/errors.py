@@ -92,3 +92,7 @@ class OutputError(CoremeshError):
 
     def __str__(self) -> str:
         return f"standard output cannot be written: {self.reason}."
+
+
+class LinkError(CoremeshError):
+    """Links to other hosts that cannot be made: an address that is not of this computer, a missing key."""

@@ -13,6 +13,8 @@
 #include "link/in_process.hpp"
 #include "link/probe.hpp"
 #include "link/protocol_thread.hpp"
+#include "link/shm.hpp"
+#include "link/wired_link.hpp"
 #include "link/zmq.hpp"
 #include "module.hpp"
 
@@ -54,6 +56,7 @@ AnyDict counters_of(const Link& link, unsigned peer) {
 AnyDict facts_of(const Link& link) {
     const link::LinkFacts facts = link.facts();
     AnyDict out;
+    out["wire"] = facts.wire;
     out["priority"] = facts.priority;
     out["wakeups"] = facts.wakeups;
     out["spins"] = facts.spins;
@@ -63,20 +66,22 @@ AnyDict facts_of(const Link& link) {
     return out;
 }
 
-std::shared_ptr<Link> make_link(unsigned host, unsigned hosts, uint64_t machine_id, uint32_t epoch,
-                                const std::string& library, uintptr_t router, uintptr_t zap,
-                                const std::vector<uintptr_t>& dealers, const std::vector<nb::bytes>& keys,
-                                size_t overflow_limit, unsigned spin_us, int cpu) {
+link::LinkOptions link_options(unsigned host, unsigned hosts, uint64_t machine_id, uint32_t epoch,
+                               size_t overflow_limit, unsigned spin_us, int cpu) {
     if (host >= link::kMaxHosts) throw nb::value_error("hosts are 0 to 63");
-    link::ZmqOptions options{.self = static_cast<link::HostId>(host),
-                             .hosts = hosts,
-                             .machine = machine_id,
-                             .epoch = epoch,
-                             .keys = {},
-                             .overflow_limit = overflow_limit,
-                             .spin_ns = spin_us * int64_t{1000},
-                             .cpu = cpu};
     if (cpu < -1 || cpu >= CPU_SETSIZE) throw nb::value_error("no such CPU");
+    return {.identity = {static_cast<link::HostId>(host), hosts, machine_id, epoch},
+            .overflow_limit = overflow_limit,
+            .spin_ns = spin_us * int64_t{1000},
+            .cpu = cpu};
+}
+
+std::shared_ptr<Link> zmq_link(unsigned host, unsigned hosts, uint64_t machine_id, uint32_t epoch,
+                               const std::string& library, uintptr_t router, uintptr_t zap,
+                               const std::vector<uintptr_t>& dealers, const std::vector<nb::bytes>& keys,
+                               size_t overflow_limit, unsigned spin_us, int cpu) {
+    if (host >= link::kMaxHosts) throw nb::value_error("hosts are 0 to 63");
+    link::ZmqOptions options{.self = static_cast<link::HostId>(host), .hosts = hosts, .keys = {}};
     for (const nb::bytes& key : keys) {
         link::PublicKey& raw = options.keys.emplace_back();
         if (key.size() != raw.size()) throw nb::value_error("a key is 32 bytes");
@@ -87,7 +92,19 @@ std::shared_ptr<Link> make_link(unsigned host, unsigned hosts, uint64_t machine_
                              .zap = reinterpret_cast<void*>(zap),
                              .dealers = {}};
     for (const uintptr_t dealer : dealers) sockets.dealers.push_back(reinterpret_cast<void*>(dealer));
-    return link::make_zmq_link(options, sockets);
+    return link::make_link(link_options(host, hosts, machine_id, epoch, overflow_limit, spin_us, cpu),
+                           link::make_zmq_wire(options, sockets));
+}
+
+std::shared_ptr<Link> shm_link(unsigned host, unsigned hosts, uint64_t machine_id, uint32_t epoch,
+                               const std::vector<std::tuple<int, int>>& inboxes, size_t overflow_limit,
+                               unsigned spin_us, int cpu) {
+    const link::LinkOptions options =
+        link_options(host, hosts, machine_id, epoch, overflow_limit, spin_us, cpu);
+    std::vector<link::ShmInbox> ends;
+    for (const auto& [memory, bell] : inboxes) ends.push_back({.memory = memory, .bell = bell});
+    return link::make_link(options,
+                           link::make_shm_wire({.self = options.identity.self, .hosts = hosts}, ends));
 }
 
 }  // namespace
@@ -102,25 +119,31 @@ void bind_link(nb::module_& m) {
              "Ends the protocol thread. Idempotent; before the sockets are closed.");
     m.def("link_priority", &link::probe_priority, nb::call_guard<Unlocked>(),
           "How a protocol thread may outrank vCPUs on this computer: 'fifo', 'nice' or 'none'.");
-    m.def("zmq_link", &make_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "library"_a,
+    m.def("zmq_link", &zmq_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "library"_a,
           "router"_a, "zap"_a, "dealers"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a, "cpu"_a,
           "A link over sockets given by their addresses; they must outlive it.");
+
+    m.def("shm_link", &shm_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "inboxes"_a,
+          "overflow_limit"_a, "spin_us"_a, "cpu"_a,
+          "A link over inboxes, each (memory file, bell) by host; the descriptors must outlive it.");
+    m.def("shm_inbox_bytes", &link::shm_inbox_bytes, "hosts"_a, "The size of an inbox's memory file.");
 
     nb::class_<Switch>(m, "InProcessSwitch", "Links between hosts in this process, for tests.")
         .def(
             "__init__",
             [](Switch* self, unsigned hosts, uint64_t machine_id, uint32_t epoch, int64_t min_delay_us,
-               int64_t max_delay_us, uint64_t seed, size_t queue_limit) {
+               int64_t max_delay_us, uint64_t seed, size_t queue_limit, size_t overflow_limit) {
                 new (self) Switch({.hosts = hosts,
                                    .machine = machine_id,
                                    .epoch = epoch,
                                    .min_delay_ns = min_delay_us * 1000,
                                    .max_delay_ns = max_delay_us * 1000,
                                    .seed = seed,
-                                   .queue_limit = queue_limit});
+                                   .queue_limit = queue_limit,
+                                   .overflow_limit = overflow_limit});
             },
             "hosts"_a, nb::kw_only(), "machine_id"_a = 1, "epoch"_a = 1, "min_delay_us"_a = 0,
-            "max_delay_us"_a = 0, "seed"_a = 1, "queue_limit"_a = 65536)
+            "max_delay_us"_a = 0, "seed"_a = 1, "queue_limit"_a = 65536, "overflow_limit"_a = 16384)
         .def("link", &Switch::link, "host"_a)
         .def("cut", &Switch::cut, "source"_a, "destination"_a, "is_cut"_a = true)
         .def(

@@ -6,8 +6,8 @@
 A blocking TCP exchange of the same size, in the same round, is the floor. Left alone, both of its ends
 come to one CPU, which two hosts never share: it is also taken with each end on a CPU of its own. Beside
 it the link with and without CURVE, with threads that are free to move, and with a protocol thread that
-looks for frames before it sleeps. Of each the median in its best round, in microseconds, and its ratio
-to the floor. No guest, no page protocol: what they add shows mesh_fetch.py.
+looks for frames before it sleeps; and shared memory. Of each the median in its best round, in
+microseconds, and its ratio to the floor. No guest, no page protocol: what they add shows mesh_fetch.py.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import time
 from typing import Any
 
 from coremesh.core._native import LinkProbe
-from coremesh.core.door import LinkEnd
-from coremesh.core.links import LinkEnds
+from coremesh.core.links import ShmEnds, ZmqEnds
+from coremesh.core.links.door import LinkEnd
 
 PAGE = 4096
 ASKED, ANSWERED = 52, 52 + PAGE  # bytes of a ping's two frames
@@ -34,6 +34,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "link, CURVE": {"curve": True, "pin": True, "spin_us": 0},
     "link, CURVE, threads not pinned": {"curve": True, "pin": False, "spin_us": 0},
     "link, CURVE, looks for 50 us before it sleeps": {"curve": True, "pin": True, "spin_us": 50},
+    "shared memory": {"wire": "shm", "pin": True, "spin_us": 0},
+    "shared memory, threads not pinned": {"wire": "shm", "pin": False, "spin_us": 0},
 }
 
 
@@ -109,7 +111,7 @@ def over_link(way: dict[str, Any], trips: int) -> list[int]:
     with started(way) as other:
         assert other.stdout is not None and other.stdin is not None
         theirs = read(other.stdout.readline())
-        with LinkEnds(0, 2, curve=way["curve"], pin=way["pin"]) as end:
+        with ends_of(0, way) as end:
             end.admit({1: theirs})
             print(written(end.end), file=other.stdin, flush=True)
             end.connect({1: theirs})
@@ -122,6 +124,13 @@ def over_link(way: dict[str, Any], trips: int) -> list[int]:
     if len(times) != trips:
         raise SystemExit("the other process did not answer")
     return times
+
+
+def ends_of(host: int, way: dict[str, Any]) -> ShmEnds | ZmqEnds:
+    """An end of the links of two hosts."""
+    if way.get("wire") == "shm":
+        return ShmEnds(host, 2, pin=way["pin"])
+    return ZmqEnds(host, 2, curve=way["curve"], pin=way["pin"])
 
 
 def peer(way: dict[str, Any]) -> None:
@@ -137,7 +146,7 @@ def peer(way: dict[str, Any]) -> None:
                 while len(connection.recv(ASKED)) == ASKED:
                     connection.sendall(bytes(ANSWERED))
         return
-    with LinkEnds(1, 2, curve=way["curve"], pin=way["pin"]) as end:
+    with ends_of(1, way) as end:
         print(written(end.end), flush=True)
         end.connect({0: read(sys.stdin.readline())})
         probe = LinkProbe(end.open(1, 1, spin_us=way["spin_us"]))

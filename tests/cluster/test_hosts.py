@@ -17,8 +17,8 @@ from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.hosts import Hosts
 from coremesh.cluster.lifeline import ProcessIdentity
 from coremesh.cluster.placement import Placement
-from coremesh.core.door import LinkEnd
 from coremesh.core.errors import HostLostError, PlatformError
+from coremesh.core.links.door import LinkEnd
 
 BUILD = Build("1.0", "a" * 64)
 NOBODY = ProcessIdentity(1, 0, "another boot", "")
@@ -105,7 +105,13 @@ class PlayedActor:
         if method == "stop":
             self.end(MachineEnd("stopped"))
         answers: dict[str, Any] = {
-            "examine": {"build": self.build, "identity": NOBODY, "name": f"n{self.number}", "tsc_hz": 2_000},
+            "examine": {
+                "build": self.build,
+                "identity": NOBODY,
+                "name": f"n{self.number}",
+                "tsc_hz": 2_000,
+                "computer": f"n{self.number}",
+            },
             "prepare": {"pid": self.number, "protection": "userfaultfd", "tsc_hz": 2_000},
             "portion_of": "a portion",
             "open_link": end_of(self.number),

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from coremesh.cluster.description import MachineDescription, Membership
+from coremesh.core.links import choose_wire
 from driver import Driver
 from network import Network
 
@@ -71,7 +72,8 @@ class NetworkMachine:
             return
         for host in range(1, self.hosts):
             self.call("lay", self.call("portion_of", host), host=host)
-        ends = dict(enumerate(self.all("open_link")))
+        wire, _ = choose_wire(description.wire, [facts["computer"] for facts in found])
+        ends = dict(enumerate(self.all("open_link", wire)))
         others = [{peer: end for peer, end in ends.items() if peer != host} for host in range(self.hosts)]
         self.each("admit", [(peers,) for peers in others])
         self.each("connect", [(peers,) for peers in others])

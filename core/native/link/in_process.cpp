@@ -12,8 +12,8 @@
 #include <stdexcept>
 
 #include "base/pi_mutex.hpp"
-#include "link/peers.hpp"
 #include "link/protocol_thread.hpp"
+#include "link/wired_link.hpp"
 
 namespace coremesh::link {
 namespace {
@@ -32,15 +32,14 @@ struct Parcel {
     std::vector<uint8_t> bytes;
 };
 
-/// What is on its way to one host. `lock` protects the queues and the generator; `counts` may be read
-/// without.
+/// What is on its way to one host. `lock` protects the queues and the generator.
 struct Inbox {
     mutable PiMutex lock;
     std::vector<std::deque<Parcel>> from;
-    std::vector<std::atomic<size_t>> counts;
     std::atomic<uint64_t> cut{0};  // mask of sources whose frames are swallowed
     std::minstd_rand random;
-    ProtocolThread thread;  // lives here, so that a sender may wake it whatever its link does
+    // Shared with the link, so that a sender may wake it whatever that link does.
+    std::shared_ptr<ProtocolThread> thread = std::make_shared<ProtocolThread>();
 };
 
 }  // namespace
@@ -50,7 +49,6 @@ struct Wires {
         for (unsigned host = 0; host < options.hosts; ++host) {
             auto& inbox = inboxes.emplace_back(std::make_unique<Inbox>());
             inbox->from.resize(options.hosts);
-            inbox->counts = std::vector<std::atomic<size_t>>(options.hosts);
             inbox->random.seed(static_cast<uint32_t>(options.seed * 64 + host + 1));
         }
     }
@@ -71,9 +69,7 @@ struct Wires {
             auto& queue = inbox.from[from];
             if (queue.size() >= limit) return false;
             queue.push_back({arrival(inbox, queue), std::move(bytes)});
-            inbox.counts[from].store(queue.size(), std::memory_order_relaxed);
         }
-        inbox.thread.wake();
         return true;
     }
 
@@ -81,115 +77,30 @@ struct Wires {
     std::vector<std::unique_ptr<Inbox>> inboxes;
 };
 
-class InProcessLink final : public Link, private ProtocolThread::Work {
+/// One host's end: its inbox, and those of the others.
+class InProcessWire final : public Wire {
   public:
-    InProcessLink(std::shared_ptr<Wires> wires, HostId self)
-        : wires_(std::move(wires)),
-          inbox_(*wires_->inboxes[self]),
-          peers_({self, wires_->options.hosts, wires_->options.machine, wires_->options.epoch}),
-          outgoing_(wires_->options.hosts) {}
+    InProcessWire(std::shared_ptr<Wires> wires, HostId self)
+        : wires_(std::move(wires)), inbox_(*wires_->inboxes[self]), self_(self) {}
 
-    ~InProcessLink() override { InProcessLink::stop(); }
-
-    bool send(HostId to, Type type, std::span<const uint8_t> head,
-              std::span<const uint8_t> body) noexcept override {
-        if (!peers_.is_peer(to)) return false;
-        if (!deliver(to, type, head, body)) {
-            peers_.count_not_sent(to);
-            return false;
-        }
-        return true;
+    Put put(HostId to, std::span<const uint8_t> frame) noexcept override {
+        return wires_->put(to, self_, {frame.begin(), frame.end()}, wires_->options.queue_limit) ? Put::kTaken
+                                                                                                 : Put::kFull;
     }
 
-    uint64_t congested() const noexcept override {
-        uint64_t slow = 0;
-        for (unsigned host = 0; host < wires_->options.hosts; ++host) {
-            const auto to = static_cast<HostId>(host);
-            if (peers_.is_peer(to) && waiting(to) > wires_->options.queue_limit / 4)
-                slow |= uint64_t{1} << to;
-        }
-        return slow;
-    }
+    void notify(HostId to) noexcept override { wires_->inboxes[to]->thread->wake(); }
 
-    void wake() noexcept override { inbox_.thread.wake(); }
-    void wake_at(int64_t deadline_ns) noexcept override { inbox_.thread.wake_at(deadline_ns); }
-
-    void disown(HostId peer) noexcept override { peers_.give_up(peer, std::nullopt); }
-
-    void start(Receiver& receiver) override {
-        if (receiver_.exchange(&receiver) != nullptr) throw std::logic_error("a link starts once");
-        inbox_.thread.start(*this, {});
-    }
-
-    void stop() override {
-        for (Outgoing& outgoing : outgoing_) {
-            std::lock_guard guard(outgoing.lock);
-            outgoing.open = false;
-        }
-        inbox_.thread.stop();
-    }
-
-    LinkCounters counters(HostId peer) const override { return peers_.counters(peer); }
-
-    LinkFacts facts() const override {
-        LinkFacts facts;
-        facts.priority = inbox_.thread.priority();
-        facts.wakeups = inbox_.thread.wakeups();
-        facts.spins = inbox_.thread.spins();
-        peers_.strangers(facts);
-        return facts;
-    }
-
-  private:
-    struct Outgoing {
-        PiMutex lock;  // before the inbox's
-        bool open = true;
-        uint64_t sequence = 0;
-    };
-
-    size_t waiting(HostId to) const noexcept {
-        return wires_->inboxes[to]->counts[peers_.identity().self].load(std::memory_order_relaxed);
-    }
-
-    bool deliver(HostId to, Type type, std::span<const uint8_t> head,
-                 std::span<const uint8_t> body) noexcept {
-        const size_t length = head.size() + body.size();
-        Receiver* const receiver = receiver_.load(std::memory_order_acquire);
-        if (receiver == nullptr || length > kMaxPayload || peers_.lost(to)) return false;
-        std::vector<uint8_t> frame(kHeaderBytes + length);
-        std::copy(head.begin(), head.end(), frame.begin() + kHeaderBytes);
-        std::copy(body.begin(), body.end(),
-                  frame.begin() + static_cast<ptrdiff_t>(kHeaderBytes + head.size()));
-
-        Outgoing& outgoing = outgoing_[to];
-        const Identity& self = peers_.identity();
-        std::lock_guard guard(outgoing.lock);
-        if (!outgoing.open) return false;
-        const Header header = peers_.header(to, type, length, outgoing.sequence + 1, receiver->stamp());
-        encode(header, std::span<uint8_t, kHeaderBytes>(frame.data(), kHeaderBytes));
-        if (!wires_->put(to, self.self, std::move(frame), wires_->options.queue_limit)) {
-            if (must_arrive(type) && peers_.give_up(to, Loss::kOverflow)) wake();
-            return false;
-        }
-        ++outgoing.sequence;
-        peers_.count_sent(to, type, kHeaderBytes + length);
-        peers_.count_overflow(to, waiting(to), false);
-        return true;
-    }
-
-    Drained drain(int64_t now_ns, unsigned) noexcept override {
+    Drained drain(int64_t now_ns, unsigned, Sink& sink) noexcept override {
         std::vector<Parcel> arrived;
         next_arrival_ = -1;
         bool more = false;
         {
             std::lock_guard guard(inbox_.lock);
-            for (size_t source = 0; source < inbox_.from.size(); ++source) {
-                auto& queue = inbox_.from[source];
+            for (auto& queue : inbox_.from) {
                 while (!queue.empty() && queue.front().arrives_at <= now_ns && arrived.size() < kBatch) {
                     arrived.push_back(std::move(queue.front()));
                     queue.pop_front();
                 }
-                inbox_.counts[source].store(queue.size(), std::memory_order_relaxed);
                 if (queue.empty()) continue;
                 if (queue.front().arrives_at <= now_ns) more = true;
                 if (next_arrival_ < 0 || queue.front().arrives_at < next_arrival_) {
@@ -197,23 +108,18 @@ class InProcessLink final : public Link, private ProtocolThread::Work {
                 }
             }
         }
-        Receiver& receiver = *receiver_.load(std::memory_order_relaxed);
-        for (const Parcel& parcel : arrived) peers_.admit(parcel.bytes, std::nullopt, receiver);
-        peers_.report(receiver);
+        for (const Parcel& parcel : arrived) sink.arrived(parcel.bytes, std::nullopt);
         return more ? Drained::kSome : arrived.empty() ? Drained::kNothing : Drained::kAll;
     }
 
-    int64_t due(int64_t now_ns) noexcept override {
-        const int64_t deadline = receiver_.load(std::memory_order_relaxed)->due(now_ns);
-        if (deadline < 0 || next_arrival_ < 0) return std::max(deadline, next_arrival_);
-        return std::min(deadline, next_arrival_);
-    }
+    int64_t next_arrival() const noexcept override { return next_arrival_; }
 
+    void describe(LinkFacts& facts) const noexcept override { facts.wire = "in-process"; }
+
+  private:
     const std::shared_ptr<Wires> wires_;
     Inbox& inbox_;
-    Peers peers_;
-    std::vector<Outgoing> outgoing_;
-    std::atomic<Receiver*> receiver_{nullptr};
+    const HostId self_;
     int64_t next_arrival_ = -1;  // protocol thread
 };
 
@@ -224,7 +130,13 @@ Switch::Switch(const Options& options) : options_(options) {
     }
     wires_ = std::make_shared<Wires>(options);
     for (unsigned host = 0; host < options.hosts; ++host) {
-        links_.push_back(std::make_shared<InProcessLink>(wires_, static_cast<HostId>(host)));
+        const auto self = static_cast<HostId>(host);
+        const LinkOptions link{.identity = {self, options.hosts, options.machine, options.epoch},
+                               .overflow_limit = options.overflow_limit,
+                               .spin_ns = 0,
+                               .cpu = -1};
+        links_.push_back(
+            make_link(link, std::make_unique<InProcessWire>(wires_, self), wires_->inboxes[host]->thread));
     }
 }
 
@@ -242,6 +154,7 @@ void Switch::inject(HostId to, std::span<const uint8_t> frame) {
     // On the wire of host 0, or host 1's when it is host 0 itself that gets it: the envelope says who it is
     // from.
     wires_->put(to, to == 0 ? 1 : 0, {frame.begin(), frame.end()}, SIZE_MAX);
+    wires_->inboxes[to]->thread->wake();
 }
 
 }  // namespace coremesh::link

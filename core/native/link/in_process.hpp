@@ -10,7 +10,6 @@
 
 namespace coremesh::link {
 
-class InProcessLink;
 struct Wires;
 
 /// Connects the hosts of one machine in this process. Frames are built, delayed, checked and counted as on a
@@ -24,7 +23,8 @@ class Switch {
         int64_t min_delay_ns = 0;  // each frame arrives this much later ..
         int64_t max_delay_ns = 0;  // .. at the latest; uniform, order within a pair is kept
         uint64_t seed = 1;
-        size_t queue_limit = 65536;  // frames under way between two hosts; beyond that the peer is given up
+        size_t queue_limit = 65536;     // frames under way between two hosts; more wait at their sender ..
+        size_t overflow_limit = 16384;  // .. and beyond that the peer is given up
     };
 
     explicit Switch(const Options& options);
@@ -47,7 +47,7 @@ class Switch {
   private:
     const Options options_;
     std::shared_ptr<Wires> wires_;
-    std::vector<std::shared_ptr<InProcessLink>> links_;
+    std::vector<std::shared_ptr<Link>> links_;
 };
 
 }  // namespace coremesh::link

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What carries messages between the hosts of one machine: one interface, in-process and ZeroMQ behind it.
+// What carries messages between the hosts of one machine: one interface, whatever the wire (wire.hpp).
 #pragma once
 
 #include <array>
@@ -67,6 +67,7 @@ struct LinkCounters {
 
 /// What is true of the link as a whole.
 struct LinkFacts {
+    const char* wire = "";  // "zmq", "shm", "tcp" or "in-process"
     /// "fifo", "nice" or "none": how the protocol thread outranks the vCPUs.
     const char* priority = "none";
     uint64_t wakeups = 0;                                // times the protocol thread slept and woke
@@ -132,10 +133,8 @@ class Link {
     /// was posted go. For a caller whose lock others want: a send wakes a thread, which may take the CPU from
     /// the caller at once. Each post is followed by a flush of its thread, without that lock.
     virtual bool post(HostId to, Type type, std::span<const uint8_t> head,
-                      std::span<const uint8_t> body = {}) noexcept {
-        return send(to, type, head, body);
-    }
-    virtual void flush(HostId) noexcept {}
+                      std::span<const uint8_t> body = {}) noexcept = 0;
+    virtual void flush(HostId to) noexcept = 0;
 
     /// Bit n while frames wait for a slow host n: whoever sends because he may, not because he must (a
     /// prefetch), holds back. Any thread.

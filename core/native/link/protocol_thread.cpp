@@ -21,8 +21,8 @@
 namespace coremesh::link {
 namespace {
 
-// The I/O threads of the wire stand below (core/links.py): one that is woken by a send must not interrupt the
-// sender, who holds the protocol lock and may have more to send.
+// The I/O threads of the wire stand below (core/links/zmq.py): one that is woken by a send must not interrupt
+// the sender, who holds the protocol lock and may have more to send.
 constexpr int kLevel = 11;
 constexpr size_t kMaxDescriptors = 8, kOwn = 2;
 
@@ -150,7 +150,7 @@ void ProtocolThread::run(Work& work) noexcept {
         const int64_t deadline = work.due(monotonic_ns());
         if (drained == Drained::kSome) continue;
         if (spin_ns_ > 0 && spin(work)) continue;
-        ready = sleep(deadline);
+        ready = sleep(work, deadline);
     }
 }
 
@@ -168,11 +168,11 @@ bool ProtocolThread::spin(Work& work) noexcept {
 }
 
 /// Returns the descriptors that are readable, bit by bit.
-unsigned ProtocolThread::sleep(int64_t deadline_ns) noexcept {
+unsigned ProtocolThread::sleep(Work& work, int64_t deadline_ns) noexcept {
     unsigned ready = 0;
     until_.store(deadline_ns >= 0 ? deadline_ns : kNever, std::memory_order_seq_cst);
     sleeping_.store(true, std::memory_order_seq_cst);
-    if (!pending_.load(std::memory_order_seq_cst)) {
+    if (!pending_.load(std::memory_order_seq_cst) && work.arm()) {
         std::array<pollfd, kMaxDescriptors> polled;
         size_t count = 0;
         polled[count++] = {event_, POLLIN, 0};
@@ -196,6 +196,7 @@ unsigned ProtocolThread::sleep(int64_t deadline_ns) noexcept {
             if (read(timer_, &expired, sizeof expired) > 0) armed_.store(kNever, std::memory_order_seq_cst);
         }
     }
+    work.awake();
     sleeping_.store(false, std::memory_order_seq_cst);
     return ready;
 }

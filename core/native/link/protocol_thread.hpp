@@ -42,6 +42,10 @@ class ProtocolThread {
         virtual int64_t due(int64_t now_ns) noexcept = 0;
         /// Before the first drain, on the thread.
         virtual void begins() noexcept {}
+        /// Just before a sleep: what arrives from now on must make a descriptor readable. False when
+        /// something has arrived since the last drain. awake() follows in any case.
+        virtual bool arm() noexcept { return true; }
+        virtual void awake() noexcept {}
 
       protected:
         ~Work() = default;
@@ -74,7 +78,7 @@ class ProtocolThread {
   private:
     void run(Work& work) noexcept;
     bool spin(Work& work) noexcept;
-    unsigned sleep(int64_t deadline_ns) noexcept;
+    unsigned sleep(Work& work, int64_t deadline_ns) noexcept;
 
     static constexpr int64_t kNever = INT64_MAX;
 

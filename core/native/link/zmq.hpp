@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The link between hosts on a network: ZeroMQ sockets that Python made, driven by native threads without the
+// The wire between hosts on a network: ZeroMQ sockets that Python made, driven by native threads without the
 // GIL.
 #pragma once
 
@@ -10,12 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "link/link.hpp"
+#include "link/wire.hpp"
 
 namespace coremesh::link {
 
-/// What Python made (core/links.py). All of it must stay open and untouched from the construction of the link
-/// until its stop() has returned.
+/// What Python made (core/links/zmq.py). All of it must stay open and untouched from the construction of the
+/// link until its stop() has returned.
 struct ZmqSockets {
     std::string library;         // path of the libzmq that is loaded already
     void* router = nullptr;      // bound; receives
@@ -34,15 +34,10 @@ class ZmqError : public std::runtime_error {
 struct ZmqOptions {
     HostId self = 0;
     unsigned hosts = 2;
-    uint64_t machine = 0;
-    uint32_t epoch = 0;
-    std::vector<PublicKey> keys;    // by host: who may connect, and as whom; empty without CURVE
-    size_t overflow_limit = 16384;  // frames that wait for one peer beyond libzmq's own queue
-    int64_t spin_ns = 0;            // look for frames this long before sleeping; only with cores to spare
-    int cpu = -1;                   // where the protocol thread stays, beside libzmq's; -1: anywhere
+    std::vector<PublicKey> keys;  // by host: who may connect, and as whom; empty without CURVE
 };
 
-/// Throws ZmqError, std::invalid_argument. The sockets are not touched before start().
-std::unique_ptr<Link> make_zmq_link(const ZmqOptions& options, const ZmqSockets& sockets);
+/// Throws ZmqError, std::invalid_argument. The sockets are not touched before the link is started.
+std::unique_ptr<Wire> make_zmq_wire(const ZmqOptions& options, const ZmqSockets& sockets);
 
 }  // namespace coremesh::link

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coremesh.core._native import Link, LinkProbe
-from coremesh.core.door import LinkEnd
-from coremesh.core.links import OVERFLOW, LinkEnds
+from coremesh.core.links import Ends, ShmEnds, ZmqEnds
+from coremesh.core.links.door import LinkEnd
+from coremesh.core.links.tuning import OVERFLOW
 
 MACHINE, EPOCH = 0x0123_4567_89AB_CDEF, 5
 
@@ -16,13 +17,13 @@ MACHINE, EPOCH = 0x0123_4567_89AB_CDEF, 5
 class Linked:
     """The ends, links and probes of one machine's hosts, by number."""
 
-    ends: list[LinkEnds] = field(default_factory=list)
+    ends: list[Ends] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     probes: list[LinkProbe] = field(default_factory=list)
     stolen: list[LinkEnd] = field(default_factory=list)
 
     def peers(self) -> dict[int, LinkEnd]:
-        return {end.host: end.end for end in self.ends}
+        return {host: end.end for host, end in enumerate(self.ends)}
 
     def close(self) -> None:
         for probe in self.probes:
@@ -34,6 +35,7 @@ class Linked:
 def link_up(
     hosts: int = 2,
     *,
+    wire: str = "zmq",
     curve: bool = True,
     epochs: Sequence[int] | None = None,
     overflow: int = OVERFLOW,
@@ -41,12 +43,12 @@ def link_up(
 ) -> Linked:
     linked = Linked()
     for host in range(hosts):
-        linked.ends.append(LinkEnds(host, hosts, curve=curve))
+        linked.ends.append(ShmEnds(host, hosts) if wire == "shm" else ZmqEnds(host, hosts, curve=curve))
     for end in linked.ends:
         end.admit(linked.peers())
-    for end in linked.ends:
+    for host, end in enumerate(linked.ends):
         end.connect(linked.peers())
-        epoch = epochs[end.host] if epochs else EPOCH
+        epoch = epochs[host] if epochs else EPOCH
         linked.links.append(end.open(MACHINE, epoch, overflow=overflow))
         linked.probes.append(LinkProbe(linked.links[-1]))
         if start:

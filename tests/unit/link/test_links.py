@@ -16,14 +16,16 @@ from pathlib import Path
 
 import pytest
 import zmq
-from coremesh.core import links
 from coremesh.core._native import LinkProbe
-from coremesh.core.door import Door, LinkEnd, filter_program
-from coremesh.core.links import LinkEnds, LinkError
+from coremesh.core.errors import ConfigurationError, LinkError
+from coremesh.core.links import Ends, ShmEnds, ZmqEnds, choose_wire, make_ends, this_computer
+from coremesh.core.links import zmq as zmq_wire
+from coremesh.core.links.door import Door, LinkEnd, filter_program
 from linked_hosts import EPOCH, MACHINE, Linked, eventually, link_up
 from zmq.utils import z85
 
 Connect = Callable[..., Linked]
+every_wire = pytest.mark.parametrize("wire", ["zmq", "shm"])
 
 
 def frame(
@@ -66,24 +68,26 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.parametrize("curve", [True, False])
+@pytest.mark.parametrize(("wire", "curve"), [("zmq", True), ("zmq", False), ("shm", False)])
 def test_given_two_hosts_when_one_asks_for_a_page_then_the_answer_comes_and_is_counted(
-    connect: Connect, curve: bool
+    connect: Connect, wire: str, curve: bool
 ) -> None:
-    machine = connect(curve=curve)
+    machine = connect(wire=wire, curve=curve)
     assert len(machine.probes[0].ping(1, 200, 4096)) == 200
     counters = machine.links[0].counters(1)
     assert counters["sent_frames"] == counters["received_frames"] == 200
     assert counters["received_bytes"] == 200 * (40 + 12 + 4096)
     assert counters["lost"] == counters["not_sent"] == 0
     assert machine.links[0].facts()["keys_accepted"] == (1 if curve else 0)
+    assert machine.links[0].facts()["wire"] == wire
     assert machine.links[0].facts()["priority"] in {"fifo", "nice", "none"}
 
 
+@every_wire
 def test_given_four_hosts_when_each_sends_to_each_then_all_arrives_in_order_with_its_parts_joined(
-    connect: Connect,
+    connect: Connect, wire: str
 ) -> None:
-    machine = connect(4)
+    machine = connect(4, wire=wire)
     page = os.urandom(4096)
     for number in range(200):
         for source in range(4):
@@ -103,10 +107,11 @@ def test_given_four_hosts_when_each_sends_to_each_then_all_arrives_in_order_with
     assert all(numbers == list(range(200)) for numbers in got.values())
 
 
+@every_wire
 def test_given_traffic_when_python_holds_its_lock_or_is_busy_then_frames_are_answered_all_the_same(
-    connect: Connect,
+    connect: Connect, wire: str
 ) -> None:
-    machine = connect()
+    machine = connect(wire=wire)
     # The handshake too: nobody in Python answers for the keys.
     assert len(machine.probes[0].ping_holding_the_interpreter(1, 200, 4096)) == 200
     over = threading.Event()
@@ -188,18 +193,20 @@ def test_given_broken_replayed_and_foreign_frames_when_they_come_then_each_is_co
     peer.close()
 
 
-def test_given_a_host_of_an_older_epoch_when_it_sends_then_it_is_refused(connect: Connect) -> None:
-    machine = connect(epochs=[EPOCH, EPOCH - 1])
+@every_wire
+def test_given_a_host_of_an_older_epoch_when_it_sends_then_it_is_refused(connect: Connect, wire: str) -> None:
+    machine = connect(wire=wire, epochs=[EPOCH, EPOCH - 1])
     assert machine.probes[1].send(0, "control", b"from the past")
     assert eventually(lambda: machine.links[0].counters(1).get("refused_epoch") == 1)
     assert machine.probes[0].take() == []
 
 
+@every_wire
 def test_given_a_slow_host_when_it_is_sent_more_than_the_queues_hold_then_the_rest_waits_and_nothing_is_lost(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, wire: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "QUEUE", 16)
-    machine = connect()
+    monkeypatch.setattr(zmq_wire, "QUEUE", 16)
+    machine = connect(wire=wire)
     assert machine.probes[0].ping(1, 1)
     machine.probes[1].slow_down(50_000_000)
     count = 6000  # 24 MB: more than sockets and queues hold
@@ -222,11 +229,12 @@ def test_given_a_slow_host_when_it_is_sent_more_than_the_queues_hold_then_the_re
     assert counters["not_sent"] == 1 and counters["lost"] == 0
 
 
+@every_wire
 def test_given_a_host_that_takes_nothing_when_the_own_queue_is_full_as_well_then_it_is_given_up(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, wire: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "QUEUE", 16)
-    machine = connect(overflow=64)
+    monkeypatch.setattr(zmq_wire, "QUEUE", 16)
+    machine = connect(wire=wire, overflow=64)
     assert machine.probes[0].ping(1, 1)
     machine.probes[1].slow_down(2_000_000_000)
     sent = 0
@@ -240,7 +248,7 @@ def test_given_a_host_that_takes_nothing_when_the_own_queue_is_full_as_well_then
 
 
 def written(end: LinkEnd) -> str:
-    return f"{end.endpoint} {end.public_key.hex()} {end.source}"
+    return f"{end.endpoint} {end.public_key.hex()} {end.source or '-'}"
 
 
 def read(line: str) -> LinkEnd:
@@ -250,11 +258,11 @@ def read(line: str) -> LinkEnd:
 
 PEER = """
 import sys
-from coremesh.core.door import LinkEnd
-from coremesh.core.links import LinkEnds
+from coremesh.core.links.door import LinkEnd
+from coremesh.core.links import make_ends
 from coremesh.core._native import LinkProbe
-end = LinkEnds(1, 2)
-print(end.endpoint, end.public_key.hex(), end.end.source, flush=True)
+end = make_ends("%s", 1, 2)
+print(end.end.endpoint, end.end.public_key.hex(), end.end.source or "-", flush=True)
 endpoint, key, source = sys.stdin.readline().split()
 end.connect({0: LinkEnd(endpoint, bytes.fromhex(key), source)})
 probe = LinkProbe(end.open(%d, %d))
@@ -263,20 +271,21 @@ sys.stdin.readline()
 """
 
 
+@every_wire
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_given_a_peer_that_dies_or_hangs_when_the_link_stops_then_at_once_and_nothing_is_left(
-    how: signal.Signals,
+    how: signal.Signals, wire: str
 ) -> None:
     before = threads(), descriptors()
     with subprocess.Popen(
-        [sys.executable, "-c", PEER % (MACHINE, EPOCH)],
+        [sys.executable, "-c", PEER % (wire, MACHINE, EPOCH)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as peer:
         try:
             assert peer.stdout is not None and peer.stdin is not None
-            end = LinkEnds(0, 2)
+            end = make_ends(wire, 0, 2)
             end.connect({1: read(peer.stdout.readline())})
             probe = links_probe(end)
             peer.stdin.write(written(end.end) + "\n")
@@ -297,15 +306,18 @@ def test_given_a_peer_that_dies_or_hangs_when_the_link_stops_then_at_once_and_no
     assert eventually(lambda: threads() <= before[0] and descriptors() <= before[1])
 
 
-def links_probe(end: LinkEnds) -> LinkProbe:
+def links_probe(end: Ends) -> LinkProbe:
     probe = LinkProbe(end.open(MACHINE, EPOCH))
     probe.start()
     return probe
 
 
-def test_given_links_that_come_and_go_when_all_are_closed_then_no_thread_and_no_descriptor_is_left() -> None:
+@every_wire
+def test_given_links_that_come_and_go_when_all_are_closed_then_no_thread_and_no_descriptor_is_left(
+    wire: str,
+) -> None:
     def once() -> None:
-        machine = link_up(3)
+        machine = link_up(3, wire=wire)
         assert machine.probes[2].ping(0, 5)
         machine.close()
 
@@ -316,15 +328,18 @@ def test_given_links_that_come_and_go_when_all_are_closed_then_no_thread_and_no_
     assert eventually(lambda: threads() <= before[0] and descriptors() <= before[1])
 
 
-def test_given_a_link_that_was_never_started_when_it_is_closed_then_nothing_hangs(connect: Connect) -> None:
-    machine = connect(start=False)
+@every_wire
+def test_given_a_link_that_was_never_started_when_it_is_closed_then_nothing_hangs(
+    connect: Connect, wire: str
+) -> None:
+    machine = connect(wire=wire, start=False)
     assert not machine.probes[0].send(1, "control", b"too early")
     machine.close()
     assert not machine.probes[0].send(1, "control", b"too late")
 
 
 def test_given_the_ends_of_a_host_when_they_are_pickled_then_the_secret_stays_here() -> None:
-    with LinkEnds(0, 2) as end:
+    with ZmqEnds(0, 2) as end:
         with pytest.raises(TypeError, match="secret"):
             pickle.dumps(end)
         assert len(end.public_key) == 32
@@ -333,12 +348,12 @@ def test_given_the_ends_of_a_host_when_they_are_pickled_then_the_secret_stays_he
 
 def test_given_what_no_link_can_be_made_of_when_it_is_asked_for_then_the_error_says_what_to_give() -> None:
     with pytest.raises(LinkError, match="counted from 0"):
-        LinkEnds(2, 2)
+        ZmqEnds(2, 2)
     with pytest.raises(LinkError, match="no IP address"):
-        LinkEnds(0, 2, "not-an-address")
+        ZmqEnds(0, 2, "not-an-address")
     with pytest.raises(LinkError, match="this computer"):
-        LinkEnds(0, 2, "192.0.2.1")
-    with LinkEnds(0, 3) as end:
+        ZmqEnds(0, 2, "192.0.2.1")
+    with ZmqEnds(0, 3) as end:
         with pytest.raises(LinkError, match="host 2 is missing"):
             end.connect({1: LinkEnd("tcp://127.0.0.1:1", b"x" * 32, "127.0.0.1:2")})
         with pytest.raises(LinkError, match="of its own"):
@@ -349,7 +364,7 @@ def test_given_what_no_link_can_be_made_of_when_it_is_asked_for_then_the_error_s
 
 
 def test_given_this_process_when_libzmq_is_looked_for_then_it_is_the_one_that_python_uses() -> None:
-    assert "libzmq" in Path(links.loaded_libzmq()).name
+    assert "libzmq" in Path(zmq_wire.loaded_libzmq()).name
 
 
 # --- strangers who connect and connect -------------------------------------------------------------------
@@ -369,11 +384,11 @@ def flood(endpoint: str, connections: int) -> list[socket.socket]:
 
 FLOODED = """
 import resource, sys, time
-from coremesh.core.door import LinkEnd
-from coremesh.core.links import LinkEnds
+from coremesh.core.links.door import LinkEnd
+from coremesh.core.links import ZmqEnds
 from coremesh.core._native import LinkProbe
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-end = LinkEnds(1, 2, sys.argv[1])
+end = ZmqEnds(1, 2, sys.argv[1])
 print(end.endpoint, end.public_key.hex(), end.end.source, flush=True)
 endpoint, key, source = sys.stdin.readline().split()
 if sys.argv[2] == "anybody":
@@ -418,7 +433,7 @@ def test_given_a_flood_of_connections_when_a_peer_comes_then_it_gets_in_and_noth
 
             theirs = read(peer.stdout.readline())
             strangers += flood(theirs.endpoint, 200)  # before there are peers at all
-            end = LinkEnds(0, 2, interface)
+            end = ZmqEnds(0, 2, interface)
             ours = end.end
             if who == "anybody":  # its peer never answers
                 strangers.append(socket.create_server((interface, 0)))
@@ -452,7 +467,7 @@ def test_given_a_flood_of_connections_when_a_peer_comes_then_it_gets_in_and_noth
 def test_given_no_filter_in_the_kernel_when_ends_are_made_then_they_work_and_say_so(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coremesh.core.door._SO_ATTACH_FILTER", 12345)
+    monkeypatch.setattr("coremesh.core.links.door._SO_ATTACH_FILTER", 12345)
     machine = connect()
     assert not machine.ends[0].guarded
     assert len(machine.probes[0].ping(1, 20)) == 20
@@ -465,3 +480,69 @@ def test_given_every_possible_peer_when_the_filter_is_made_then_the_kernel_takes
         door.admit(sources)
         assert door.guarded and len(filter_program(sources)) < 8 * 4096  # BPF_MAXINSNS
         door.close()
+
+    assert "libzmq" in Path(zmq_wire.loaded_libzmq()).name
+
+
+def test_given_a_hostile_process_when_it_scribbles_over_a_ring_then_the_host_counts_it_and_goes_on(
+    connect: Connect,
+) -> None:
+    """Every word of the ring is another process's: none may lead this one out of it."""
+    inbox_header, ring_bytes, page = 4096, 4096 + (512 << 10), 4096
+    heads = [1 << 63, 100_000, 40, 1 << 20, 65536, 8]
+    for head, word in zip(heads, [0xFFFF_FFFF, 0x7FFF_FFFF, 0x10040, 600_000, 41, 0], strict=True):
+        machine = connect(3, wire="shm")
+        end = machine.ends[0]
+        assert isinstance(end, ShmEnds)
+        base = inbox_header + 1 * ring_bytes  # host 1's
+        os.pwrite(end._memory, struct.pack("<I", word) * 16384, base + page)
+        os.pwrite(end._memory, struct.pack("<Q", head), base)
+        os.write(end._rope, b"!")
+        assert machine.probes[2].send(0, "control", b"and I go on")
+        link = machine.links[0]
+        assert eventually(lambda link=link: link.counters(2)["received_frames"] == 1)  # type: ignore[misc]
+        refused = sum(count for name, count in link.facts().items() if name.startswith("refused_"))
+        refused += sum(count for name, count in link.counters(1).items() if name.startswith("refused_"))
+        assert refused > 0 and link.counters(1)["received_frames"] == 0
+
+
+def test_given_a_process_that_is_not_the_host_when_its_memory_is_opened_then_that_is_refused() -> None:
+    with (
+        ShmEnds(0, 2) as first,
+        ShmEnds(1, 2) as second,
+        pytest.raises(LinkError, match="another one by now"),
+    ):
+        first.connect({1: LinkEnd(second.endpoint, bytes(16), "")})
+    with ShmEnds(0, 2) as first:
+        for endpoint in (
+            "shm://1/0/1",
+            "shm://999999999/3/4",
+            "shm://x",
+            "tcp://127.0.0.1:1",
+            "shm://-1/-1/-1",
+        ):
+            with pytest.raises(LinkError):
+                first.connect({1: LinkEnd(endpoint, bytes(16), "")})
+
+
+def test_given_a_file_that_can_shrink_when_it_is_offered_as_memory_then_it_is_refused() -> None:
+    with ShmEnds(0, 2) as first, ShmEnds(1, 2) as second:
+        loose = os.memfd_create(f"coremesh-{second.public_key.hex()}")
+        os.ftruncate(loose, 4 << 20)
+        try:
+            first.connect({1: LinkEnd(f"shm://{os.getpid()}/{loose}/{second._rope}", second.public_key, "")})
+            with pytest.raises(LinkError, match="sealed"):
+                first.open(MACHINE, EPOCH)
+        finally:
+            os.close(loose)
+
+
+def test_given_hosts_of_one_computer_or_of_two_when_the_wire_is_chosen_then_it_is_one_that_reaches_them() -> (
+    None
+):
+    here, there = this_computer(), "elsewhere"
+    assert choose_wire("auto", [here, here])[0] == "shm"
+    assert choose_wire("auto", [here, there])[0] == "zmq"
+    assert choose_wire("zmq", [here, here])[0] == "zmq"
+    with pytest.raises(ConfigurationError, match="one computer"):
+        choose_wire("shm", [here, there])

@@ -271,20 +271,71 @@ STORY(
     "given a peer that takes nothing, when the queue is full, then old news is dropped and what must arrive "
     "ends "
     "the peer") {
-    Switch wires({.hosts = 2, .queue_limit = 100});
-    const auto link = wires.link(0);  // nobody starts the other end
+    Switch wires({.hosts = 2, .queue_limit = 90, .overflow_limit = 10});
+    const auto link = wires.link(0);  // the other end is never started
     Ledger ledger;
     link->start(ledger);
-    CHECK_EQ(link->congested(), 0u);
-    for (int frame = 0; frame < 100; ++frame) CHECK(link->send(1, Type::kHeartbeat, {}));
-    CHECK_EQ(link->congested(), 2u);
+    for (int frame = 0; frame < 90; ++frame) CHECK(link->send(1, Type::kHeartbeat, {}));
     CHECK(!link->send(1, Type::kHeartbeat, {}));
+    CHECK_EQ(link->congested(), 0u);
+    for (int frame = 0; frame < 10; ++frame) CHECK(link->send(1, Type::kPage, {}));
+    CHECK_EQ(link->congested(), 2u);
     CHECK(!link->counters(1).lost);
-    CHECK_EQ(link->counters(1).overflow_high_water, 100u);
+    CHECK_EQ(link->counters(1).overflow_high_water, 10u);
+    CHECK(!link->send(1, Type::kHeartbeat, {}));
     CHECK(!link->send(1, Type::kPage, {}));
     CHECK(link->counters(1).lost);
     CHECK(soon([&] { return ledger.lost == 2; }));
     link->stop();
+}
+
+STORY("given a wire that was full, when the peer takes frames again, then those that waited come in order") {
+    Switch wires({.hosts = 2, .queue_limit = 5, .overflow_limit = 1000});
+    const auto sender = wires.link(0), taker = wires.link(1);
+    Ledger here, there;
+    sender->start(here);
+    for (uint32_t number = 0; number < 400; ++number) {
+        const Ledger::Entry entry{0, number};
+        // Every other frame goes in two steps, as the page protocol sends them.
+        if (number % 2) {
+            CHECK(sender->send(1, Type::kPage, bytes_of(entry)));
+        } else {
+            CHECK(sender->post(1, Type::kPage, bytes_of(entry)));
+        }
+    }
+    sender->flush(1);
+    CHECK_EQ(sender->congested(), 2u);
+    taker->start(there);
+    CHECK(soon([&] { return there.count == 400; }));
+    CHECK(!there.disorder);
+    CHECK(soon([&] { return sender->congested() == 0; }));
+    sender->stop();
+    taker->stop();
+}
+
+STORY(
+    "given threads that post and send to one peer, when each flushes, then each one's frames keep their "
+    "order") {
+    Hosts hosts({.hosts = 2, .queue_limit = 40});
+    std::vector<std::thread> threads;
+    constexpr uint32_t kFrames = 3000;
+    for (uint32_t thread = 0; thread < Ledger::kThreads; ++thread) {
+        threads.emplace_back([&, thread] {
+            for (uint32_t number = 0; number < kFrames; ++number) {
+                const Ledger::Entry entry{thread, number};
+                if (number % 3 == 0) {
+                    CHECK(hosts.links[0]->send(1, Type::kCoherence, bytes_of(entry)));
+                } else {
+                    CHECK(hosts.links[0]->post(1, Type::kCoherence, bytes_of(entry)));
+                    if (number % 3 == 2) hosts.links[0]->flush(1);
+                }
+            }
+            hosts.links[0]->flush(1);
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(soon([&] { return hosts.ledgers[1].count == uint64_t{kFrames} * Ledger::kThreads; }));
+    CHECK(!hosts.ledgers[1].disorder);
 }
 
 STORY("given a peer that was disowned, when it sends, then it is refused, and nobody reports it") {

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The sockets of one host's links to the other hosts: made and keyed here, driven by native threads.
+"""The wire of ZeroMQ: the sockets of one host, made and keyed here, driven by native threads.
 
 Python makes the sockets, because a wheel of pyzmq brings libzmq with CURVE for every platform; from then on
 the native link uses them (``core/native/link``) and Python must leave them alone until the link has stopped.
 """
 
 import ipaddress
-import os
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -14,26 +13,20 @@ from typing import NoReturn, Self
 
 import zmq
 from coremesh.core._native import Link, link_priority, zmq_link
-from coremesh.core.door import Address, Door, LinkEnd, Source
-from coremesh.core.errors import CoremeshError, PlatformError
+from coremesh.core.errors import LinkError, PlatformError
+from coremesh.core.links.door import Address, Door, LinkEnd, Source
+from coremesh.core.links.tuning import OVERFLOW, check_place, choose_cpu, spin_microseconds
 from zmq.utils import z85
 
 QUEUE = 8192
 """Frames that libzmq keeps for one peer on each side; then those that must arrive wait in the link."""
-OVERFLOW = 16384
-"""Frames that wait in the link's own queue before the peer is given up."""
 _LARGEST = 1 << 20  # bytes; the link refuses and counts what is too large, libzmq only what is absurd
-_HOSTS_OF_ONE_CPU = 4
 _IO_LEVEL = 10  # SCHED_FIFO; the protocol thread is at 11
 _SCHED_OTHER, _SCHED_FIFO = 0, 1  # sched(7)
 
 
-class LinkError(CoremeshError):
-    """Links to other hosts that cannot be made: an address that is not of this computer, a missing key."""
-
-
-class LinkEnds:
-    """One host's end of the links: an address to be reached at, a key pair, and sockets to the other hosts.
+class ZmqEnds:
+    """One host's end of the links over ZeroMQ: an address, a key pair, and sockets to the other hosts.
 
     ``host`` of ``hosts``; ``interface`` is an IP address of this computer that the others reach, the port
     is chosen by the system. The secret half of the key stays in this process: nothing returns it, and the
@@ -43,9 +36,11 @@ class LinkEnds:
 
     Order: make one on every host, exchange their ``end``, ``admit`` on every host, ``connect``, ``open``; at
     the end stop the link, then ``close``. A host that connects before it is admitted tries again after a
-    second: the kernel drops its first packet (``guarded``; see :mod:`coremesh.core.door`).
+    second: the kernel drops its first packet (``guarded``; see :mod:`coremesh.core.links.door`).
     Raises :class:`LinkError`. Not thread-safe.
     """
+
+    wire = "zmq"
 
     def __init__(
         self,
@@ -57,8 +52,7 @@ class LinkEnds:
         io_threads: int = 1,
         pin: bool = True,
     ) -> None:
-        if not 0 <= host < hosts <= 64 or hosts < 2:
-            raise LinkError(f"host {host} of {hosts}: a machine has 2 to 64 linked hosts, counted from 0.")
+        check_place(host, hosts)
         if curve and not zmq.has("curve"):
             raise PlatformError("this libzmq has no CURVE; install pyzmq's own wheel, or say curve=False.")
         self.host = host
@@ -72,7 +66,7 @@ class LinkEnds:
         self._context.set(zmq.IO_THREADS, io_threads)
         self._context.set(zmq.MAX_SOCKETS, hosts + 8)
         self.priority = self._raise_io_threads()
-        self.cpu = self._choose_cpu() if pin and self.priority != "none" else None
+        self.cpu = self._stay_on_one_cpu() if pin and self.priority != "none" else None
         try:
             address = _address(interface)
             self._door = _door(address)
@@ -160,8 +154,6 @@ class LinkEnds:
         """
         if len(self._dealers) != self.hosts - 1:
             raise LinkError("connect the ends before the link is opened.")
-        if spin_us is None:
-            spin_us = int(os.environ.get("COREMESH_LINK_SPIN_US", "0"))
         link = zmq_link(
             host=self.host,
             hosts=self.hosts,
@@ -175,7 +167,7 @@ class LinkEnds:
             ],
             keys=self._keys,
             overflow_limit=overflow,
-            spin_us=spin_us,
+            spin_us=spin_microseconds(spin_us),
             cpu=-1 if self.cpu is None else self.cpu,
         )
         self._links.append(link)
@@ -204,14 +196,9 @@ class LinkEnds:
             self._context.set(zmq.THREAD_PRIORITY, 1)  # any positive number: nice -20 (libzmq, thread.cpp)
         return priority
 
-    def _choose_cpu(self) -> int:
-        """Keep the link's threads on one CPU, the same for hosts of one computer; before any socket.
-
-        A frame between two hosts of one computer then costs no interrupt between CPUs at all. More than
-        four hosts would be too much for one CPU when all of them move pages.
-        """
-        allowed = sorted(os.sched_getaffinity(0))
-        cpu = allowed[self.host // _HOSTS_OF_ONE_CPU % len(allowed)]
+    def _stay_on_one_cpu(self) -> int:
+        """Let libzmq's threads run where the protocol thread will; before any socket."""
+        cpu = choose_cpu(self.host)
         self._context.set(zmq.THREAD_AFFINITY_CPU_ADD, cpu)
         return cpu
 

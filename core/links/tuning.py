@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all wires have in common on this side: limits, and where the link's threads run."""
+
+import os
+
+from coremesh.core.errors import ConfigurationError, LinkError
+
+MAX_LINKED = 64
+OVERFLOW = 16384
+"""Frames that wait in the link's own queue before the peer is given up."""
+_HOSTS_OF_ONE_CPU = 4
+
+
+def check_place(host: int, hosts: int) -> None:
+    """Raise :class:`LinkError` unless ``host`` is one of 2 to 64 ``hosts``, counted from 0."""
+    if not 0 <= host < hosts <= MAX_LINKED or hosts < 2:
+        raise LinkError(
+            f"host {host} of {hosts}: a machine has 2 to {MAX_LINKED} linked hosts, counted from 0."
+        )
+
+
+def choose_cpu(host: int) -> int:
+    """The CPU for the link's threads of ``host``, the same for hosts of one computer.
+
+    A frame between two hosts of one computer then costs no interrupt between CPUs. More than four hosts would
+    be too much for one CPU when all of them move pages.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[host // _HOSTS_OF_ONE_CPU % len(allowed)]
+
+
+def spin_microseconds(wanted: int | None) -> int:
+    """How long a link looks for frames before it sleeps: ``wanted``, else COREMESH_LINK_SPIN_US, else 0."""
+    if wanted is not None:
+        return wanted
+    said = os.environ.get("COREMESH_LINK_SPIN_US", "0")
+    if not said.isdecimal() or int(said) > 1_000_000:
+        raise ConfigurationError(
+            f"COREMESH_LINK_SPIN_US={said!r}: give microseconds, 0 to 1000000, or remove the variable."
+        )
+    return int(said)

@@ -217,6 +217,11 @@ void cm_engine_init(cm_engine* engine) {
         memcpy(env->xmm_regs, before->xmm_regs, sizeof env->xmm_regs);
         env->fpstt = before->fpstt;
         env->fpus = before->fpus;
+        env->fpop = before->fpop;
+        env->fpip = before->fpip;
+        env->fpdp = before->fpdp;
+        env->fpcs = before->fpcs;
+        env->fpds = before->fpds;
         env->mxcsr = before->mxcsr;
         env->sse_status = before->sse_status;
         cpu_set_fpuc(env, before->fpuc);

@@ -41,22 +41,6 @@ def listed() -> set[str]:
     return {symbol.removesuffix("_x86_64") for symbol in symbols if not symbol.startswith("#")}
 
 
-def run_x87() -> None:
-    """The transcendental instructions, each with an operand that it takes; FXSAVE and FXRSTOR."""
-    names = ("f2xm1", "fsin", "fcos", "fsincos", "fptan", "fpatan", "fprem", "fprem1", "fyl2x", "fyl2xp1")
-    opcodes = dict(zip(names, (0xF0, 0xFE, 0xFF, 0xFB, 0xF2, 0xF3, 0xF8, 0xF5, 0xF1, 0xF9), strict=True))
-    fninit, fld1, fldz = b"\xdb\xe3", b"\xd9\xe8", b"\xd9\xee"
-    code = b"".join(
-        fninit + fld1 + (fldz if name in ("f2xm1", "fyl2xp1") else fld1) + bytes((0xD9, opcodes[name]))
-        for name in names
-    )
-    fxsave, fxrstor = b"\x0f\xae\x05\x00\x60\x00\x00", b"\x0f\xae\x0d\x00\x60\x00\x00"  # at 6000h
-    host = raw_host(code + fxsave + fxrstor + HLT)
-    host.start()
-    until_halted(host)
-    host.stop()
-
-
 def run_vectors() -> None:
     """The string comparisons of SSE4.2 and the sums of neighbours of SSSE3, each once."""
     code = b"".join(bytes((0x66, 0x0F, 0x3A, opcode, 0xCA, 0)) for opcode in range(0x60, 0x64))
@@ -118,7 +102,6 @@ def test_given_all_that_guests_do_when_it_is_done_once_then_every_replaced_funct
     if platform.machine() in ("x86_64", "AMD64"):
         result = run_on_coremesh(build_float_guest(tmp_path), vcpus=1)
         assert result.status == PASSED, result.story()
-        run_x87()
     run_vectors()
     assert run_on_coremesh(guest("triple"), vcpus=1).ended == "triple-fault"
     run_two_level_paging()

@@ -104,7 +104,7 @@ def test_given_the_engines_own_helpers_when_compared_then_the_rows_differ(
 def test_given_sticky_flags_when_the_guest_or_the_machine_looks_then_they_are_there_and_only_the_guests(
     state: list[str],
 ) -> None:
-    """STMXCSR, FXSAVE and XSAVE merge; loads drop; reserved bits fault; host arithmetic leaves no trace."""
+    """STMXCSR and XSAVE merge; loads drop; reserved bits fault; host arithmetic leaves no trace."""
     stories = [line for line in state if not line.startswith("hit: ")]
     assert len(stories) > 20
     assert [story for story in stories if not story.startswith("ok: ")] == []

@@ -15,6 +15,9 @@
 // rounding its own. A signal handler begins with a default MXCSR. One that does not return, but jumps into
 // the engine's loop, must first call cm_float_interrupted().
 //
+// x87 has its own contract (x87.h): an empty stack, the control word of always, and sticky flags that the
+// same two calls keep apart.
+//
 // All functions are called on the vCPU's own thread. On hosts that are not x86-64 the engine's own helpers
 // are kept, and these do nothing.
 #ifndef COREMESH_TCG_X86_FLOAT_H

@@ -9,8 +9,8 @@
 
 #include "engine_calls.h"
 #include "float.h"
-#include "float_ops.h"
 #include "float_slow.h"
+#include "x87.h"
 
 // The engine's own helper finds the guest's instruction by its return address, which must be the translated
 // code's: these calls have to be jumps.
@@ -26,14 +26,18 @@
 #define TAIL_CALL return
 #endif
 
-// The guest's rounding, FZ and DAZ, all masked, no flags.
-void cm_float_thread_enter(CPUX86State* env) { set_host_mxcsr((env->mxcsr & MX_CONTROLS) | MX_MASKS); }
+// The guest's rounding, FZ and DAZ, all masked, no flags; of x87, the control word of always, and no flags.
+void cm_float_thread_enter(CPUX86State* env) {
+    set_host_mxcsr((env->mxcsr & MX_CONTROLS) | MX_MASKS);
+    __asm__ volatile("fninit");
+}
 
-// FXRSTOR and XRSTOR read MXCSR from memory a second time after it was checked. Another vCPU may have put
-// reserved bits there in between: they are dropped.
+// XRSTOR reads MXCSR from memory a second time after it was checked. Another vCPU may have put reserved bits
+// there in between: they are dropped.
 void cm_float_load(CPUX86State* env) {
     env->mxcsr &= MX_VALID;
-    cm_float_thread_enter(env);
+    set_host_mxcsr((env->mxcsr & MX_CONTROLS) | MX_MASKS);
+    x87_forget_flags(env);
 }
 
 void cm_float_reset(CPUX86State* env) {
@@ -49,7 +53,10 @@ uint32_t cm_float_leave(void) {
     return saved;
 }
 
-void cm_float_return(uint32_t saved) { set_host_mxcsr(saved); }
+void cm_float_return(uint32_t saved) {
+    set_host_mxcsr(saved);
+    __asm__ volatile("fnclex");
+}
 
 void cm_float_interrupted(const void* ucontext) {
     set_host_mxcsr(((const ucontext_t*)ucontext)->uc_mcontext.fpregs->mxcsr);
@@ -91,14 +98,7 @@ void CM_WRAP(helper_ldmxcsr)(CPUX86State* env, uint32_t value) {
     CM_HIT(helper_ldmxcsr);
     check_mxcsr(env, value, GETPC());
     CM_REAL(helper_ldmxcsr)(env, value);
-    cm_float_load(env);
-}
-
-void CM_REAL(helper_fxsave)(CPUX86State* env, target_ulong area);
-void CM_WRAP(helper_fxsave)(CPUX86State* env, target_ulong area) {
-    CM_HIT(helper_fxsave);
-    cm_float_sync(env);
-    TAIL_CALL CM_REAL(helper_fxsave)(env, area);
+    set_host_mxcsr((value & MX_CONTROLS) | MX_MASKS);
 }
 
 void CM_REAL(helper_xsave)(CPUX86State* env, target_ulong area, uint64_t features);
@@ -123,16 +123,6 @@ static void begin_restore(CPUX86State* env, uintptr_t ra) {
     cpu_restore_state(env_cpu(env), ra, true);
 }
 
-void CM_REAL(helper_fxrstor)(CPUX86State* env, target_ulong area);
-void CM_WRAP(helper_fxrstor)(CPUX86State* env, target_ulong area) {
-    CM_HIT(helper_fxrstor);
-    if ((env->cr[4] & CR4_OSFXSR_MASK) && !(area & 15))
-        check_mxcsr(env, saved_mxcsr(env, area, GETPC()), GETPC());
-    begin_restore(env, GETPC());
-    CM_REAL(helper_fxrstor)(env, area);
-    cm_float_load(env);
-}
-
 void CM_REAL(helper_xrstor)(CPUX86State* env, target_ulong area, uint64_t features);
 void CM_WRAP(helper_xrstor)(CPUX86State* env, target_ulong area, uint64_t features) {
     CM_HIT(helper_xrstor);
@@ -142,15 +132,5 @@ void CM_WRAP(helper_xrstor)(CPUX86State* env, target_ulong area, uint64_t featur
     CM_REAL(helper_xrstor)(env, area, features);
     cm_float_load(env);
 }
-
-#define WRAP_HOST_DOUBLE(name)                       \
-    void CM_REAL(helper_##name)(CPUX86State * env);  \
-    void CM_WRAP(helper_##name)(CPUX86State * env) { \
-        CM_HIT(helper_##name);                       \
-        uint32_t saved = cm_float_leave();           \
-        CM_REAL(helper_##name)(env);                 \
-        cm_float_return(saved);                      \
-    }
-FLOAT_HOST_DOUBLE_OPS(WRAP_HOST_DOUBLE)
 
 #endif

@@ -83,17 +83,4 @@
     C(comiss, 4)             \
     C(comisd, 8)
 
-// x87 instructions that the engine computes with the host's doubles.
-#define FLOAT_HOST_DOUBLE_OPS(D) \
-    D(f2xm1)                     \
-    D(fyl2x)                     \
-    D(fyl2xp1)                   \
-    D(fptan)                     \
-    D(fpatan)                    \
-    D(fprem)                     \
-    D(fprem1)                    \
-    D(fsin)                      \
-    D(fcos)                      \
-    D(fsincos)
-
 #endif

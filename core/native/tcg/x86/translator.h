@@ -76,6 +76,11 @@ struct cm_translator {
     target_ulong pc;
     unsigned available;
     uint8_t bytes[2 * CM_LONGEST_INSTRUCTION + 2];
+    // For a translating function that returns CM_TO_ENGINE: what is called behind the engine's translation,
+    // of which `before` is the last op before.
+    void (*after)(struct cm_translator* t, const struct cm_instruction* in);
+    TCGOp* before;
+    target_ulong mmx_next;  // right behind the last MMX instruction of this block (mmx.c)
 };
 
 enum cm_translated {
@@ -133,6 +138,10 @@ extern const size_t cm_table_count;
 
 extern const struct cm_row cm_integer_rows[12];  // integer.c
 extern const struct cm_row cm_vector_rows[1];    // vector.c
+// The translating functions of other files, for the tables.
+enum cm_translated cm_translate_x87(struct cm_translator* t, const struct cm_instruction* in);
+enum cm_translated cm_translate_fxsave(struct cm_translator* t, const struct cm_instruction* in);
+enum cm_translated cm_translate_mmx(struct cm_translator* t, const struct cm_instruction* in);
 
 // --- For translating functions ---
 

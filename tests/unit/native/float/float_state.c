@@ -28,31 +28,19 @@ enum { OSFXSR = 1 << 9, OSXMMEXCPT = 1 << 10, OSXSAVE = 1 << 18 };
 SNIPPET(sticky, LOAD_CLEAN INEXACT "stmxcsr 0x804(%rbx)\n\t" BY_ZERO STATUS)
 SNIPPET(reload, LOAD_CLEAN INEXACT LOAD_CLEAN STATUS)
 SNIPPET(unread, LOAD_CLEAN INEXACT)
-SNIPPET(fxsave, LOAD_CLEAN INEXACT "fxsave 0x400(%rbx)")
 SNIPPET(xsave, LOAD_CLEAN INEXACT ALL_FEATURES "xsave 0x400(%rbx)")
 SNIPPET(xsaveopt, LOAD_CLEAN INEXACT ALL_FEATURES "xsaveopt 0x400(%rbx)")
-SNIPPET(fxrstor, LOAD_CLEAN "fxsave 0x400(%rbx)\n\t" INEXACT "fxrstor 0x400(%rbx)" STATUS)
 SNIPPET(xrstor, LOAD_CLEAN ALL_FEATURES "xsave 0x400(%rbx)\n\t" INEXACT "xrstor 0x400(%rbx)" STATUS)
 SNIPPET(reserved, LOAD_CLEAN INEXACT "movl $0x11f80, 4(%rbx)\n\tldmxcsr 4(%rbx)" STATUS)
-SNIPPET(reserved_fxrstor, LOAD_CLEAN "fxsave 0x400(%rbx)\n\tmovl $0x11f80, 0x418(%rbx)\n\t" INEXACT
-                                     "fxrstor 0x400(%rbx)" STATUS)
 SNIPPET(reserved_xrstor, LOAD_CLEAN ALL_FEATURES "xsave 0x400(%rbx)\n\tmovl $0x11f80, 0x418(%rbx)\n\t" INEXACT
                                                  "xrstor 0x400(%rbx)" STATUS)
 #define UP_IN_AREA "movl $0x5f80, 0x418(%rbx)\n\t"
-SNIPPET(fxrstor_up, LOAD_CLEAN "fxsave 0x400(%rbx)\n\t" UP_IN_AREA "fxrstor 0x400(%rbx)\n\t" INEXACT)
 SNIPPET(xrstor_up,
         LOAD_CLEAN ALL_FEATURES "xsave 0x400(%rbx)\n\t" UP_IN_AREA "xrstor 0x400(%rbx)\n\t" INEXACT)
 SNIPPET(unmasked, "movl $0x1d80, 4(%rbx)\n\tldmxcsr 4(%rbx)\n\t" BY_ZERO STATUS)
-SNIPPET(fxsave_askew, LOAD_CLEAN "fxsave 1(%rbx)")
-SNIPPET(fxrstor_askew, LOAD_CLEAN "fxrstor 1(%rbx)")
 SNIPPET(xsave_askew, LOAD_CLEAN "xsave 1(%rbx)")
 SNIPPET(xsaveopt_askew, LOAD_CLEAN "xsaveopt 1(%rbx)")
 SNIPPET(xrstor_askew, LOAD_CLEAN "xrstor 1(%rbx)")
-SNIPPET(transcendental, LOAD_CLEAN
-        "fninit\n\tfldpi\n\tfsin\n\tfldpi\n\tfcos\n\tfldpi\n\tfsincos\n\tfpatan\n\tfldl2e\n\tfprem\n\t"
-        "fldpi\n\tfprem1\n\tfldpi\n\tfldl2e\n\tfyl2x\n\tfninit\n\tfldpi\n\tfldlg2\n\tfyl2xp1\n\tfldlg2\n\tf2x"
-        "m1\n\tfldlg2\n\tfptan" STATUS)
-
 static uint8_t data[2 * PAGE] __attribute__((aligned(PAGE)));
 static unsigned raised, failures;
 static uint64_t raised_rip;
@@ -102,27 +90,23 @@ static void flags_are_merged_where_the_guest_looks(void) {
     expect("STMXCSR shows the flags of the division before it",
            RUN(sticky) == UC_ERR_OK && word(0x804) == (DEFAULT | PRECISION));
     expect("and they stay while others join them", word(STATUS_AT) == (DEFAULT | PRECISION | DIVIDE));
-    expect("FXSAVE shows them", RUN(fxsave) == UC_ERR_OK && word(AREA_AT + 24) == (DEFAULT | PRECISION));
     expect("XSAVE shows them", RUN(xsave) == UC_ERR_OK && word(AREA_AT + 24) == (DEFAULT | PRECISION));
     expect("XSAVEOPT shows them", RUN(xsaveopt) == UC_ERR_OK && word(AREA_AT + 24) == (DEFAULT | PRECISION));
 }
 
 static void flags_are_dropped_with_the_value_they_belong_to(void) {
     expect("LDMXCSR of a clean value clears them", RUN(reload) == UC_ERR_OK && word(STATUS_AT) == DEFAULT);
-    expect("FXRSTOR of a clean area clears them", RUN(fxrstor) == UC_ERR_OK && word(STATUS_AT) == DEFAULT);
     expect("XRSTOR of a clean area clears them", RUN(xrstor) == UC_ERR_OK && word(STATUS_AT) == DEFAULT);
 }
 
 static void controls_come_with_the_value(void) {
     const uint64_t third_rounded_up = 0x3fd5555555555556;
-    RUN(fxrstor_up);
-    expect("FXRSTOR of round-up rounds up", env->xmm_regs[0].ZMM_Q(0) == third_rounded_up);
+    RUN(xrstor_up);
+    expect("XRSTOR of round-up rounds up", env->xmm_regs[0].ZMM_Q(0) == third_rounded_up);
     uint32_t saved = cm_float_leave(), own;
     __asm__ volatile("stmxcsr %0" : "=m"(own));
     cm_float_return(saved);
     expect("but not for host arithmetic between leave and return", own == DEFAULT);
-    RUN(xrstor_up);
-    expect("XRSTOR of round-up rounds up", env->xmm_regs[0].ZMM_Q(0) == third_rounded_up);
     env->mxcsr = 0x5f80;
     cm_float_load(env);
     __asm__ volatile("stmxcsr %0" : "=m"(own));
@@ -194,8 +178,6 @@ static void reserved_bits_are_refused(void) {
     expect("LDMXCSR of a reserved bit is #GP", raised == GP && env->error_code == 0);
     cm_float_sync(env);
     expect("and leaves MXCSR as it was", env->mxcsr == (DEFAULT | PRECISION));
-    RUN(reserved_fxrstor);
-    expect("FXRSTOR of a reserved bit is #GP", raised == GP);
     RUN(reserved_xrstor);
     expect("XRSTOR of a reserved bit is #GP", raised == GP);
 }
@@ -220,16 +202,9 @@ static void unmasked_exceptions_are_raised(void) {
 // The engine finds the instruction by the helper's return address: a wrap that calls, where it must jump,
 // loses it.
 static void a_fault_in_the_engines_part_is_reported_in_its_place(void) {
-    expect("a misaligned FXSAVE is #GP at the FXSAVE", FAULTS_IN_PLACE(fxsave_askew));
-    expect("a misaligned FXRSTOR is #GP at the FXRSTOR", FAULTS_IN_PLACE(fxrstor_askew));
     expect("a misaligned XSAVE is #GP at the XSAVE", FAULTS_IN_PLACE(xsave_askew));
     expect("a misaligned XSAVEOPT is #GP at the XSAVEOPT", FAULTS_IN_PLACE(xsaveopt_askew));
     expect("a misaligned XRSTOR is #GP at the XRSTOR", FAULTS_IN_PLACE(xrstor_askew));
-}
-
-static void x87_is_computed_without_a_trace(void) {
-    expect("transcendental instructions leave MXCSR alone",
-           RUN(transcendental) == UC_ERR_OK && word(STATUS_AT) == DEFAULT);
 }
 
 int main(void) {
@@ -249,7 +224,6 @@ int main(void) {
     reserved_bits_are_refused();
     unmasked_exceptions_are_raised();
     a_fault_in_the_engines_part_is_reported_in_its_place();
-    x87_is_computed_without_a_trace();
     for (const struct cm_wrap_hit* hit = __start_cm_wrap_hits; hit < __stop_cm_wrap_hits; hit++)
         if (hit->hit) printf("hit: %s\n", hit->name);
     uc_close(engine);

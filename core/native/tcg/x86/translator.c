@@ -286,13 +286,14 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
     struct cm_instruction in;
     free_forgotten(translation);
     fetch(t, db->pc_next);
+    t->before = QTAILQ_LAST(&t->tcg->ops);
     enum cm_translated done = may_be_ours(t) ? translate_ours(t, &in) : CM_TO_ENGINE;
     if (done == CM_TO_ENGINE) {
-        t->before = QTAILQ_LAST(&t->tcg->ops);
+        TCGOp* mark = QTAILQ_LAST(&t->tcg->ops);
         translation->engine.translate_insn(db, cs);
+        cm_mark_accesses(t, mark);
         if (t->after) t->after(t, &in);
         t->after = NULL;
-        cm_mark_accesses(t, t->before);
     } else {
         db->pc_next += in.length;
         const bool single = t->dc->tf || (db->tb->flags & HF_INHIBIT_IRQ_MASK);

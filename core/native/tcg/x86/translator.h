@@ -76,10 +76,9 @@ struct cm_translator {
     target_ulong pc;
     unsigned available;
     uint8_t bytes[2 * CM_LONGEST_INSTRUCTION + 2];
-    // For a translating function that returns CM_TO_ENGINE: what is called behind the engine's translation,
-    // of which `before` is the last op before.
+    // For a translating function that returns CM_TO_ENGINE: what is called behind the engine's translation.
     void (*after)(struct cm_translator* t, const struct cm_instruction* in);
-    TCGOp* before;
+    TCGOp* before;          // the last op before this instruction's
     target_ulong mmx_next;  // right behind the last MMX instruction of this block (mmx.c)
 };
 

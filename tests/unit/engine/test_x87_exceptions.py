@@ -258,6 +258,25 @@ def test_given_mmx_with_an_operand_on_a_missing_page_when_it_faults_then_the_x87
     assert (end.top, end.tags) == (6, 0x0FFF)
 
 
+@pytest.mark.parametrize("opcode", ["0f60", "0f61", "0f62"])
+def test_given_half_an_operand_at_the_end_of_memory_when_it_is_unpacked_then_no_more_is_read(
+    opcode: str,
+) -> None:
+    """PUNPCKL has four bytes of memory as its source."""
+    assert outcome(at(f"{opcode}/1", NOWHERE - 4)).fault is None
+
+
+@pytest.mark.parametrize("code", ["440f3801f9", "450f381ce9", "4d0f3800c9", "440f3a0fe108", "450ffcf9"])
+def test_given_rex_that_extends_a_register_when_it_is_mmx_then_it_has_no_effect(code: str) -> None:
+    """There are eight of them: the ninth would lie in what the emulator keeps behind them."""
+    plain = bytes((0x40,)) + bytes.fromhex(code)[1:]
+    fill = b"".join(at(f"0f6f/{number}", DATA + 8 * number) for number in range(8))
+    data = bytes(range(1, 65))
+    extended, expected = (outcome(fill + form, data=data) for form in (bytes.fromhex(code), plain))
+    assert extended.fault is None
+    assert extended.image == expected.image
+
+
 # --- FXSAVE and FXRSTOR ---
 
 DIVIDE_1_BY_3 = bytes.fromhex("f20f100425") + (DATA + 0x800).to_bytes(4, "little")  # movsd xmm0, [1.0]

@@ -35,10 +35,7 @@ static const struct cm_row floating_point[] = {
     { rows, sizeof(rows) / sizeof *(rows) }
 
 const struct cm_table cm_tables[] = {
-    TABLE(cm_encoding_rows),
-    TABLE(rows),
-    TABLE(cm_integer_rows),
-    TABLE(cm_vector_rows),
+    TABLE(cm_encoding_rows), TABLE(rows), TABLE(cm_integer_rows), TABLE(cm_vector_rows),
 #if defined(__x86_64__)
     TABLE(floating_point),
 #endif

@@ -3,7 +3,8 @@
 // exception, and leave TOP = 0, all registers full, and the upper 16 bits of the one they write all ones.
 //
 // The engine computes; but it marks the registers as full before it reads a memory operand, whose fault must
-// leave the state alone, and does the rest not at all.
+// leave the state alone, and does the rest not at all. Which faults come before the x87 state changes is told
+// by no manual. On the bare processor it is: a page fault, but not that of MASKMOVQ; and not #XM.
 #if defined(__x86_64__)
 
 #include "translator.h"
@@ -63,29 +64,63 @@ static void remove_call(struct cm_translator* t, const void* function) {
     if (op) tcg_op_remove(t->tcg, op);
 }
 
-// In front of all that the engine emitted.
 static void emit_wait(struct cm_translator* t) {
-    TCGOp* first = QTAILQ_NEXT(t->before, link);
-    TCGOp* mark = QTAILQ_LAST(&t->tcg->ops);
     TCGTemp* args[] = {tcgv_ptr_temp(t->tcg, t->tcg->cpu_env)};
     cm_emit_call(t->tcg, &wait_call, 1, args);
-    if (first) cm_move_ops_before(t->tcg, mark, first);
+}
+
+static void emit_transition(struct cm_translator* t, bool empties) {
+    store(t, 0, offsetof(CPUX86State, fpstt), 4);
+    store(t, empties ? UINT64_C(0x0101010101010101) : 0, offsetof(CPUX86State, fptags), 8);
+}
+
+// Moves what was emitted after `mark` to where it belongs; NULL: to the end, where it is.
+static void move(struct cm_translator* t, TCGOp* mark, TCGOp* place) {
+    if (place && QTAILQ_NEXT(mark, link)) cm_move_ops_before(t->tcg, mark, place);
+}
+
+// The helper that computes, behind the loads.
+static TCGOp* last_call(const struct cm_translator* t) {
+    TCGOp* found = NULL;
+    for (TCGOp* op = QTAILQ_NEXT(t->before, link); op; op = QTAILQ_NEXT(op, link)) {
+        if (op->opc == INDEX_op_call) found = op;
+    }
+    return found;
+}
+
+static bool is_maskmovq(const struct cm_instruction* in) {
+    return in->map == CM_MAP_0F && in->opcode == 0xf7;
+}
+
+// PUNPCKLBW, PUNPCKLWD and PUNPCKLDQ read the low half of their source, in memory no more than that (SDM
+// vol. 2B).
+static void narrow_operand(struct cm_translator* t, const struct cm_instruction* in) {
+    if (in->map != CM_MAP_0F || in->opcode < 0x60 || in->opcode > 0x62 || !in->is_memory) return;
+    for (TCGOp* op = QTAILQ_NEXT(t->before, link); op; op = QTAILQ_NEXT(op, link)) {
+        if (op->opc != INDEX_op_qemu_ld_i64) continue;
+        op->args[2] = make_memop_idx(MO_LEUL, get_mmuidx((TCGMemOpIdx)op->args[2]));
+    }
 }
 
 static void finish(struct cm_translator* t, const struct cm_instruction* in) {
     const bool raises = t->dc->base.is_jmp == DISAS_NORETURN;  // #UD, which does not wait
-    // The conversions read a memory operand without a look at x87 (SDM vol. 2A, CVTPI2PD; vol. 3A, table
-    // 13-2).
+    // The conversions read a memory operand without a look at x87 (SDM vol. 2A, CVTPI2PD).
     const bool apart = in->opcode == 0x2a && in->map == CM_MAP_0F && in->is_memory;
     const bool empties = in->opcode == 0x77 && in->map == CM_MAP_0F;
     const bool follows = t->pc == t->mmx_next && !empties;       // another one, right behind: all is done
     remove_call(t, empties ? HELPER(emms) : HELPER(enter_mmx));  // with SSSE3 there is none
     if (raises || apart) return;
+    TCGOp *const first = QTAILQ_NEXT(t->before, link), *const last = QTAILQ_LAST(&t->tcg->ops);
+    TCGOp* const computation = last_call(t);
     if (!follows) {
         emit_wait(t);
-        store(t, 0, offsetof(CPUX86State, fpstt), 4);
-        store(t, empties ? UINT64_C(0x0101010101010101) : 0, offsetof(CPUX86State, fptags), 8);
+        if (is_maskmovq(in)) emit_transition(t, false);
+        move(t, last, first);
+        TCGOp* const mark = QTAILQ_LAST(&t->tcg->ops);
+        if (!is_maskmovq(in)) emit_transition(t, empties);
+        move(t, mark, computation);
     }
+    narrow_operand(t, in);
     const int written = destination(in);
     if (written >= 0) {
         store(t, 0xffff,
@@ -95,8 +130,22 @@ static void finish(struct cm_translator* t, const struct cm_instruction* in) {
     if (!empties) t->mmx_next = t->pc + in->length;
 }
 
+// REX.R and REX.B extend the numbers of other registers only (SDM vol. 2A, 2.2.1.2). The engine takes them
+// for those of MMX too in some opcodes, and then works on what lies behind the eighth.
+static void drop_extensions(struct cm_translator* t, const struct cm_instruction* in) {
+    const unsigned op = in->map == CM_MAP_0F ? in->opcode : 0;
+    const bool to_other =
+        op == 0x2a || op == 0xc5 || op == 0xd7 || (op == 0xd6 && in->mandatory == CM_WITH_F3);
+    const bool of_other = op == 0x2c || op == 0x2d || op == 0x6e || op == 0x7e || op == 0xc4 ||
+                          (op == 0xd6 && in->mandatory == CM_WITH_F2);
+    uint8_t rex = in->rex;
+    if (!to_other) rex &= (uint8_t)~4;
+    if (!of_other && !in->is_memory) rex &= (uint8_t)~1;
+    if (rex != in->rex) cm_respell(t, in->opcode_at - 1u, rex);
+}
+
 enum cm_translated cm_translate_mmx(struct cm_translator* t, const struct cm_instruction* in) {
-    (void)in;
+    if (in->rex) drop_extensions(t, in);
     t->after = finish;
     return CM_TO_ENGINE;
 }

@@ -109,11 +109,15 @@ static inline void* x87_in_tlb(const CPUTLBEntry* entry, target_ulong entry_addr
     return (void*)(uintptr_t)(address + entry->addend);
 }
 
+// #AC (SDM vol. 3A, 6.15): programs at privilege level 3 may ask for it.
+void cm_x87_check_alignment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);
+
 // Memory operands of up to 512 bytes.
 static inline __attribute__((always_inline)) void x87_load(CPUX86State* env, target_ulong address, void* to,
                                                            unsigned size, uintptr_t ra) {
     const CPUTLBEntry* entry = tlb_entry(env, (uintptr_t)cpu_mmu_index(env, false), address);
     const void* host = x87_in_tlb(entry, entry->addr_read, address, size);
+    if (unlikely(env->eflags & AC_MASK)) cm_x87_check_alignment(env, address, size, ra);
     if (likely(host)) {
         memcpy(to, host, size);
     } else {
@@ -128,6 +132,7 @@ static inline __attribute__((always_inline)) void x87_store(CPUX86State* env, ta
     struct cm_engine* engine = cm_engine_of(env->uc);
     const CPUTLBEntry* entry = tlb_entry(env, (uintptr_t)cpu_mmu_index(env, false), address);
     void* host = x87_in_tlb(entry, tlb_addr_write(entry), address, size);
+    if (unlikely(env->eflags & AC_MASK)) cm_x87_check_alignment(env, address, size, ra);
     engine->slow_store = ra;
     if (likely(host)) {
         memcpy(host, from, size);

@@ -4,6 +4,7 @@
 // What the TLB does not serve at once (x87.h): the engine's own functions, which raise the guest's faults.
 #if defined(__x86_64__)
 
+#include "platform.h"
 #include "x87.h"
 
 // Outside 64-bit code addresses wrap at 4 GiB (SDM vol. 3A, 5.3.1).
@@ -11,8 +12,14 @@ static target_ulong linear(const CPUX86State* env, target_ulong address) {
     return env->hflags & HF_CS64_MASK ? address : (uint32_t)address;
 }
 
+// The fault of an address that is not canonical comes before that of a page that is missing.
+static bool ends_canonical(const CPUX86State* env, target_ulong address, unsigned size) {
+    return !(env->hflags & HF_CS64_MASK) || cm_is_canonical(address + size - 1);
+}
+
 void cm_x87_load_slowly(CPUX86State* env, target_ulong address, void* into, unsigned size, uintptr_t ra) {
     uint8_t* to = into;
+    if (unlikely(!ends_canonical(env, address, size))) cpu_ldub_data_ra(env, address + size - 1, ra);
     for (unsigned done = 0; done < size;) {
         const target_ulong at = linear(env, address + done);
         const unsigned left = size - done;
@@ -29,8 +36,20 @@ void cm_x87_load_slowly(CPUX86State* env, target_ulong address, void* into, unsi
     }
 }
 
+// By the size of the operand (SDM vol. 3A, table 6-7): 80-bit values like 64-bit ones, an image of the state
+// like the words that it consists of.
+void cm_x87_check_alignment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
+    const unsigned alignment = size == 10 ? 8 : size == 14 || size == 94 ? 2 : size > 10 ? 4 : size;
+    const bool checked = (env->cr[0] & CR0_AM_MASK) && (env->hflags & HF_CPL_MASK) == 3;
+    if (checked && (address & (alignment - 1))) raise_exception_err_ra(env, EXCP11_ALGN, 0, ra);
+}
+
+// Of an image of the state the processor asks for the last byte first; no manual says so.
 void cm_x87_probe_store(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
     const int index = cpu_mmu_index(env, false);
+    if (size > 10 || !ends_canonical(env, address, size)) {
+        probe_write(env, linear(env, address + size - 1), 1, index, ra);
+    }
     for (unsigned done = 0; done < size;) {
         const target_ulong at = linear(env, address + done);
         const unsigned room = TARGET_PAGE_SIZE - (unsigned)(at & ~TARGET_PAGE_MASK);
@@ -43,7 +62,7 @@ void cm_x87_probe_store(CPUX86State* env, target_ulong address, unsigned size, u
 void cm_x87_store_slowly(CPUX86State* env, target_ulong address, const void* bytes, unsigned size,
                          uintptr_t ra) {
     const uint8_t* from = bytes;
-    if (size > 8) cm_x87_probe_store(env, address, size, ra);
+    if (size > 8 || !ends_canonical(env, address, size)) cm_x87_probe_store(env, address, size, ra);
     for (unsigned done = 0; done < size;) {
         const target_ulong at = linear(env, address + done);
         const unsigned left = size - done;

@@ -42,10 +42,12 @@ def listed() -> set[str]:
 
 
 def run_vectors() -> None:
-    """The string comparisons of SSE4.2 and the sums of neighbours of SSSE3, each once."""
+    """The string comparisons of SSE4.2, the sums of neighbours of SSSE3, a store of bytes, each once."""
     code = b"".join(bytes((0x66, 0x0F, 0x3A, opcode, 0xCA, 0)) for opcode in range(0x60, 0x64))
     for prefix in (b"", b"\x66"):
         code += b"".join(prefix + bytes((0x0F, 0x38, opcode, 0xCA)) for opcode in (1, 2, 3, 5, 6, 7))
+    # mov edi, 6000; pcmpeqb mm2, mm2; maskmovq mm1, mm2
+    code += b"\xbf\x00\x60\x00\x00\x0f\x74\xd2\x0f\xf7\xca"
     host = raw_host(code + HLT)
     host.set_registers(0, {"cr4": 0x200})
     host.start()

@@ -326,6 +326,8 @@ def test_given_a_misaligned_image_when_it_is_stored_or_loaded_then_it_is_gp(grou
 
 def test_given_an_image_over_the_end_of_memory_when_it_is_stored_then_no_byte_of_it_is() -> None:
     """The page fault comes first."""
+    end = outcome(FLD1 + at("0fae/0", NOWHERE - 496))  # the last 16 bytes, which are the program's, too
+    assert end.fault == (PF, len(FLD1))
     end = outcome(FLD1 + at("0fae/0", NOWHERE - 256))
     assert end.fault == (PF, len(FLD1))
     assert end.last == UNTOUCHED

@@ -50,6 +50,7 @@ static void fxsave(CPUX86State* env, target_ulong address, union cm_operands in)
         image.mxcsr_mask = MX_VALID;
         for (unsigned i = 0; i < xmm_registers(env); i++) memcpy(image.xmm[i], &env->xmm_regs[i], 16);
     }
+    cm_x87_probe_fxsave(env, address, true, ra);
     x87_store(env, address, &image, image_bytes(env), ra);
 }
 
@@ -57,6 +58,7 @@ static void fxrstor(CPUX86State* env, target_ulong address, union cm_operands in
     const uintptr_t ra = GETPC();
     Image image;
     if (address & 15) raise_exception_err_ra(env, EXCP0D_GPF, 0, ra);
+    cm_x87_probe_fxsave(env, address, false, ra);
     x87_load(env, address, &image, image_bytes(env), ra);
     const bool sse = env->cr[4] & CR4_OSFXSR_MASK;
     if (sse && (image.mxcsr & ~(uint32_t)MX_VALID)) raise_exception_err_ra(env, EXCP0D_GPF, 0, ra);

@@ -100,6 +100,7 @@ void cm_x87_load_slowly(CPUX86State* env, target_ulong address, void* into, unsi
 void cm_x87_store_slowly(CPUX86State* env, target_ulong address, const void* bytes, unsigned size,
                          uintptr_t ra);
 void cm_x87_probe_store(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);
+void cm_x87_probe_fxsave(CPUX86State* env, target_ulong address, bool stores, uintptr_t ra);
 
 // Where the bytes are, or NULL: flags in the low bits (MMIO, watchpoint, invalid) make the comparison fail.
 static inline void* x87_in_tlb(const CPUTLBEntry* entry, target_ulong entry_address, target_ulong address,

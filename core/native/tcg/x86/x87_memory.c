@@ -7,6 +7,8 @@
 #include "platform.h"
 #include "x87.h"
 
+enum { WIDEST_OPERAND = 10, FXSAVE_BYTES = 512 };
+
 // Outside 64-bit code addresses wrap at 4 GiB (SDM vol. 3A, 5.3.1).
 static target_ulong linear(const CPUX86State* env, target_ulong address) {
     return env->hflags & HF_CS64_MASK ? address : (uint32_t)address;
@@ -17,9 +19,37 @@ static bool ends_canonical(const CPUX86State* env, target_ulong address, unsigne
     return !(env->hflags & HF_CS64_MASK) || cm_is_canonical(address + size - 1);
 }
 
+// Faults as the bare processor does, of which no manual tells: of an image of the state it asks for the first
+// and the last byte before all others.
+static void probe(CPUX86State* env, target_ulong address, unsigned size, MMUAccessType kind, uintptr_t ra) {
+    const int index = cpu_mmu_index(env, false);
+    const target_ulong last = linear(env, address + size - 1);
+    const bool ends_first = !ends_canonical(env, address, size);
+    if (!ends_first) probe_access(env, linear(env, address), 1, kind, index, ra);
+    if (size > WIDEST_OPERAND || ends_first) probe_access(env, last, 1, kind, index, ra);
+    for (unsigned done = 0; done < size;) {
+        const target_ulong at = linear(env, address + done);
+        const unsigned room = TARGET_PAGE_SIZE - (unsigned)(at & ~TARGET_PAGE_MASK);
+        const unsigned part = size - done < room ? size - done : room;
+        probe_access(env, at, (int)part, kind, index, ra);
+        done += part;
+    }
+}
+
+void cm_x87_probe_store(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
+    probe(env, address, size, MMU_DATA_STORE, ra);
+}
+
+// Of FXSAVE's image the last byte comes first, although nothing is written there.
+void cm_x87_probe_fxsave(CPUX86State* env, target_ulong address, bool stores, uintptr_t ra) {
+    probe_access(env, linear(env, address + FXSAVE_BYTES - 1), 1, stores ? MMU_DATA_STORE : MMU_DATA_LOAD,
+                 cpu_mmu_index(env, false), ra);
+}
+
 void cm_x87_load_slowly(CPUX86State* env, target_ulong address, void* into, unsigned size, uintptr_t ra) {
     uint8_t* to = into;
-    if (unlikely(!ends_canonical(env, address, size))) cpu_ldub_data_ra(env, address + size - 1, ra);
+    if (size > WIDEST_OPERAND || !ends_canonical(env, address, size))
+        probe(env, address, size, MMU_DATA_LOAD, ra);
     for (unsigned done = 0; done < size;) {
         const target_ulong at = linear(env, address + done);
         const unsigned left = size - done;
@@ -42,21 +72,6 @@ void cm_x87_check_alignment(CPUX86State* env, target_ulong address, unsigned siz
     const unsigned alignment = size == 10 ? 8 : size == 14 || size == 94 ? 2 : size > 10 ? 4 : size;
     const bool checked = (env->cr[0] & CR0_AM_MASK) && (env->hflags & HF_CPL_MASK) == 3;
     if (checked && (address & (alignment - 1))) raise_exception_err_ra(env, EXCP11_ALGN, 0, ra);
-}
-
-// Of an image of the state the processor asks for the last byte first; no manual says so.
-void cm_x87_probe_store(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
-    const int index = cpu_mmu_index(env, false);
-    if (size > 10 || !ends_canonical(env, address, size)) {
-        probe_write(env, linear(env, address + size - 1), 1, index, ra);
-    }
-    for (unsigned done = 0; done < size;) {
-        const target_ulong at = linear(env, address + done);
-        const unsigned room = TARGET_PAGE_SIZE - (unsigned)(at & ~TARGET_PAGE_MASK);
-        const unsigned part = size - done < room ? size - done : room;
-        probe_write(env, at, (int)part, index, ra);
-        done += part;
-    }
 }
 
 void cm_x87_store_slowly(CPUX86State* env, target_ulong address, const void* bytes, unsigned size,

@@ -55,6 +55,16 @@ def run_vectors() -> None:
     host.stop()
 
 
+def run_stores_over_pages() -> None:
+    """Values of x87 that begin on one page and end on the next: the engine's own stores."""
+    # fld1; fist word [6fff]; fst dword [6ffe]
+    host = raw_host(b"\xd9\xe8\xdf\x15\xff\x6f\x00\x00\xd9\x15\xfe\x6f\x00\x00" + HLT)
+    host.start()
+    until_halted(host)
+    host.stop()
+    assert host.ram_read(0x6FFE, 4) == b"\0\0\x80\x3f"
+
+
 def run_two_level_paging() -> None:
     """32-bit paging with entries of four bytes (SDM vol. 3A 4.3): data through a table, both bits set."""
     directory, table = 0x1_0000, 0x1_1000
@@ -106,6 +116,7 @@ def test_given_all_that_guests_do_when_it_is_done_once_then_every_replaced_funct
         assert result.status == PASSED, result.story()
     run_vectors()
     assert run_on_coremesh(guest("triple"), vcpus=1).ended == "triple-fault"
+    run_stores_over_pages()
     run_two_level_paging()
     run_far_call_in_real_mode()
     never = {symbol for symbol, ran in wrap_hits().items() if not ran}

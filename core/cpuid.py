@@ -41,8 +41,11 @@ CpuidTable = dict[tuple[int, int], tuple[int, int, int, int]]
 SUBLEAF_LEAVES: Final = frozenset({0x4, 0x7, 0xB})
 """The leaves whose answer depends on ECX; all others ignore it."""
 
-LAPIC_TIMER_HZ: Final = 25_000_000
-"""The core crystal clock: leaf 15h tells it, and the local APIC's timer counts it (SDM vol. 3A, 11.5.4)."""
+CRYSTAL_HZ: Final = 1_000_000_000
+"""The core crystal clock, nominally: leaf 15h tells it, the timer of the local APIC counts it.
+
+SDM vol. 3A, 11.5.4. 1 GHz is what QEMU and KVM count at: systems that were written for constant counts
+instead of asking (xv6 and others) tick at their own rates."""
 
 FAMILY: Final = 6
 MODEL: Final = 0x36
@@ -57,7 +60,9 @@ HIGHEST_HYPERVISOR: Final = 0x4000_0010
 LINEAR_ADDRESS_BITS: Final = 48
 CACHE_LINE_BYTES: Final = 64
 MOST_DENOMINATORS: Final = 4096
-"""How far the search for leaf 15h's ratio goes; its error is then a few hertz at most."""
+"""How far the search for leaf 15h's ratio goes."""
+MARGIN: Final = 8
+"""Numerators left out, so that a crystal above its nominal rate does not overflow Linux's 32 bits."""
 KVM_FEATURE_NOP_IO_DELAY: Final = 1 << 1
 """No port of this machine needs a pause between accesses: a hint, not a service."""
 
@@ -260,7 +265,7 @@ def cpuid_table(
     many = logical > 1
     leaf1_ecx = BASE_ECX | LEVEL_ECX[level]
     leaf1_edx = BASE_EDX | (Leaf1Edx.HTT if many else Leaf1Edx(0))
-    denominator, numerator = tsc_ratio(tsc_hz)
+    crystal = core_crystal(tsc_hz)
     mhz = max(1, round(tsc_hz / 1e6))
     table: CpuidTable = {
         (0x0, 0): _vendor(HIGHEST_BASIC, VENDOR[:4], VENDOR[8:], VENDOR[4:8]),
@@ -278,8 +283,8 @@ def cpuid_table(
             0,
             int(Leaf7Edx.ARCH_CAPABILITIES),
         ),
-        (0x15, 0): (denominator, numerator, LAPIC_TIMER_HZ, 0),
-        (0x16, 0): (mhz & 0xFFFF, mhz & 0xFFFF, LAPIC_TIMER_HZ // 1_000_000, 0),
+        (0x15, 0): (crystal.denominator, crystal.numerator, crystal.hz, 0),
+        (0x16, 0): (mhz & 0xFFFF, mhz & 0xFFFF, round(crystal.hz / 1e6), 0),
         (0x4000_0000, 0): _vendor(
             HIGHEST_HYPERVISOR,
             HYPERVISOR_SIGNATURE[:4],
@@ -288,7 +293,7 @@ def cpuid_table(
         ),
         (0x4000_0001, 0): (KVM_FEATURE_NOP_IO_DELAY, 0, 0, 0),
         # The rates in kHz, where VMware first put them and FreeBSD looks under KVM too.
-        (0x4000_0010, 0): (tsc_hz // 1000 & 0xFFFF_FFFF, LAPIC_TIMER_HZ // 1000, 0, 0),
+        (0x4000_0010, 0): (tsc_hz // 1000 & 0xFFFF_FFFF, crystal.hz // 1000, 0, 0),
         (0x8000_0000, 0): (HIGHEST_EXTENDED, 0, 0, 0),
         (0x8000_0001, 0): (
             0,
@@ -331,36 +336,47 @@ def signature() -> int:
     return (MODEL >> 4) << 16 | FAMILY << 8 | (MODEL & 0xF) << 4 | STEPPING
 
 
-@cache
-def tsc_ratio(tsc_hz: int) -> tuple[int, int]:
-    """Leaf 15h's denominator and numerator, so that crystal * numerator / denominator is the TSC's rate.
+@dataclass(frozen=True, slots=True)
+class Crystal:
+    """The core crystal clock and how the time-stamp counter follows from it: hz * numerator / denominator."""
 
-    Linux computes in 32 bits and in kHz, crystal kHz * numerator first; of all ratios that do not overflow
-    there, this is the one that gives its result best, and the exact rate second.
+    hz: int
+    numerator: int
+    denominator: int
+
+
+@cache
+def core_crystal(tsc_hz: int) -> Crystal:
+    """Leaf 15h for a time-stamp counter of ``tsc_hz``: the crystal is CRYSTAL_HZ, or as near as can be.
+
+    Linux computes in 32 bits and in kHz, crystal kHz * numerator first. That leaves no ratio for rates such
+    as 2999.9 MHz at 1 GHz: the crystal then is some millionths off, rather than the counter's rate. Of all
+    that give Linux the rate to 1 kHz it is the one nearest to 1 GHz. Raises :class:`ConfigurationError`
+    outside of 1 MHz to 100 GHz.
     """
     if not 1_000_000 <= tsc_hz <= 100_000_000_000:
         raise ConfigurationError(
             f"a time-stamp counter of {tsc_hz} Hz is out of range; give 1 MHz to 100 GHz"
         )
-    crystal_khz = LAPIC_TIMER_HZ // 1000
-    most = (1 << 32) // crystal_khz - 1
-    wanted_khz = round(tsc_hz / 1000)
-
-    def badness(ratio: tuple[int, int]) -> tuple[int, float, int]:
-        denominator, numerator = ratio
-        told_khz = crystal_khz * numerator // denominator
-        return abs(told_khz - wanted_khz), abs(LAPIC_TIMER_HZ * numerator / denominator - tsc_hz), denominator
-
+    nominal_khz, wanted_khz = CRYSTAL_HZ // 1000, round(tsc_hz / 1000)
+    most = (1 << 32) // nominal_khz - MARGIN
     candidates = (
-        (denominator, numerator)
-        for denominator in range(1, min(most * LAPIC_TIMER_HZ // tsc_hz, MOST_DENOMINATORS) + 1)
-        for numerator in (
-            tsc_hz * denominator // LAPIC_TIMER_HZ,
-            -(-tsc_hz * denominator // LAPIC_TIMER_HZ),
-        )
+        (khz, numerator, denominator)
+        for denominator in range(1, min(most * CRYSTAL_HZ // tsc_hz, MOST_DENOMINATORS) + 1)
+        for numerator in (tsc_hz * denominator // CRYSTAL_HZ, -(-tsc_hz * denominator // CRYSTAL_HZ))
         if 0 < numerator <= most
+        for khz in (wanted_khz * denominator // numerator, -(-wanted_khz * denominator // numerator))
+        if khz * numerator < 1 << 32
     )
-    return min(candidates, key=badness)
+
+    def badness(candidate: tuple[int, int, int]) -> tuple[int, int, float]:
+        khz, numerator, denominator = candidate
+        told_khz = khz * numerator // denominator
+        off_hz = abs(khz * 1000 * numerator / denominator - tsc_hz)
+        return max(1, abs(told_khz - wanted_khz)), abs(khz - nominal_khz), off_hz
+
+    khz, numerator, denominator = min(candidates, key=badness)
+    return Crystal(khz * 1000, numerator, denominator)
 
 
 def _vendor(highest: int, ebx: bytes, ecx: bytes, edx: bytes) -> tuple[int, int, int, int]:

@@ -58,7 +58,7 @@ class Host(NativeHost):
             bootstrap=0 if 0 in apic_ids else None,
             total_vcpus=total_vcpus,
             tsc_hz=rate,
-            timer_hz=cpuid.LAPIC_TIMER_HZ,
+            timer_hz=cpuid.core_crystal(rate).hz,
             protection=protection,
             cpus=cpus,
             mesh=None if mesh is None else _options(mesh),

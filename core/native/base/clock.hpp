@@ -43,8 +43,7 @@ class Clock {
     };
 
     /// @param guest_hz  ticks a second that the guest is told; 0: the host counter's own rate, rounded to
-    ///                  1 kHz (so that CPUID leaf 15H can state it exactly as a fraction of a 25 MHz
-    ///                  crystal).
+    ///                  1 kHz, the unit in which Linux keeps it.
     /// @param start     what `tsc()` gives at the moment of construction.
     /// @param following whether the clock can be changed; reading one that can costs some ns more.
     /// The first construction in a process measures the host's rate and takes about 20 ms.

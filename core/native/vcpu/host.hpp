@@ -44,7 +44,7 @@ class Host final : private VcpuSurroundings,
         std::optional<uint32_t> bootstrap;  ///< APIC id of the bootstrap processor, when it is here
         uint32_t total_vcpus = 0;           ///< of the whole machine
         uint64_t tsc_hz = 0;                ///< 0: the host's own rate
-        uint32_t timer_hz = 25'000'000;     ///< of the local APICs' timers
+        uint32_t timer_hz = 1'000'000'000;  ///< of the local APICs' timers
         Protection protection = Protection::automatic;
         std::vector<CpuDescription> cpus;   ///< one a vCPU
         std::optional<Mesh::Options> mesh;  ///< when the machine has other hosts

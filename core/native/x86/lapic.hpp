@@ -40,7 +40,7 @@ class ApicBus {
 struct LapicOptions {
     uint32_t apic_id = 0;
     bool bootstrap = false;                 ///< the BSP flag of IA32_APIC_BASE
-    uint64_t timer_hz = 25'000'000;         ///< input clock of the timer; CPUID leaf 15H tells the guest
+    uint64_t timer_hz = 1'000'000'000;      ///< input clock of the timer; CPUID leaf 15H tells the guest
     unsigned physical_address_bits = 40;    ///< MAXPHYADDR: above it, IA32_APIC_BASE bits are reserved
     bool eoi_broadcast_suppression = true;  ///< version register bit 24: SVR bit 12 exists
 };

@@ -111,7 +111,7 @@ void guest_main(void) {
     cores_post(disturb, cores);
     lapic_write(APIC_TIMER_DIVIDE, 3);
     lapic_write(APIC_LVT_TIMER, 0x20000 | 0x71);
-    lapic_write(APIC_TIMER_INITIAL, 3000);
+    lapic_write(APIC_TIMER_INITIAL, 120000);  // 2 ms of a 1 GHz clock by 16
     interrupts_on();
     uint32_t done = 0;
     for (uint32_t i = 0; i < batches || (!disturbed() && i < 100 * batches); i++) {

@@ -78,7 +78,7 @@ static void watchdog(bool on) {
     dog_saw = 0;
     lapic_write(APIC_TIMER_DIVIDE, 3);
     lapic_write(APIC_LVT_TIMER, on ? 0x20000 | WATCHDOG : 0x10000);
-    lapic_write(APIC_TIMER_INITIAL, on ? 60000000 / 4 : 0);
+    lapic_write(APIC_TIMER_INITIAL, on ? 250000000 : 0);
 }
 
 static void sleep_until(uint32_t count) {

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 from coremesh.core import cpuid
-from coremesh.core.cpuid import IsaLevel, Leaf1Ecx, Leaf1Edx, answer, cpuid_table, tsc_ratio
+from coremesh.core.cpuid import IsaLevel, Leaf1Ecx, Leaf1Edx, answer, cpuid_table
 from coremesh.core.errors import ConfigurationError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,17 +130,24 @@ def test_a_leaf_beyond_the_highest_reads_as_the_highest_basic_one() -> None:
 @given(st.integers(1_000_000, 100_000_000_000))
 def test_linux_computes_the_tscs_rate_to_a_kilohertz_without_overflow(tsc_hz: int) -> None:
     denominator, numerator, crystal_hz, _ = answer(cpuid_table(0, 1, tsc_hz), 0x15, 0)
-    assert crystal_hz == cpuid.LAPIC_TIMER_HZ
     crystal_khz = crystal_hz // 1000
     assert 0 < crystal_khz * numerator < 1 << 32
     told_khz = crystal_khz * numerator // denominator
-    assert abs(told_khz - tsc_hz / 1000) <= max(1, tsc_hz / 1000 * 2e-5)
+    assert abs(told_khz - tsc_hz / 1000) <= max(2, tsc_hz / 1000 * 2e-6)
+
+
+@given(st.integers(1_000_000_000, 5_000_000_000))
+def test_the_crystal_of_a_real_computers_rate_is_a_gigahertz_to_a_tenth_of_a_thousandth(tsc_hz: int) -> None:
+    crystal = cpuid.core_crystal(tsc_hz)
+    assert abs(crystal.hz - cpuid.CRYSTAL_HZ) < cpuid.CRYSTAL_HZ * 1e-4
+    assert abs(crystal.hz * crystal.numerator / crystal.denominator - tsc_hz) <= max(2_500, tsc_hz * 1e-6)
 
 
 def test_common_rates_are_told_exactly() -> None:
     for tsc_hz in (1_000_000_000, 2_000_000_000, 2_100_000_000, 2_400_000_000, 3_000_000_000, 2_995_200_000):
-        denominator, numerator = tsc_ratio(tsc_hz)
-        assert cpuid.LAPIC_TIMER_HZ * numerator == tsc_hz * denominator
+        crystal = cpuid.core_crystal(tsc_hz)
+        assert crystal.hz == cpuid.CRYSTAL_HZ
+        assert crystal.hz * crystal.numerator == tsc_hz * crystal.denominator
 
 
 def test_numbers_out_of_range_are_refused() -> None:

@@ -52,7 +52,9 @@ STORY("11.5.4: given each divide configuration, then the current count falls at 
         const uint64_t asked = apic.clock.tsc();
         const uint64_t passed = 0xFFFF'FFFF - apic.lapic.read(kCurrent);
         const uint64_t answered = apic.clock.tsc();
-        const auto counts = [&](uint64_t ticks) { return ticks * (1'000 * kMillisecond) / apic.clock.hz() / divisor; };
+        const auto counts = [&](uint64_t ticks) {
+            return ticks * (1'000 * kMillisecond) / apic.clock.hz() / divisor;
+        };
         CHECK(passed + 2 >= counts(asked - started));
         CHECK(passed <= counts(answered - before) + 2);
     }

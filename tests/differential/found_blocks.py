@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
-from block_layout import CODE64, CODE_BASE, DATA_BASE, REGISTERS, Block, Instruction
+from block_layout import CODE32, CODE64, CODE_BASE, DATA_BASE, REGISTERS, Block, Instruction
 
 DATA: Final = DATA_BASE + 0x1000
 STACK: Final = DATA_BASE + 0x6800
@@ -114,6 +114,59 @@ FOUND: Final = (
     # Stored byte by byte, so that a part was stored before the fault; and bytes that are not stored do fault.
     Found("maskmovdqu into a missing page", "66 0f f7 c1", {"rdi": MISSING - 8, "xmm1": (1 << 128) - 1}),
     Found("maskmovdqu of nothing", "66 0f f7 c1", {"rdi": MISSING}),
+    # Both EAX and the destination were written, one of them with what it had and an upper half of zeros.
+    Found(
+        "cmpxchg of equal registers", "0f b1 cb", {"rax": 5 << 32 | 3, "rbx": 7 << 32 | 3, "rcx": 9 << 32 | 4}
+    ),
+    Found(
+        "cmpxchg of other registers", "0f b1 cb", {"rax": 5 << 32 | 2, "rbx": 7 << 32 | 3, "rcx": 9 << 32 | 4}
+    ),
+    Found("cmpxchg with EAX", "0f b1 c8", {"rax": 5 << 32 | 2, "rcx": 9 << 32 | 4}),
+    Found(
+        "cmpxchg of equal memory", "0f b1 0f", {"rdi": MISSING - 0x1008, "rax": 1 << 63 | 0, "rcx": 5 << 33}
+    ),
+    Found("lock cmpxchg", "89 07 f0 0f b1 0f", {"rdi": DATA, "rax": 1 << 63 | 9, "rcx": 5 << 33}),
+    # Flags were changed, or their form was, before a store that faults.
+    Found("rcl of a read-only word", "f9 66 d1 17", {"rdi": READ_ONLY}),
+    Found("rcr of a missing byte", "f9 d0 1f", {"rdi": MISSING}),
+    Found(
+        "rcl of memory", "f9 d1 17 48 d3 17 c0 1f 0b 66 c1 17 11", {"rdi": DATA, "rcx": 35}, undefined=0x800
+    ),
+    Found("setg onto a missing page", "01 c8 0f 9f 07", {"rdi": MISSING, "rax": 1 << 31, "rcx": 1 << 31}),
+    Found("seto onto a read-only page", "19 c8 0f 90 07", {"rdi": READ_ONLY, "rax": 1 << 31, "rcx": 1}),
+    Found("lock neg of a missing byte", "f0 f6 1f", {"rdi": MISSING}),
+    Found("movups into a missing page", "0f 11 07", {"rdi": MISSING - 8, "xmm0": ONE_TO_FOUR}),
+    Found("movups from a missing page", "0f 10 07", {"rdi": MISSING - 8, "xmm0": ONE_TO_FOUR}),
+    Found("pusha onto a missing page", "60", {"rsp": STACK - 0x7F0}, cs=CODE32),
+    Found("popa from a missing page", "61", {"rsp": STACK + 0x7F0, "rdi": 7}, cs=CODE32),
+    # Near branches to what is not canonical: nothing of them is done.
+    Found("call of a wrong address", "ff d0", {"rax": 1 << 47}),
+    Found("call through a wrong address", "48 89 07 ff 17", {"rdi": DATA, "rax": 1 << 63}),
+    Found("jmp to a wrong address", "ff e0", {"rax": 1 << 47}),
+    Found("ret to a wrong address", "50 c3", {"rax": 1 << 62}),
+    Found("ret with a number to a wrong address", "50 c2 10 00", {"rax": 0xFFFF << 47}),
+    Found("ret to a wrong address in steps", "50 c3", {"rax": 1 << 62}, TF),
+    # An operand over the end of the canonical addresses; a base that is not.
+    Found("load over the end", "48 8b 00", {"rax": (1 << 47) - 1}),
+    Found("pop over the end", "58", {"rsp": (1 << 47) - 1}),
+    Found("wrfsbase of a wrong address", "f3 48 0f ae d0", {"rax": 1 << 47}),
+    # Alignment was not checked.
+    Found("misaligned load under AC", "8b 07", {"rdi": DATA + 2}, AC),
+    Found("misaligned store of a missing page under AC", "66 89 07", {"rdi": MISSING + 1}, AC),
+    Found("misaligned address that is not canonical under AC", "8b 00", {"rax": 1 << 47 | 1}, AC),
+    Found("misaligned push under AC", "50", {"rsp": STACK + 4}, AC),
+    Found("misaligned lock add under AC", "f0 01 07", {"rdi": DATA + 2}, AC),
+    Found("misaligned xchg under AC", "48 87 07", {"rdi": DATA + 4}, AC),
+    Found("misaligned cmpxchg8b under AC", "0f c7 0f", {"rdi": DATA + 4}, AC),
+    Found("misaligned movups under AC", "0f 10 07", {"rdi": DATA + 4}, AC),
+    Found("movups of half an alignment under AC", "0f 10 07", {"rdi": DATA + 8}, AC),
+    Found("movdqu to half an alignment under AC", "f3 0f 7f 07", {"rdi": DATA + 8}, AC),
+    Found("misaligned lddqu under AC", "f2 0f f0 07", {"rdi": DATA + 4}, AC),
+    Found("misaligned pcmpistri under AC", "66 0f 3a 63 07 00", {"rdi": DATA + 4}, AC),
+    Found("misaligned movaps under AC", "0f 28 07", {"rdi": DATA + 4}, AC),
+    Found("misaligned movsd under AC", "f2 0f 10 07", {"rdi": DATA + 4}, AC),
+    Found("aligned words under AC", "8b 47 04 66 8b 47 02 8a 47 01", {"rdi": DATA}, AC),
+    Found("misaligned rcl under AC", "d1 17", {"rdi": DATA + 2}, AC),
     # The flags were lost where the count runs out.
     Found("loope at its end", "00 c8 e1 00", {"rcx": 1}, undefined=0),
     # The trap flag behind an instruction that ended the block.

@@ -57,6 +57,10 @@ static struct target find(CPUArchState* env, target_ulong addr, unsigned size, T
         if (alignment && (addr & ((1u << alignment) - 1))) {
             cpu_unaligned_access(env_cpu(env), addr, MMU_DATA_STORE, mmu_idx, ra);
         }
+        if (unlikely(cm_checks_alignment(env))) {
+            const MemOp aligned = (MemOp)__builtin_ctz(size) | MO_ALIGN;
+            cm_check_access(env, addr, make_memop_idx(aligned, mmu_idx), MMU_DATA_STORE, ra);
+        }
         counters->atomics_misaligned++;
         if ((addr & ~TARGET_PAGE_MASK) + size > TARGET_PAGE_SIZE) {
             counters->atomics_crossing++;
@@ -85,7 +89,8 @@ static inline uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned si
     const CPUTLBEntry* entry = tlb_entry(env, get_mmuidx(oi), addr);
     if (unlikely(!entry_serves(entry, addr) || engine->ram.shared)) return NULL;
     if (unlikely(addr & (size - 1))) {
-        if (get_alignment_bits(get_memop(oi)) || (addr & ~TARGET_PAGE_MASK) + size > TARGET_PAGE_SIZE) {
+        if (get_alignment_bits(get_memop(oi)) || (addr & ~TARGET_PAGE_MASK) + size > TARGET_PAGE_SIZE ||
+            cm_checks_alignment(env)) {
             return NULL;
         }
         engine->counters.atomics_misaligned++;

@@ -197,18 +197,18 @@ void cm_generate_access(gen* g, TCGOp* op) {
     cm_define(g, op, 0, access->data, (memop & MO_SIZE) != MO_64 && !(is_signed && access->wide));
 }
 
-// Before the engine's helpers: what the access asks for beyond its size. A misaligned operand of 16 bytes is
-// #GP(0) wherever it lies.
-static inline void check_first(CPUArchState* env, target_ulong address, TCGMemOpIdx oi, MMUAccessType kind,
-                               uintptr_t from) {
-    const MemOp op = get_memop(oi);
-    if (likely(!(op & (MO_AMASK | CM_MO_WRITTEN | CM_MO_PAIR)))) return;
+// Before the engine's helpers: what the access asks for beyond its size, and what an operand over two pages
+// needs that the engine does not look at.
+static inline void check_first(CPUArchState* env, target_ulong address, unsigned size, TCGMemOpIdx oi,
+                               MMUAccessType kind, uintptr_t from) {
+    const bool asks = get_memop(oi) & (MO_AMASK | CM_MO_WRITTEN | CM_MO_PAIR);
+    if (likely(!asks && (address & ~TARGET_PAGE_MASK) + size <= TARGET_PAGE_SIZE)) return;
     cm_check_access(env, address, oi, kind, from);
 }
 
 #define LOAD(bits, helper)                                                                                 \
     static uint64_t load_##bits(CPUArchState* env, target_ulong address, TCGMemOpIdx oi, uintptr_t from) { \
-        check_first(env, address, oi, MMU_DATA_LOAD, from);                                                \
+        check_first(env, address, (bits) / 8, oi, MMU_DATA_LOAD, from);                                    \
         return helper(env, address, oi, from);                                                             \
     }
 
@@ -220,7 +220,7 @@ LOAD(64, helper_le_ldq_mmu)
 #define STORE(bits, type, helper)                                                                 \
     static void store_##bits(CPUArchState* env, target_ulong address, type datum, TCGMemOpIdx oi, \
                              uintptr_t from) {                                                    \
-        check_first(env, address, oi, MMU_DATA_STORE, from);                                      \
+        check_first(env, address, (bits) / 8, oi, MMU_DATA_STORE, from);                          \
         cm_begin_store(env, address, (bits) / 8, (int)get_mmuidx(oi), from);                      \
         helper(env, address, datum, oi, from);                                                    \
         cm_end_store(env);                                                                        \

@@ -78,12 +78,15 @@ static inline uint8_t* cm_ram_pointer(const struct cm_engine* engine, uint64_t g
 }
 
 // What a guest access asks for in its MemOp beyond what the engine knows of (x86/accesses.c): a load of what
-// will be stored to; the first half of two accesses that follow each other.
-enum { CM_MO_WRITTEN = 1 << 8, CM_MO_PAIR = 1 << 9 };
+// will be stored to; the first half of two accesses that follow each other; an alignment of 16 bytes that is
+// #AC, if alignment is checked, where it is #GP without this.
+enum { CM_MO_WRITTEN = 1 << 8, CM_MO_PAIR = 1 << 9, CM_MO_CHECKED = 1 << 10 };
 
 // Raises what an access with such bits, or with an alignment, has to raise; returns if it may be made.
 void cm_check_access(CPUX86State* env, target_ulong address, TCGMemOpIdx oi, MMUAccessType kind,
                      uintptr_t from);
+// Whether a misaligned access of user code is #AC now.
+bool cm_checks_alignment(const CPUX86State* env);
 
 // RFLAGS bits that CPUX86State.eflags holds itself; arithmetic flags and DF live in other words of it.
 #define CM_SYSTEM_FLAGS ((int)~(CC_O | CC_S | CC_Z | CC_A | CC_P | CC_C | DF_MASK))

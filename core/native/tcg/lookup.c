@@ -12,6 +12,7 @@
 #include "internals.h"
 #include "exec/tb-hash.h"
 #include "exec/tb-lookup.h"
+#include "x86/platform.h"
 
 static inline struct cm_target* place_of(struct cm_engine* engine, target_ulong pc) {
     return &engine->targets[(pc ^ pc >> 13) & (CM_TARGETS - 1)];
@@ -40,13 +41,15 @@ static bool is_mapped(const struct cm_engine* engine, CPUX86State* env, target_u
     return offset >> TARGET_PAGE_BITS == ram_page;
 }
 
-// Apart, so that a hit is a leaf function that saves no registers.
+// Apart, so that a hit is a leaf function that saves no registers. Called as a jump: the return address is
+// the translated code's.
 static __attribute__((noinline, cold)) const void* missed(CPUX86State* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     const TCGContext* tcg = env->uc->tcg_ctx;
     target_ulong pc, cs_base;
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
+    if (unlikely(!cm_is_canonical(pc)) && (flags & HF_CS64_MASK)) cm_undo_branch(engine, GETPC());
     if (engine->targets_code_epoch != code_epoch(tcg)) {
         memset(engine->targets, 0, sizeof engine->targets);
         engine->targets_code_epoch = code_epoch(tcg);

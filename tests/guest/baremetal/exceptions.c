@@ -41,6 +41,9 @@ static void expect(const struct exception_case* it, const char* where, int vecto
     check(trap->rip == rip, "%s (%s): RIP %lx, expected %lx", it->name, where, trap->rip, rip);
     if (it->cr2 != NO_CR2)
         check(trap->cr2 == it->cr2, "%s (%s): CR2 %lx, expected %lx", it->name, where, trap->cr2, it->cr2);
+    if (it->kind & KEEPS_RSP && user)
+        check(trap->rsp == USER_STACK_TOP - 64 - (it->kind & PUSHED ? 8 : 0), "%s (%s): RSP %lx", it->name,
+              where, trap->rsp);
     if (strict)
         check(!(trap->rflags & FLAG_RF) == !(it->kind & IS_FAULT), "%s (%s): saved RFLAGS %lx", it->name,
               where, trap->rflags);

@@ -23,14 +23,16 @@
 // How a case runs and what it expects.
 #define IN_RING0 1
 #define IN_RING3 2
-#define IN_COMPAT 4   // ring 3, 32-bit code
-#define IS_FAULT 8    // RF is set in the saved RFLAGS (SDM 3B, 18.3.1.1)
-#define STRICT 16     // QEMU 7.2 does not do this
-#define IO_FREE 32    // with IOPL 3
-#define AT_CR2 128    // the saved RIP is the faulting address
-#define INTEL 256     // where CPUID says GenuineIntel
-#define MODIFIES 512  // the engine reads before it writes, and may report the read (SDM 3A, 4.7 wants W)
-#define IO_MAP 64     // with the I/O bitmap: ports 0x80..0x83 and 0xed allowed
+#define IN_COMPAT 4     // ring 3, 32-bit code
+#define IS_FAULT 8      // RF is set in the saved RFLAGS (SDM 3B, 18.3.1.1)
+#define STRICT 16       // QEMU 7.2 does not do this
+#define IO_FREE 32      // with IOPL 3
+#define AT_CR2 128      // the saved RIP is the faulting address
+#define INTEL 256       // where CPUID says GenuineIntel
+#define MODIFIES 512    // the engine reads before it writes, and may report the read (SDM 3A, 4.7 wants W)
+#define KEEPS_RSP 1024  // RSP is saved as it was when the case began
+#define PUSHED 2048     // ... after one push
+#define IO_MAP 64       // with the I/O bitmap: ports 0x80..0x83 and 0xed allowed
 
 #define CORE_BLOCK_0 0x1000000  // guest.h, CORE_BLOCKS: where the stacks of core 0 are
 

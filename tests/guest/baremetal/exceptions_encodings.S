@@ -107,6 +107,28 @@ encoding_cases:
     CROSS_CASE("add into a missing page", 2, BOTH+STRICT, 3, add %rcx, (%rax))
     CROSS_CASE("movups from a missing page", 0, BOTH, 5, movups (%rax), %xmm0)
 
+    // --- near branches to addresses that are not canonical: RIP is the branch's, RSP as before
+#define TO_NOWHERE(name, stack, address, text...) \
+    CASE name, 13, 0, BOTH+IS_FAULT+STRICT+stack; mov $(address), %rax; text; END
+    TO_NOWHERE("jmp to 2^47", KEEPS_RSP, 0x800000000000, 9: jmp *%rax)
+    TO_NOWHERE("jmp to 2^63", KEEPS_RSP, 0x8000000000000000, 9: jmp *%rax)
+    TO_NOWHERE("call of 2^63", KEEPS_RSP, 0x8000000000000000, 9: call *%rax)
+    TO_NOWHERE("call of what is not canonical", KEEPS_RSP, 0xffff7fffffffffff, 9: call *%rax)
+    TO_NOWHERE("call through memory", KEEPS_RSP, 0x800000000000, mov %rax, -64(%rsp); 9: call *-64(%rsp))
+    TO_NOWHERE("jmp through memory", KEEPS_RSP, 0x7f00000000000000, mov %rax, -64(%rsp); 9: jmp *-64(%rsp))
+    TO_NOWHERE("ret", KEEPS_RSP+PUSHED, 0x800000000000, push %rax; 9: ret)
+    TO_NOWHERE("ret with a number", KEEPS_RSP+PUSHED, 0xfffeffffffffffff, push %rax; 9: ret $24)
+
+    // --- the end of the canonical addresses within an operand
+    CASE "load over the end of the canonical addresses", 13, 0, BOTH+IS_FAULT+STRICT
+    mov $0x7fffffffffff, %rax
+9:  mov (%rax), %rcx
+    END
+    CASE "store over the end of the canonical addresses", 13, 0, BOTH+IS_FAULT+STRICT
+    mov $0x7ffffffffffd, %rax
+9:  mov %ecx, (%rax)
+    END
+
     .section .data.cases, "aw"
     .globl encoding_cases_end
 encoding_cases_end:

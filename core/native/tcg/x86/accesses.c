@@ -9,6 +9,9 @@
 //   loaded into a register.
 // - CM_MO_WRITTEN: a load of what is then stored to. It faults as a write does (SDM vol. 3A, 4.7), before
 //   anything has changed.
+// - MO_ALIGN: #AC(0), if alignment is checked (SDM vol. 3A, 6.15, interrupt 17). Nothing of it is there when
+// it
+//   is not.
 #include "accesses.h"
 
 static bool is_load(const TCGOp* op) {
@@ -50,10 +53,23 @@ static bool takes_any_alignment(const struct cm_instruction* in) {
     }
 }
 
-static void mark_pair(struct cm_translator* t, TCGOp* first, struct cm_instruction* in) {
+static void clear_alignment(TCGOp* op) {
+    const TCGMemOpIdx oi = (TCGMemOpIdx)op->args[2];
+    op->args[2] = make_memop_idx(get_memop(oi) & ~MO_AMASK, get_mmuidx(oi));
+}
+
+static void mark_pair(struct cm_translator* t, TCGOp* first, TCGOp* second, bool alignment,
+                      struct cm_instruction* in) {
     if (!in->length) cm_decode(t->bytes, t->available, cm_code_size_of(t), in);
     if (is_narrower(in)) return;
-    mark_access(first, takes_any_alignment(in) ? CM_MO_PAIR : CM_MO_PAIR | MO_ALIGN_16);
+    clear_alignment(first);
+    clear_alignment(second);
+    mark_access(first, CM_MO_PAIR);
+    if (!takes_any_alignment(in)) {
+        mark_access(first, MO_ALIGN_16);
+    } else if (alignment) {
+        mark_access(first, MO_ALIGN_16 | CM_MO_CHECKED);
+    }
 }
 
 // The last access of the instruction, and what has been written since.
@@ -68,13 +84,31 @@ static bool is_sum_with_eight(const TCGOp* op, TCGArg address) {
     return number->opc == INDEX_op_movi_i64 && number->args[0] == op->args[2] && number->args[1] == 8;
 }
 
+static bool is_locked(const struct cm_translator* t, struct cm_instruction* in) {
+    if (likely(!memchr(t->bytes, 0xf0, t->available))) return false;
+    cm_decode(t->bytes, t->available, cm_code_size_of(t), in);
+    return in->prefixes & CM_PREFIX_LOCK;
+}
+
+// With RFLAGS.AC in ring 3, both of which a block's flags tell. CR0.AM is looked at when an access is
+// misaligned.
+static void mark_alignment(TCGOp* op) {
+    const MemOp memop = get_memop((TCGMemOpIdx)op->args[2]);
+    if ((memop & MO_SIZE) != MO_8 && !(memop & (MO_AMASK | CM_MO_PAIR))) mark_access(op, MO_ALIGN);
+}
+
 void cm_mark_accesses(struct cm_translator* t, TCGOp* mark) {
+    const bool alignment = (t->dc->flags & AC_MASK) && t->dc->cpl == 3;
     struct cm_instruction in = {.length = 0};
     struct last_access last = {NULL, 0};
+    const bool locked = is_locked(t, &in);
     for (TCGOp* op = QTAILQ_NEXT(mark, link); op; op = QTAILQ_NEXT(op, link)) {
         if (is_load(op) || is_store(op)) {
+            if (alignment) mark_alignment(op);
+            if (locked && is_load(op))
+                mark_access(op, CM_MO_WRITTEN);  // LOCK NEG compares what it has loaded
             if (last.op && last.next_eight && op->args[1] == last.next_eight && op->opc == last.op->opc) {
-                mark_pair(t, last.op, &in);
+                mark_pair(t, last.op, op, alignment, &in);
             } else if (last.op && is_load(last.op) && is_store(op) && op->args[1] == last.op->args[1]) {
                 mark_access(last.op, CM_MO_WRITTEN);
             }
@@ -92,28 +126,48 @@ void cm_mark_accesses(struct cm_translator* t, TCGOp* mark) {
 static void probe(CPUX86State* env, target_ulong address, unsigned size, MMUAccessType kind, int mmu_index,
                   uintptr_t from) {
     const unsigned room = TARGET_PAGE_SIZE - (address & ~TARGET_PAGE_MASK);
+    const target_ulong second = address + room;
+    if (size > room && (env->hflags & HF_CS64_MASK) && !cm_is_canonical(second)) {
+        probe_access(env, second, 1, kind, mmu_index, from);  // goes before what the first page raises
+    }
     probe_access(env, address, size < room ? size : room, kind, mmu_index, from);
-    if (size > room) probe_access(env, address + room, size - room, kind, mmu_index, from);
+    if (size > room) probe_access(env, second, size - room, kind, mmu_index, from);
+}
+
+bool cm_checks_alignment(const CPUX86State* env) {
+    return (env->eflags & AC_MASK) && (env->cr[0] & CR0_AM_MASK) && (env->hflags & HF_CPL_MASK) == 3;
 }
 
 void cm_check_access(CPUX86State* env, target_ulong address, TCGMemOpIdx oi, MMUAccessType kind,
                      uintptr_t from) {
     const MemOp op = get_memop(oi);
-    const unsigned alignment = 1u << get_alignment_bits(op);
-    if (address & (alignment - 1)) raise_exception_err_ra(env, EXCP0D_GPF, 0, from);
+    const bool misaligned = address & ((1u << get_alignment_bits(op)) - 1);
+    const bool is_vector = (op & (MO_AMASK | CM_MO_CHECKED)) == MO_ALIGN_16;
+    if (unlikely(!cm_is_canonical(address)) && (env->hflags & HF_CS64_MASK)) {
+        probe_access(env, address, 1, kind, (int)get_mmuidx(oi), from);  // does not return
+    }
+    // Before page faults, as processors do it; the manual leaves the order to them (SDM vol. 3A, table 6-2,
+    // class 9).
+    if (misaligned && is_vector) raise_exception_err_ra(env, EXCP0D_GPF, 0, from);
+    if (misaligned && cm_checks_alignment(env)) raise_exception_err_ra(env, EXCP11_ALGN, 0, from);
     const unsigned size = op & CM_MO_PAIR ? 16 : 1u << (op & MO_SIZE);
     if (op & CM_MO_WRITTEN) kind = MMU_DATA_STORE;
-    if (op & (CM_MO_WRITTEN | CM_MO_PAIR)) probe(env, address, size, kind, (int)get_mmuidx(oi), from);
+    probe(env, address, size, kind, (int)get_mmuidx(oi), from);
 }
 
 void cm_probe_write(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
     probe(env, address, size, MMU_DATA_STORE, cpu_mmu_index(env, false), ra);
 }
 
+void cm_probe_read(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
+    probe(env, address, size, MMU_DATA_LOAD, cpu_mmu_index(env, false), ra);
+}
+
 // An access that the engine's own code generator made.
 static void misaligned(CPUState* cs, vaddr address, MMUAccessType kind, int mmu_index, uintptr_t from) {
+    CPUX86State* env = cs->env_ptr;
     (void)address, (void)kind, (void)mmu_index;
-    raise_exception_err_ra(cs->env_ptr, EXCP0D_GPF, 0, from);
+    raise_exception_err_ra(env, cm_checks_alignment(env) ? EXCP11_ALGN : EXCP0D_GPF, 0, from);
 }
 
 void cm_accesses_attach(struct cm_engine* engine) { engine->cs->cc->do_unaligned_access = misaligned; }

@@ -14,6 +14,9 @@ struct uc_struct;
 bool cm_translator_attach(struct cm_engine* engine);
 // Puts our answer to misaligned accesses in place of the engine's (accesses.c).
 void cm_accesses_attach(struct cm_engine* engine);
+// A branch of 64-bit code has led to an address that is not canonical: undoes it and raises its #GP. Returns
+// if there was no branch. `from` is where translated code asked for the next block.
+void cm_undo_branch(struct cm_engine* engine, uintptr_t from);
 // What differs in the engine from what translator.h declares of it, or NULL.
 const char* cm_translator_selfcheck(struct uc_struct* uc);
 

@@ -280,6 +280,13 @@ static bool ends_in_page(struct cm_translator* t, target_ulong pc) {
     return cm_decode(t->bytes, t->available, cm_code_size_of(t), &in) == CM_DECODED;
 }
 
+void cm_translate_by_engine(struct cm_translator* t) {
+    const struct cm_translation* translation = t->engine->translation;
+    TCGOp* mark = QTAILQ_LAST(&t->tcg->ops);
+    translation->engine.translate_insn(&t->dc->base, t->engine->cs);
+    cm_mark_accesses(t, mark);
+}
+
 static void translate_insn(DisasContextBase* db, CPUState* cs) {
     struct cm_translation* translation = cm_engine_of(cs->uc)->translation;
     struct cm_translator* t = &translation->t;
@@ -289,12 +296,10 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
     t->before = QTAILQ_LAST(&t->tcg->ops);
     enum cm_translated done = may_be_ours(t) ? translate_ours(t, &in) : CM_TO_ENGINE;
     if (done == CM_TO_ENGINE) {
-        TCGOp* mark = QTAILQ_LAST(&t->tcg->ops);
-        translation->engine.translate_insn(db, cs);
-        cm_mark_accesses(t, mark);
+        cm_translate_by_engine(t);
         if (t->after) t->after(t, &in);
         t->after = NULL;
-    } else {
+    } else if (done != CM_TRANSLATED_BY_ENGINE) {
         db->pc_next += in.length;
         const bool single = t->dc->tf || (db->tb->flags & HF_INHIBIT_IRQ_MASK);
         if (done == CM_TRANSLATED_RAISE) {

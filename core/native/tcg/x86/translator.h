@@ -83,10 +83,11 @@ struct cm_translator {
 };
 
 enum cm_translated {
-    CM_TO_ENGINE,         // goes on with the engine's translation (or the next row for this opcode)
-    CM_TRANSLATED,        // all of the instruction is emitted
-    CM_TRANSLATED_LAST,   // ... and the block ends behind it
-    CM_TRANSLATED_RAISE,  // ... by raising an exception
+    CM_TO_ENGINE,             // goes on with the engine's translation (or the next row for this opcode)
+    CM_TRANSLATED,            // all of the instruction is emitted
+    CM_TRANSLATED_LAST,       // ... and the block ends behind it
+    CM_TRANSLATED_RAISE,      // ... by raising an exception
+    CM_TRANSLATED_BY_ENGINE,  // ... by cm_translate_by_engine() and what came after it
 };
 
 // The fields that an executing function may want, by value: they are a constant of the translated code.
@@ -156,6 +157,9 @@ TCGv_i64 cm_emit_address(struct cm_translator* t, const struct cm_instruction* i
 // A call of an executing function, with what `flags` asks for around it.
 enum cm_translated cm_emit_execute(struct cm_translator* t, const struct cm_instruction* in,
                                    cm_execute_function execute, unsigned flags);
+// The engine's own translation, for a function that has something to emit behind it. The block may have
+// ended: then dc->base.is_jmp says so.
+void cm_translate_by_engine(struct cm_translator* t);
 enum cm_code_size cm_code_size_of(const struct cm_translator* t);
 // Lets the engine see other bytes for this instruction, of the same length: a spelling that it understands.
 static inline void cm_respell(struct cm_translator* t, unsigned at, uint8_t byte) { t->bytes[at] = byte; }
@@ -172,5 +176,12 @@ void cm_check_string_port(CPUX86State* env, target_ulong address, union cm_opera
 
 // Raises the page fault that a store of `size` bytes would raise, on whichever page it is.
 void cm_probe_write(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);
+void cm_probe_read(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);
+// #AC, if the operand is misaligned and alignment is checked; to be called before what raises page faults.
+static inline void cm_check_alignment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
+    if (unlikely(address & (size - 1)) && cm_checks_alignment(env)) {
+        raise_exception_err_ra(env, EXCP11_ALGN, 0, ra);
+    }
+}
 
 #endif

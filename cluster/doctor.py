@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coremesh.cluster import debian, images
+from coremesh.cluster import debian, images, preflight, private_ray
+from coremesh.core.errors import PlatformError
 
 GOOD, NOTE, BAD = "good", "note", "bad"
 
@@ -156,8 +157,33 @@ def _limits() -> Finding:
     return Finding("limits", GOOD, found)
 
 
+def _threads() -> Finding:
+    needed = preflight.RAY_THREADS + preflight.threads_of(vcpus=1, hosts=1)
+    try:
+        preflight.require_threads(needed)
+    except PlatformError as error:
+        return Finding("threads", BAD, "too few may be started", str(error))
+    return Finding(
+        "threads", GOOD, f"{needed} may be started", "for Ray and one vCPU; each vCPU takes two more"
+    )
+
+
+def _loopback() -> Finding:
+    try:
+        preflight.require_loopback()
+    except PlatformError as error:
+        return Finding("loopback", BAD, "no connection to this host itself", str(error))
+    return Finding(
+        "loopback", GOOD, preflight.LOOPBACK, "Ray's processes talk over it, and listen on nothing else"
+    )
+
+
 def _shared_memory() -> Finding:
-    free = shutil.disk_usage("/dev/shm").free >> 20
+    try:
+        preflight.require_shared_memory()
+    except PlatformError as error:
+        return Finding("/dev/shm", BAD, "cannot be written", str(error))
+    free = shutil.disk_usage(preflight.SHARED_MEMORY).free >> 20
     if free < 100:
         meaning = "Ray's object store falls back to disk; in a container give --shm-size 256m"
         return Finding("/dev/shm", NOTE, f"{free} MiB free", meaning)
@@ -165,7 +191,10 @@ def _shared_memory() -> Finding:
 
 
 def _temporary_folder() -> Finding:
-    folder = tempfile.gettempdir()
+    try:
+        folder = private_ray.base_folder()
+    except PlatformError as error:
+        return Finding("temporary folder", BAD, tempfile.gettempdir(), str(error))
     free = shutil.disk_usage(folder).free >> 20
     if free < 100:
         return Finding(
@@ -279,6 +308,8 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _link_ports,
     _link_priority,
     _ray,
+    _threads,
+    _loopback,
     _shared_memory,
     _temporary_folder,
     _package_tools,

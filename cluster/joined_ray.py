@@ -33,20 +33,24 @@ def join(address: str) -> None:
     import ray
 
     target = find() if address == AUTO else address
-    sends_token = _sends_token(target)
     ray_settings.quieten()
+    token = False
     try:
         with contextlib.ExitStack() as settings:
             if _is_loopback(target) and not _answers(target.replace(_host(target), _network_address())):
                 settings.enter_context(ray_settings.loopback_only())
             _knock(target)
-            settings.enter_context(ray_settings.token_mode("token" if sends_token else None))
+            mode = os.environ.get(ray_settings.MODE)
+            if mode is None:
+                mode = "token" if _asks_for_token(target) else "disabled"
+            token = mode == "token" and _may_be_shown_token(target)
+            settings.enter_context(ray_settings.token_mode(mode if token or mode != "token" else "disabled"))
             _present_token(target)
             ray.init(address=target, **QUIET)
     except Exception as error:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        raise PlatformError(_advice(target, error, sends_token=sends_token)) from error
+        raise PlatformError(_advice(target, error, sent_token=token)) from error
 
 
 def find() -> str:
@@ -91,16 +95,30 @@ def _started_here() -> Iterator[tuple[str, str]]:
                 yield str(folder), options["gcs-address"]
 
 
-def _sends_token(target: str) -> bool:
+def _asks_for_token(target: str) -> bool:
+    """Whether the cluster at `target` refuses a process without a token.
+
+    To show one where none is asked for does not work: a driver with a token refuses workers without one.
+    """
+    from ray.exceptions import AuthenticationError
+
+    try:
+        with ray_settings.token_mode("disabled"):
+            _present_token(target)
+    except AuthenticationError:
+        return True
+    return False
+
+
+def _may_be_shown_token(target: str) -> bool:
     """Whether the cluster at `target` is shown this user's token.
 
     As Ray has it: the token goes by itself to a cluster on this computer, to another one only when the person
     says so, for it would go to any program that answers there.
     """
-    mode = os.environ.get(ray_settings.MODE)
-    if mode is not None:
-        return mode.lower() == "token"
-    return ray_settings.own_token_exists() and _is_here(target)
+    return ray_settings.own_token_exists() and (
+        os.environ.get(ray_settings.MODE) is not None or _is_here(target)
+    )
 
 
 def _present_token(target: str) -> None:
@@ -119,11 +137,11 @@ def _present_token(target: str) -> None:
             raylet.GcsClient(address=target)
     except AuthenticationError:
         raise
-    except Exception:  # an older Ray: ray.init() will say more
+    except Exception:  # another version of Ray: ray.init() will say more
         return
 
 
-def _advice(target: str, error: Exception, *, sends_token: bool) -> str:
+def _advice(target: str, error: Exception, *, sent_token: bool) -> str:
     from ray.exceptions import AuthenticationError
 
     if not isinstance(error, AuthenticationError):
@@ -132,12 +150,12 @@ def _advice(target: str, error: Exception, *, sends_token: bool) -> str:
             "or leave the address out to run on this machine. Where the cluster asks for a token, set "
             "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH if it is not in ~/.ray/auth_token."
         )
-    if not sends_token and ray_settings.own_token_exists():
+    if not sent_token and ray_settings.own_token_exists():
         return (
             f"the Ray cluster at {target} asks for a token. Yours is sent to another computer only when you "
             "say so: set RAY_AUTH_MODE=token."
         )
-    other = "another token than yours" if sends_token else "a token, and you have none"
+    other = "another token than yours" if sent_token else "a token, and you have none"
     return (
         f"the Ray cluster at {target} asks for {other}. Put the cluster's into ~/.ray/auth_token (mode 600), "
         "or name its file with RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token."

@@ -49,7 +49,7 @@ class PrivateRay:
 
     def __init__(self) -> None:
         """Raises :class:`PlatformError` if it does not start; whatever is raised, nothing is left of it."""
-        base = private_folder.base_folder(_longest_base())
+        base = base_folder()
         sweep(base)
         for attempt in range(_ATTEMPTS):
             self._stop = threading.Event()
@@ -240,6 +240,8 @@ def first_line(error: BaseException | None) -> str:
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
-def _longest_base() -> int:
+def base_folder() -> Path:
+    """Return where sessions have their folders. Raises :class:`PlatformError` if there is no such place."""
     session = f"session_2026-01-01_00-00-00_000000_{os.getpid()}"
-    return 107 - len(f"/{FOLDER}{os.getpid()}-12345678/{_RAY_FOLDER}/{session}/sockets/plasma_store")
+    below = f"/{FOLDER}{os.getpid()}-12345678/{_RAY_FOLDER}/{session}/sockets/plasma_store"
+    return private_folder.base_folder(107 - len(below))

@@ -81,3 +81,89 @@ def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_still_nothing_is_left(
     os.killpg(driver.pid, signal.SIGINT)
     driver.wait(60)
     assert family.wait_gone(30) == {}
+
+
+# --- signals to the whole group ---------------------------------------------------------------------------
+
+COMMAND = [sys.executable, "-m", "coremesh.cluster.cli", "boot", "--memory", "16M", "--kernel"]
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+#: Seconds for an end: 1 to 2 on a computer with nothing else to do, 31 where Ray is waited for.
+PATIENCE = 12.0
+
+
+def boot(family: Any, kernel: Path, hosts: int = 1) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*COMMAND, str(kernel), "--hosts", str(hosts)],
+        env=family.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def await_member(family: Any, word: str) -> None:
+    """Wait until a process of the family has `word` in its command line."""
+    deadline = time.monotonic() + 90
+    while not any(word in command for command in family.members().values()):
+        assert time.monotonic() < deadline, f"no {word} has come up"
+        time.sleep(0.02)
+
+
+def check_end(family: Any, driver: subprocess.Popen[bytes], status: int) -> None:
+    """The driver ends soon with `status`, without a word of Ray, and nothing is left of it."""
+    begin = time.monotonic()
+    _, errors = driver.communicate(timeout=60)
+    assert time.monotonic() - begin < PATIENCE
+    assert driver.returncode == status, errors
+    assert b"Traceback" not in errors
+    assert b"SIGTERM received" not in errors, "Ray's own handler wrote this"
+    assert family.wait_gone(10) == {}
+    assert set(Path(tempfile.gettempdir()).glob(f"coremesh-{driver.pid}-*")) == set()
+
+
+@pytest.mark.parametrize("moment", ["gcs_server", "raylet/raylet", "ray::HostProcess"])
+def test_a_signal_to_the_group_ends_all_in_time_and_with_its_status(
+    family: Any, spinning: Path, moment: str
+) -> None:
+    """As timeout(1) and a closing terminal send it; in the middle of Ray's start, and with a machine."""
+    driver = boot(family, spinning, hosts=2)
+    await_member(family, moment)
+    os.killpg(driver.pid, signal.SIGTERM)
+    check_end(family, driver, 143)
+
+
+def test_a_signal_to_every_process_ends_all_in_time_and_with_its_status(family: Any, spinning: Path) -> None:
+    """As systemd sends it to a service: Ray's daemons and the warden get it too."""
+    driver = boot(family, spinning, hosts=2)
+    await_member(family, "ray::HostProcess.wait")
+    for pid in family.members():
+        os.kill(pid, signal.SIGTERM)
+    check_end(family, driver, 143)
+
+
+def test_a_thread_that_starts_a_machine_may_end_before_it(family: Any, spinning: Path) -> None:
+    """The kernel ends Ray's daemons with the thread that started them, so that is one of our own."""
+    script = (
+        "import sys, threading, time\nfrom coremesh.cluster.machine import Machine\nmade = []\n"
+        "thread = threading.Thread(target=lambda: made.append(Machine(1, '16M', sys.argv[1])))\n"
+        "thread.start(); thread.join(); time.sleep(1.5)\nprint(made[0].state, flush=True)\nmade[0].stop()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(spinning)],
+        env=family.environment, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout == b"running\n", done.stderr
+    assert family.wait_gone(10) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("number", sorted(STATUS))
+def test_a_signal_at_any_moment_leaves_nothing(family: Any, spinning: Path, number: signal.Signals) -> None:
+    for tenths in range(2, 100, 7):
+        driver = boot(family, spinning)
+        time.sleep(tenths / 10)
+        if driver.poll() is None:
+            os.killpg(driver.pid, number)
+        check_end(family, driver, STATUS[number])

@@ -222,6 +222,22 @@ def test_the_command_line_says_which_host_was_lost_and_leaves_with_status_69(
     assert b"Traceback" not in errors
 
 
+def test_what_ray_says_of_a_lost_host_does_not_get_into_the_output(
+    tiny_guest: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(tiny_guest(HI_AND_HANG))
+    script = (
+        "import os, signal, sys, time\nfrom coremesh.cluster.machine import Machine\n"
+        "from coremesh.core.errors import HostLostError\n"
+        "machine = Machine(None, '16M', sys.argv[1], hosts=2)\n"
+        "os.kill(machine.facts['hosts'][1]['pid'], signal.SIGKILL)\n"
+        "try:\n    machine.wait(30)\nexcept HostLostError:\n    time.sleep(3)  # Ray takes its time\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(kernel)], capture_output=True, timeout=120)
+    assert (done.stdout, done.stderr, done.returncode) == (b"", b"", 0)
+
+
 def test_after_the_driver_was_killed_no_host_is_left(
     family: Any, tiny_guest: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:

@@ -276,7 +276,30 @@ steps:
 8:  ljmp $SEL_TSS_A, $0
 9:  STEP                        // 28: a TSS that is too short
 8:  ljmp $SEL_BAD_TSS, $0
-9:  STEP                        // 29: real mode: INT through the vector table, #DE, #GP at 64 KiB
+9:  STEP                        // 29: a call gate to ring 0 with two parameters, which both stacks lose again
+    TO_RING3 1f
+1:  push $0x1111
+    push $0x2222
+    lcall $SEL_CALL_GATE, $0
+    int $0x80
+8:
+9:  STEP                        // 30: a call gate that leads to data
+    TO_RING3 1f
+1:
+8:  lcall $SEL_BAD_GATE, $0
+9:  STEP                        // 31: a TSS with its T flag set: #DB before the task's first instruction
+    movl $8f, tss_b+32
+    movl $2, tss_b+36
+    orl $1, tss_b+100
+    mov $0x7fffffff, %ecx       // the flags to be saved
+    add $1, %ecx
+    ljmp $SEL_TSS_B, $0
+    jmp 7f                      // where task A goes on
+8:  nop
+9:  andl $~1, tss_b+100
+    clts
+    ljmp $SEL_TSS_A, $0
+7:  STEP                        // 32: real mode: INT through the vector table, #DE, #GP at 64 KiB
     ljmp $SEL_CODE16, $(real_begin - low_begin)
 real_done:
     mov $SEL_DATA, %eax
@@ -289,6 +312,14 @@ real_done:
     int $0x80
 8:
 9:  jmp finished
+
+    // Behind the call gate. Stack: EIP, CS, the last parameter, the first one.
+    .globl gate_target
+gate_target:
+    mov 8(%esp), %eax
+    shl $16, %eax
+    mov 12(%esp), %ax
+    lret $8
 
     // Task B: its registers came from the TSS.
 task_b:
@@ -408,7 +439,11 @@ legacy_gdt:
     .quad 0x00cf93000000ffff
     .quad 0x00cffb000000ffff
     .quad 0x00cff3000000ffff
+    .quad 0                     // a call gate of ring 3 with two parameters: filled in by C
+    .quad 0                     // one to data
     .set SEL_CODE_FOR_SYSENTER, 0x70
+    .set SEL_CALL_GATE, 0x90
+    .set SEL_BAD_GATE, 0x98
 legacy_gdtr:
     .word . - legacy_gdt - 1
     .quad legacy_gdt
@@ -425,7 +460,7 @@ saved_gdtr: .skip 10
 saved_idtr: .skip 10
     .align 4
 task_seen: .skip 32
-legacy_steps: .long 30
+legacy_steps: .long 33
 
     .bss
     .align 16

@@ -8,6 +8,7 @@
 
 #include "module.hpp"
 #include "tcg/wraps.h"
+#include "tcg/x86/coverage.h"
 #include "vcpu/storm.hpp"
 #ifdef COREMESH_HOST_SSE
 #include "tcg/x86/float.h"
@@ -293,6 +294,12 @@ AnyDict wrap_hits() {
     return out;
 }
 
+std::vector<uint16_t> instructions_seen() {
+    std::vector<uint16_t> numbers(CM_INSTRUCTION_NUMBERS);
+    numbers.resize(cm_instructions_seen(numbers.data()));
+    return numbers;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -444,6 +451,10 @@ NB_MODULE(_native, m) {
     m.def(
         "calls_under_way", [] { return Unlocked::inside.load(std::memory_order_relaxed); },
         "Threads that are in a call of this module that may last, without the interpreter's lock.");
+    m.def("note_instructions", &cm_coverage, nb::arg("on"),
+          "Whether the kinds of instructions that are translated from now on are noted; for tests.");
+    m.def("instructions_seen", &instructions_seen,
+          "Numbers of the kinds noted so far, #UD left out: tcg/x86/coverage.h says how they are made.");
     m.def("wrap_hits", &wrap_hits, "For each replaced function of the engine: whether it has run.");
 }
 

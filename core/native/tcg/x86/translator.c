@@ -11,6 +11,7 @@
 #include "tcg/tcg-op.h"
 
 #include "accesses.h"
+#include "coverage.h"
 #include "encodings.h"
 #include "engine_calls.h"
 
@@ -308,6 +309,7 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
             db->is_jmp = DISAS_TOO_MANY;
         }
     }
+    if (unlikely(cm_coverage_on)) cm_note_instruction(t, t->before);
     if (db->is_jmp != DISAS_NEXT) return;
     const bool same_page = ((db->pc_next ^ db->pc_first) & TARGET_PAGE_MASK) == 0;
     if (!same_page || !ends_in_page(t, db->pc_next)) db->is_jmp = DISAS_TOO_MANY;

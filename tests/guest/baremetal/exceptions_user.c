@@ -106,7 +106,7 @@ void test_user_entry(void) {
     // Long enough for an interrupt: the timer ends a loop of ring 3.
     lapic_write(APIC_TIMER_DIVIDE, 0xb);
     lapic_write(APIC_LVT_TIMER, 0x77);
-    lapic_write(APIC_TIMER_INITIAL, 1000000);
+    lapic_write(APIC_TIMER_INITIAL, 40000000);
     vector = run_user(user_loop, 0, FLAG_IF);
     lapic_eoi();
     lapic_write(APIC_LVT_TIMER, 0x10000);

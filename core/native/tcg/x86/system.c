@@ -80,8 +80,9 @@ target_ulong CM_WRAP(helper_read_crN)(CPUX86State* env, int reg) {
 }
 
 static uint64_t settable_cr4(const CPUX86State* env) {
-    uint64_t bits = CR4_VME_MASK | CR4_PVI_MASK | CR4_TSD_MASK | CR4_DE_MASK | CR4_PSE_MASK | CR4_PAE_MASK |
-                    CR4_MCE_MASK | CR4_PGE_MASK | CR4_PCE_MASK | CR4_OSFXSR_MASK | CR4_OSXMMEXCPT_MASK;
+    uint64_t bits = CR4_TSD_MASK | CR4_DE_MASK | CR4_PSE_MASK | CR4_PAE_MASK | CR4_MCE_MASK | CR4_PGE_MASK |
+                    CR4_PCE_MASK | CR4_OSFXSR_MASK | CR4_OSXMMEXCPT_MASK;
+    if (env->features[FEAT_1_EDX] & CPUID_VME) bits |= CR4_VME_MASK | CR4_PVI_MASK;
     if (env->features[FEAT_7_0_EBX] & CPUID_7_0_EBX_FSGSBASE) bits |= CR4_FSGSBASE_MASK;
     if (env->features[FEAT_7_0_EBX] & CPUID_7_0_EBX_SMEP) bits |= CR4_SMEP_MASK;
     if (env->features[FEAT_7_0_EBX] & CPUID_7_0_EBX_SMAP) bits |= CR4_SMAP_MASK;

@@ -277,6 +277,24 @@ def test_given_rex_that_extends_a_register_when_it_is_mmx_then_it_has_no_effect(
     assert extended.image == expected.image
 
 
+@pytest.mark.parametrize(
+    ("code", "size"),
+    [("dd/6", 108), ("dd/4", 108), ("d9/6", 28), ("d9/4", 28)],
+    ids=["fnsave", "frstor", "fnstenv", "fldenv"],
+)
+def test_given_an_image_that_ends_on_a_missing_page_when_it_is_used_then_its_last_byte_is_told(
+    code: str, size: int
+) -> None:
+    """The bare processor asks for the first word, then for the last byte, before it moves any."""
+    for back, faulting in ((8, size - 1), (2, 2)):
+        host = long_mode_host(at(code, NOWHERE - back) + HLT)
+        host.start()
+        until_halted(host)
+        host.stop()
+        assert fault(host) == (PF, 0)
+        assert host.registers(0)["cr2"] == NOWHERE - back + faulting
+
+
 # --- FXSAVE and FXRSTOR ---
 
 DIVIDE_1_BY_3 = bytes.fromhex("f20f100425") + (DATA + 0x800).to_bytes(4, "little")  # movsd xmm0, [1.0]

@@ -98,7 +98,8 @@ static void narrow_operand(struct cm_translator* t, const struct cm_instruction*
     if (in->map != CM_MAP_0F || in->opcode < 0x60 || in->opcode > 0x62 || !in->is_memory) return;
     for (TCGOp* op = QTAILQ_NEXT(t->before, link); op; op = QTAILQ_NEXT(op, link)) {
         if (op->opc != INDEX_op_qemu_ld_i64) continue;
-        op->args[2] = make_memop_idx(MO_LEUL, get_mmuidx((TCGMemOpIdx)op->args[2]));
+        const TCGMemOpIdx oi = (TCGMemOpIdx)op->args[2];
+        op->args[2] = make_memop_idx((get_memop(oi) & ~MO_SIZE) | MO_32, get_mmuidx(oi));
     }
 }
 

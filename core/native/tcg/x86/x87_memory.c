@@ -5,6 +5,7 @@
 #if defined(__x86_64__)
 
 #include "platform.h"
+#include "translator.h"
 #include "x87.h"
 
 enum { WIDEST_OPERAND = 10, FXSAVE_BYTES = 512 };
@@ -20,13 +21,15 @@ static bool ends_canonical(const CPUX86State* env, target_ulong address, unsigne
 }
 
 // Faults as the bare processor does, of which no manual tells: of an image of the state it asks for the first
-// and the last byte before all others.
+// word and the last byte before all others.
 static void probe(CPUX86State* env, target_ulong address, unsigned size, MMUAccessType kind, uintptr_t ra) {
     const int index = cpu_mmu_index(env, false);
-    const target_ulong last = linear(env, address + size - 1);
-    const bool ends_first = !ends_canonical(env, address, size);
-    if (!ends_first) probe_access(env, linear(env, address), 1, kind, index, ra);
-    if (size > WIDEST_OPERAND || ends_first) probe_access(env, last, 1, kind, index, ra);
+    if (size > WIDEST_OPERAND && ends_canonical(env, address, size)) {
+        probe(env, address, size == 14 || size == 94 ? 2 : 4, kind, ra);
+    }
+    if (size > WIDEST_OPERAND || !ends_canonical(env, address, size)) {
+        probe_access(env, linear(env, address + size - 1), 1, kind, index, ra);
+    }
     for (unsigned done = 0; done < size;) {
         const target_ulong at = linear(env, address + done);
         const unsigned room = TARGET_PAGE_SIZE - (unsigned)(at & ~TARGET_PAGE_MASK);
@@ -70,8 +73,8 @@ void cm_x87_load_slowly(CPUX86State* env, target_ulong address, void* into, unsi
 // like the words that it consists of.
 void cm_x87_check_alignment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
     const unsigned alignment = size == 10 ? 8 : size == 14 || size == 94 ? 2 : size > 10 ? 4 : size;
-    const bool checked = (env->cr[0] & CR0_AM_MASK) && (env->hflags & HF_CPL_MASK) == 3;
-    if (checked && (address & (alignment - 1))) raise_exception_err_ra(env, EXCP11_ALGN, 0, ra);
+    const bool canonical = !(env->hflags & HF_CS64_MASK) || cm_is_canonical(address);
+    if (canonical && ends_canonical(env, address, size)) cm_check_alignment(env, address, alignment, ra);
 }
 
 void cm_x87_store_slowly(CPUX86State* env, target_ulong address, const void* bytes, unsigned size,

@@ -116,11 +116,34 @@ static void data_breakpoints(void) {
     check(!hits, "a watchpoint hits after it was switched off");
 }
 
+static volatile uint64_t interrupted;
+static void on_interrupt(struct trap_frame* frame) { interrupted += frame->vector == 0x83; }
+
+// MOV SS holds a data breakpoint back for one instruction. When that is INT n, #DB comes at the handler's
+// first instruction (SDM vol. 3A 6.8.3); the shadow is over there.
+static void breakpoint_before_interrupt(void) {
+    trap_handlers[0x83] = on_interrupt;
+    reset();
+    watched[0] = KERNEL_DATA;
+    interrupted = 0;
+    write_dr(0, (uint64_t)&watched[0]);
+    write_dr(7, 0x400 | 2 | 0x7ull << 16);  // DR0, reads and writes, 2 bytes
+    __asm__ volatile("movw %0, %%ss\n int $0x83" ::"m"(watched[0]) : "memory");
+    const uint64_t rip = hit_rip, dr6 = hit_dr6;
+    write_dr(7, 0x400);
+    check(hits == 1 && interrupted == 1 && rip == trap_entry(0x83) && (dr6 & 0xe00f) == 1,
+          "mov ss of a watched word, int 83h: %lu debug exceptions, %lu interrupts, RIP %lx, expected %lx, "
+          "DR6 %lx",
+          hits, interrupted, rip, trap_entry(0x83), dr6);
+    trap_handlers[0x83] = NULL;
+}
+
 void test_debug(void) {
     trap_handlers[1] = on_debug;
     single_step();
     instruction_breakpoint();
     data_breakpoints();
+    if (strict) breakpoint_before_interrupt();
     reset();
     trap_handlers[1] = NULL;
     // In ring 3: one step, and the interrupt gate clears TF for the handler.

@@ -35,12 +35,15 @@ static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     (void)uc;
     engine->counters.exceptions++;
     engine->slow_store = 0;  // it may have been the store's: the delivery stores too
-    cm_data_trap_forget(engine);
+    // A shadow of STI or MOV SS ends with the instruction that raised this.
+    env->hflags &= ~HF_INHIBIT_IRQ_MASK;
     if (env->exception_is_int) {
-        // A fault on the way in (gate not present, stack not writable) is one of the INT itself.
+        // A data breakpoint that MOV SS held back comes now, before the handler's first instruction (SDM vol.
+        // 3A 6.8.3). A fault on the way in (gate not present, stack not writable) is one of the INT itself.
         env->eip = engine->int_eip;
         cm_deliver(env, CM_EVENT_SOFTWARE, vector, 0, env->exception_next_eip);
     } else {
+        cm_data_trap_forget(engine);
         if (is_fault((int)vector)) env->eflags |= RF_MASK;
         if (vector == EXCP01_DB) env->dr[7] &= ~(target_ulong)DR7_GD;  // SDM vol. 3B 18.2.4
         cm_deliver(env, CM_EVENT_EXCEPTION, vector, (uint32_t)env->error_code, env->eip);

@@ -83,7 +83,7 @@ for cores in CORES:
             "load, s": load - overhead,
             "MB/s": cores * MEGABYTES / (load - overhead),
             "interrupts": int(stats["interrupts"].sum()),
-            "blocks translated": int(stats["blocks"].sum()),
+            "blocks translated": int(stats["translations"].sum()),
         }
     )
 

@@ -21,7 +21,7 @@ _HOST_COLUMNS = (
     "links_sent_bytes",
     "clock_error_ns",
 )
-_COLUMNS = ("state", "blocks", "interrupts", "kicks", "halted_ns", "run_ns")
+_COLUMNS = ("state", "translations", "interrupts", "kicks", "halted_ns", "run_ns")
 _ROWS = 16
 
 

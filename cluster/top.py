@@ -198,7 +198,7 @@ def _vcpus(before: Sequence[Row], now: Sequence[Row], seconds: float, *, several
     rest = f", the busiest {len(shown)} of {len(pairs)}" if len(shown) < len(pairs) else ""
     table = _table(
         f"vCPUs, per second{rest}",
-        "vCPU", *(["host"] if several else []), "state", "busy", "blocks", "interrupts", "IPIs", "atomics",
+        "vCPU", *(["host"] if several else []), "state", "busy", "translations", "interrupts", "IPIs", "atomics",
         "port I/O", "MMIO",
     )  # fmt: skip
     for number, row, rate in sorted(shown, key=lambda pair: pair[0]):
@@ -208,7 +208,7 @@ def _vcpus(before: Sequence[Row], now: Sequence[Row], seconds: float, *, several
             *([str(row.get("host", 0))] if several else []),
             str(row.get("state", "")),
             f"{100 * busy(row, rate):.0f} %",
-            *(short(rate.get(name, 0.0)) for name in ("blocks", "interrupts", "ipis_sent")),
+            *(short(rate.get(name, 0.0)) for name in ("translations", "interrupts", "ipis_sent")),
             short(atomics),
             *(short(rate.get(name, 0.0)) for name in ("exits_io", "exits_mmio")),
         )

@@ -23,6 +23,8 @@ class Host(NativeHost):
     ``apic_ids``, the machine's ``total_vcpus`` in all. The vCPU with APIC id 0 is the bootstrap processor.
     ``tsc_hz`` 0 means the host's own rate. ``protection`` of translated code: 'auto', 'userfaultfd' or
     'mprotect'; of shared memory also 'userfaultfd-copy'. ``mesh``: this host's place in a machine of several.
+    ``code_buffer_bytes`` bounds the translations of each vCPU (1 MiB at least; they are dropped and made anew
+    when it is full); 0 chooses 32 to 128 MiB by the host's memory.
     Raises OSError with the way out when the host refuses, ValueError for impossible sizes.
     """
 
@@ -36,6 +38,7 @@ class Host(NativeHost):
         tsc_hz: int = 0,
         protection: str = "auto",
         mesh: Mesh | None = None,
+        code_buffer_bytes: int = 0,
     ) -> None:
         rate = tsc_hz or host_tsc_hz()
         topology = None if mesh is None else cpuid.Topology(cores=mesh.package_cores)
@@ -62,6 +65,7 @@ class Host(NativeHost):
             protection=protection,
             cpus=cpus,
             mesh=None if mesh is None else _options(mesh),
+            code_buffer_bytes=code_buffer_bytes,
         )
         _alive.add(self)
 

@@ -188,7 +188,7 @@ AnyDict stats_of(Host& host, size_t index) {
     nb::dict out;
     out["apic_id"] = vcpu.lapic().apic_id();
     out["state"] = state_name(host, vcpu);
-    out["blocks"] = e.blocks;
+    out["translations"] = e.translations;
     out["code_bytes"] = vcpu.code_bytes();
     out["exits_io"] = c.exits_io.load();
     out["exits_mmio"] = c.exits_mmio.load();
@@ -331,7 +331,7 @@ NB_MODULE(_native, m) {
             [](Host* self, uint64_t ram_bytes, uint64_t low_ram_bytes, std::vector<uint32_t> apic_ids,
                std::optional<uint32_t> bootstrap, uint32_t total_vcpus, uint64_t tsc_hz, uint32_t timer_hz,
                const std::string& protection, std::vector<CpuDescription> cpus,
-               std::optional<Mesh::Options> mesh) {
+               std::optional<Mesh::Options> mesh, uint32_t code_buffer_bytes) {
                 const auto kind = protection_from_name(protection);
                 if (!kind)
                     throw nb::value_error("protection is auto, userfaultfd, userfaultfd-copy or mprotect");
@@ -344,12 +344,14 @@ NB_MODULE(_native, m) {
                                       .timer_hz = timer_hz,
                                       .protection = *kind,
                                       .cpus = std::move(cpus),
-                                      .mesh = std::move(mesh)};
+                                      .mesh = std::move(mesh),
+                                      .code_buffer_bytes = code_buffer_bytes};
                 Unlocked unlocked;
                 new (self) Host(std::move(options));
             },
             nb::kw_only(), "ram_bytes"_a, "low_ram_bytes"_a, "apic_ids"_a, "bootstrap"_a.none(),
-            "total_vcpus"_a, "tsc_hz"_a, "timer_hz"_a, "protection"_a, "cpus"_a, "mesh"_a.none())
+            "total_vcpus"_a, "tsc_hz"_a, "timer_hz"_a, "protection"_a, "cpus"_a, "mesh"_a.none(),
+            "code_buffer_bytes"_a)
         .def(
             "connect", [](Host& host, nb::object node) { host.connect(std::make_shared<PythonNode>(node)); },
             "node"_a)

@@ -40,9 +40,9 @@ SNAPSHOT: dict[str, Any] = {
     "seconds": 10.0,
     "hosts": [{"host": 0, "node": "10.0.0.1", "vcpus": 2}, {"host": 1, "node": "10.0.0.2", "vcpus": 1}],
     "stats": [
-        {"host": 0, "state": "running", "blocks": 0, "halted_ns": 0, "run_ns": 0},
-        {"host": 0, "state": "halted", "blocks": 10, "halted_ns": 0, "run_ns": 0},
-        {"host": 1, "state": "halted", "blocks": 10, "halted_ns": 0, "run_ns": 0},
+        {"host": 0, "state": "running", "translations": 0, "halted_ns": 0, "run_ns": 0},
+        {"host": 0, "state": "halted", "translations": 10, "halted_ns": 0, "run_ns": 0},
+        {"host": 1, "state": "halted", "translations": 10, "halted_ns": 0, "run_ns": 0},
     ],
     "mesh": [
         {"read_fetches": 100, "page_bytes": 0, "links_refused": 0, "clock_error_ns": 1500},

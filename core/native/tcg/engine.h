@@ -86,7 +86,7 @@ struct cm_ram_layout {
 
 // Counted by the engine's thread without locks; read by others at any time (a torn read is not possible).
 struct cm_engine_counters {
-    uint64_t blocks, exceptions, interrupts, kicks, checked_block_misses, self_restarts;
+    uint64_t translations, exceptions, interrupts, kicks, checked_block_misses, self_restarts;
     uint64_t atomics[5];  // of 1, 2, 4, 8, 16 bytes
     uint64_t atomics_misaligned, atomics_crossing, pauses, fpu_slow;
 };

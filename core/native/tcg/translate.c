@@ -230,7 +230,7 @@ void CM_WRAP(gen_intermediate_code)(CPUState* cs, TranslationBlock* tb, int max_
     struct cm_engine* engine = cm_engine_of(cs->uc);
     TCGContext* tcg = cs->uc->tcg_ctx;
     CM_HIT(gen_intermediate_code);
-    engine->counters.blocks++;
+    engine->counters.translations++;
 
     uint64_t page = cm_code_page(engine, tb->pc), next_page = UINT64_MAX;
     bool mixed = page != UINT64_MAX && engine->ops->begin_translation(engine->opaque, page);

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <thread>
+#include <unistd.h>
 
 #include "ram/fault_handler.hpp"
 #ifdef COREMESH_HOST_SSE
@@ -26,11 +27,24 @@ uint64_t timers_per_second(size_t vcpus) {
     return vcpus <= kFew * cores ? 0 : kTimersPerCore * cores;
 }
 
+/// A full buffer is emptied and what is in use is translated again: some 15 MiB for a kernel and a shell. So a
+/// buffer holds several times that, and all of a host's vCPUs together an eighth of its memory.
+constexpr uint64_t kLeastCodeBuffer = 32 << 20, kMostCodeBuffer = 128 << 20;
+
+uint32_t code_buffer_size(const Host::Options& options) {
+    if (options.code_buffer_bytes) return options.code_buffer_bytes;
+    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
+    const uint64_t memory = pages > 0 && page > 0 ? uint64_t(pages) * uint64_t(page) : 0;
+    const uint64_t share = memory / 8 / std::max<size_t>(options.apic_ids.size(), 1);
+    return static_cast<uint32_t>(std::clamp(share, kLeastCodeBuffer, kMostCodeBuffer));
+}
+
 }  // namespace
 
 Host::Host(Options options)
     : VcpuSurroundings(ram_, bus_, clock_, timers_, fabric_, gate_,
-                       options.apic_ids.size() > std::thread::hardware_concurrency(), options.timer_hz),
+                       options.apic_ids.size() > std::thread::hardware_concurrency(), options.timer_hz,
+                       code_buffer_size(options)),
       options_(std::move(options)),
       ram_(options_.ram_bytes, options_.low_ram_bytes, options_.protection, options_.mesh.has_value()),
       clock_(options_.tsc_hz, 0, options_.mesh.has_value()),

@@ -48,6 +48,7 @@ class Host final : private VcpuSurroundings,
         Protection protection = Protection::automatic;
         std::vector<CpuDescription> cpus;   ///< one a vCPU
         std::optional<Mesh::Options> mesh;  ///< when the machine has other hosts
+        uint32_t code_buffer_bytes = 0;     ///< of translations, for each vCPU; 0: by the host's memory
     };
 
     explicit Host(Options options);

@@ -99,7 +99,7 @@ Vcpu::Vcpu(VcpuSurroundings& around, unsigned index, uint32_t apic_id, bool boot
     const cm_ram_layout layout{around.ram.guest_base(), around.ram.size(), around.ram.low_size(),
                                around.shares_ram()};
     char error[256] = "";
-    engine_ = cm_engine_open(&kOps, this, &layout, 0, error, sizeof error);
+    engine_ = cm_engine_open(&kOps, this, &layout, around.code_buffer_bytes, error, sizeof error);
     if (!engine_) throw std::runtime_error(std::string("vCPU ") + std::to_string(index) + ": " + error);
     lapic_.reset(false);
     // What firmware would have done: the other cores are found as INIT leaves them.

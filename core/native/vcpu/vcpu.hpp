@@ -60,9 +60,11 @@ struct VcpuSurroundings {
     Gate& gate;
     bool oversubscribed;  ///< more vCPUs than host cores: PAUSE gives the core away now and then
     uint32_t timer_hz;
+    uint32_t code_buffer_bytes;  ///< of translations, for each vCPU; when it is full, all are dropped
 
     VcpuSurroundings(GuestRam& ram_, Bus& bus_, const Clock& clock_, TimerQueue& timers_,
-                     x86::Fabric& fabric_, Gate& gate_, bool oversubscribed_, uint32_t timer_hz_)
+                     x86::Fabric& fabric_, Gate& gate_, bool oversubscribed_, uint32_t timer_hz_,
+                     uint32_t code_buffer_bytes_)
         : ram(ram_),
           bus(bus_),
           clock(clock_),
@@ -70,7 +72,8 @@ struct VcpuSurroundings {
           fabric(fabric_),
           gate(gate_),
           oversubscribed(oversubscribed_),
-          timer_hz(timer_hz_) {}
+          timer_hz(timer_hz_),
+          code_buffer_bytes(code_buffer_bytes_) {}
 
     virtual void close_gate(Vcpu* except) noexcept = 0;
     virtual void open_gate() noexcept = 0;

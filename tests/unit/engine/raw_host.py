@@ -16,9 +16,15 @@ SPIN = b"\xeb\xfe"  # jmp to itself
 LAPIC = 0xFEE0_0000
 
 
-def raw_host(code: bytes = SPIN, *, vcpus: int = 1, ram_bytes: int = RAM) -> Host:
+def raw_host(code: bytes = SPIN, *, vcpus: int = 1, ram_bytes: int = RAM, code_buffer_bytes: int = 0) -> Host:
     """A host that was not started, its first vCPU in flat 32-bit protected mode at ``code``."""
-    host = Host(ram_bytes=ram_bytes, low_ram_bytes=ram_bytes, apic_ids=list(range(vcpus)), total_vcpus=vcpus)
+    host = Host(
+        ram_bytes=ram_bytes,
+        low_ram_bytes=ram_bytes,
+        apic_ids=list(range(vcpus)),
+        total_vcpus=vcpus,
+        code_buffer_bytes=code_buffer_bytes,
+    )
     host.ram_write(CODE, code)
     data = dict.fromkeys(("ds", "es", "fs", "gs", "ss"), FLAT_DATA)
     host.set_registers(0, {"cs": FLAT_CODE, "cr0": 0x11, "rip": CODE, "rsp": 0x8000, **data})

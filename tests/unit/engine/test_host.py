@@ -15,7 +15,7 @@ from raw_host import CLI_HLT, CODE, HLT, RAM, SPIN, raw_host, until, until_halte
 STATS = [
     "apic_id",
     "state",
-    "blocks",
+    "translations",
     "code_bytes",
     "exits_io",
     "exits_mmio",
@@ -155,7 +155,7 @@ def test_given_a_host_when_its_statistics_are_read_then_each_vcpu_has_every_key(
     for stat in stats:
         assert set(STATS) <= set(stat)
     assert stats[0]["exits_halt"] == 1
-    assert stats[0]["blocks"] > 0
+    assert stats[0]["translations"] > 0
     host.stop()
 
 
@@ -231,6 +231,6 @@ def test_given_16_engines_in_one_process_when_they_run_then_each_has_its_own_cod
     hosts = [raw_host(SPIN) for _ in range(16)]
     for host in hosts:
         host.start()
-    until(lambda: all(host.stats()[0]["blocks"] for host in hosts), "an engine does not run")
+    until(lambda: all(host.stats()[0]["translations"] for host in hosts), "an engine does not run")
     for host in hosts:
         host.stop()

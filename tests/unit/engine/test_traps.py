@@ -40,12 +40,12 @@ def test_given_code_that_reads_nothing_when_it_runs_for_long_then_it_is_translat
     """U4, U5, U12, U13: no helper call and no slow path in the loop; the block count stays as it is."""
     host = raw_host(b"\xa3\x00\x50\x00\x00" + b"\xeb\xf9")  # mov [5000h], eax; jmp back
     host.start()
-    until(lambda: int(host.stats()[0]["blocks"]) > 0, "the loop does not run")
-    blocks = host.stats()[0]["blocks"]
-    until(lambda: host.stats()[0]["blocks"] == blocks, "blocks are made over and over")
+    until(lambda: int(host.stats()[0]["translations"]) > 0, "the loop does not run")
+    blocks = host.stats()[0]["translations"]
+    until(lambda: host.stats()[0]["translations"] == blocks, "blocks are made over and over")
     host.pause()
     host.resume()
-    assert int(host.stats()[0]["blocks"]) <= int(blocks) + 2
+    assert int(host.stats()[0]["translations"]) <= int(blocks) + 2
     host.stop()
 
 

@@ -198,8 +198,8 @@ def _vcpus(before: Sequence[Row], now: Sequence[Row], seconds: float, *, several
     rest = f", the busiest {len(shown)} of {len(pairs)}" if len(shown) < len(pairs) else ""
     table = _table(
         f"vCPUs, per second{rest}",
-        "vCPU", *(["host"] if several else []), "state", "busy", "translations", "interrupts", "IPIs", "atomics",
-        "port I/O", "MMIO",
+        "vCPU", *(["host"] if several else []), "state", "busy", "translations", "interrupts", "IPIs",
+        "atomics", "port I/O", "MMIO",
     )  # fmt: skip
     for number, row, rate in sorted(shown, key=lambda pair: pair[0]):
         atomics = sum(value for name, value in rate.items() if name.startswith("atomics_"))

@@ -27,8 +27,8 @@ uint64_t timers_per_second(size_t vcpus) {
     return vcpus <= kFew * cores ? 0 : kTimersPerCore * cores;
 }
 
-/// A full buffer is emptied and what is in use is translated again: some 15 MiB for a kernel and a shell. So a
-/// buffer holds several times that, and all of a host's vCPUs together an eighth of its memory.
+/// A full buffer is emptied and what is in use is translated again: some 15 MiB for a kernel and a shell. So
+/// a buffer holds several times that, and all of a host's vCPUs together an eighth of its memory.
 constexpr uint64_t kLeastCodeBuffer = 32 << 20, kMostCodeBuffer = 128 << 20;
 
 uint32_t code_buffer_size(const Host::Options& options) {

@@ -250,7 +250,10 @@ class Machine:
         return "paused" if self._paused else "running"
 
     def stats(self) -> pandas.DataFrame:
-        """Return the engine's counters: one row a vCPU, columns as of ``Host.stats``; 'host' if several."""
+        """Return the engine's counters: one row a vCPU, columns as of ``Host.stats``; 'host' if several.
+
+        'translations' counts blocks of guest code translated, not executed; 'code_bytes' is what they take.
+        """
         self._require_alive()
         return as_table(vcpu_rows(self._hosts.all("stats")), "vcpu")
 

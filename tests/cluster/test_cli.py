@@ -160,6 +160,10 @@ def test_doctor_reports_what_it_tried() -> None:
     assert {"host", "engine", "userfaultfd", "memory", "Ray", "image cache"} <= set(by_subject)
     assert {"pages between hosts", "link encryption", "link priority"} <= set(by_subject)
     assert all(finding["level"] in ("good", "note", "bad") for finding in findings)
+    memory = by_subject["memory"]
+    assert memory["level"] == "note" or all(
+        word in memory["meaning"] for word in ("after a boot", "under load", "at most")
+    )
     assert b"userfaultfd" in coremesh("doctor").stdout
 
 

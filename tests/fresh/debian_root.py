@@ -21,6 +21,7 @@ PERSON = "person"  # the ordinary user, who has sudo
 
 # In namespaces of their own, so that mounts and processes end with the command, however it ends. Devices are
 # the host's, /dev/shm is not.
+_NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 _ENTER = """\
 set -e
 root=$1 user=$2 folder=$3
@@ -68,7 +69,15 @@ class DebianRoot:
 
     def make(self, log: Path) -> None:
         """Run debootstrap, half a minute and 250 MB; its words go to `log`. Raises RootError."""
-        command = ["debootstrap", "--variant=minbase", self.release, str(self.folder)]
+        # In namespaces, too: it mounts /proc in the folder, and has children.
+        command = [
+            *_NAMESPACES,
+            "--mount-proc",
+            "debootstrap",
+            "--variant=minbase",
+            self.release,
+            str(self.folder),
+        ]
         with log.open("w") as words:
             done = subprocess.run(
                 [*command, *([self._mirror] if self._mirror else [])], stdout=words, stderr=subprocess.STDOUT
@@ -122,10 +131,9 @@ class DebianRoot:
             "LANG": "C.UTF-8",
             "TERM": os.environ.get("TERM", "dumb"),
         } | {name: os.environ[name] for name in _PROXIES if name in os.environ}
-        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         enter = ["sh", "-c", _ENTER, "enter", str(self.folder), user, inside]
         return subprocess.run(  # type: ignore[call-overload,no-any-return]
-            [*namespaces, *enter, *command], env=environment, timeout=timeout, **options
+            [*_NAMESPACES, *enter, *command], env=environment, timeout=timeout, **options
         )
 
     def remove(self) -> None:

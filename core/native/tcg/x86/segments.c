@@ -22,14 +22,36 @@ static int system_index(const CPUX86State* env) {
     return env->hflags & HF_SMAP_MASK ? MMU_KSMAP_IDX : MMU_KNOSMAP_IDX;
 }
 
+// An aligned word in a page that the TLB knows: an interrupt and its return read seven of them. NULL: the
+// engine reads it. The entry's address has bits set that no address has where a look at each access is asked
+// for.
+static inline const void* at_once(CPUX86State* env, target_ulong address, unsigned size, int mmu_index) {
+    const CPUTLBEntry* entry = tlb_entry(env, mmu_index, address);
+    if (entry->addr_read != (address & (TARGET_PAGE_MASK | (size - 1)))) return NULL;
+    return (const void*)(uintptr_t)(address + entry->addend);
+}
+
+static inline uint64_t read_memory(const struct cm_transfer* t, target_ulong address, unsigned size,
+                                   int mmu_index) {
+    const void* host = at_once(t->env, address, size, mmu_index);
+    switch (size) {
+        case 8:
+            return host ? *(const uint64_t*)host : cpu_ldq_mmuidx_ra(t->env, address, mmu_index, t->ra);
+        case 4:
+            return host ? *(const uint32_t*)host : cpu_ldl_mmuidx_ra(t->env, address, mmu_index, t->ra);
+        default:
+            return host ? *(const uint16_t*)host : cpu_lduw_mmuidx_ra(t->env, address, mmu_index, t->ra);
+    }
+}
+
 uint16_t cm_system_read16(const struct cm_transfer* t, target_ulong address) {
-    return (uint16_t)cpu_lduw_mmuidx_ra(t->env, cm_linear(t->env, address), system_index(t->env), t->ra);
+    return (uint16_t)read_memory(t, cm_linear(t->env, address), 2, system_index(t->env));
 }
 uint32_t cm_system_read32(const struct cm_transfer* t, target_ulong address) {
-    return cpu_ldl_mmuidx_ra(t->env, cm_linear(t->env, address), system_index(t->env), t->ra);
+    return (uint32_t)read_memory(t, cm_linear(t->env, address), 4, system_index(t->env));
 }
 uint64_t cm_system_read64(const struct cm_transfer* t, target_ulong address) {
-    return cpu_ldq_mmuidx_ra(t->env, cm_linear(t->env, address), system_index(t->env), t->ra);
+    return read_memory(t, cm_linear(t->env, address), 8, system_index(t->env));
 }
 void cm_system_write16(const struct cm_transfer* t, target_ulong address, uint32_t value) {
     cpu_stw_mmuidx_ra(t->env, cm_linear(t->env, address), value, system_index(t->env), t->ra);
@@ -154,9 +176,7 @@ void cm_push(const struct cm_transfer* t, struct cm_stack* stack, unsigned size,
 target_ulong cm_pop(const struct cm_transfer* t, struct cm_stack* stack, unsigned size) {
     const target_ulong address = stack_address(t, stack, size);
     stack->pointer += size;
-    if (size == 8) return cpu_ldq_mmuidx_ra(t->env, address, stack->mmu_index, t->ra);
-    if (size == 4) return cpu_ldl_mmuidx_ra(t->env, address, stack->mmu_index, t->ra);
-    return cpu_lduw_mmuidx_ra(t->env, address, stack->mmu_index, t->ra);
+    return read_memory(t, address, size, stack->mmu_index);
 }
 
 void cm_set_stack_pointer(CPUX86State* env, const struct cm_stack* stack) {

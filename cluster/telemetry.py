@@ -75,11 +75,24 @@ def processes() -> list[int]:
         pid = place.name.removesuffix(_SUFFIX)
         if not pid.isdigit():
             continue
-        if Path("/proc", pid).exists():
+        if _is_served(place):
             found.append(int(pid))
         else:
             place.unlink(missing_ok=True)
     return found
+
+
+def _is_served(place: Path) -> bool:
+    """Whether a process listens there. Its number does not tell: process 1 of a container always exists."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_ANSWER_SECONDS)
+        try:
+            connection.connect(str(place))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:  # it is busy, and has not accepted yet
+            return True
+    return True
 
 
 def ask(pid: int) -> dict[str, Any]:
@@ -119,8 +132,12 @@ def _listen() -> socket.socket:
     path = place / f"{os.getpid()}{_SUFFIX}"
     path.unlink(missing_ok=True)  # of an earlier process of this number
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    server.bind(str(path))
+    # It gets its name when it listens: until then another process would take it for one left behind.
+    early = path.with_suffix(".new")
+    early.unlink(missing_ok=True)
+    server.bind(str(early))
     server.listen()
+    early.rename(path)
     atexit.register(_remove, path, os.getpid())
     return server
 
@@ -136,8 +153,17 @@ def _serve(server: socket.socket) -> None:
     while True:
         connection, _ = server.accept()
         with connection, contextlib.suppress(OSError):
+            if _has_left(connection):  # it only looked whether somebody listens
+                continue
             connection.settimeout(_ANSWER_SECONDS)
             connection.sendall(json.dumps(_report()).encode())
+
+
+def _has_left(connection: socket.socket) -> bool:
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
 
 
 def _report() -> dict[str, Any]:

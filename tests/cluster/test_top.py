@@ -158,6 +158,32 @@ def test_sockets_of_killed_processes_are_swept(place: Path) -> None:
     assert (place / "notes.txt").exists(), "only what is ours is removed"
 
 
+def test_a_socket_left_by_process_1_of_a_container_is_swept_although_there_is_a_process_1(
+    place: Path,
+) -> None:
+    place.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(place / "1.sock"))
+    assert telemetry.processes() == []
+    assert list(place.iterdir()) == []
+
+
+def test_to_see_which_processes_drive_machines_costs_these_no_answer(place: Path) -> None:
+    asked: list[None] = []
+
+    class Counting(Machine):
+        def snapshot(self) -> dict[str, Any]:
+            asked.append(None)
+            return super().snapshot()
+
+    machine: Any = Counting(SNAPSHOT)
+    telemetry.show(machine)
+    for _ in range(20):
+        assert telemetry.processes() == [os.getpid()]
+    assert telemetry.ask(os.getpid())["machines"] == [SNAPSHOT]
+    assert len(asked) < 10, "a look that has left again is answered all the same"
+
+
 def test_a_process_without_machines_is_told_as_such(place: Path) -> None:
     with pytest.raises(MachineStateError, match="tells of no machine"):
         telemetry.ask(1)

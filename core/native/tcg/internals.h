@@ -86,7 +86,9 @@ enum { CM_MO_WRITTEN = 1 << 8, CM_MO_PAIR = 1 << 9, CM_MO_CHECKED = 1 << 10 };
 void cm_check_access(CPUX86State* env, target_ulong address, TCGMemOpIdx oi, MMUAccessType kind,
                      uintptr_t from);
 // Whether a misaligned access of user code is #AC now.
-bool cm_checks_alignment(const CPUX86State* env);
+static inline bool cm_checks_alignment(const CPUX86State* env) {
+    return (env->eflags & AC_MASK) && (env->cr[0] & CR0_AM_MASK) && (env->hflags & HF_CPL_MASK) == 3;
+}
 
 // RFLAGS bits that CPUX86State.eflags holds itself; arithmetic flags and DF live in other words of it.
 #define CM_SYSTEM_FLAGS ((int)~(CC_O | CC_S | CC_Z | CC_A | CC_P | CC_C | DF_MASK))

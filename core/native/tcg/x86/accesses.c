@@ -134,10 +134,6 @@ static void probe(CPUX86State* env, target_ulong address, unsigned size, MMUAcce
     if (size > room) probe_access(env, second, size - room, kind, mmu_index, from);
 }
 
-bool cm_checks_alignment(const CPUX86State* env) {
-    return (env->eflags & AC_MASK) && (env->cr[0] & CR0_AM_MASK) && (env->hflags & HF_CPL_MASK) == 3;
-}
-
 void cm_check_access(CPUX86State* env, target_ulong address, TCGMemOpIdx oi, MMUAccessType kind,
                      uintptr_t from) {
     const MemOp op = get_memop(oi);

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from coremesh.cluster.cmdline import default_words, several_hosts_words
+from coremesh.cluster.cmdline import SEVERAL_HOSTS, default_words
 from coremesh.cluster.describe import load_image
 from coremesh.cluster.description import HostsWanted
 from coremesh.cluster.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
@@ -119,8 +119,8 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
 
 def _tell_of_words(kernel: bytes, shares: tuple[int, ...], append: str) -> None:
     """Say what the kernel of a machine of several hosts gets beyond what it gets on one."""
-    added = several_hosts_words(sum(shares)) if len(shares) > 1 else ()
-    left = default_words(kernel, vcpus=sum(shares), hosts=len(shares), append=append)
+    added = SEVERAL_HOSTS if len(shares) > 1 else ()
+    left = default_words(kernel, hosts=len(shares), append=append)
     words = " ".join(word for word in left if word in added)
     if words:
         say(

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 #: Serial console at the port's highest rate, since what is typed arrives no faster than that; reset at once
 #: after a panic, so that a panic ends the machine instead of hanging it.
 ALWAYS = ("console=ttyS0,115200", "panic=-1")
-#: On several hosts besides.
+#: On several hosts besides (Documentation/admin-guide/kernel-parameters.txt). What a core does there for the
+#: sake of others costs round trips between hosts.
 #:
 #: tsc=reliable: Linux trusts the TSC of a few NUMA nodes only; where it does not, it compares it with the
 #: count of its ticks, of which a busy host loses some, and from then on asks the PM timer's port for the
@@ -20,7 +21,16 @@ ALWAYS = ("console=ttyS0,115200", "panic=-1")
 #:
 #: quiet: each register of the 8250 is a round trip to the host with the devices, and the kernel prints under
 #: a lock that all cores take.
-SEVERAL_HOSTS = ("tsc=reliable", "quiet")
+#:
+#: relax_domain_level=1: a core that becomes idle looks for work no further than its siblings. The balancing
+#: that runs by the clock goes on, and so does every placement that is asked for.
+#:
+#: rcu_nocbs=all: callbacks of RCU are run by threads, not by each core's tick. skew_tick=1: ticks of the
+#: cores do not come at the same time, so they do not meet at the same locks.
+#:
+#: Not here: nohz_full=1-N, which pinned work gains by. Idle cores without a tick take no work from a host
+#: that has too much of it: only the first core would do that for them, and it is busy then.
+SEVERAL_HOSTS = ("tsc=reliable", "quiet", "relax_domain_level=1", "rcu_nocbs=all", "skew_tick=1")
 
 #: Any of these from a person decides how much the kernel prints: 'quiet' is then not added.
 _LOG_WORDS = frozenset({"quiet", "debug", "loglevel", "ignore_loglevel"})
@@ -28,35 +38,24 @@ _LOG_WORDS = frozenset({"quiet", "debug", "loglevel", "ignore_loglevel"})
 _ADDING = frozenset({"console"})
 
 
-def command_line(
-    kernel: bytes, *, vcpus: int = 1, hosts: int = 1, append: str = "", quiet: bool = False
-) -> str:
-    """Return the command line of `kernel` on a machine of so many vCPUs and hosts, `append` included.
+def command_line(kernel: bytes, *, hosts: int = 1, append: str = "", quiet: bool = False) -> str:
+    """Return the command line of `kernel` on a machine of so many hosts, `append` included.
 
     With `quiet` the kernel prints errors only, unless `append` says how much it is to print. A Multiboot
     kernel gets `append` alone. Pure.
     """
-    return " ".join(
-        [*default_words(kernel, vcpus=vcpus, hosts=hosts, append=append, quiet=quiet), append]
-    ).strip()
+    return " ".join([*default_words(kernel, hosts=hosts, append=append, quiet=quiet), append]).strip()
 
 
-def default_words(
-    kernel: bytes, *, vcpus: int = 1, hosts: int = 1, append: str = "", quiet: bool = False
-) -> list[str]:
+def default_words(kernel: bytes, *, hosts: int = 1, append: str = "", quiet: bool = False) -> list[str]:
     """Return the default words that are left in :func:`command_line` beside those of `append`."""
     if not is_linux(kernel):
         return []
-    words = [*ALWAYS, *(several_hosts_words(vcpus) if hosts > 1 else ())]
+    words = [*ALWAYS, *(SEVERAL_HOSTS if hosts > 1 else ())]
     if quiet and "quiet" not in words:
         words.append("quiet")
     given = _names(append.split())
     return [word for word in words if not _is_replaced(word, given)]
-
-
-def several_hosts_words(vcpus: int) -> tuple[str, ...]:
-    """Return what a machine of several hosts and `vcpus` vCPUs adds."""
-    return SEVERAL_HOSTS
 
 
 def is_linux(kernel: bytes) -> bool:

@@ -65,7 +65,7 @@ def describe(
         kernel_bytes = load_image(kernel, "kernel", ram_bytes)
         initrd_bytes = None if initrd is None else load_image(initrd, "initrd", ram_bytes)
     line = (
-        command_line(kernel_bytes, vcpus=sum(shares), hosts=len(shares), append=append)
+        command_line(kernel_bytes, hosts=len(shares), append=append)
         if given_line is None
         else f"{given_line} {append}".strip()
     )

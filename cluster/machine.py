@@ -58,7 +58,8 @@ class Machine:
 
     `kernel` and `initrd` are paths or bytes. Without a kernel the machine boots Debian's, with a busybox
     initramfs; both are fetched at first use. `cmdline` replaces the kernel's default command line, `append`
-    is added to it. `modules` are Multiboot modules: paths, bytes, or pairs of one of these and a text.
+    is added to it, and its words replace default ones of the same names (cmdline.py). `modules` are Multiboot
+    modules: paths, bytes, or pairs of one of these and a text.
     `address` names a Ray cluster to run on, "auto" the one that this machine is a node of; otherwise Ray is
     started here, quietly, and shared by all machines of the process.
     `prompt` is a regular expression (bytes, or text) for the prompt of the guest's shell.

@@ -50,8 +50,13 @@ ALL_PROCESSORS: Final = 0xFF
 NMI_LINT: Final = 1
 
 LOCAL_DISTANCE: Final = 10
-REMOTE_DISTANCE: Final = 20
-"""Relative cost of memory of the own node and of another one (5.2.17); local is 10 by definition."""
+REMOTE_DISTANCE: Final = 100
+"""Relative cost of memory of the own node and of another one (5.2.17); local is 10 by definition.
+
+Above 30 (node_reclaim_distance) Linux neither places new programs on other nodes nor lets a waker pull a task
+from there: to look at the run queues of another host costs a round trip for each, thousands of times a
+second.
+"""
 
 _PRESENT: Final = 0x0F
 """_STA: present, enabled, shown and functioning (6.3.7)."""

@@ -10,7 +10,7 @@ processors. No Ray.
 import sys
 
 import peers
-from coremesh.cluster.cmdline import several_hosts_words
+from coremesh.cluster.cmdline import SEVERAL_HOSTS
 from coremesh.cluster.shell import PROMPT
 from figures import options
 from mesh_network import NetworkMachine, description_of
@@ -65,7 +65,7 @@ def boot(
 ) -> float:
     """One boot; seconds."""
     if words is None:
-        words = " ".join(several_hosts_words(vcpus)) if hosts > 1 else ""
+        words = " ".join(SEVERAL_HOSTS) if hosts > 1 else ""
     shares = [vcpus // hosts + (host < vcpus % hosts) for host in range(hosts)]
     description = description_of(
         guest.kernel.read_bytes(),

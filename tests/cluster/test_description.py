@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from coremesh.cluster.boot import _tell_of_words
 from coremesh.cluster.cmdline import command_line
 from coremesh.cluster.ending import MachineEnd
 from coremesh.cluster.lifeline import ProcessIdentity, watch
@@ -58,26 +59,46 @@ def test_linux_gets_a_serial_console_and_multiboot_kernels_an_empty_line() -> No
     linux = bytes(0x202) + b"HdrS" + bytes(100)
     multiboot = bytes(16) + b"\x02\xb0\xad\x1b" + bytes(100)
     assert command_line(linux) == "console=ttyS0,115200 panic=-1"
-    assert command_line(linux, hosts=2) == "console=ttyS0,115200 panic=-1 tsc=reliable quiet"
+    several = "tsc=reliable quiet relax_domain_level=1 rcu_nocbs=all skew_tick=1"
+    assert command_line(linux, hosts=2) == f"console=ttyS0,115200 panic=-1 {several}"
     for hosts in (1, 2):
         assert command_line(multiboot, hosts=hosts, append="a b", quiet=True) == "a b"
+
+
+TUNED = "relax_domain_level=1 rcu_nocbs=all skew_tick=1"
 
 
 @pytest.mark.parametrize(
     ("append", "line"),
     [
-        ("", "console=ttyS0,115200 panic=-1 tsc=reliable quiet"),
-        ("loglevel=7", "console=ttyS0,115200 panic=-1 tsc=reliable loglevel=7"),
-        ("debug", "console=ttyS0,115200 panic=-1 tsc=reliable debug"),
-        ("ignore-loglevel", "console=ttyS0,115200 panic=-1 tsc=reliable ignore-loglevel"),
-        ("quiet x", "console=ttyS0,115200 panic=-1 tsc=reliable quiet x"),
-        ("panic=5 tsc=unstable", "console=ttyS0,115200 quiet panic=5 tsc=unstable"),
-        ("console=tty0", "console=ttyS0,115200 panic=-1 tsc=reliable quiet console=tty0"),
+        ("", f"panic=-1 tsc=reliable quiet {TUNED}"),
+        ("loglevel=7", f"panic=-1 tsc=reliable {TUNED} loglevel=7"),
+        ("debug", f"panic=-1 tsc=reliable {TUNED} debug"),
+        ("ignore-loglevel", f"panic=-1 tsc=reliable {TUNED} ignore-loglevel"),
+        ("quiet x", f"panic=-1 tsc=reliable {TUNED} quiet x"),
+        ("panic=5 tsc=unstable", f"quiet {TUNED} panic=5 tsc=unstable"),
+        ("console=tty0", f"panic=-1 tsc=reliable quiet {TUNED} console=tty0"),
+        (
+            "nohz_full=3 relax-domain-level=-1 rcu_nocbs=1 skew_tick=0",
+            "panic=-1 tsc=reliable quiet nohz_full=3 relax-domain-level=-1 rcu_nocbs=1 skew_tick=0",
+        ),
     ],
 )
 def test_a_persons_words_replace_the_default_words_of_their_names(append: str, line: str) -> None:
     linux = bytes(0x202) + b"HdrS" + bytes(100)
-    assert command_line(linux, vcpus=8, hosts=2, append=append) == line
+    assert command_line(linux, hosts=2, append=append) == f"console=ttyS0,115200 {line}"
+
+
+def test_a_person_is_told_which_words_the_kernel_gets_for_several_hosts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    linux = bytes(0x202) + b"HdrS" + bytes(100)
+    _tell_of_words(linux, (4, 4), "loglevel=7 skew_tick=0")
+    told = capsys.readouterr().err
+    assert "'tsc=reliable relax_domain_level=1 rcu_nocbs=all'" in told and "--append" in told
+    _tell_of_words(linux, (8,), "")
+    _tell_of_words(bytes(16) + b"\x02\xb0\xad\x1b", (4, 4), "")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

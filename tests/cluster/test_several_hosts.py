@@ -159,13 +159,56 @@ def test_one_host_has_nothing_between_hosts(tiny: Callable[..., Machine]) -> Non
             ask()
 
 
+@pytest.fixture(scope="module")
+def linux(debian: DebianImage) -> Iterator[Machine]:
+    """Linux on two hosts of two vCPUs each, with the default command line."""
+    with Machine(4, "512M", debian.kernel, debian.initramfs(), hosts=2) as machine:
+        machine.wait_shell(280)
+        yield machine
+
+
+ON = "cut -d' ' -f39 /proc/$p/stat"  # the vCPU that process p runs on, or ran on last (proc(5))
+
+
 @pytest.mark.linux
-def test_linux_finds_the_vcpus_and_the_memory_of_both_hosts(debian: DebianImage) -> None:
-    kernel, initramfs = debian.kernel, debian.initramfs()
-    with Machine(4, "512M", kernel, initramfs, hosts=2, append="quiet") as machine:
-        assert machine.run("nproc; cat /sys/devices/system/node/online", 280).output == "4\n0-1\n"
-        assert machine.mesh_stats()["pages_sent"].min() > 0
-        assert not machine.contended_pages().empty
+def test_linux_finds_the_vcpus_and_the_memory_of_both_hosts(linux: Machine) -> None:
+    assert linux.run("nproc; cat /sys/devices/system/node/online", 280).output == "4\n0-1\n"
+    assert linux.mesh_stats()["pages_sent"].min() > 0
+    assert not linux.contended_pages().empty
+
+
+@pytest.mark.linux
+def test_linux_is_told_to_leave_other_hosts_alone_by_itself(linux: Machine) -> None:
+    """Given the defaults of several hosts, when Linux runs, then it has taken each of them."""
+    told = linux.run(
+        "cat /proc/cmdline /sys/devices/system/node/node0/distance;"
+        "dmesg | grep -c 'Unknown kernel command line'"
+    ).output.splitlines()
+    assert told == [linux.cmdline, "10 100", "0"]
+    assert {"quiet", "relax_domain_level=1", "rcu_nocbs=all", "skew_tick=1"} <= set(told[0].split())
+
+
+@pytest.mark.linux
+def test_tasks_run_on_any_host_when_that_is_asked_for(linux: Machine) -> None:
+    """By affinity; by a cpuset, which also says whose memory; and by themselves where a host has too many."""
+    affine = "for c in 3 0 2 1; do taskset -c $c cut -d' ' -f39 /proc/self/stat; done"
+    assert linux.run(affine, 60).output == "3\n0\n2\n1\n"
+
+    cpuset = (
+        "mkdir -p /cg && mount -t cgroup2 none /cg && echo +cpuset >/cg/cgroup.subtree_control &&"
+        "mkdir /cg/b && echo 1 >/cg/b/cpuset.mems && echo 2-3 >/cg/b/cpuset.cpus &&"
+        "sh -c 'echo $$ >/cg/b/cgroup.procs; grep -o \"allowed_list.*\" /proc/self/status'"
+    )
+    assert linux.run(cpuset, 60).output == "allowed_list:\t2-3\nallowed_list:\t1\n"
+
+    # Four busy programs that start on one host: in some seconds the clock's balancing has moved one.
+    crowd = (
+        "P=; for k in 1 2 3 4; do taskset -c 0-1 sh -c 'while :; do :; done' & P=\"$P $!\"; done;"
+        "for p in $P; do taskset -p f $p >/dev/null; done; n=0;"
+        f"while [ $n -lt 60 ]; do for p in $P; do {ON}; done | grep -q '[23]' && echo spread && break;"
+        "n=$((n+1)); sleep 0.5; done; kill $P"
+    )
+    assert linux.run(crowd, 120).output.splitlines()[0] == "spread"
 
 
 # --- ends ------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_any_other_node_is_as_far_as_the_next() -> None:
     _, tables = machine(GIB, [1, 1, 1])
     slit = tables["SLIT"]
     assert struct.unpack_from("<Q", slit, 36)[0] == 3
-    assert list(slit[44:]) == [10, 20, 20, 20, 10, 20, 20, 20, 10]
+    assert list(slit[44:]) == [10, 100, 100, 100, 10, 100, 100, 100, 10]
 
 
 def test_a_machine_of_one_host_has_the_tables_that_it_always_had() -> None:

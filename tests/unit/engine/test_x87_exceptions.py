@@ -5,11 +5,13 @@ Stories of a few instructions in 64-bit code (SDM vol. 1, chapter 8; vol. 3A, 6.
 """
 
 import platform
+import struct
 from dataclasses import dataclass
 
 import pytest
 from raw_host import (
     BASE,
+    CODE,
     CR0_EM,
     CR0_MP,
     CR0_NE,
@@ -19,6 +21,7 @@ from raw_host import (
     fault,
     long_mode_host,
     physical,
+    raw_host,
     until_halted,
 )
 
@@ -293,6 +296,23 @@ def test_given_an_image_that_ends_on_a_missing_page_when_it_is_used_then_its_las
         host.stop()
         assert fault(host) == (PF, 0)
         assert host.registers(0)["cr2"] == NOWHERE - back + faulting
+
+
+def test_given_real_mode_when_the_environment_is_stored_then_it_has_linear_addresses_and_the_opcode() -> None:
+    """Figures 8-10 and 8-12 of SDM vol. 1: 20 bits of the linear address in the form of 16 bits."""
+    fld_at_1234 = b"\xd9\x06\x34\x12"  # fld dword [1234]
+    host = raw_host(b"\xdb\xe3" + fld_at_1234 + b"\xd9\x36\x00\x50" + b"\x66\xd9\x36\x40\x50" + HLT)
+    real = (0x4000, 0x4_0000, 0xFFFF, 0x93)
+    host.ram_write(0x4_0000, bytes(host.ram_read(CODE, 0x40)))
+    host.set_registers(0, {"cr0": 0x30, "rip": 0, "cs": (*real[:3], 0x9B), "ds": real, "ss": real})
+    host.start()
+    until_halted(host)
+    host.stop()
+    short = struct.unpack("<7H", host.ram_read(0x4_5000, 14))
+    assert short == (0x37F, 7 << 11, 0x7FFF, 0x0002, 0x4 << 12 | 0x106, 0x1234, 0x4 << 12)
+    wide = struct.unpack("<7I", host.ram_read(0x4_5040, 28))
+    assert [word & 0xFFFF for word in wide[:4]] == [0x37F, 7 << 11, 0x7FFF, 0x0002]
+    assert wide[4:] == (0x4 << 12 | 0x106, 0xFFFF_1234, 0x4 << 12)
 
 
 # --- FXSAVE and FXRSTOR ---

@@ -5,7 +5,7 @@
 // values, rounding, precision control, flags and condition codes are then the processor's own. There are two
 // roads:
 //
-// - x87_quick.c: while no register is used that is empty (or pushed on that is full), an instruction needs
+// - x87_quick.h: while no register is used that is empty (or pushed on that is full), an instruction needs
 // its
 //   operands alone. They are loaded into the host's x87 stack, and the result is stored back. All exceptions
 //   are masked there; where one comes that is not masked for the guest, the result is dropped.
@@ -69,7 +69,7 @@ static inline unsigned x87_group(x87_op op) { return (op >> 5 & 0x38) | (op >> 3
 
 typedef void (*x87_function)(CPUX86State* env, target_ulong address, x87_op op);
 
-// x87_quick.c: the function that executes an instruction with or without a memory operand, NULL for an
+// x87_instructions.c: the function that executes an instruction with or without a memory operand, NULL for an
 // encoding that is none.
 extern const x87_function cm_x87_memory_functions[64];
 x87_function cm_x87_register_function(x87_op op);

@@ -76,7 +76,7 @@ def boot(
         typer.Option(
             "--hosts",
             metavar="N|N,N..",
-            help="Run on so many hosts; or the cores of each of several, as 6,2.",
+            help="Number of hosts, or vCPUs per host: 6,2.",
         ),
     ] = "1",
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="RAM, as 512M or 4G.")] = "1G",
@@ -114,9 +114,7 @@ def boot(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(
-            "--timeout", metavar="SECONDS", help="Stop after so long, from the start of emulation.", min=0
-        ),
+        typer.Option("--timeout", metavar="SECONDS", help="Stop SECONDS after emulation starts.", min=0),
     ] = None,
     builtin: Annotated[
         bool, typer.Option("--builtin", help="Boot the built-in bare-metal guest that shows cores at work.")

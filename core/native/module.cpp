@@ -38,7 +38,7 @@ class FloatGuard {
 
 /// A device node in this process. The node's methods never raise (hw/node.py); if one does, the access reads
 /// as all ones and the traceback goes to sys.unraisablehook.
-class PythonNode final : public DeviceLink {
+class PythonNode final : public DeviceBackend {
   public:
     explicit PythonNode(nb::object node)
         : access_(node.attr("access")), eoi_(node.attr("eoi")), acknowledge_(node.attr("acknowledge")) {}

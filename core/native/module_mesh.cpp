@@ -111,7 +111,7 @@ void put_protocol(nb::dict& out, const coherence::Counters& c) {
     out["migrations"] = c.migrations;
     out["contended_marks"] = c.contended_marks;
     out["returned_moves"] = c.returned_moves;
-    out["nonsense"] = c.nonsense_total();
+    out["violations"] = c.violations_total();
 }
 
 AnyDict mesh_stats(Host& host) {

@@ -13,9 +13,9 @@ enum class Space : uint8_t { kPort = 0, kMmio = 1 };
 
 /// The device node as a vCPU sees it, in this process or behind a message. Called on vCPU threads, several at
 /// a time; may block for the time of a device's answer, must not call back into the vCPU.
-class DeviceLink {
+class DeviceBackend {
   public:
-    virtual ~DeviceLink() = default;
+    virtual ~DeviceBackend() = default;
     virtual uint64_t read(Space space, uint64_t address, unsigned size) noexcept = 0;
     virtual void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept = 0;
     /// A level-triggered vector was ended (for the I/O APICs).
@@ -35,7 +35,7 @@ constexpr uint64_t all_ones(unsigned size) {
 /// Claims are made before the vCPUs start and do not change while they run; reads need no lock.
 class Bus {
   public:
-    void connect(std::shared_ptr<DeviceLink> node) { node_ = std::move(node); }
+    void connect(std::shared_ptr<DeviceBackend> node) { node_ = std::move(node); }
 
     /// No vCPU runs any more.
     void disconnect() { node_.reset(); }
@@ -65,8 +65,8 @@ class Bus {
         if (claimed(gpa)) node_->write(Space::kMmio, gpa, size, value);
     }
 
-    DeviceLink* node() const noexcept { return node_.get(); }
-    std::shared_ptr<DeviceLink> shared_node() const noexcept { return node_; }
+    DeviceBackend* node() const noexcept { return node_.get(); }
+    std::shared_ptr<DeviceBackend> shared_node() const noexcept { return node_; }
 
   private:
     struct Window {
@@ -82,7 +82,7 @@ class Bus {
 
     std::unique_ptr<std::bitset<65536>> ports_ = std::make_unique<std::bitset<65536>>();
     std::vector<Window> windows_;
-    std::shared_ptr<DeviceLink> node_;
+    std::shared_ptr<DeviceBackend> node_;
 };
 
 }  // namespace coremesh

@@ -28,7 +28,7 @@ struct NodeServer::Lane {
     std::array<Waiting, kDepth> waiting;
 };
 
-NodeServer::NodeServer(DeviceLink& node, unsigned hosts, Send send, unsigned workers)
+NodeServer::NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned workers)
     : node_(node),
       hosts_(std::min(hosts, 256u)),
       send_(std::move(send)),

@@ -37,7 +37,7 @@ class NodeServer {
 
     /// @param node  outlives `stop`; called by several workers at a time.
     /// @param hosts of the machine; requests come from 1 .. hosts - 1.
-    NodeServer(DeviceLink& node, unsigned hosts, Send send, unsigned workers = 2);
+    NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned workers = 2);
     ~NodeServer();
 
     /// A message of the devices' kind. Protocol thread.
@@ -69,7 +69,7 @@ class NodeServer {
     void done(Lane& lane, uint64_t device_ns, bool answered) noexcept;
     uint64_t serve(const DeviceRequest& request) noexcept;
 
-    DeviceLink& node_;
+    DeviceBackend& node_;
     const unsigned hosts_;
     const Send send_;
     mutable PiMutex mutex_;

@@ -36,7 +36,7 @@ struct PostedWindow {
 ///  - `Lane::word`: what a vCPU sleeps on; whoever changes one of the above, or sets `cancelled_`, adds to it
 ///    afterwards.
 ///  - `Lane::taken`: whose lane it is; the thread that exchanges false for true. `Lane::next`: that thread.
-class RemoteNode final : public DeviceLink {
+class RemoteNode final : public DeviceBackend {
   public:
     /// Sends to host 0. Frames of one thread arrive in order; false: host 0 is gone. Any vCPU thread.
     using Send = std::function<bool(std::span<const uint8_t> payload)>;
@@ -47,7 +47,7 @@ class RemoteNode final : public DeviceLink {
     explicit RemoteNode(Send send, std::vector<PostedWindow> posted = {});
     ~RemoteNode() override;
 
-    // DeviceLink; on vCPU threads. All ones is read when the machine stops or host 0 has gone.
+    // DeviceBackend; on vCPU threads. All ones is read when the machine stops or host 0 has gone.
     uint64_t read(Space space, uint64_t address, unsigned size) noexcept override;
     void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override;
     void end_of_interrupt(uint8_t vector) noexcept override;

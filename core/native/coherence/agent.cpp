@@ -45,7 +45,7 @@ void Agent::rmw(uint64_t page, const Operation& operation, uint64_t ticket, uint
     const Access enough = operation.reads_only() ? Access::kRead : Access::kWrite;
     if (access_.get(page) >= enough) {
         ++counters_.rmw_local;
-        ++fought_.of(page).local;
+        ++contended_.of(page).local;
         return complete(page, ticket, Outcome::kRetry, 0, out);
     }
     tickets_.push_back({ticket, page});
@@ -124,25 +124,27 @@ void Agent::receive(HostId from, const Message& message, uint64_t now_us, Action
         case Kind::kResult:
             return on_outcome(from, message, out);
         default:
-            return reject(Nonsense::kState);
+            return reject(ProtocolViolation::kState);
     }
 }
 
 void Agent::on_answer(HostId from, const Message& message, uint64_t now_us, Actions& out) {
     const bool grant = message.kind == Kind::kGrant;
     const Access granting = message.kind == Kind::kDataS ? Access::kRead : Access::kWrite;
-    if (grant ? from != homes_.of(message.page) : from == outbox_.self()) return reject(Nonsense::kHost);
+    if (grant ? from != homes_.of(message.page) : from == outbox_.self())
+        return reject(ProtocolViolation::kHost);
     if (message.requester != outbox_.self() || (message.sharers & bit(outbox_.self())) != 0) {
-        return reject(Nonsense::kHost);
+        return reject(ProtocolViolation::kHost);
     }
     // Bytes come only to a page that this host may not even read; a grant only for bytes that are here.
-    if (access_.get(message.page) != (grant ? Access::kRead : Access::kNone)) return reject(Nonsense::kState);
+    if (access_.get(message.page) != (grant ? Access::kRead : Access::kNone))
+        return reject(ProtocolViolation::kState);
     Slot* slot = slot_of(message.page);
     const bool asked = message.ticket != 0 ? has_ticket(message.ticket, message.page)
                                            : slot != nullptr && slot->sent != Access::kNone &&
                                                  granting >= slot->sent;  // more, of a page that migrates
-    if (!asked || message.serial == 0) return reject(Nonsense::kState);
-    if (slot != nullptr && (slot->collecting || slot->deferred)) return reject(Nonsense::kState);
+    if (!asked || message.serial == 0) return reject(ProtocolViolation::kState);
+    if (slot != nullptr && (slot->collecting || slot->deferred)) return reject(ProtocolViolation::kState);
 
     if (slot == nullptr) slot = &open(message.page);
     if (!grant) out.add(Action::Kind::kInstall, message.page);
@@ -169,17 +171,18 @@ void Agent::on_answer(HostId from, const Message& message, uint64_t now_us, Acti
 
 /// Acknowledgements come from other hosts than the bytes, so perhaps before them.
 void Agent::on_acknowledgement(HostId from, const Message& message, uint64_t now_us, Actions& out) {
-    if (message.requester != outbox_.self() || from == outbox_.self()) return reject(Nonsense::kHost);
+    if (message.requester != outbox_.self() || from == outbox_.self())
+        return reject(ProtocolViolation::kHost);
     Slot* slot = slot_of(message.page);
     const bool expecting =
         (slot != nullptr && (slot->sent == Access::kWrite || slot->collecting)) || any_ticket(message.page);
-    if (!expecting || message.serial == 0) return reject(Nonsense::kState);
+    if (!expecting || message.serial == 0) return reject(ProtocolViolation::kState);
     if (slot == nullptr) slot = &open(message.page);
     if (slot->collecting) {
         if (message.serial != slot->serial || (slot->expected & bit(from)) == 0)
-            return reject(Nonsense::kState);
+            return reject(ProtocolViolation::kState);
     } else if (slot->acknowledging != message.serial) {
-        if (message.serial < slot->acknowledging) return reject(Nonsense::kState);
+        if (message.serial < slot->acknowledging) return reject(ProtocolViolation::kState);
         slot->acknowledging = message.serial;
         slot->acknowledged = 0;
     }
@@ -195,21 +198,21 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
     const Access granted = slot.granting;
     access_.set(page, granted);
     out.add(Action::Kind::kSetAccess, page).access = granted;
-    if (granted == Access::kWrite) ++fought_.of(page).moves;
+    if (granted == Access::kWrite) ++contended_.of(page).moves;
 
-    // A page that came for nobody is not held for anybody.
+    // A prefetched page has no waiter, so it gets no hold time.
     Page& entry = pages_[page];
     entry.fresh = slot.waiting || slot.ticket != 0;
     entry.granted_us = now_us;
     entry.hold_us = entry.fresh ? hold_cap_us_ : 0;
     entry.kept = false;
 
-    // Whoever waits is on its way before the home hears of it: waking takes longer than the message.
+    // Wake the waiter before telling the home: waking takes longer than the message.
     if (slot.waiting) out.add(Action::Kind::kWake, page);
     if (slot.ticket != 0) {
         if (take_ticket(slot.ticket, page)) {
             ++counters_.rmw_retried;
-            ++fought_.of(page).retried;
+            ++contended_.of(page).retried;
             complete(page, slot.ticket, Outcome::kRetry, 0, out);
         }
     } else {
@@ -236,11 +239,11 @@ void Agent::settle(Slot& slot, uint64_t now_us, Actions& out) {
 }
 
 void Agent::on_have(HostId from, const Message& message, uint64_t now_us, Actions& out) {
-    if (from != homes_.of(message.page)) return reject(Nonsense::kNotHome);
+    if (from != homes_.of(message.page)) return reject(ProtocolViolation::kNotHome);
     Slot* const slot = slot_of(message.page);
     if (slot == nullptr || slot->sent == Access::kNone || slot->collecting ||
         access_.get(message.page) < slot->sent) {
-        return reject(Nonsense::kState);
+        return reject(ProtocolViolation::kState);
     }
     slot->sent = Access::kNone;
     if (slot->waiting) out.add(Action::Kind::kWake, message.page);
@@ -248,10 +251,10 @@ void Agent::on_have(HostId from, const Message& message, uint64_t now_us, Action
 }
 
 void Agent::on_decline(HostId from, const Message& message, uint64_t now_us, Actions& out) {
-    if (from != homes_.of(message.page)) return reject(Nonsense::kNotHome);
+    if (from != homes_.of(message.page)) return reject(ProtocolViolation::kNotHome);
     Slot* const slot = slot_of(message.page);
     if (slot == nullptr || slot->sent != Access::kRead || !slot->prefetch || slot->collecting) {
-        return reject(Nonsense::kState);
+        return reject(ProtocolViolation::kState);
     }
     ++counters_.prefetches_declined;
     slot->sent = Access::kNone;
@@ -261,21 +264,21 @@ void Agent::on_decline(HostId from, const Message& message, uint64_t now_us, Act
 
 void Agent::on_outcome(HostId from, const Message& message, Actions& out) {
     const bool executed = message.kind == Kind::kResult;
-    if (!executed && from != homes_.of(message.page)) return reject(Nonsense::kNotHome);
-    if (message.requester != outbox_.self()) return reject(Nonsense::kHost);
+    if (!executed && from != homes_.of(message.page)) return reject(ProtocolViolation::kNotHome);
+    if (message.requester != outbox_.self()) return reject(ProtocolViolation::kHost);
     Slot* const slot = slot_of(message.page);
     // The home has answered this ticket with the page itself.
     if (slot != nullptr && slot->collecting && slot->ticket == message.ticket)
-        return reject(Nonsense::kState);
-    if (!take_ticket(message.ticket, message.page)) return reject(Nonsense::kState);
-    ContendedPage& fought = fought_.of(message.page);
+        return reject(ProtocolViolation::kState);
+    if (!take_ticket(message.ticket, message.page)) return reject(ProtocolViolation::kState);
+    ContendedPage& entry = contended_.of(message.page);
     if (executed) {
         ++counters_.rmw_remote;
-        ++fought.remote;
+        ++entry.remote;
         complete(message.page, message.ticket, Outcome::kValue, message.value, out);
     } else {
         ++counters_.rmw_retried;
-        ++fought.retried;
+        ++entry.retried;
         complete(message.page, message.ticket, Outcome::kRetry, 0, out);
     }
     if (slot != nullptr && !slot->collecting && slot->sent == Access::kNone && !any_ticket(message.page)) {

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "coherence/fought_pages.hpp"
+#include "coherence/contended_pages.hpp"
 #include "coherence/homes.hpp"
 #include "coherence/node.hpp"
 #include "coherence/outbox.hpp"
@@ -31,8 +31,8 @@ class Agent {
     void resumed(uint64_t page, uint64_t now_us, Actions& out);
     void timer(uint64_t page, uint64_t now_us, Actions& out);
 
-    void used(uint64_t page, uint64_t place) noexcept { fought_.used(page, place); }
-    std::vector<ContendedPage> contended(size_t count) const { return fought_.most(count); }
+    void used(uint64_t page, uint64_t place) noexcept { contended_.used(page, place); }
+    std::vector<ContendedPage> contended(size_t count) const { return contended_.most(count); }
     bool idle() const noexcept { return slots_.in_use() == 0 && tickets_.empty(); }
 
   private:
@@ -87,7 +87,7 @@ class Agent {
     uint64_t hold_left(const Page& page, uint64_t now_us) const noexcept;
     bool hold_on(Page& page, const Slot* slot, uint64_t now_us) noexcept;
     bool put_off(Page& page, const Slot* slot, uint64_t now_us) noexcept;
-    /// A page lost and asked for within this time is one that is fought for.
+    /// A page lost and asked for within this time is contended.
     uint64_t soon_us() const noexcept { return std::max<uint64_t>(4000, 4 * fetch_us_); }
     void set_timer(uint64_t page, uint64_t left_us, Actions& out);
 
@@ -106,7 +106,7 @@ class Agent {
     bool has_ticket(uint64_t ticket, uint64_t page) const noexcept;
     bool any_ticket(uint64_t page) const noexcept;
     void send(HostId to, Message::Kind kind, uint64_t page, uint64_t serial, Actions& out);
-    void reject(Nonsense why) noexcept { ++counters_.nonsense[static_cast<size_t>(why)]; }
+    void reject(ProtocolViolation why) noexcept { ++counters_.violations[static_cast<size_t>(why)]; }
 
     const uint32_t hold_us_;
     const uint32_t hold_cap_us_;
@@ -118,7 +118,7 @@ class Agent {
     Pool<Slot> slots_;
     std::vector<Ticket> tickets_;  ///< as many as threads at most
     Prefetch prefetch_;
-    FoughtPages fought_;
+    ContendedPages contended_;
     unsigned waits_ = 0;     ///< slots that a thread waits for
     uint64_t tries_ = 0;     ///< of hold_on
     uint64_t fetch_us_ = 0;  ///< how long an answer takes, a moving average

@@ -8,7 +8,7 @@
 namespace coremesh::coherence {
 
 /// Why a message was dropped. None of them happens between hosts that keep to the protocol.
-enum class Nonsense : uint8_t {
+enum class ProtocolViolation : uint8_t {
     kPage,       ///< no such page
     kHost,       ///< from nowhere, or it speaks for another host
     kNotHome,    ///< a request to a host that is not the page's home, or an order from one
@@ -16,7 +16,7 @@ enum class Nonsense : uint8_t {
     kOperation,  ///< not a valid operation
     kTooMany,    ///< more requests than a host has threads
 };
-inline constexpr unsigned kNonsenses = 6;
+inline constexpr unsigned kProtocolViolations = 6;
 
 struct Counters {
     // As the user of pages.
@@ -43,11 +43,11 @@ struct Counters {
     uint64_t migrations = 0;       ///< of these, reads that were given the right to write at once
     uint64_t contended_marks = 0;  ///< pages that became contended
     uint64_t returned_moves = 0;   ///< contended pages moved to the one host that used them
-    std::array<uint64_t, kNonsenses> nonsense{};
+    std::array<uint64_t, kProtocolViolations> violations{};
 
-    uint64_t nonsense_total() const noexcept {
+    uint64_t violations_total() const noexcept {
         uint64_t total = 0;
-        for (uint64_t one : nonsense) total += one;
+        for (uint64_t one : violations) total += one;
         return total;
     }
 };

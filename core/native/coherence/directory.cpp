@@ -10,7 +10,7 @@ namespace {
 
 using Kind = Message::Kind;
 
-/// One in so many reads of a page that migrates is answered with a copy, to see whether it still does.
+/// Every Nth read of a migrating page gets only a copy, to test whether it still migrates.
 constexpr uint8_t kProbeEvery = 8;
 /// So many turns in a row make a page one that migrates. After one only, a boot of Linux over two hosts took
 /// a seventh more fetches: many a page is written by one host and read by the others for a while.
@@ -25,7 +25,7 @@ Directory::Directory(const Options& options, const Homes& homes, Outbox& outbox,
 
 void Directory::receive(HostId from, const Message& message, uint64_t now_us, Actions& out) {
     if (message.kind == Kind::kDone) return done(from, message, now_us, out);
-    if (message.requester != from) return reject(Nonsense::kHost);
+    if (message.requester != from) return reject(ProtocolViolation::kHost);
     request(message, now_us, out);
 }
 
@@ -33,11 +33,11 @@ void Directory::request(const Message& message, uint64_t now_us, Actions& out) {
     Page& page = pages_[message.page];
     const HostId from = message.requester;
     if (message.kind == Kind::kRmw) {
-        if (!valid(message.operation) || message.ticket == 0) return reject(Nonsense::kOperation);
+        if (!valid(message.operation) || message.ticket == 0) return reject(ProtocolViolation::kOperation);
     } else if ((page.asking & bit(from)) != 0) {
-        return reject(Nonsense::kState);  // it has asked already, and is to be answered once
+        return reject(ProtocolViolation::kState);  // it has asked already, and is to be answered once
     }
-    if (under_way_[from] >= kMostRequests) return reject(Nonsense::kTooMany);
+    if (under_way_[from] >= kMostRequests) return reject(ProtocolViolation::kTooMany);
     ++counters_.requests;
     if ((message.flags & Message::kPrefetch) != 0 && message.kind == Kind::kGetS &&
         (page.active != 0 || outbox_.congested(from) || Contention::warm(page.heat, milliseconds(now_us)))) {
@@ -62,11 +62,11 @@ void Directory::request(const Message& message, uint64_t now_us, Actions& out) {
 
 void Directory::done(HostId from, const Message& message, uint64_t now_us, Actions& out) {
     Page& page = pages_[message.page];
-    if (page.active == 0) return reject(Nonsense::kState);
+    if (page.active == 0) return reject(ProtocolViolation::kState);
     const Request& ended = requests_[page.active];
     const HostId requester = ended.message.requester;
-    if (from != requester && from != outbox_.self()) return reject(Nonsense::kHost);
-    if (ended.serial != message.serial) return reject(Nonsense::kState);
+    if (from != requester && from != outbox_.self()) return reject(ProtocolViolation::kHost);
+    if (ended.serial != message.serial) return reject(ProtocolViolation::kState);
     if (ended.writes) {
         page.state = State::kOwned;
         page.owner = requester;

@@ -63,15 +63,15 @@ void Node::rmw(uint64_t page, const Operation& operation, uint64_t ticket, uint6
 }
 
 void Node::receive(HostId from, const Message& message, uint64_t now_us, Actions& out) {
-    Nonsense why = Nonsense::kHost;
+    ProtocolViolation why = ProtocolViolation::kHost;
     if (from < hosts_ && from != self_ && message.requester < hosts_) {
         if (message.page < homes_.pages()) {
             dispatch(from, message, now_us, out);
             return loop(now_us, out);
         }
-        why = Nonsense::kPage;
+        why = ProtocolViolation::kPage;
     }
-    ++parts_->counters.nonsense[static_cast<size_t>(why)];
+    ++parts_->counters.violations[static_cast<size_t>(why)];
 }
 
 void Node::dispatch(HostId from, const Message& message, uint64_t now_us, Actions& out) {
@@ -81,7 +81,7 @@ void Node::dispatch(HostId from, const Message& message, uint64_t now_us, Action
         case Message::Kind::kRmw:
         case Message::Kind::kDone:
             if (homes_.of(message.page) != self_) {
-                ++parts_->counters.nonsense[static_cast<size_t>(Nonsense::kNotHome)];
+                ++parts_->counters.violations[static_cast<size_t>(ProtocolViolation::kNotHome)];
                 return;
             }
             return parts_->directory.receive(from, message, now_us, out);

@@ -86,9 +86,9 @@ class Node {
     const Homes& homes() const noexcept { return homes_; }
     HostId self() const noexcept { return self_; }
     Counters counters() const noexcept;
-    /// A thread at this place (not 0) of the guest's code needed the page: kept for those fought for most.
+    /// A thread at this place (not 0) of the guest's code needed the page: kept for the most contended pages.
     void used(uint64_t page, uint64_t place) noexcept;
-    /// The pages that this host's threads fought for most, the most contended first, at most `count` of 512.
+    /// The pages that this host's threads contend for most, the most contended first, at most `count` of 512.
     std::vector<ContendedPage> contended(size_t count) const;
     /// As the home: who may write (bit), or who may read. For tests and for people.
     struct Holders {

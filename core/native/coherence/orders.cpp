@@ -23,14 +23,14 @@ uint64_t scatter(uint64_t value) noexcept {
 }  // namespace
 
 void Agent::on_order(HostId from, const Message& message, uint64_t now_us, Actions& out) {
-    if (from != homes_.of(message.page)) return reject(Nonsense::kNotHome);
-    if (message.requester == outbox_.self() || message.serial == 0) return reject(Nonsense::kHost);
+    if (from != homes_.of(message.page)) return reject(ProtocolViolation::kNotHome);
+    if (message.requester == outbox_.self() || message.serial == 0) return reject(ProtocolViolation::kHost);
     const Access has = access_.get(message.page);
     if (has == Access::kNone || (message.kind == Kind::kInv && has != Access::kRead)) {
-        return reject(Nonsense::kState);
+        return reject(ProtocolViolation::kState);
     }
     Slot* slot = slot_of(message.page);
-    if (slot != nullptr && (slot->deferred || slot->collecting)) return reject(Nonsense::kState);
+    if (slot != nullptr && (slot->deferred || slot->collecting)) return reject(ProtocolViolation::kState);
     Page& entry = pages_[message.page];
     const bool takes = message.kind != Kind::kFwdS || has == Access::kWrite;
     if (takes && put_off(entry, slot, now_us)) {
@@ -142,10 +142,10 @@ void Agent::set_timer(uint64_t page, uint64_t left_us, Actions& out) {
 
 /// An owner executes for others at once, hold or not: its own threads run on meanwhile, and lose nothing.
 void Agent::on_execute(HostId from, const Message& message, Actions& out) {
-    if (from != homes_.of(message.page)) return reject(Nonsense::kNotHome);
-    if (message.requester == outbox_.self()) return reject(Nonsense::kHost);
-    if (!valid(message.operation)) return reject(Nonsense::kOperation);
-    if (access_.get(message.page) != Access::kWrite) return reject(Nonsense::kState);
+    if (from != homes_.of(message.page)) return reject(ProtocolViolation::kNotHome);
+    if (message.requester == outbox_.self()) return reject(ProtocolViolation::kHost);
+    if (!valid(message.operation)) return reject(ProtocolViolation::kOperation);
+    if (access_.get(message.page) != Access::kWrite) return reject(ProtocolViolation::kState);
     ++counters_.rmw_executed;
     Action& action = out.add(Action::Kind::kExecute, message.page);
     action.to = message.requester;

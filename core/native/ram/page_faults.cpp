@@ -20,7 +20,7 @@ struct Streak {
 };
 [[gnu::tls_model("initial-exec")]] thread_local Streak streak{};
 
-/// A fault on a page that is accessible for all we know is a race lost, and the instruction runs again.
+/// If our table already allows the access, another thread fixed it first: the instruction runs again.
 /// Unless it comes back at once, and again: then the cause is another (the kernel has unmapped the page by
 /// itself; a jump into guest memory; no memory left for the file). How often it came back within 10 ms.
 unsigned times_in_a_row(uint64_t page) noexcept {

@@ -127,7 +127,7 @@ static void spill(gen* g, int reg) {
     if (g->holders[reg]) release_groups(g, 1u << reg);
 }
 
-// The register to give up: one whose values are elsewhere too, rather; the one not used for longest.
+// Spill victim: prefer registers whose values also exist elsewhere, then least recently used.
 static int victim(const gen* g, uint32_t forbidden) {
     uint32_t dirty = 0;
     for (int i = 0; i < g->tcg->nb_temps; i++) {

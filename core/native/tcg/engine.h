@@ -150,7 +150,7 @@ void cm_engine_self_write(cm_engine*, uintptr_t host_pc, uint64_t ram_offset, vo
 // The guest-virtual address of the instruction under way, for people: of an access that faulted at host
 // instruction `host_pc`, or, with 0, of the locked operation that asks `transact` or has just done so. 0: not
 // known. Called by the engine's own thread, also in the signal handler of such a fault.
-uint64_t cm_engine_place(const cm_engine*, uintptr_t host_pc);
+uint64_t cm_engine_guest_pc(const cm_engine*, uintptr_t host_pc);
 
 // Leaves the instruction under way without finishing it, for a machine that stops while an access of it waits
 // for another host: from a callback, or from the signal handler of a fault taken by the engine's own thread.

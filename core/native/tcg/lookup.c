@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// From one block to the next, when the jump is not a direct one.
+// Indirect-jump target cache.
 //
 // The engine's cache loses everything whenever a mapping changes, as at each change of address space, and a
 // hit reads the block itself, which is cold. Here a cache of our own has in one entry all that a hit needs.

@@ -31,7 +31,7 @@ int cm_instruction_at(const TranslationBlock* tb, uintptr_t host_pc, uint64_t* g
     return -1;
 }
 
-uint64_t cm_engine_place(const cm_engine* engine, uintptr_t host_pc) {
+uint64_t cm_engine_guest_pc(const cm_engine* engine, uintptr_t host_pc) {
     TCGContext* tcg = engine->uc->tcg_ctx;
     if (!host_pc || host_pc - (uintptr_t)tcg->code_gen_buffer >= tcg->code_gen_buffer_size) {
         const uintptr_t called_from = host_pc ? engine->slow_store : engine->atomic_from;

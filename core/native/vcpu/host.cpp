@@ -42,9 +42,9 @@ uint32_t code_buffer_size(const Host::Options& options) {
 }  // namespace
 
 Host::Host(Options options)
-    : VcpuSurroundings(ram_, bus_, clock_, timers_, fabric_, gate_,
-                       options.apic_ids.size() > std::thread::hardware_concurrency(), options.timer_hz,
-                       code_buffer_size(options)),
+    : VcpuEnvironment(ram_, bus_, clock_, timers_, fabric_, gate_,
+                      options.apic_ids.size() > std::thread::hardware_concurrency(), options.timer_hz,
+                      code_buffer_size(options)),
       options_(std::move(options)),
       ram_(options_.ram_bytes, options_.low_ram_bytes, options_.protection, options_.mesh.has_value()),
       clock_(options_.tsc_hz, 0, options_.mesh.has_value()),
@@ -62,7 +62,7 @@ Host::Host(Options options)
         ram_.set_page_sink(this);
         if (mesh_->self() != 0) bus_.connect(mesh_->remote_node());
     }
-    VcpuSurroundings& around = *this;
+    VcpuEnvironment& around = *this;
     for (unsigned index = 0; index < count; ++index) {
         const uint32_t id = options_.apic_ids[index];
         CpuDescription cpu = index < options_.cpus.size() ? options_.cpus[index] : CpuDescription{};
@@ -80,7 +80,7 @@ Host::~Host() {
     ram_.forget_code();
 }
 
-void Host::connect(std::shared_ptr<DeviceLink> node) {
+void Host::connect(std::shared_ptr<DeviceBackend> node) {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kMade) throw StateError("a device node is connected before start()");
     bus_.connect(std::move(node));
@@ -180,21 +180,20 @@ void Host::close_gate(Vcpu* except) noexcept {
 
 void Host::open_gate() noexcept { gate_.open(); }
 
-void Host::report(const Casualty& casualty) noexcept {
+void Host::report(const VcpuFailure& failure) noexcept {
     cm_registers registers;
-    vcpu_list_[casualty.vcpu]->registers(registers);
+    vcpu_list_[failure.vcpu]->registers(registers);
     {
         std::lock_guard lock(mutex_);
         if (!ending_) {
             static const char* const kinds[] = {"triple-fault", "reset", "internal-error"};
-            std::string text = casualty.text;
+            std::string text = failure.text;
             if (!text.empty()) text += '\n';
-            ending_ =
-                Ending{kinds[static_cast<int>(casualty.kind)], casualty.vcpu, text + describe(registers)};
+            ending_ = Ending{kinds[static_cast<int>(failure.kind)], failure.vcpu, text + describe(registers)};
         }
     }
     ended_.notify_all();
-    // Nobody executes on after a shutdown: the others would only wait for this one.
+    // After a triple fault no vCPU may continue: the others would only wait for this one.
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
 }
 
@@ -232,7 +231,7 @@ constexpr uint64_t kNoPage = ~uint64_t{0};
 
 uint64_t Host::place_of(uintptr_t host_pc) noexcept {
     Vcpu* const vcpu = Vcpu::current();
-    return vcpu ? cm_engine_place(vcpu->engine(), host_pc) : 0;
+    return vcpu ? cm_engine_guest_pc(vcpu->engine(), host_pc) : 0;
 }
 
 bool Host::hold_pages(uint64_t first, uint64_t second) noexcept {

@@ -32,7 +32,7 @@ class StateError : public std::logic_error {
 };
 
 /// All methods may be called by any thread that is not a vCPU's.
-class Host final : private VcpuSurroundings,
+class Host final : private VcpuEnvironment,
                    private CodeSink,
                    private PageSink,
                    private MeshOwner,
@@ -55,7 +55,7 @@ class Host final : private VcpuSurroundings,
     ~Host();
 
     /// The device node of this process; on host 0. Elsewhere the node is behind the link.
-    void connect(std::shared_ptr<DeviceLink> node);
+    void connect(std::shared_ptr<DeviceBackend> node);
     /// Several hosts: starts the traffic with them. Before start(), after connect().
     void start_link(std::shared_ptr<link::Link> link);
     /// Waits until all hosts have been heard and share one time. False at the timeout.
@@ -98,7 +98,7 @@ class Host final : private VcpuSurroundings,
   private:
     enum class Phase { kMade, kRunning, kPaused, kStopped };
 
-    // VcpuSurroundings
+    // VcpuEnvironment
     void close_gate(Vcpu* except) noexcept override;
     void open_gate() noexcept override;
     bool hold_pages(uint64_t first, uint64_t second) noexcept override;
@@ -106,7 +106,7 @@ class Host final : private VcpuSurroundings,
     bool transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
                   const void* expected, void* old) noexcept override;
     bool shares_ram() const noexcept override { return options_.mesh.has_value(); }
-    void report(const Casualty& casualty) noexcept override;
+    void report(const VcpuFailure& failure) noexcept override;
     void thread_begins() noexcept override;
     void thread_ends() noexcept override;
     // CodeSink
@@ -114,7 +114,7 @@ class Host final : private VcpuSurroundings,
     bool self_write(const FaultContext& fault) noexcept override;
     // PageSink
     void page_needed(const FaultContext& fault, uint64_t ram_page, Access want) noexcept override;
-    /// Where in the guest's code this thread's vCPU is (cm_engine_place); 0 on other threads.
+    /// Where in the guest's code this thread's vCPU is (cm_engine_guest_pc); 0 on other threads.
     static uint64_t place_of(uintptr_t host_pc) noexcept;
     // MeshOwner
     void mesh_broken(const Breach& breach) noexcept override;

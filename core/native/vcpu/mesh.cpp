@@ -67,7 +67,7 @@ Mesh::Mesh(const Options& options, GuestRam& ram, Clock& clock, x86::Fabric& fab
 
 Mesh::~Mesh() { stop(); }
 
-void Mesh::attach(std::shared_ptr<link::Link> link, std::shared_ptr<DeviceLink> devices) {
+void Mesh::attach(std::shared_ptr<link::Link> link, std::shared_ptr<DeviceBackend> devices) {
     link_ = std::move(link);
     devices_ = std::move(devices);
     if (devices_) {
@@ -200,7 +200,7 @@ void Mesh::send_page(coherence::HostId to, std::span<const uint8_t> message,
     if (link_) link_->post(to, Type::kPage, message, page);
 }
 
-void Mesh::depart(uint64_t hosts) noexcept {
+void Mesh::flush(uint64_t hosts) noexcept {
     for (; link_ && hosts != 0; hosts &= hosts - 1) {
         link_->flush(static_cast<link::HostId>(std::countr_zero(hosts)));
     }

@@ -64,7 +64,7 @@ class Mesh final : private link::Receiver, private MessageSender, private x86::I
     ~Mesh();
 
     /// Before `start`. `devices`: the device node on host 0, null elsewhere.
-    void attach(std::shared_ptr<link::Link> link, std::shared_ptr<DeviceLink> devices);
+    void attach(std::shared_ptr<link::Link> link, std::shared_ptr<DeviceBackend> devices);
     bool attached() const noexcept { return link_ != nullptr; }
     /// Messages flow from now on.
     void start();
@@ -99,7 +99,7 @@ class Mesh final : private link::Receiver, private MessageSender, private x86::I
     void send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept override;
     void send_page(coherence::HostId to, std::span<const uint8_t> message,
                    std::span<const uint8_t> page) noexcept override;
-    void depart(uint64_t hosts) noexcept override;
+    void flush(uint64_t hosts) noexcept override;
     uint64_t congested() const noexcept override { return link_ ? link_->congested() : 0; }
     void timer_set(int64_t due_ns) noexcept override;
     // x86::InterruptPort
@@ -122,7 +122,7 @@ class Mesh final : private link::Receiver, private MessageSender, private x86::I
     x86::InterruptRouter router_;
     std::unique_ptr<ClockFollower> follower_;
     std::shared_ptr<RemoteNode> remote_node_;
-    std::shared_ptr<DeviceLink> devices_;
+    std::shared_ptr<DeviceBackend> devices_;
     std::unique_ptr<NodeServer> node_server_;
 
     // The protocol thread's own.

@@ -40,7 +40,7 @@ uint64_t SharedMemory::now_us() noexcept { return static_cast<uint64_t>(Clock::m
 void SharedMemory::unlock() noexcept {
     const uint64_t hosts = std::exchange(sent_to_, 0);
     lock_.unlock();
-    if (hosts != 0) sender_.depart(hosts);
+    if (hosts != 0) sender_.flush(hosts);
 }
 
 /// After a wait: who wakes a thread holds the lock for a moment more, and to sleep for it costs two changes
@@ -53,15 +53,15 @@ void SharedMemory::lock_again() noexcept {
     lock_.lock();
 }
 
-void SharedMemory::Bed::wait(uint32_t while_turn) noexcept {
+void SharedMemory::WaitQueue::wait(uint32_t while_sequence) noexcept {
     sleepers.fetch_add(1, std::memory_order_seq_cst);
-    futex_wait_until(turn, while_turn, -1);
+    futex_wait_until(sequence, while_sequence, -1);
     sleepers.fetch_sub(1, std::memory_order_relaxed);
 }
 
-void SharedMemory::Bed::wake() noexcept {
-    turn.fetch_add(1, std::memory_order_seq_cst);
-    if (sleepers.load(std::memory_order_seq_cst) != 0) futex_wake(turn, INT_MAX);
+void SharedMemory::WaitQueue::wake() noexcept {
+    sequence.fetch_add(1, std::memory_order_seq_cst);
+    if (sleepers.load(std::memory_order_seq_cst) != 0) futex_wake(sequence, INT_MAX);
 }
 
 // ---- threads that wait
@@ -75,14 +75,14 @@ bool SharedMemory::wait_for(uint64_t page, Access want, bool atomic) noexcept {
         if (cancelled_.load(std::memory_order_relaxed)) return false;
         node_.congested(sender_.congested());
         const bool wait = node_.need(page, want, atomic, now_us(), actions_);
-        Bed& bed = bed_of(page);
+        WaitQueue& wait_queue = wait_queue_of(page);
         // Before the actions: one of them may be the wake.
-        const uint32_t turn = bed.turn.load(std::memory_order_relaxed);
+        const uint32_t sequence = wait_queue.sequence.load(std::memory_order_relaxed);
         perform({});
         if (!wait || node_.access(page) >= want) break;
         slept = true;
         unlock();
-        bed.wait(turn);
+        wait_queue.wait(sequence);
         lock_again();
     }
     if (slept) {
@@ -123,9 +123,9 @@ bool SharedMemory::transact_elsewhere(uint64_t page, const Operation& operation,
     node_.rmw(page, operation, ticket->number, now_us(), actions_);
     perform({});
     while (!ticket->done && !cancelled_.load(std::memory_order_relaxed)) {
-        const uint32_t turn = ticket->bed.turn.load(std::memory_order_relaxed);
+        const uint32_t sequence = ticket->wait_queue.sequence.load(std::memory_order_relaxed);
         unlock();
-        ticket->bed.wait(turn);
+        ticket->wait_queue.wait(sequence);
         lock_again();
     }
     const bool executed = ticket->done && ticket->outcome == Outcome::kValue;
@@ -215,12 +215,12 @@ void SharedMemory::release() noexcept {
 void SharedMemory::cancel() noexcept {
     const Locked hold(*this);
     cancelled_.store(true, std::memory_order_relaxed);
-    for (Bed& bed : beds_) bed.wake();
+    for (WaitQueue& wait_queue : wait_queues_) wait_queue.wake();
     for (Ticket& ticket : tickets_) {
         if (ticket.number == 0 || ticket.done) continue;
         ticket.outcome = Outcome::kRetry;
         ticket.done = true;
-        ticket.bed.wake();
+        ticket.wait_queue.wake();
     }
 }
 
@@ -301,7 +301,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
             return;
         }
         case Action::Kind::kWake: {
-            bed_of(action.page).wake();
+            wait_queue_of(action.page).wake();
             return;
         }
         case Action::Kind::kComplete: {
@@ -310,7 +310,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
             ticket.outcome = action.outcome;
             ticket.value = action.value;
             ticket.done = true;
-            ticket.bed.wake();
+            ticket.wait_queue.wake();
             return;
         }
         case Action::Kind::kTimer:

@@ -22,14 +22,14 @@
 namespace coremesh {
 
 /// How messages leave this host: in the order of the calls of `send`, which are made with the protocol lock
-/// held, by any thread; `depart` follows without it, and only there may a thread be woken that could take the
+/// held, by any thread; `flush` follows without it, and only there may a thread be woken that could take the
 /// CPU.
 struct MessageSender {
     virtual void send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept = 0;
     virtual void send_page(coherence::HostId to, std::span<const uint8_t> message,
                            std::span<const uint8_t> page) noexcept = 0;
     /// Lets what was sent go. Bit n: to host n.
-    virtual void depart(uint64_t hosts) noexcept = 0;
+    virtual void flush(uint64_t hosts) noexcept = 0;
     /// Bit n: the link to host n has more to carry than it can.
     virtual uint64_t congested() const noexcept = 0;
     /// A timer was set that ends before those the protocol thread knows; `due_ns` on CLOCK_MONOTONIC.
@@ -97,24 +97,24 @@ class SharedMemory {
         uint64_t page;
         bool operator>(const Timer& other) const noexcept { return due_ns > other.due_ns; }
     };
-    /// Where threads wait for the turn to change: those that wait for one of the pages that share it, or one.
-    /// seq_cst: who wakes changes the turn and then looks for sleepers, who sleeps counts itself and then the
-    /// kernel looks at the turn.
-    struct Bed {
-        std::atomic<uint32_t> turn{0};
+    /// A futex wait queue, shared by all pages that hash to it, or private to one ticket. seq_cst: the waker
+    /// changes the sequence and then looks for sleepers; a sleeper counts itself, and then the kernel looks
+    /// at the sequence.
+    struct WaitQueue {
+        std::atomic<uint32_t> sequence{0};
         std::atomic<uint32_t> sleepers{0};
-        void wait(uint32_t while_turn) noexcept;
+        void wait(uint32_t while_sequence) noexcept;
         void wake() noexcept;
     };
     /// One transaction under way.
     struct Ticket {
         bool done = false;
-        Bed bed;
+        WaitQueue wait_queue;
         coherence::Outcome outcome{};
         Wide value = 0;
         uint64_t number = 0;  // 0: free
     };
-    static constexpr size_t kBeds = 256;
+    static constexpr size_t kWaitQueues = 256;
     static constexpr size_t kTickets = 512;
 
     /// The protocol lock for a scope.
@@ -133,7 +133,7 @@ class SharedMemory {
     void lock_again() noexcept;
 
     static uint64_t now_us() noexcept;
-    Bed& bed_of(uint64_t page) noexcept { return beds_[page % kBeds]; }
+    WaitQueue& wait_queue_of(uint64_t page) noexcept { return wait_queues_[page % kWaitQueues]; }
     uint8_t* frame(uint64_t page) noexcept { return ram_.protocol_base() + page * GuestRam::kPage; }
 
     // All with the lock held.
@@ -153,7 +153,7 @@ class SharedMemory {
     std::vector<coherence::Message> to_self_;
     uint64_t sent_to_ = 0;       // hosts that messages under this lock are for
     std::vector<Timer> timers_;  // a heap, soonest first
-    std::array<Bed, kBeds> beds_;
+    std::array<WaitQueue, kWaitQueues> wait_queues_;
     std::array<Ticket, kTickets> tickets_;
     uint64_t last_ticket_ = 0;
     std::array<uint64_t, 2> held_{};

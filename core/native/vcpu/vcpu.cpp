@@ -26,11 +26,11 @@ const cm_vcpu_ops Vcpu::kOps = {
     .service = [](void* o) -> unsigned {
         Vcpu& v = self(o);
         const uint32_t requests = v.mailbox_.peek();
-        unsigned wish = requests & ~kRequestNmi ? v.serve() : 0;
+        unsigned flags = requests & ~kRequestNmi ? v.serve() : 0;
         if ((requests & kRequestNmi) || v.lapic_.highest_pending() >= 0 || v.lapic_.extint_pending()) {
-            wish |= CM_SERVICE_PENDING;
+            flags |= CM_SERVICE_PENDING;
         }
-        return wish;
+        return flags;
     },
     .take_nmi = [](void* o) -> bool {
         Vcpu& v = self(o);
@@ -85,7 +85,7 @@ const cm_vcpu_ops Vcpu::kOps = {
         },
 };
 
-Vcpu::Vcpu(VcpuSurroundings& around, unsigned index, uint32_t apic_id, bool bootstrap, CpuDescription cpu)
+Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, uint32_t apic_id, bool bootstrap, CpuDescription cpu)
     : around_(around),
       index_(index),
       bootstrap_(bootstrap),
@@ -202,11 +202,11 @@ void Vcpu::run_guest() noexcept {
             become(State::kHalted);
             break;
         case CM_EXIT_SHUTDOWN:
-            around_.report({Casualty::Kind::kTripleFault, index_, ""});
+            around_.report({VcpuFailure::Kind::kTripleFault, index_, ""});
             become(State::kStopped);
             break;
         case CM_EXIT_ABORT:
-            around_.report({Casualty::Kind::kInternalError, index_, cm_engine_abort_text(engine_)});
+            around_.report({VcpuFailure::Kind::kInternalError, index_, cm_engine_abort_text(engine_)});
             become(State::kStopped);
             break;
         case CM_EXIT_LEFT:
@@ -214,7 +214,7 @@ void Vcpu::run_guest() noexcept {
                 if (bootstrap_) {
                     // INIT of the bootstrap processor restarts the machine, and there is no firmware to go
                     // to.
-                    around_.report({Casualty::Kind::kReset, index_, ""});
+                    around_.report({VcpuFailure::Kind::kReset, index_, ""});
                     become(State::kStopped);
                     break;
                 }
@@ -283,24 +283,24 @@ bool Vcpu::has_work() noexcept {
             return wakes;
         }
         default:
-            return false;  // stopped by a casualty: only a stop request ends it
+            return false;  // stopped by a failure: only a stop request ends it
     }
 }
 
 uint32_t Vcpu::serve() noexcept {
-    uint32_t wish = 0;
+    uint32_t flags = 0;
     counters_.exits_kick.fetch_add(1, std::memory_order_relaxed);
     const uint32_t requests = mailbox_.pending();
-    if ((requests & kRequestPages) && drain_pages()) wish |= CM_SERVICE_DROP_LAST;
+    if ((requests & kRequestPages) && drain_pages()) flags |= CM_SERVICE_DROP_LAST;
     if (requests & kRequestPark) {
         mailbox_.take(kRequestPark);
         around_.gate.leave(inside_);
         around_.gate.enter(inside_);
-        if ((mailbox_.pending() & kRequestPages) && drain_pages()) wish |= CM_SERVICE_DROP_LAST;
+        if ((mailbox_.pending() & kRequestPages) && drain_pages()) flags |= CM_SERVICE_DROP_LAST;
     }
     mailbox_.drop_sipi_unless_init();
-    if (mailbox_.pending() & (kRequestStop | kRequestInit)) wish |= CM_SERVICE_LEAVE;
-    return wish;
+    if (mailbox_.pending() & (kRequestStop | kRequestInit)) flags |= CM_SERVICE_LEAVE;
+    return flags;
 }
 
 bool Vcpu::drain_pages() noexcept {
@@ -326,7 +326,7 @@ int Vcpu::take_interrupt() noexcept {
     const int vector = lapic_.acknowledge();
     if (vector >= 0 || !lapic_.extint_pending()) return vector;
     lapic_.extint_acknowledged();
-    DeviceLink* node = around_.bus.node();
+    DeviceBackend* node = around_.bus.node();
     return node ? node->acknowledge() : -1;
 }
 

@@ -43,15 +43,15 @@ struct CpuDescription {
 
 class Vcpu;
 
-/// How a run ended that was not asked for.
-struct Casualty {
+/// Why a vCPU stopped without being told to.
+struct VcpuFailure {
     enum class Kind { kTripleFault, kReset, kInternalError } kind;
     unsigned vcpu;
     const char* text;
 };
 
-/// What a vCPU finds around it. Outlives all vCPUs.
-struct VcpuSurroundings {
+/// What the host provides to its vCPUs. Outlives all vCPUs.
+struct VcpuEnvironment {
     GuestRam& ram;
     Bus& bus;
     const Clock& clock;
@@ -62,9 +62,8 @@ struct VcpuSurroundings {
     uint32_t timer_hz;
     uint32_t code_buffer_bytes;  ///< of translations, for each vCPU; when it is full, all are dropped
 
-    VcpuSurroundings(GuestRam& ram_, Bus& bus_, const Clock& clock_, TimerQueue& timers_,
-                     x86::Fabric& fabric_, Gate& gate_, bool oversubscribed_, uint32_t timer_hz_,
-                     uint32_t code_buffer_bytes_)
+    VcpuEnvironment(GuestRam& ram_, Bus& bus_, const Clock& clock_, TimerQueue& timers_, x86::Fabric& fabric_,
+                    Gate& gate_, bool oversubscribed_, uint32_t timer_hz_, uint32_t code_buffer_bytes_)
         : ram(ram_),
           bus(bus_),
           clock(clock_),
@@ -85,13 +84,13 @@ struct VcpuSurroundings {
     virtual bool transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
                           const void* expected, void* old) noexcept = 0;
     virtual bool shares_ram() const noexcept = 0;
-    virtual void report(const Casualty& casualty) noexcept = 0;
+    virtual void report(const VcpuFailure& failure) noexcept = 0;
     /// Around a vCPU thread's life, for what it must register elsewhere.
     virtual void thread_begins() noexcept = 0;
     virtual void thread_ends() noexcept = 0;
 
   protected:
-    ~VcpuSurroundings() = default;
+    ~VcpuEnvironment() = default;
 };
 
 class Vcpu final : public x86::VcpuPort {
@@ -104,7 +103,7 @@ class Vcpu final : public x86::VcpuPort {
     };
 
     /// Opens the engine. All vCPUs of a process are made by one thread, one after the other.
-    Vcpu(VcpuSurroundings& around, unsigned index, uint32_t apic_id, bool bootstrap, CpuDescription cpu);
+    Vcpu(VcpuEnvironment& around, unsigned index, uint32_t apic_id, bool bootstrap, CpuDescription cpu);
     ~Vcpu();
 
     // ---- any thread
@@ -159,7 +158,7 @@ class Vcpu final : public x86::VcpuPort {
     uint64_t tsc() const noexcept { return around_.clock.tsc() + tsc_offset_; }
     void pause() noexcept;
 
-    VcpuSurroundings& around_;
+    VcpuEnvironment& around_;
     const unsigned index_;
     const bool bootstrap_;
     CpuDescription cpu_;

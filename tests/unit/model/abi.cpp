@@ -62,7 +62,7 @@ uint64_t mesh_done(void* mesh, unsigned thread) {
 unsigned mesh_is(void* mesh, unsigned thread) {
     return static_cast<unsigned>(static_cast<Network*>(mesh)->threads()[thread].is);
 }
-uint64_t mesh_nonsense(void* mesh) { return static_cast<Network*>(mesh)->nonsense(); }
+uint64_t mesh_violations(void* mesh) { return static_cast<Network*>(mesh)->violations(); }
 int mesh_idle(void* mesh, unsigned host) { return static_cast<Network*>(mesh)->node(host).idle(); }
 uint64_t mesh_holders(void* mesh, uint64_t page, int* writable, int* busy) {
     auto& network = *static_cast<Network*>(mesh);

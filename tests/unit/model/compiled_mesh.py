@@ -72,7 +72,7 @@ def open_library(path: Path) -> ctypes.CDLL:
         "word": (wide, [mesh, number, wide]),
         "done": (wide, [mesh, number]),
         "is": (number, [mesh, number]),
-        "nonsense": (wide, [mesh]),
+        "violations": (wide, [mesh]),
         "idle": (ctypes.c_int, [mesh, number]),
         "holders": (wide, [mesh, wide, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int)]),
         "arriving": (ctypes.c_int, [mesh, number, wide]),
@@ -150,7 +150,7 @@ class Mesh:
             arriving = [host for host in listed if library.mesh_arriving(handle, host, page)]
             if not busy.value and listed != sorted({*users, *arriving}):
                 raise Broken(f"page {page}: the directory lists {holders:b}, users are {users}")
-        if library.mesh_nonsense(handle):
+        if library.mesh_violations(handle):
             raise Broken("an honest host's message was dropped")
 
     def finish(self, steps: int = 20_000) -> None:

@@ -250,9 +250,9 @@ class Network {
         channel(from, to).push_back(std::move(packet));
     }
 
-    uint64_t nonsense() const {
+    uint64_t violations() const {
         uint64_t total = 0;
-        for (const auto& node : nodes_) total += node->counters().nonsense_total();
+        for (const auto& node : nodes_) total += node->counters().violations_total();
         return total;
     }
 
@@ -422,7 +422,7 @@ inline void let_holds_end(Network& network) {
     network.advance(10'000);
     network.check();
     CHECK_EQ(network.broken(), std::string());
-    CHECK_EQ(network.nonsense(), 0u);
+    CHECK_EQ(network.violations(), 0u);
 }
 
 }  // namespace coherence_network

@@ -22,7 +22,7 @@
 #include "check.hpp"
 
 using coremesh::all_ones;
-using coremesh::DeviceLink;
+using coremesh::DeviceBackend;
 using coremesh::DeviceReply;
 using coremesh::DeviceRequest;
 using coremesh::NodeServer;
@@ -90,7 +90,7 @@ class Wire {
 };
 
 /// Notes what it is asked; port 0x100 + n reads n. A closed gate holds every access to port 0x666.
-class Devices final : public DeviceLink {
+class Devices final : public DeviceBackend {
   public:
     uint64_t read(Space space, uint64_t address, unsigned size) noexcept override {
         if (address == 0x666) gate();

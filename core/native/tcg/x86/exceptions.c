@@ -61,19 +61,19 @@ static bool exec_interrupt(CPUState* cs, int request) {
     // is read: a kick between the two would be overwritten, and what was posted before it not seen (SDM vol.
     // 3A 9.2.3.4).
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    unsigned wish = engine->ops->service(engine->opaque);
-    if (wish & CM_SERVICE_LEAVE) {
+    unsigned flags = engine->ops->service(engine->opaque);
+    if (flags & CM_SERVICE_LEAVE) {
         cs->exit_request = 1;
         return true;
     }
-    engine->attention = (wish & CM_SERVICE_PENDING) != 0;
+    engine->attention = (flags & CM_SERVICE_PENDING) != 0;
     if (engine->data_trap) {
         // Held back by MOV SS and POP SS, like interrupts; goes before them otherwise (SDM vol.
         // 3A 6.8.3, 6.9).
         if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) cm_data_trap_raise(engine);
         engine->attention |= engine->data_trap;
     }
-    if (!engine->attention) return (wish & CM_SERVICE_DROP_LAST) != 0;
+    if (!engine->attention) return (flags & CM_SERVICE_DROP_LAST) != 0;
     if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) {
         // Blocked until IRET from the first one (SDM vol. 3A 6.7.1).
         if (!(env->hflags2 & HF2_NMI_MASK) && engine->ops->take_nmi(engine->opaque)) {
@@ -91,7 +91,7 @@ static bool exec_interrupt(CPUState* cs, int request) {
             }
         }
     }
-    return (wish & CM_SERVICE_DROP_LAST) != 0;
+    return (flags & CM_SERVICE_DROP_LAST) != 0;
 }
 
 // A fault while a double fault is being delivered: shutdown (SDM vol. 3A 6.15). Unicorn would treat it as

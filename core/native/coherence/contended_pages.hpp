@@ -15,7 +15,7 @@ namespace coremesh::coherence {
 /// 64 sets of 8. A page that is new to a full set takes the place of its least contended one: a page with
 /// many counts stays, the many with few come and go (their counts are lost, which is what a list of the most
 /// contended can afford).
-class FoughtPages {
+class ContendedPages {
   public:
     static constexpr size_t kSets = 64;
     static constexpr size_t kWays = 8;

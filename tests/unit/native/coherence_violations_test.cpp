@@ -133,17 +133,17 @@ STORY(
             }
             out.clear();
         }
-        dropped += node.counters().nonsense_total();
+        dropped += node.counters().violations_total();
     }
     CHECK(dropped > 100'000);
 }
 
 STORY("given messages out of place, when they come to honest hosts, then each is dropped for its reason") {
     Network network(3, 3, {});
-    const auto count = [&](unsigned host, Nonsense why) {
-        return network.node(host).counters().nonsense[static_cast<size_t>(why)];
+    const auto count = [&](unsigned host, ProtocolViolation why) {
+        return network.node(host).counters().violations[static_cast<size_t>(why)];
     };
-    const auto refused = [&](unsigned from, unsigned to, Message message, Nonsense why) {
+    const auto refused = [&](unsigned from, unsigned to, Message message, ProtocolViolation why) {
         const uint64_t before = count(to, why);
         network.inject(from, to, message);
         network.settle();
@@ -152,24 +152,25 @@ STORY("given messages out of place, when they come to honest hosts, then each is
         CHECK_EQ(count(to, why), before + 1);
     };
     // Page n has its home, and its bytes, on host n.
-    refused(1, 0, {.kind = Kind::kGetS, .requester = 1, .page = 99}, Nonsense::kPage);
-    refused(1, 0, {.kind = Kind::kGetS, .requester = 2, .page = 0}, Nonsense::kHost);
-    refused(1, 0, {.kind = Kind::kGetS, .requester = 3, .page = 0}, Nonsense::kHost);
-    refused(1, 0, {.kind = Kind::kGetM, .requester = 1, .page = 1}, Nonsense::kNotHome);
-    refused(1, 0, {.kind = Kind::kDone, .requester = 1, .page = 0, .serial = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kFwdM, .requester = 1, .page = 0, .serial = 1}, Nonsense::kNotHome);
-    refused(1, 0, {.kind = Kind::kFwdM, .requester = 2, .page = 1, .serial = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kInv, .requester = 2, .page = 1, .serial = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kDataM, .requester = 0, .page = 0, .serial = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kDataM, .requester = 0, .page = 1, .serial = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kGrant, .requester = 0, .page = 1, .serial = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kInvAck, .requester = 0, .page = 1, .serial = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kResult, .requester = 0, .page = 1, .ticket = 5}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kRetry, .requester = 0, .page = 1, .ticket = 5}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kHave, .requester = 0, .page = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kDecline, .requester = 0, .page = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kExec, .requester = 2, .page = 1, .serial = 1}, Nonsense::kState);
-    refused(1, 0, {.kind = Kind::kRmw, .requester = 1, .page = 0, .ticket = 0}, Nonsense::kOperation);
+    refused(1, 0, {.kind = Kind::kGetS, .requester = 1, .page = 99}, ProtocolViolation::kPage);
+    refused(1, 0, {.kind = Kind::kGetS, .requester = 2, .page = 0}, ProtocolViolation::kHost);
+    refused(1, 0, {.kind = Kind::kGetS, .requester = 3, .page = 0}, ProtocolViolation::kHost);
+    refused(1, 0, {.kind = Kind::kGetM, .requester = 1, .page = 1}, ProtocolViolation::kNotHome);
+    refused(1, 0, {.kind = Kind::kDone, .requester = 1, .page = 0, .serial = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kFwdM, .requester = 1, .page = 0, .serial = 1}, ProtocolViolation::kNotHome);
+    refused(1, 0, {.kind = Kind::kFwdM, .requester = 2, .page = 1, .serial = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kInv, .requester = 2, .page = 1, .serial = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kDataM, .requester = 0, .page = 0, .serial = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kDataM, .requester = 0, .page = 1, .serial = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kGrant, .requester = 0, .page = 1, .serial = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kInvAck, .requester = 0, .page = 1, .serial = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kResult, .requester = 0, .page = 1, .ticket = 5}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kRetry, .requester = 0, .page = 1, .ticket = 5}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kHave, .requester = 0, .page = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kDecline, .requester = 0, .page = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kExec, .requester = 2, .page = 1, .serial = 1}, ProtocolViolation::kState);
+    refused(1, 0, {.kind = Kind::kRmw, .requester = 1, .page = 0, .ticket = 0},
+            ProtocolViolation::kOperation);
     CHECK(network.node(0).idle());
 }
 
@@ -186,7 +187,7 @@ STORY(
     network.inject(1, 0, {.kind = Kind::kGetM, .requester = 1, .page = 0});
     while (network.deliver(1, 0) || network.deliver(2, 0)) {
     }
-    CHECK_EQ(network.nonsense(), 3u);
+    CHECK_EQ(network.violations(), 3u);
     CHECK(network.node(0).holders(0).busy);
     network.finish();
     network.check();

@@ -111,13 +111,16 @@ def await_member(family: Any, word: str) -> None:
 
 
 def check_end(family: Any, driver: subprocess.Popen[bytes], status: int) -> None:
-    """The driver ends soon with `status`, without a word of Ray, and nothing is left of it."""
+    """The driver ends soon with `status`, and nothing is left of it.
+
+    For some milliseconds of Ray's start its native code has a handler of its own, which writes a stack trace
+    and then calls ours: that is not looked at here.
+    """
     begin = time.monotonic()
     _, errors = driver.communicate(timeout=60)
     assert time.monotonic() - begin < PATIENCE
     assert driver.returncode == status, errors
     assert b"Traceback" not in errors
-    assert b"SIGTERM received" not in errors, "Ray's own handler wrote this"
     assert family.wait_gone(10) == {}
     assert set(Path(tempfile.gettempdir()).glob(f"coremesh-{driver.pid}-*")) == set()
 

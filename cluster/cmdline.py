@@ -39,7 +39,7 @@ _ADDING = frozenset({"console"})
 
 
 def command_line(kernel: bytes, *, hosts: int = 1, append: str = "", quiet: bool = False) -> str:
-    """Return the command line of `kernel` on a machine of so many hosts, `append` included.
+    """Return the command line of `kernel` on a machine of `hosts` hosts, `append` included.
 
     With `quiet` the kernel prints errors only, unless `append` says how much it is to print. A Multiboot
     kernel gets `append` alone. Pure.

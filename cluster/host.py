@@ -115,11 +115,11 @@ class HostProcess:
         return end
 
     def admit(self, peers: dict[int, LinkEnd]) -> None:
-        """Let the other hosts connect: number -> their ends. Nobody else reaches this host's port."""
+        """Let the other hosts connect: number -> their ends. No other process reaches this host's port."""
         self._ends.admit(peers)
 
     def connect(self, peers: dict[int, LinkEnd]) -> None:
-        """Connect to the other hosts: number -> their ends. Nobody else will be heard."""
+        """Connect to the other hosts: number -> their ends. No other host will be heard."""
         self._ends.connect(peers)
 
     def start_link(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Ray cluster that somebody else started, found and joined, with its token where it asks for one.
+"""A Ray cluster that another program started, found and joined, with its token where it asks for one.
 
 ``auto`` finds what ``ray start`` of this user or of root started on this computer. It never finds the private
 Ray of another process (that would be lost with the process), nor another user's cluster: a process that joins
@@ -166,7 +166,7 @@ def _advice(target: str, error: Exception, *, sent_token: bool) -> str:
 
 
 def _knock(target: str) -> None:
-    """Raise OSError if nobody listens at host:port: Ray itself would go on asking for minutes."""
+    """Raise OSError if no process listens at host:port: Ray itself would go on asking for minutes."""
     host, colon, port = target.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Ray for this process alone: reachable by nobody else, and gone with the process, whatever ends it.
+"""A Ray for this process alone: no other user reaches it, and it ends with the process, whatever ends that.
 
 Its files, its token and its sockets lie in a private folder: Ray makes the folders that it is given writable
 for everybody, so it gets one inside. It listens on the loopback interface only, where the token keeps other

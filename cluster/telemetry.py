@@ -153,7 +153,7 @@ def _serve(server: socket.socket) -> None:
     while True:
         connection, _ = server.accept()
         with connection, contextlib.suppress(OSError):
-            if _has_left(connection):  # it only looked whether somebody listens
+            if _has_left(connection):  # it only looked whether a process listens
                 continue
             connection.settimeout(_ANSWER_SECONDS)
             connection.sendall(json.dumps(_report()).encode())

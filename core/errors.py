@@ -74,7 +74,7 @@ class HostLostError(CoremeshError):
 
 
 class InternalError(CoremeshError):
-    """A part of Coremesh failed in a way that nobody foresaw; the message says which and how."""
+    """A part of Coremesh failed in a way that was not foreseen; the message says which and how."""
 
 
 class OutputError(CoremeshError):
@@ -87,7 +87,7 @@ class OutputError(CoremeshError):
 
     @property
     def no_reader(self) -> bool:
-        """Whether the reader of a pipe has gone: it wants no more, which is no error of anybody's."""
+        """Whether the reader of a pipe has gone: it wants no more, which is not an error."""
         return self.number == errno.EPIPE
 
     def __str__(self) -> str:

@@ -65,7 +65,7 @@ class SymbolTable:
         """Read a System.map or a copy of /proc/kallsyms.
 
         Raises :class:`ConfigurationError` for a file that cannot be read or is neither, and for a kallsyms
-        whose addresses were hidden from who copied it. At most 256 MiB are read.
+        whose addresses were hidden from the person who copied it. At most 256 MiB are read.
         """
         why = "Give System.map of the guest's kernel; a kernel's has some MiB."
         text = read_input_file(path, "symbols", _LARGEST_FILE, why, ConfigurationError).decode(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """State as plain data: what JSON holds, and nothing that a version of Python or of the code would bind.
 
-A part declares the attributes that are its state; the rest of it is wiring, made anew by whoever builds the
-machine. Byte strings become ``{"hex": "..."}``, tuples and queues become lists.
+A part declares the attributes that are its state; the rest of it is wiring, made anew by the code that builds
+the machine. Byte strings become ``{"hex": "..."}``, tuples and queues become lists.
 """
 
 from collections import deque

@@ -81,7 +81,7 @@ class Door:
         self.source: Source = (address, self._reserved.getsockname()[1])
 
     def admit(self, sources: Iterable[Source]) -> None:
-        """Let peers connect from these addresses and ports, and nobody else."""
+        """Let peers connect from these addresses and ports, and no one else."""
         if self.guarded:
             self._attach(list(sources))
 

@@ -108,7 +108,7 @@ class ShmEnds:
         try:
             process, memory, rope = (int(word) for word in endpoint.removeprefix(_SCHEME).split("/"))
             files = f"/proc/{process}/fd"
-            # O_NONBLOCK: a pipe that is none, or is full, must not hold anybody up.
+            # O_NONBLOCK: what is not a pipe, or a full one, must not block a sender.
             opened = self._keep(os.open(f"{files}/{memory}", os.O_RDWR | os.O_CLOEXEC))
             bell = self._keep(os.open(f"{files}/{rope}", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK))
             # The number may be another process's by now; the name of the memory tells.

@@ -112,7 +112,7 @@ class ZmqEnds:
         return LinkEnd(self.endpoint, self.public_key, self._source)
 
     def admit(self, peers: Mapping[int, LinkEnd]) -> None:
-        """Let the other hosts connect, and nobody else: number -> end; an entry for this host is ignored."""
+        """Let the other hosts alone connect: number -> end; an entry for this host is ignored."""
         self._door.admit([_read(end.source) for host, end in peers.items() if host != self.host])
 
     def connect(self, peers: Mapping[int, LinkEnd]) -> None:

@@ -79,7 +79,8 @@ def booted(
     }
     environment |= {"HOME": str(home), "TMPDIR": str(temporary)}
     process = subprocess.Popen(
-        [*COMMAND, "boot", "--hosts", "2", "--memory", "16M", "--kernel", str(kernel)],
+        # Over ZeroMQ the hosts have links that listen; over shared memory they have none.
+        [*COMMAND, "boot", "--hosts", "2", "--wire", "zmq", "--memory", "16M", "--kernel", str(kernel)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=environment,
@@ -259,7 +260,10 @@ def test_given_a_machine_when_its_sockets_are_listed_then_they_are_those_of_the_
 ) -> None:
     page = named_in_the_page()
     pid = str(booted.process.pid)
-    found = {Listener(one.process, one.address.replace(pid, "PID")) for one in listeners(booted)}
+    # The kernel tells the name that a socket was bound to; telemetry.py renames its socket once it is served.
+    found = {
+        Listener(one.process, one.address.replace(f"{pid}.new", "PID.sock")) for one in listeners(booted)
+    }
     assert Listener("raylet", "127.0.0.1") in found, "the look has missed Ray's sockets"
     assert found <= page, f"not on the page: {found - page}"
     assert {one for one in page if one.process != "IDLE"} <= found, f"only on the page: {page - found}"
@@ -313,7 +317,11 @@ def grpc_call(port: int, service: str, token: str) -> bytes:
         fields["authorization"] = f"Bearer {token}"
     headers = b"".join(field(name, value) for name, value in fields.items())
     answer = b""
-    with socket.create_connection(("127.0.0.1", port), 5) as end, contextlib.suppress(OSError):
+    try:
+        end = socket.create_connection(("127.0.0.1", port), 2)
+    except TimeoutError:
+        return b""  # a link: its packet filter drops what does not come from a peer
+    with end, contextlib.suppress(OSError):
         end.settimeout(3)
         end.sendall(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -351,7 +359,6 @@ def test_given_its_ports_when_a_stranger_calls_each_service_then_none_works(boot
                 UNKNOWN_SERVICE in answer
                 or NO_TOKEN in answer
                 or answer.startswith((b"HTTP/1.0 40", b"HTTP/1.1 40"))  # the agent for runtime environments
-                or answer[:1] == b"\xff"  # ZeroMQ's greeting (ZMTP 3.1): a link, which then waits for CURVE
                 or answer == b""
             ), (call, answer)
     # The control: who has the token is let in by each kind of service.

@@ -22,7 +22,7 @@ namespace coremesh::link {
 namespace {
 
 // The I/O threads of the wire stand below (core/links/zmq.py): one that is woken by a send must not interrupt
-// the sender, who holds the protocol lock and may have more to send.
+// the sender, which holds the protocol lock and may have more to send.
 constexpr int kLevel = 11;
 constexpr size_t kMaxDescriptors = 8, kOwn = 2;
 

@@ -10,8 +10,8 @@
 // noticed.
 //
 // An instruction can be undone before its first byte is stored. So a store over two pages asks for write
-// access to both before. Who stores is found from the host instruction that faulted: the block's own code, a
-// locked operation (atomics.c), or else a function that is about to store and says so (`slow_store`).
+// access to both before. Which code stores is found from the host instruction that faulted: the block's own
+// code, a locked operation (atomics.c), or else a function that is about to store and says so (`slow_store`).
 #include <ucontext.h>
 
 #include "internals.h"

@@ -2,7 +2,7 @@
 // MOV to and from debug registers (SDM vol. 2B, MOV—Move to/from Debug Registers; vol. 3B 18.2).
 #include "segments.h"
 
-// DR4 and DR5 are other names of DR6 and DR7, unless CR4.DE says that they are none (vol. 3B 18.2.2). An
+// DR4 and DR5 are other names of DR6 and DR7, unless CR4.DE makes them undefined (vol. 3B 18.2.2). An
 // access that DR7.GD guards is a #DB before the instruction, which the delivery lets through (vol.
 // 3B 18.2.4).
 static int checked_register(CPUX86State* env, int reg, uintptr_t ra) {

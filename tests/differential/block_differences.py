@@ -23,7 +23,8 @@ from block_layout import (
 )
 from block_runners import DidNotEnd, Runner
 
-VECTOR_UD, VECTOR_PF = 6, 14
+VECTOR_UD, VECTOR_SS, VECTOR_GP, VECTOR_PF = 6, 12, 13, 14
+OVER_LIMIT: Final = (1 << 32) - 512
 P = 1
 FLAGS: Final = {
     0: "CF",
@@ -39,6 +40,7 @@ FLAGS: Final = {
     16: "RF",
     18: "AC",
 }
+FSW_ES: Final = 0x80
 KEPT_BY_SIGRETURN: Final = 0x20_4000
 KERNEL_RAM: Final = 0x800_0000
 LAST_PAGE: Final = (1 << 47) - 4096  # Linux counts it to its own half
@@ -59,6 +61,14 @@ MASKED: Final = (
     Mask(
         "P of the error code for addresses of the kernel",
         "SDM vol. 3A 4.7: whether the kernel has a mapping there is its own affair",
+    ),
+    Mask(
+        "#SS or #GP instead of #PF at the end of 4 GiB in 32-bit code", "the guest checks no segment limits"
+    ),
+    Mask("blocks that set bit 17 of MXCSR", "AMD64 APM vol. 1, 4.2.2: it is theirs alone, #GP(0) elsewhere"),
+    Mask(
+        "FOP, FIP and FDP without a pending x87 exception, or where the processor has none",
+        "AMD64 APM vol. 5, FXSAVE: its processors save them only with one; those of Intel always do",
     ),
     Mask("RPL of a null selector", "SDM vol. 2A, IRET: the way to a signal's handler clears such selectors"),
     Mask("NT and ID behind a step", "Linux's sigreturn does not bring them back; the next step ran without"),
@@ -107,15 +117,31 @@ def compare(block: Block, native: Outcome, guest: Outcome) -> dict[str, tuple[ob
     """What differs, by name: the bare processor's and the guest's."""
     if not block.native:
         expected: dict[str, tuple[object, object]] = {}
-        if guest.vector != VECTOR_UD or guest.rip != block.address:
+        is_cut = guest.vector == VECTOR_PF and not code_is_mapped(guest.cr2)  # it runs into a missing page
+        if guest.rip != block.address or (guest.vector != VECTOR_UD and not is_cut):
             expected["vector, rip"] = ((VECTOR_UD, block.address), (guest.vector, guest.rip))
         return expected
-    if native == guest:
+    if _misaligned_mask(native):
+        return {}
+    if native == guest or (block.cs == CODE32 and _runs_over_limit(native, guest)):
         return {}
     ours, theirs = fields(block, native), fields(block, guest)
+    for name in ("fop", "fip", "fdp"):
+        if not native.status & FSW_ES or not ours[name]:
+            del ours[name], theirs[name]
     return {
         name: (ours[name], theirs[name]) for name in ours if name in theirs and ours[name] != theirs[name]
     } | {name: (ours.get(name), theirs.get(name)) for name in ours.keys() ^ theirs.keys()}
+
+
+def _misaligned_mask(native: Outcome) -> bool:
+    """Whether MXCSR.MM is set, which AMD's processors alone have."""
+    return bool(struct.unpack_from("<I", native.fxsave, 24)[0] >> 17 & 1)
+
+
+def _runs_over_limit(native: Outcome, guest: Outcome) -> bool:
+    """Whether a 32-bit access reached over the end of 4 GiB, which is the segment's limit."""
+    return native.vector in (VECTOR_SS, VECTOR_GP) and guest.vector == VECTOR_PF and guest.cr2 >= OVER_LIMIT
 
 
 @dataclass(frozen=True)
@@ -185,14 +211,14 @@ class Differ:
     def shrink(self, difference: Difference, image: bytes) -> Difference:
         """The same with the fewest instructions and the plainest state that still differ in some field."""
         best = difference
-        fields_ = set(difference.what)
+        fields_, vectors = set(difference.what), difference.what.get("vector")
         going = True
         while going:
             going = False
             candidates = list(_smaller(best.block))
             for candidate in candidates:
                 found = self.one(candidate, image)
-                if found and fields_ & set(found.what):
+                if found and fields_ & set(found.what) and found.what.get("vector") == vectors:
                     best, going = found, True
                     break
         return best

@@ -47,6 +47,7 @@ SIZES: Final = {
 }
 SELECTORS: Final = (0, 1, 3, 0x23, 0x2B, 0x33, 0x10, 0x13, 0x18, 0x30, 0x38, 0x60, 0x0F, 0x80, 0xFFFF)
 MOST_BYTES: Final = 15
+SEGMENT_POPS: Final = frozenset((b"\x07", b"\x17", b"\x1f", b"\x0f\xa1", b"\x0f\xa9"))
 IMPLICIT: Final = {
     **dict.fromkeys(("pcmpestri", "pcmpistri", "loop", "loope"), frozenset((RCX,))),
     **dict.fromkeys(("movs", "cmps", "stos", "scas", "lods", "ins", "outs"), frozenset((RAX, RCX, RSI, RDI))),
@@ -73,6 +74,7 @@ class Options:
 
     groups: Sequence[str] = tuple(GROUPS)
     names: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
     trap: float = 0.06
     alignment_check: float = 0.03
     protected: float = 0.12
@@ -80,6 +82,7 @@ class Options:
     unannounced: float = 0.02
     misplaced: float = 0.008
     page_ends: float = 0.08
+    wild: float = 0.006
     longest: int = 4
 
 
@@ -128,12 +131,15 @@ class Generator:
         self.image = b"".join(special_values.slot(r, number % 8) for number in range(DATA_PAGES * PAGE // 16))
         self._next = CODE_BASE
         self._rows = {
-            group: [row for row in GROUPS[group] if not self.options.names or row.name in self.options.names]
-            for group in self.options.groups
+            group: [row for row in GROUPS[group] if self._wanted(row)] for group in self.options.groups
         }
         self._groups = [group for group in self.options.groups if self._rows[group]]
         self._weights = [WEIGHTS[group] for group in self._groups]
         self.code = bytearray(CODE_PAGES * PAGE)
+
+    def _wanted(self, row: Row) -> bool:
+        names = self.options.names
+        return (not names or row.name in names) and row.name not in self.options.without
 
     # --- where
 
@@ -183,7 +189,7 @@ class Generator:
         if bits == 64:
             draft.fs_base = DATA_BASE + r.choice((0x1000, 0x1800, 0x2040))
             draft.gs_base = DATA_BASE + r.choice((0x1000, 0x1234, 0x4010))
-        draft.gpr[RSP] = self._stack()
+        draft.gpr[RSP] = self._stack(bits)
         wanted = r.randrange(1, options.longest + 1)
         tries = 0
         while len(draft.instructions) < wanted and tries < 40:
@@ -198,6 +204,8 @@ class Generator:
             )
             try:
                 self._write(draft, row)
+                if draft.bits == 32 and (row.opcode in SEGMENT_POPS or "Sw" in row.operands[:1]):
+                    break  # what follows would go through that segment, which may be null
             except NotHere:
                 draft.gpr, draft.written, draft.instructions, draft.length, draft.undefined = before
         return self._finished(draft)
@@ -231,14 +239,14 @@ class Generator:
         names = [name for name, code in NOT_ANNOUNCED.items() if not code.endswith("/nop")]
         name = r.choice(names)
         draft.gpr[RAX] = DATA_BASE + 0x1000
-        draft.gpr[RSP] = self._stack()
+        draft.gpr[RSP] = self._stack(64)
         draft.add(bytes.fromhex(NOT_ANNOUNCED[name]), name)
         block = self._finished(draft)
         block.native = False
         block.rflags &= ~TF
         return block
 
-    def _stack(self) -> int:
+    def _stack(self, bits: int) -> int:
         """Where RSP points: mostly into the middle of a page, else near an end of one, or nowhere."""
         r, kind = self.r, self.r.random()
         if kind < 0.75:
@@ -249,7 +257,7 @@ class Generator:
                 + r.choice((1, 2, 3, 4, 5, 6, 7)) * PAGE
                 + r.choice((0, 8, 4, 2, 1, -1, -2, -4, -8, 16))
             )
-        if kind < 0.97:
+        if kind < 0.97 or not self.options.wild or bits == 32:
             return DATA_BASE + 6 * PAGE + r.randrange(PAGE)
         return r.choice((0x7FFF_FFFF_FFFF, 0x8000_0000_0000, 0xFFFF_7FFF_FFFF_FFFC, 1 << 63, 0))
 
@@ -275,17 +283,8 @@ class Generator:
         if r.random() < 0.5:
             mxcsr = r.getrandbits(2) << 13 | (0x1F80 if r.random() < 0.8 else r.getrandbits(6) << 7)
             mxcsr |= r.choice((0, 0, 0x8000, 0x40, 0x8040)) | (r.getrandbits(6) if r.random() < 0.4 else 0)
-        head = struct.pack(
-            "<HHBxHQQII",
-            control,
-            status,
-            tags,
-            r.getrandbits(11),
-            CODE_BASE + 0x10,
-            DATA_BASE + 0x1000,
-            mxcsr,
-            0xFFFF,
-        )
+        pointers = (r.getrandbits(11), CODE_BASE + 0x10, DATA_BASE + 0x1000) if pending else (0, 0, 0)
+        head = struct.pack("<HHBxHQQII", control, status, tags, *pointers, mxcsr, 0xFFFF)
         stack = b"".join(special_values.extended(r) + bytes(6) for _ in range(8))
         vectors = b"".join(special_values.slot(r, r.randrange(8)) for _ in range(16))
         return head + stack + vectors
@@ -300,6 +299,9 @@ class Generator:
             raise NotHere
         effect = row.effect
         if effect.read & draft.undefined:
+            raise NotHere
+        # What these store of the last instruction is AMD's own affair without a pending exception.
+        if row.name in ("fnstenv", "fnsave") and any(i.name[0] == "f" for i in draft.instructions):
             raise NotHere
         if "flow" in row.attributes:
             self._flow(draft, row)
@@ -347,7 +349,7 @@ class Generator:
             rex = b"\x41" if register >= 8 else b""
             code = prefixes + rex + row.opcode + bytes((0xC0 | (row.digit or 0) << 3 | register & 7,))
             target = draft.here + len(code) + len(filler)
-            if r.random() < 0.05:
+            if r.random() < 10 * self.options.wild:
                 target = r.choice((0x8000_0000_0000, 1 << 63, DATA_BASE + PAGE, 0x1234_5678_0000))
             draft.gpr[register] = target
             draft.add(code, name)
@@ -426,7 +428,10 @@ class _Encoder:
         if self.segment:
             prefixes.append(self.segment)
         locked = "lock" in row.attributes and self.is_memory and r.random() < 0.3
-        if locked or (row.prefix == "" and r.random() < self.draft.options.misplaced):
+        # AMD's processors take LOCK VERW for VERW, and LOCK MOV CR0 for MOV CR8.
+        other = row.name == "verw" or row.opcode[:2] in (b"\x0f\x20", b"\x0f\x22")
+        misplaced = row.prefix == "" and not other and r.random() < self.draft.options.misplaced
+        if locked or misplaced:
             prefixes.append(0xF0)
         if ("rep" in row.attributes and r.random() < 0.6) or (
             row.prefix == ""
@@ -544,16 +549,14 @@ class _Encoder:
         r = self.r
         if self.row.name == "lea" and r.random() < 0.5:
             return r.getrandbits(48)
+        if self.long and not self.address_prefix and r.random() < self.draft.options.wild:
+            return r.choice((1 << 47, (1 << 47) - 1, 1 << 63, 0xFFFF_7FFF_FFFF_FFF8)) + r.choice((0, 0, 64))
         if r.random() < self.draft.options.protected:
             way = r.random()
             if way < 0.7 and size > 1:  # across the end of a page, whatever follows
                 return DATA_BASE + r.choice((1, 2, 2, 3, 3, 4, 5, 5, 6, 7)) * PAGE - r.randrange(1, size)
             if way < 0.9:
                 return DATA_BASE + r.choice((0, 3, 3, 5, 7)) * PAGE + r.randrange(PAGE // 16) * 16
-            if way < 0.95 and self.long and not self.address_prefix:
-                return r.choice((1 << 47, (1 << 47) - 1, 1 << 63, 0xFFFF_7FFF_FFFF_FFF8)) + r.choice(
-                    (0, 0, 64)
-                )
             return DATA_BASE + r.choice(WRITABLE) * PAGE + PAGE - size
         slot = r.randrange(PAGE // 128) * 8 + special_values.SLOT_OF.get(kind, r.randrange(8))
         within = r.randrange(0, 16 - size + 1, size) if size <= 8 else 0
@@ -688,7 +691,7 @@ class _Encoder:
         elif "divide" in attributes and r.random() < 0.7:
             self._fix(RDX, r.choice((0, 0, 1, WORD)))
         elif row.name == "leave":
-            self._fix(RBP, self.g._stack())
+            self._fix(RBP, self.g._stack(self.draft.bits))
         elif "strings" in attributes:
             self._fix(RAX, r.choice((0, 1, 3, 8, 16, 17, WORD, 0x8000_0000, 1 << 63, 0xFFFF_FFF0)))
             self._fix(RDX, r.choice((0, 1, 4, 8, 16, 17, WORD, 0x8000_0000, 1 << 63, 0xFFFF_FFF8)))

@@ -118,6 +118,11 @@ class Outcome:
     changes_hash: int
     change: tuple[tuple[int, int], ...]
 
+    @property
+    def status(self) -> int:
+        """The x87 status word."""
+        return int.from_bytes(self.fxsave[2:4], "little")
+
     @classmethod
     def unpack(cls, data: bytes) -> "Outcome":
         """From the bytes of ``struct outcome``."""

@@ -28,7 +28,7 @@ HERE: Final = Path(__file__).parent
 BATCH: Final = 0x200_0000
 SERVED: Final = 12
 RAM: Final = 128 * MIB
-PATIENCE: Final = 20.0
+PATIENCE: Final = 6.0
 """Seconds without a finished block after which it is said not to end."""
 
 

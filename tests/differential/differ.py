@@ -37,11 +37,12 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=1, choices=(1, 2), help="of the guest's machine")
     parser.add_argument("--longest", type=int, default=4, help="instructions in a block")
     words = parser.parse_args()
-    names = {name for name in words.names.split(",") if name}
-    if words.skip:
-        skipped = set(words.skip.split(","))
-        names = {row.name for rows in GROUPS.values() for row in rows if row.name not in skipped}
-    options = Options(groups=tuple(words.groups.split(",")), names=frozenset(names), longest=words.longest)
+    options = Options(
+        groups=tuple(words.groups.split(",")),
+        names=frozenset(name for name in words.names.split(",") if name),
+        without=frozenset(words.skip.split(",")),
+        longest=words.longest,
+    )
     kinds: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -64,6 +65,8 @@ def main() -> int:
                         difference = differ.shrink(difference, generator.image)
                         kind = difference.signature()
                     kinds[kind] += 1
+                    if "does not end" in kind:
+                        print(story(difference, generator.image), flush=True)
                     if kinds[kind] == 1 and len(kinds) <= words.shrink:
                         print(story(differ.shrink(difference, generator.image), generator.image), flush=True)
                 done += len(blocks)

@@ -107,6 +107,8 @@ FOUND: Final = (
     Found("enter onto a missing page", "c8 00 10 02", {"rbp": STACK + 64}),
     Found("enter with 66", "66 c8 08 00 00", {"rbp": 0x1234_5678_9ABC_DEF0}),
     Found("enter from a missing page", "c8 08 00 03", {"rbp": MISSING + 0x20}),
+    # The lowest address was stored to first.
+    Found("pusha onto a missing page", "60", {"rsp": MISSING + 0x1010, "rax": 1, "rcx": 2}, cs=CODE32),
     # A fault that was not raised, and faults in the wrong order.
     Found("clflush of a missing page", "0f ae 38", {"rax": MISSING}),
     Found("outs from a missing page", "6e", {"rsi": MISSING}),
@@ -168,7 +170,8 @@ FOUND: Final = (
     Found("aligned words under AC", "8b 47 04 66 8b 47 02 8a 47 01", {"rdi": DATA}, AC),
     Found("misaligned rcl under AC", "d1 17", {"rdi": DATA + 2}, AC),
     # The flags were lost where the count runs out.
-    Found("loope at its end", "00 c8 e1 00", {"rcx": 1}, undefined=0),
+    Found("loope at its end", "00 c8 e1 00", {"rcx": 1}),
+    Found("loope at its end behind sub", "2c 18 e1 00", {"rcx": 1}),
     # The trap flag behind an instruction that ended the block.
     Found("pause in steps", "66 f3 90", flags=TF),
 )

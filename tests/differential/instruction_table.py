@@ -330,7 +330,6 @@ jrcxz e3 Jb flow
 int cc -
 int cd Ib int
 ud2 0f0b -
-ud1 0fb9 Gv,Ev
 wait 9b -
 lfence np:0faee8 -
 mfence np:0faef0 -
@@ -367,7 +366,7 @@ mov 0f20c0 - gp
 mov 0f22d8 - gp
 mov 0f21c0 - gp
 mov 0f23f8 - gp
-sysret 0f07 - gp
+sysret 0f07 - gp only64
 swapgs 0f01f8 - gp
 """
 

@@ -177,7 +177,7 @@ static void allow_nothing_else(void) {
 
 static void run_batch(void) {
     const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
-    const struct rlimit no_core = {0, 0}, seconds = {20, 20};
+    const struct rlimit no_core = {0, 0}, seconds = {2, 2};
     setrlimit(RLIMIT_CORE, &no_core);
     setrlimit(RLIMIT_CPU, &seconds);  // for a block without an end
     map_world();

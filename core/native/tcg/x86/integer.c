@@ -138,6 +138,19 @@ static void enter(CPUX86State* env, target_ulong address, union cm_operands in) 
     env->regs[R_EBP] = size == 4 ? (uint32_t)frame : merged(env->regs[R_EBP], frame, operand);
 }
 
+// PUSHA pushes EAX first (SDM vol. 2B), so that a fault reports the highest address that is missing.
+static void push_all(CPUX86State* env, target_ulong address, union cm_operands in) {
+    (void)address;
+    const unsigned size = in.operand_bytes;
+    const uint64_t stack = env->segs[R_SS].flags & DESC_B_MASK ? UINT32_MAX : 0xffff;
+    uint64_t top = env->regs[R_ESP];
+    for (unsigned number = R_EAX; number <= R_EDI; number++) {
+        top = (top - size) & stack;
+        store(env, on_stack(env, top), size, env->regs[number], GETPC());
+    }
+    env->regs[R_ESP] = merged(env->regs[R_ESP], top, stack);
+}
+
 static enum cm_translated translate_enter(struct cm_translator* t, const struct cm_instruction* in) {
     struct cm_instruction with_level = *in;
     with_level.modrm = t->bytes[in->length - 1];
@@ -154,11 +167,13 @@ static void compute_flags(CPUX86State* env, target_ulong address, union cm_opera
 static enum cm_translated loop_while(struct cm_translator* t, const struct cm_instruction* in) {
     if (!(in->prefixes & CM_PREFIX_LOCK)) {
         cm_emit_execute(t, in, compute_flags, CM_READS_FLAGS | CM_WRITES_FLAGS);
+        cm_store_flags_kind(t);
     }
     return CM_TO_ENGINE;
 }
 
-const struct cm_row cm_integer_rows[12] = {
+const struct cm_row cm_integer_rows[13] = {
+    {CM_MAP_1, 0x60, .modes = CM_IN_16 | CM_IN_32, .execute = push_all},
     {CM_MAP_1, 0x6c, 0x6f, .check = cm_check_string_port},
     {CM_MAP_1, 0x90, .translate = pause_in_steps},
     {CM_MAP_1, 0x9e, 0x9f, .modes = CM_IN_64, .translate = flags_in_ah},

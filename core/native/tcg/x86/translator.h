@@ -136,7 +136,7 @@ struct cm_table {
 extern const struct cm_table cm_tables[];
 extern const size_t cm_table_count;
 
-extern const struct cm_row cm_integer_rows[12];  // integer.c
+extern const struct cm_row cm_integer_rows[13];  // integer.c
 extern const struct cm_row cm_vector_rows[1];    // vector.c
 // The translating functions of other files, for the tables.
 enum cm_translated cm_translate_x87(struct cm_translator* t, const struct cm_instruction* in);

@@ -327,5 +327,5 @@ def test_what_fails_in_a_host_process_arrives_as_an_error_of_ours(
     remote: Any = ray.remote
     actor = session.Remote(remote(num_cpus=0)(Failing).remote(), {})
     with pytest.raises(kind, match=words):
-        actor.call(method)
+        actor.begin(method).result()
     actor.kill()

@@ -31,8 +31,8 @@ def tiny(tiny_guest: Callable[[bytes], bytes]) -> Iterator[Callable[..., Machine
     """Start machines of a few bytes of code; all are stopped at the end."""
     machines: list[Machine] = []
 
-    def start(code: bytes, hosts: Any = 2) -> Machine:
-        machines.append(Machine(None, "16M", tiny_guest(code), hosts=hosts))
+    def start(code: bytes, hosts: Any = 2, wire: str = "auto") -> Machine:
+        machines.append(Machine(None, "16M", tiny_guest(code), hosts=hosts, wire=wire))
         return machines[-1]
 
     yield start
@@ -104,7 +104,7 @@ def test_a_transaction_from_any_host_meets_the_same_memory_and_is_counted(
 
 def test_a_flood_of_connections_costs_the_hosts_nothing(tiny: Callable[..., Machine]) -> None:
     """Given two hosts, when a stranger opens 2,000 connections to a link's port, then they do not notice."""
-    machine = tiny(HI_AND_HANG)
+    machine = tiny(HI_AND_HANG, wire="zmq")
     machine.console.expect("hi", 30)
 
     def spent(pid: int) -> tuple[int, float]:

@@ -25,8 +25,16 @@ EXIT_5 = bytes.fromhex("66baf400b805000000ef")
 SPIN = b"\xeb\xfe"
 
 NAMESPACES = ("unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc")
+# What runs here may itself lie in /tmp: that much of it stays to be seen. /mnt is ours in this namespace.
+NEEDED = " ".join(
+    str(folder)
+    for folder in (Path(sys.prefix), Path(joined_ray.__file__).resolve().parents[1])
+    if folder.is_relative_to("/tmp")
+)
 PREAMBLE = f"""
+mount --bind /tmp /mnt
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+for folder in {NEEDED}; do mkdir -p $folder; mount --bind /mnt/${{folder#/tmp/}} $folder; done
 ip link set lo up
 ip link add v0 type veth peer name v1 && ip address add 10.9.8.7/24 dev v0
 ip link set v0 up; ip link set v1 up; ip route add default via 10.9.8.1

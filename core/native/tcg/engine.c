@@ -94,11 +94,14 @@ static bool map_memory(struct cm_engine* engine) {
 
 cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const struct cm_ram_layout* ram,
                           unsigned code_buffer_bytes, char* error, size_t error_size) {
-    struct cm_engine* engine = calloc(1, sizeof *engine);
-    if (!engine) {
+    // Zeroed by the kernel, page by page as it is used: aligned_alloc would have to be filled.
+    void* allocation = calloc(1, sizeof(struct cm_engine) + CM_CACHE_LINE);
+    if (!allocation) {
         snprintf(error, error_size, "out of memory");
         return NULL;
     }
+    struct cm_engine* engine = (struct cm_engine*)ROUND_UP((uintptr_t)allocation, CM_CACHE_LINE);
+    engine->allocation = allocation;
     engine->ops = ops;
     engine->opaque = opaque;
     engine->ram = *ram;
@@ -150,7 +153,7 @@ void cm_engine_close(cm_engine* engine) {
     }
     free(engine->codegen);
     free(engine->translation);
-    free(engine);
+    free(engine->allocation);
 }
 
 enum cm_exit cm_engine_run(cm_engine* engine) {

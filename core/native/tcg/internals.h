@@ -17,9 +17,11 @@
 
 #define CM_TARGETS 8192
 
-// Where a jump leads: a block that begins at `pc` under `flags` (lookup.c).
+#define CM_CACHE_LINE 64
+
+// Where a jump leads: a block that begins at `pc` under `flags` (lookup.c). Two to a cache line.
 struct cm_target {
-    target_ulong pc;
+    _Alignas(CM_CACHE_LINE / 2) target_ulong pc;
     const void* code;
     uint32_t flags;
     uint32_t epoch;     // of the mappings, in which it was last found to be so
@@ -39,10 +41,7 @@ struct cm_engine {
     bool shutdown;         // a triple fault was seen
     target_ulong int_eip;  // RIP of an INT n whose delivery is under way (exceptions.c)
     char abort_text[96];   // why the engine gave up, or empty
-    // An interrupt is pending that could not be taken when it was last looked at: look again in the main loop
-    // after every instruction that may have opened the window. Written and read by the engine's thread.
-    bool attention;
-    bool data_trap;  // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
+    bool data_trap;        // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
     target_ulong split_write;    // the first part of a misaligned write to a watched page
     bool restart_at_store;       // leave the block before its next store (cm_engine_self_write)
     uintptr_t slow_store;        // where translated code called a helper that stores now, or 0
@@ -50,10 +49,15 @@ struct cm_engine {
     uintptr_t atomic_from;       // where it called the last locked operation (atomics.c)
     struct cm_codegen* codegen;  // codegen.c; made at the first translation
     struct cm_translation* translation;  // x86/translator.c
-    uint32_t pages_flushed;              // single pages flushed from the TLB
-    uint32_t targets_code_epoch;         // lookup.c
-    struct cm_target targets[CM_TARGETS];
+    // What each look-up of a target reads, on one cache line. First: an interrupt is pending that could not
+    // be taken when it was last looked at: look again in the main loop after every instruction that may have
+    // opened the window. Written and read by the engine's thread.
+    _Alignas(CM_CACHE_LINE) bool attention;
+    uint32_t pages_flushed;       // single pages flushed from the TLB
+    uint32_t targets_code_epoch;  // lookup.c
+    _Alignas(CM_CACHE_LINE) struct cm_target targets[CM_TARGETS];
     struct cm_engine_counters counters;
+    void* allocation;  // this struct, before it was aligned
 };
 
 // The engine of a uc_struct: kept in a word that Unicorn uses on Windows only (the self-check looks at it).

@@ -24,7 +24,7 @@ struct cm_target {
     _Alignas(CM_CACHE_LINE / 2) target_ulong pc;
     const void* code;
     uint32_t flags;
-    uint32_t epoch;     // of the mappings, in which it was last found to be so
+    uint32_t epoch;     // of the mappings and of the code, in which it was last found to be so
     uint32_t ram_page;  // the block's page, or UINT32_MAX
 };
 

@@ -29,6 +29,11 @@ static inline uint32_t code_epoch(const TCGContext* tcg) {
     return (uint32_t)tcg->tb_phys_invalidate_count + (tcg->tb_ctx.tb_flush_count << 16);
 }
 
+// What a hit compares, one number for both. Its parts only grow, so it is as before when all of them are.
+static inline uint32_t target_epoch(const struct cm_engine* engine, CPUX86State* env) {
+    return mapping_epoch(engine, env) + code_epoch(env->uc->tcg_ctx);
+}
+
 // The compile flags that every block of an engine carries: the number of its cluster, of which there is none.
 static inline uint32_t common_cflags(const CPUState* cs) {
     return (uint32_t)cs->cluster_index << CF_CLUSTER_SHIFT & CF_CLUSTER_MASK;
@@ -46,6 +51,7 @@ static bool is_mapped(const struct cm_engine* engine, CPUX86State* env, target_u
 static __attribute__((noinline, cold)) const void* missed(CPUX86State* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     const TCGContext* tcg = env->uc->tcg_ctx;
+    CM_HIT(helper_lookup_tb_ptr);  // here: the first look-up of a target always misses
     target_ulong pc, cs_base;
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
@@ -57,7 +63,7 @@ static __attribute__((noinline, cold)) const void* missed(CPUX86State* env) {
     struct cm_target* place = place_of(engine, pc);
     if (place->code && place->pc == pc && place->flags == flags && cs_base == 0 &&
         is_mapped(engine, env, pc, place->ram_page)) {
-        place->epoch = mapping_epoch(engine, env);
+        place->epoch = target_epoch(engine, env);
         return place->code;
     }
     TranslationBlock* tb = tb_htable_lookup(engine->cs, pc, cs_base, flags, common_cflags(engine->cs));
@@ -68,7 +74,7 @@ static __attribute__((noinline, cold)) const void* missed(CPUX86State* env) {
         place->flags = flags;
         // The look-up may have filled the TLB, and flushed it to grow: its epoch is read after it. A block of
         // two pages is found again only as long as no mapping changes.
-        place->epoch = mapping_epoch(engine, env);
+        place->epoch = target_epoch(engine, env);
         place->ram_page = tb->page_addr[1] == (tb_page_addr_t)-1
                               ? (uint32_t)(tb->page_addr[0] >> TARGET_PAGE_BITS)
                               : UINT32_MAX;
@@ -78,14 +84,13 @@ static __attribute__((noinline, cold)) const void* missed(CPUX86State* env) {
 
 const void* __wrap_helper_lookup_tb_ptr_x86_64(CPUX86State* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
-    CM_HIT(helper_lookup_tb_ptr);
     if (unlikely(engine->attention)) return env->uc->tcg_ctx->code_gen_epilogue;
     target_ulong pc, cs_base;
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
     const struct cm_target* place = place_of(engine, pc);
-    if (likely(place->pc == pc && place->flags == flags && place->epoch == mapping_epoch(engine, env) &&
-               cs_base == 0 && place->code && engine->targets_code_epoch == code_epoch(env->uc->tcg_ctx))) {
+    if (likely(place->pc == pc && place->flags == flags && place->epoch == target_epoch(engine, env) &&
+               cs_base == 0 && place->code)) {
         return place->code;
     }
     return missed(env);

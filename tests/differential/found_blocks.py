@@ -169,6 +169,42 @@ FOUND: Final = (
     Found("misaligned movsd under AC", "f2 0f 10 07", {"rdi": DATA + 4}, AC),
     Found("aligned words under AC", "8b 47 04 66 8b 47 02 8a 47 01", {"rdi": DATA}, AC),
     Found("misaligned rcl under AC", "d1 17", {"rdi": DATA + 2}, AC),
+    # Faults that come before #AC or after it, and checks of functions that access memory by themselves.
+    Found("misaligned enter under AC", "48 c8 00 10 02", {"rsp": 0x5000_6F4F}, AC),
+    Found("misaligned maskmovdqu under AC", "66 41 0f f7 f5", {"rdi": DATA_BASE + 0x2FF7}, AC),
+    Found("misaligned maskmovq under AC", "0f f7 c1", {"rdi": READ_ONLY + 1}, AC),
+    Found("misaligned roundss under AC", "66 0f 3a 0a 07 ff", {"rdi": DATA + 2}, AC),
+    Found("misaligned bsf under AC", "0f bc 07", {"rdi": DATA + 2}, AC, undefined=0x895),
+    Found("misaligned and over the end under AC", "4d 21 06", {"r14": (1 << 47) - 1}, AC),
+    Found("movhps over the end under AC", "0f 16 07", {"rdi": (1 << 47) - 1}, AC),
+    Found("enter from a wrong address under AC", "c8 20 00 02", {"rbp": 0xC18F_CE93_54E4_15BB}, AC),
+    Found("misaligned rcl of a wrong address under AC", "d1 12", {"rdx": 0x8000_0000_003F}, AC),
+    Found("maskmovdqu to half an alignment under AC", "66 0f f7 da", {"rdi": 8}, AC),
+    Found("maskmovdqu to a quarter of it under AC", "66 0f f7 da", {"rdi": MISSING + 4}, AC),
+    Found("misaligned bound under AC", "66 62 07", {"rdi": DATA + 1}, AC, CODE32),
+    Found("misaligned fist of a read-only page under AC", "db 17", {"rdi": READ_ONLY + 1, "fcw": 0x37E}, AC),
+    # Written without a change.
+    Found("arpl of a read-only page", "63 07", {"rdi": READ_ONLY}, cs=CODE32),
+    Found("arpl that changes", "66 c7 07 00 00 63 07", {"rdi": DATA, "rax": 3}, cs=CODE32),
+    Found("arpl of a missing page", "63 07", {"rdi": MISSING, "rax": 3}, cs=CODE32),
+    # The block's other accesses were not looked at, since one swaps its bytes.
+    Found("misaligned aesdec beside movbe under AC", "66 0f 38 de 07 0f 38 f0 07", {"rdi": DATA + 3}, AC),
+    Found(
+        "add of a read-only page beside movbe", "0f 38 f1 03 81 07 01 00 00 00", {"rbx": DATA, "rdi": MISSING}
+    ),
+    Found("movbe of 16 bits", "66 0f 38 f0 07 66 0f 38 f1 47 08", {"rdi": DATA, "rax": (1 << 64) - 1}),
+    Found("movbe of 32 bits", "0f 38 f0 07 0f 38 f1 47 08", {"rdi": DATA, "rax": (1 << 64) - 1}),
+    Found("movbe of 64 bits", "48 0f 38 f0 07 48 0f 38 f1 47 08", {"rdi": DATA, "rax": (1 << 64) - 1}),
+    # Alignment of a vector comes before the stack's canonical addresses; the other page before a missing one.
+    Found("misaligned paddb of the stack's wrong address", "66 0f fc 45 00", {"rbp": 0xFFFF_7FFF_FFFF_FFF8}),
+    Found("lock sbb over the end", "f0 41 81 1f c4 00 00 00", {"r15": (1 << 47) - 1}),
+    Found("call of a wrong address onto a missing page", "ff d0", {"rax": 1 << 63, "rsp": MISSING + 8}),
+    # The other unit's flags.
+    Found(
+        "fcomi behind dppd with exceptions unmasked",
+        "66 0f 3a 41 d8 ff db f7",
+        {"ftw": 0xFF, "mxcsr": 0xB080, "xmm3": 0x7FF8_0000_0000_0000_C3E0_0000_0000_0000},
+    ),
     # The flags were lost where the count runs out.
     Found("loope at its end", "00 c8 e1 00", {"rcx": 1}),
     Found("loope at its end behind sub", "2c 18 e1 00", {"rcx": 1}),

@@ -57,12 +57,13 @@ static struct target find(CPUArchState* env, target_ulong addr, unsigned size, T
         if (alignment && (addr & ((1u << alignment) - 1))) {
             cpu_unaligned_access(env_cpu(env), addr, MMU_DATA_STORE, mmu_idx, ra);
         }
-        if (unlikely(cm_checks_alignment(env))) {
+        const bool crosses = (addr & ~TARGET_PAGE_MASK) + size > TARGET_PAGE_SIZE;
+        if (unlikely(crosses || cm_checks_alignment(env))) {
             const MemOp aligned = (MemOp)__builtin_ctz(size) | MO_ALIGN;
             cm_check_access(env, addr, make_memop_idx(aligned, mmu_idx), MMU_DATA_STORE, ra);
         }
         counters->atomics_misaligned++;
-        if ((addr & ~TARGET_PAGE_MASK) + size > TARGET_PAGE_SIZE) {
+        if (crosses) {
             counters->atomics_crossing++;
             // Both pages must be writable before anything is changed. The probe raises the guest's fault.
             target_ulong second = (addr & TARGET_PAGE_MASK) + TARGET_PAGE_SIZE;

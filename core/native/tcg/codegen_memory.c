@@ -206,10 +206,16 @@ static inline void check_first(CPUArchState* env, target_ulong address, unsigned
     cm_check_access(env, address, oi, kind, from);
 }
 
+// The engine's helpers would raise a fault of their own for a misaligned access that may be made: RFLAGS.AC
+// asks for the check, and CR0.AM says that there is none.
+static inline TCGMemOpIdx checked(TCGMemOpIdx oi) {
+    return make_memop_idx(get_memop(oi) & ~MO_AMASK, get_mmuidx(oi));
+}
+
 #define LOAD(bits, helper)                                                                                 \
     static uint64_t load_##bits(CPUArchState* env, target_ulong address, TCGMemOpIdx oi, uintptr_t from) { \
         check_first(env, address, (bits) / 8, oi, MMU_DATA_LOAD, from);                                    \
-        return helper(env, address, oi, from);                                                             \
+        return helper(env, address, checked(oi), from);                                                    \
     }
 
 LOAD(8, helper_ret_ldub_mmu)
@@ -222,7 +228,7 @@ LOAD(64, helper_le_ldq_mmu)
                              uintptr_t from) {                                                    \
         check_first(env, address, (bits) / 8, oi, MMU_DATA_STORE, from);                          \
         cm_begin_store(env, address, (bits) / 8, (int)get_mmuidx(oi), from);                      \
-        helper(env, address, datum, oi, from);                                                    \
+        helper(env, address, datum, checked(oi), from);                                           \
         cm_end_store(env);                                                                        \
     }
 

@@ -139,14 +139,18 @@ void cm_check_access(CPUX86State* env, target_ulong address, TCGMemOpIdx oi, MMU
     const MemOp op = get_memop(oi);
     const bool misaligned = address & ((1u << get_alignment_bits(op)) - 1);
     const bool is_vector = (op & (MO_AMASK | CM_MO_CHECKED)) == MO_ALIGN_16;
-    if (unlikely(!cm_is_canonical(address)) && (env->hflags & HF_CS64_MASK)) {
-        probe_access(env, address, 1, kind, (int)get_mmuidx(oi), from);  // does not return
-    }
-    // Before page faults, as processors do it; the manual leaves the order to them (SDM vol. 3A, table 6-2,
-    // class 9).
-    if (misaligned && is_vector) raise_exception_err_ra(env, EXCP0D_GPF, 0, from);
-    if (misaligned && cm_checks_alignment(env)) raise_exception_err_ra(env, EXCP11_ALGN, 0, from);
     const unsigned size = op & CM_MO_PAIR ? 16 : 1u << (op & MO_SIZE);
+    // The order is that of the bare processor; the manual leaves it open (SDM vol. 3A, table 6-2, class 9):
+    // the alignment of vectors, canonical addresses from the first byte to the last, #AC, page faults.
+    if (misaligned && is_vector) raise_exception_err_ra(env, EXCP0D_GPF, 0, from);
+    if (env->hflags & HF_CS64_MASK) {
+        const target_ulong last = address + size - 1;
+        const target_ulong wrong = cm_is_canonical(address) ? last : address;
+        if (unlikely(!cm_is_canonical(wrong))) {
+            probe_access(env, wrong, 1, kind, (int)get_mmuidx(oi), from);  // does not return
+        }
+    }
+    if (misaligned && cm_checks_alignment(env)) raise_exception_err_ra(env, EXCP11_ALGN, 0, from);
     if (op & CM_MO_WRITTEN) kind = MMU_DATA_STORE;
     probe(env, address, size, kind, (int)get_mmuidx(oi), from);
 }

@@ -12,6 +12,10 @@
 
 enum { RET_NUMBER = 0xc2, RET = 0xc3, CALL_RELATIVE = 0xe8, GROUP_5 = 0xff };
 
+static bool is_indirect_call(unsigned modrm, unsigned opcode) {
+    return opcode == GROUP_5 && (modrm >> 3 & 7) == 2;
+}
+
 static void check_target(CPUX86State* env, target_ulong address, union cm_operands in) {
     const uintptr_t ra = GETPC();
     target_ulong target;
@@ -22,7 +26,13 @@ static void check_target(CPUX86State* env, target_ulong address, union cm_operan
     } else {
         target = env->regs[in.rm];
     }
-    if (!cm_is_canonical(target)) raise_exception_err_ra(env, EXCP0D_GPF, 0, ra);
+    if (cm_is_canonical(target)) return;
+    if (is_indirect_call(in.modrm, in.opcode)) {  // what the push raises comes first
+        const target_ulong top = env->regs[R_ESP] - 8;
+        cm_check_alignment(env, top, 8, ra);
+        cm_probe_write(env, top, 8, ra);
+    }
+    raise_exception_err_ra(env, EXCP0D_GPF, 0, ra);
 }
 
 static void emit_check(struct cm_translator* t, const struct cm_instruction* in) {
@@ -41,14 +51,14 @@ static void emit_check(struct cm_translator* t, const struct cm_instruction* in)
     tcg_gen_shli_i64(tcg, extended, target, 16);
     tcg_gen_sari_i64(tcg, extended, extended, 16);
     tcg_gen_brcond_i64(tcg, TCG_COND_EQ, extended, target, canonical);
-    cm_emit_exception(t, EXCP0D_GPF);
+    cm_emit_execute(t, in, check_target, 0);  // does not return
     gen_set_label(tcg, canonical);
     tcg_temp_free_i64(tcg, extended);
     tcg_temp_free_i64(tcg, target);
 }
 
 static enum cm_translated near_branch(struct cm_translator* t, const struct cm_instruction* in) {
-    const bool is_call = in->opcode == GROUP_5 && (in->modrm >> 3 & 7) == 2;
+    const bool is_call = is_indirect_call(in->modrm, in->opcode);
     if (t->dc->tf) {
         cm_emit_execute(t, in, check_target, 0);
     } else if (is_call) {

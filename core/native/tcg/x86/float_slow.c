@@ -128,6 +128,9 @@ static uint32_t post_computation_flags(const SlowVector* op, __m128 d, __m128 s,
         run_masked(op->run, one.v, other.v, masked_controls(mxcsr), &native);
         flags |= element_flags(kind, a, b, single, mxcsr, native);
     }
+    // Widening an SNaN or a denormal, and comparing a NaN, raise flags of the host's x87, which would become
+    // the guest's at its next x87 instruction (x87.h).
+    __asm__ volatile("fnclex");
     return flags;
 }
 

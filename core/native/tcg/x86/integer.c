@@ -93,6 +93,7 @@ static void check_flushed(CPUX86State* env, target_ulong address, union cm_opera
 }
 
 static void store(CPUX86State* env, target_ulong address, unsigned size, uint64_t value, uintptr_t ra) {
+    cm_check_alignment(env, address, size, ra);
     if (size == 8) {
         cpu_stq_data_ra(env, address, value, ra);
     } else if (size == 4) {
@@ -103,6 +104,7 @@ static void store(CPUX86State* env, target_ulong address, unsigned size, uint64_
 }
 
 static uint64_t load(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
+    cm_check_alignment(env, address, size, ra);
     if (size == 8) return cpu_ldq_data_ra(env, address, ra);
     return size == 4 ? cpu_ldl_data_ra(env, address, ra) : cpu_lduw_data_ra(env, address, ra);
 }
@@ -172,8 +174,69 @@ static enum cm_translated loop_while(struct cm_translator* t, const struct cm_in
     return CM_TO_ENGINE;
 }
 
-const struct cm_row cm_integer_rows[13] = {
+// BOUND reads both bounds in a call of the engine.
+static void check_bounds(CPUX86State* env, target_ulong address, union cm_operands in) {
+    cm_check_alignment(env, address, in.operand_bytes, GETPC());
+}
+
+// ARPL writes its operand when it changes it (SDM vol. 2A); the engine always does.
+static void arpl(CPUX86State* env, target_ulong address, union cm_operands in) {
+    uint32_t flags = cm_arithmetic_flags(env) & ~(uint32_t)CC_Z;
+    const unsigned old = (unsigned)load(env, address, 2, GETPC()), level = env->regs[in.reg] & 3;
+    if ((old & 3) < level) {
+        store(env, address, 2, (old & ~3u) | level, GETPC());
+        flags |= CC_Z;
+    }
+    env->cc_src = flags;
+}
+
+static enum cm_translated translate_arpl(struct cm_translator* t, const struct cm_instruction* in) {
+    const bool is_undefined = !t->dc->pe || t->dc->vm86 || (in->prefixes & CM_PREFIX_LOCK);
+    return is_undefined ? CM_TO_ENGINE : cm_emit_execute(t, in, arpl, CM_READS_FLAGS | CM_WRITES_FLAGS);
+}
+
+static void swap_bytes(TCGContext* tcg, TCGv_i64 to, TCGv_i64 from, unsigned size) {
+    if (size == 8) {
+        tcg_gen_bswap64_i64(tcg, to, from);
+    } else if (size == 4) {
+        tcg_gen_ext32u_i64(tcg, to, from);
+        tcg_gen_bswap32_i64(tcg, to, to);
+    } else {
+        tcg_gen_ext16u_i64(tcg, to, from);
+        tcg_gen_bswap16_i64(tcg, to, to);
+    }
+}
+
+// MOVBE. The engine's access swaps the bytes itself, of which our code generator knows nothing: it would
+// leave the whole block to the engine's own, and that one nothing of what accesses.c asks for.
+static enum cm_translated move_swapped(struct cm_translator* t, const struct cm_instruction* in) {
+    TCGContext* tcg = t->tcg;
+    const unsigned size = in->operand_bytes;
+    const MemOp access = size == 8 ? MO_LEQ : size == 4 ? MO_LEUL : MO_LEUW;
+    TCGv_i64 reg = tcg->cpu_regs[in->reg], address, value;
+    if (in->prefixes & CM_PREFIX_LOCK) return CM_TO_ENGINE;
+    address = cm_emit_address(t, in), value = tcg_temp_new_i64(tcg);
+    if (in->opcode == 0xf1) {
+        swap_bytes(tcg, value, reg, size);
+        tcg_gen_qemu_st_i64(tcg, value, address, t->dc->mem_index, access);
+    } else {
+        tcg_gen_qemu_ld_i64(tcg, value, address, t->dc->mem_index, access);
+        swap_bytes(tcg, value, value, size);
+        if (size == 2) {
+            tcg_gen_deposit_i64(tcg, reg, reg, value, 0, 16);
+        } else {
+            tcg_gen_mov_i64(tcg, reg, value);
+        }
+    }
+    tcg_temp_free_i64(tcg, value);
+    tcg_temp_free_i64(tcg, address);
+    return CM_TRANSLATED;
+}
+
+const struct cm_row cm_integer_rows[16] = {
     {CM_MAP_1, 0x60, .modes = CM_IN_16 | CM_IN_32, .execute = push_all},
+    {CM_MAP_1, 0x62, .form = CM_MEMORY, .modes = CM_IN_16 | CM_IN_32, .check = check_bounds},
+    {CM_MAP_1, 0x63, .form = CM_MEMORY, .modes = CM_IN_16 | CM_IN_32, .translate = translate_arpl},
     {CM_MAP_1, 0x6c, 0x6f, .check = cm_check_string_port},
     {CM_MAP_1, 0x90, .translate = pause_in_steps},
     {CM_MAP_1, 0x9e, 0x9f, .modes = CM_IN_64, .translate = flags_in_ah},
@@ -187,4 +250,6 @@ const struct cm_row cm_integer_rows[13] = {
      .translate = segment_base},
     {CM_MAP_0F, 0xb8, .prefixes = CM_IF_F3, .translate = popcnt},
     {CM_MAP_0F, 0xbc, 0xbd, .translate = scan},
+    {CM_MAP_0F38, 0xf0, 0xf1, .form = CM_MEMORY, .prefixes = CM_IF_NONE | CM_IF_66,
+     .translate = move_swapped},
 };

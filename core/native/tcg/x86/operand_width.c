@@ -42,7 +42,8 @@ void cm_narrow_operands(TCGContext* tcg) {
             tcg_op_remove(tcg, loads[1]);
             tcg_op_remove(tcg, store);
             if (bytes == 4) {
-                loads[0]->args[2] = make_memop_idx(MO_LEUL, get_mmuidx((TCGMemOpIdx)loads[0]->args[2]));
+                const TCGMemOpIdx oi = (TCGMemOpIdx)loads[0]->args[2];
+                loads[0]->args[2] = make_memop_idx((get_memop(oi) & ~MO_SIZE) | MO_32, get_mmuidx(oi));
             }
             loads[0] = loads[1] = NULL;
         }

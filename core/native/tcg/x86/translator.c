@@ -302,6 +302,7 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
         t->after = NULL;
     } else if (done != CM_TRANSLATED_BY_ENGINE) {
         db->pc_next += in.length;
+        if (done != CM_TRANSLATED_RAISE) cm_mark_accesses(t, t->before);
         const bool single = t->dc->tf || (db->tb->flags & HF_INHIBIT_IRQ_MASK);
         if (done == CM_TRANSLATED_RAISE) {
             db->is_jmp = DISAS_NORETURN;

@@ -136,7 +136,7 @@ struct cm_table {
 extern const struct cm_table cm_tables[];
 extern const size_t cm_table_count;
 
-extern const struct cm_row cm_integer_rows[13];  // integer.c
+extern const struct cm_row cm_integer_rows[16];  // integer.c
 extern const struct cm_row cm_vector_rows[1];    // vector.c
 // The translating functions of other files, for the tables.
 enum cm_translated cm_translate_x87(struct cm_translator* t, const struct cm_instruction* in);
@@ -178,8 +178,11 @@ void cm_check_string_port(CPUX86State* env, target_ulong address, union cm_opera
 void cm_probe_write(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);
 void cm_probe_read(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);
 // #AC, if the operand is misaligned and alignment is checked; to be called before what raises page faults.
+// Of an operand that is not canonical the access itself raises what comes first.
 static inline void cm_check_alignment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
-    if (unlikely(address & (size - 1)) && cm_checks_alignment(env)) {
+    if (unlikely(address & (size - 1)) && cm_checks_alignment(env) &&
+        (!(env->hflags & HF_CS64_MASK) ||
+         (cm_is_canonical(address) && cm_is_canonical(address + size - 1)))) {
         raise_exception_err_ra(env, EXCP11_ALGN, 0, ra);
     }
 }

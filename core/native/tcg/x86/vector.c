@@ -26,7 +26,9 @@ WRAP_BOTH(phsubsw)
 // MASKMOVQ and MASKMOVDQU store byte by byte. All bytes are looked at first, those that are not stored too
 // (SDM vol. 2B, MASKMOVDQU: which faults these have is the processor's own affair).
 static void check_masked(CPUX86State* env, target_ulong address, union cm_operands in) {
-    cm_probe_write(env, address, in.mandatory == CM_WITH_66 ? 16 : 8, GETPC());
+    const unsigned size = in.mandatory == CM_WITH_66 ? 16 : 8;
+    cm_check_alignment(env, address, 8, GETPC());
+    cm_probe_write(env, address, size, GETPC());
 }
 
 static enum cm_translated masked_move(struct cm_translator* t, const struct cm_instruction* in) {

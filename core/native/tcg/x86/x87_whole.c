@@ -129,6 +129,7 @@ void cm_x87_whole_memory(CPUX86State* env, target_ulong address, x87_op op, uint
     } else if (run_store(&image, form, operand, bytes)) {
         x87_store(env, address, operand, bytes, ra);
     } else {
+        if (env->eflags & AC_MASK) cm_x87_check_alignment(env, address, bytes, ra);
         cm_x87_probe_store(env, address, bytes, ra);  // a page fault comes first all the same
     }
     take(env, &image);

@@ -204,6 +204,8 @@ class Generator:
             )
             try:
                 self._write(draft, row)
+                if row.name == "lar":
+                    break  # undefined bits of its result would be stored, or lead to an address
                 if draft.bits == 32 and (row.opcode in SEGMENT_POPS or "Sw" in row.operands[:1]):
                     break  # what follows would go through that segment, which may be null
             except NotHere:
@@ -219,6 +221,8 @@ class Generator:
         rflags = FIXED | IF | r.getrandbits(12) & (ALL | (DF if r.random() < 0.3 else 0))
         if r.random() < self.options.trap:
             rflags |= TF
+        if any(i.name in ("fnstenv", "fnsave") for i in draft.instructions):
+            rflags &= ~TF  # between steps AMD's processors drop the pointers that these store
         if r.random() < self.options.alignment_check:
             rflags |= AC
         return Block(
@@ -366,6 +370,10 @@ class Generator:
             last = draft.instructions[-1]
             draft.instructions[-1] = replace(last, defines=0)
             draft.undefined |= before
+
+
+def _is_canonical(address: int) -> bool:
+    return address < 1 << 47 or address >= WORD + 1 - (1 << 47)
 
 
 @dataclass
@@ -584,6 +592,8 @@ class _Encoder:
             effective = target - self.draft.fs_base
         elif self.long and self.segment == 0x65:
             effective = target - self.draft.gs_base
+        if self.segment in (0x64, 0x65) and _is_canonical(target) and not _is_canonical(effective & WORD):
+            raise NotHere  # SDM vol. 1, 3.3.7.1 looks at the sum alone; some processors look at both
         elif self.segment in (0x64, 0x65):
             self.segment = 0x3E
         if self.draft.bits == 32 and self.segment == 0x2E and "r" not in kind:

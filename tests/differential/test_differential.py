@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), r
 SEED = int(os.environ.get("COREMESH_DIFFERENTIAL_SEED", "1"))
 BLOCKS = int(os.environ.get("COREMESH_DIFFERENTIAL_BLOCKS", "0"))
 SHOWN = 5
-OPTIONS = Options(alignment_check=0, wild=0)
+OPTIONS = Options()
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".sock"
 _ANSWER_SECONDS = 10.0
+_QUESTION = b"?"  # any byte: one that only looks whether a process listens sends none
 
 _lock = threading.Lock()
 _machines: weakref.WeakSet[Machine] = weakref.WeakSet()  # guarded by _lock, as is what follows
@@ -107,6 +108,7 @@ def ask(pid: int) -> dict[str, Any]:
             private_folder.check(folder())
             connection.connect(str(folder() / f"{pid}{_SUFFIX}"))
             _require_own(connection)
+            connection.sendall(_QUESTION)
             with connection.makefile("rb") as stream:
                 answer: dict[str, Any] = json.load(stream)
                 return answer
@@ -153,17 +155,10 @@ def _serve(server: socket.socket) -> None:
     while True:
         connection, _ = server.accept()
         with connection, contextlib.suppress(OSError):
-            if _has_left(connection):  # it only looked whether a process listens
-                continue
             connection.settimeout(_ANSWER_SECONDS)
+            if not connection.recv(1):  # it only looked whether a process listens
+                continue
             connection.sendall(json.dumps(_report()).encode())
-
-
-def _has_left(connection: socket.socket) -> bool:
-    try:
-        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
 
 
 def _report() -> dict[str, Any]:

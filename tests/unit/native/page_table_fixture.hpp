@@ -37,11 +37,12 @@ class Diary final : public CodeSink {
     std::function<bool(const FaultContext&)> on_self_write = [](const FaultContext&) { return false; };
 
     void code_written(unsigned engine, uint64_t page) noexcept override {
-        posts.push_back({engine, page, watched ? *watched : uint8_t{0}});
+        if (posts.size() < posts.capacity()) posts.push_back({engine, page, watched ? *watched : uint8_t{0}});
         on_post(page);
     }
     bool self_write(const FaultContext& fault) noexcept override {
-        faults.push_back(fault);
+        // In a signal handler no memory may be asked for; what a story looks at comes first.
+        if (faults.size() < faults.capacity()) faults.push_back(fault);
         return on_self_write(fault);
     }
 };

@@ -183,6 +183,10 @@ FOUND: Final = (
     Found("maskmovdqu to a quarter of it under AC", "66 0f f7 da", {"rdi": MISSING + 4}, AC),
     Found("misaligned bound under AC", "66 62 07", {"rdi": DATA + 1}, AC, CODE32),
     Found("misaligned fist of a read-only page under AC", "db 17", {"rdi": READ_ONLY + 1, "fcw": 0x37E}, AC),
+    # Of two operands that both fault, that at RDI is read first.
+    Found("cmps of missing pages", "a6", {"rsi": MISSING, "rdi": MISSING + 8}),
+    Found("repe cmps of missing pages", "f3 48 a7", {"rsi": MISSING, "rdi": MISSING + 8, "rcx": 3}),
+    Found("repne cmps of missing pages", "f2 a7", {"rsi": MISSING, "rdi": MISSING + 8, "rcx": 3}, cs=CODE32),
     # Written without a change.
     Found("arpl of a read-only page", "63 07", {"rdi": READ_ONLY}, cs=CODE32),
     Found("arpl that changes", "66 c7 07 00 00 63 07", {"rdi": DATA, "rax": 3}, cs=CODE32),

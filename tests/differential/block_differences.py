@@ -75,7 +75,7 @@ MASKED: Final = (
     Mask("blocks that load selector 78h", "Linux's GDT has GDT_ENTRY_CPUNODE there, the guest's ends before"),
     Mask(
         "which operand of a repeated CMPSB faults when both do",
-        "SDM vol. 2A, CMPS tells no order: some processors read at RSI first here, and at RDI in all other forms",
+        "SDM vol. 2A, CMPS tells no order: some processors read at RSI first here, elsewhere at RDI",
     ),
     Mask("NT and ID behind a step", "Linux's sigreturn does not bring them back; the next step ran without"),
     Mask("bits 19 to 16 of all registers in a block with LAR", "SDM vol. 2A, LAR: undefined in its result"),

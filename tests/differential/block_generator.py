@@ -330,7 +330,8 @@ class Generator:
                         (0, 1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, self.r.getrandbits(8))
                     )
                 count = (draft.gpr[RCX] or 0) & 0xFF
-        effect = shift_effect(row.name, code.operand_bits, count)
+        # With REX.W a shift of a byte still masks its count to five bits, and may be none then.
+        effect = shift_effect(row.name, 8 if row.operands[0] == "Eb" else code.operand_bits, count)
         if row.name in ("shld", "shrd") and code.operand_bits == 16 and (count is None or count & 31 > 16):
             raise NotHere  # the result is undefined too
         return effect

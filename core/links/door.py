@@ -2,8 +2,8 @@
 """The TCP sockets that the hosts of a machine find each other by: a listening one that only they reach.
 
 libzmq accepts every connection and keeps its descriptor until a handshake has failed, half a minute later. A
-stranger who connects often enough takes all descriptors of the process; from then on libzmq's thread asks for
-the next connection again and again, and ends the process when it needs a descriptor itself. So the kernel
+stranger that connects often enough takes all descriptors of the process; from then on libzmq's thread asks
+for the next connection again and again, and ends the process when it needs a descriptor itself. So the kernel
 keeps strangers out, before there is a connection: a packet filter on the listening socket (socket(7),
 SO_ATTACH_FILTER; no privilege is needed) drops what does not come from the address and port of a peer. Hence
 each host also reserves the port that it connects from.

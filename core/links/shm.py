@@ -12,13 +12,11 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn, Self
 
 from coremesh.core._native import Link, link_priority, shm_inbox_bytes, shm_link
 from coremesh.core.errors import LinkError
 from coremesh.core.links.door import LinkEnd
-from coremesh.core.links.tuning import OVERFLOW, check_place, choose_cpu, spin_microseconds
+from coremesh.core.links.tuning import OVERFLOW, HostEnd, check_place, choose_cpu, spin_microseconds
 
 _TOKEN_BYTES = 16
 _SCHEME = "shm://"
@@ -26,7 +24,7 @@ _SCHEME = "shm://"
 _F_ADD_SEALS, _SEALS = 1033, 0x0001 | 0x0002 | 0x0004
 
 
-class ShmEnds:
+class ShmEnds(HostEnd):
     """One host's end of the links over shared memory; as :class:`~coremesh.core.links.zmq.ZmqEnds` otherwise.
 
     ``host`` of ``hosts``, which must all be processes of this user on this computer, in one PID namespace.
@@ -60,17 +58,6 @@ class ShmEnds:
                 f"no shared memory for the links ({error}); raise 'ulimit -n', or use zmq."
             ) from error
         self._inboxes[host] = (self._memory, self._bell)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("the ends of links hold open files and stay in their process.")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def end(self) -> LinkEnd:

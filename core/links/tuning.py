@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all wires have in common on this side: limits, and where the link's threads run."""
+"""What all wires have in common on this side: an end's life, limits, and where the link's threads run."""
 
 import os
+from types import TracebackType
+from typing import NoReturn, Self
 
 from coremesh.core.errors import ConfigurationError, LinkError
 
@@ -9,6 +11,24 @@ MAX_LINKED = 64
 OVERFLOW = 16384
 """Frames that wait in the link's own queue before the peer is given up."""
 _HOSTS_OF_ONE_CPU = 4
+
+
+class HostEnd:
+    """One host's end of the links as a context manager, which stays in its process."""
+
+    def close(self) -> None:
+        """Stop the link and give back what it used."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("the ends of links hold a secret key or open files, and stay in their process.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def check_place(host: int, hosts: int) -> None:

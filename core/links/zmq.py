@@ -8,14 +8,12 @@ the native link uses them (``core/native/link``) and Python must leave them alon
 import ipaddress
 import sys
 from collections.abc import Mapping
-from types import TracebackType
-from typing import NoReturn, Self
 
 import zmq
 from coremesh.core._native import Link, link_priority, zmq_link
 from coremesh.core.errors import LinkError, PlatformError
 from coremesh.core.links.door import Address, Door, LinkEnd, Source
-from coremesh.core.links.tuning import OVERFLOW, check_place, choose_cpu, spin_microseconds
+from coremesh.core.links.tuning import OVERFLOW, HostEnd, check_place, choose_cpu, spin_microseconds
 from zmq.utils import z85
 
 QUEUE = 8192
@@ -25,7 +23,7 @@ _IO_LEVEL = 10  # SCHED_FIFO; the protocol thread is at 11
 _SCHED_OTHER, _SCHED_FIFO = 0, 1  # sched(7)
 
 
-class ZmqEnds:
+class ZmqEnds(HostEnd):
     """One host's end of the links over ZeroMQ: an address, a key pair, and sockets to the other hosts.
 
     ``host`` of ``hosts``; ``interface`` is an IP address of this computer that the others reach, the port
@@ -82,17 +80,6 @@ class ZmqEnds:
             self._door.close()
             self._context.destroy(linger=0)
             raise
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("the ends of links hold a secret key and stay in their process.")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def endpoint(self) -> str:

@@ -176,7 +176,7 @@ def test_given_its_folder_when_another_user_plants_a_link_then_that_is_refused(
             return connect
 
         return [
-            refused(lambda: (logs / "raylet.err.1").symlink_to("/root/.profile")),
+            refused(lambda: (logs / "raylet.err.1").symlink_to("/etc/passwd")),
             refused(lambda: (logs / "worker.out").write_text("")),
             refused(lambda: (sockets / "raylet").unlink()),
             refused(enter(sockets / "raylet")),

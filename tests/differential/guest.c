@@ -4,6 +4,7 @@
 #include "guest.h"
 
 #include "block.h"
+#include "segment_reads.h"
 
 // Where the test keeps the batch, and the pages behind the data of the block's world: block_runners.py.
 #define BATCH 0x2000000ul
@@ -22,27 +23,6 @@ static uint32_t current, running;
 static uint64_t* data;
 static struct trap_frame home;
 static uint8_t float_state[512] __attribute__((aligned(16)));
-
-static uint64_t read_fs(void) {
-    uint64_t base;
-    __asm__ volatile("rdfsbase %0" : "=r"(base));
-    return base;
-}
-static uint64_t read_gs(void) {
-    uint64_t base;
-    __asm__ volatile("rdgsbase %0" : "=r"(base));
-    return base;
-}
-#define SELECTOR(name)                                             \
-    static uint16_t read_##name##_selector(void) {                 \
-        uint16_t selector;                                         \
-        __asm__ volatile("mov %%" #name ", %w0" : "=r"(selector)); \
-        return selector;                                           \
-    }
-SELECTOR(ds)
-SELECTOR(es)
-SELECTOR(fs)
-SELECTOR(gs)
 
 static bool elsewhere;
 static uint32_t asked, answered;

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "block.h"
+#include "segment_reads.h"
 
 #define VECTOR_SYSCALL 0x100  // stands for a system call: the child may make none but its own
 
@@ -37,27 +38,6 @@ static uint8_t stack[1 << 17] __attribute__((aligned(64)));
 
 static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                               REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
-
-static uint64_t read_fs(void) {
-    uint64_t base;
-    __asm__ volatile("rdfsbase %0" : "=r"(base));
-    return base;
-}
-static uint64_t read_gs(void) {
-    uint64_t base;
-    __asm__ volatile("rdgsbase %0" : "=r"(base));
-    return base;
-}
-#define SELECTOR(name)                                             \
-    static uint16_t read_##name##_selector(void) {                 \
-        uint16_t selector;                                         \
-        __asm__ volatile("mov %%" #name ", %w0" : "=r"(selector)); \
-        return selector;                                           \
-    }
-SELECTOR(ds)
-SELECTOR(es)
-SELECTOR(fs)
-SELECTOR(gs)
 
 static void load_segments(uint16_t data, uint64_t fs, uint64_t gs) {
     __asm__ volatile("mov %w0, %%ds\n\tmov %w0, %%es\n\tmov %w1, %%fs\n\tmov %w1, %%gs" ::"r"((uint32_t)data),

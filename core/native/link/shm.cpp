@@ -50,7 +50,7 @@ static_assert(record_bytes(kHeaderBytes + kMaxPayload) <= kRing / 2, "the longes
 class Mapping {
   public:
     Mapping(int memory, size_t bytes) : bytes_(bytes) {
-        // A file that its maker can shorten is a SIGBUS waiting for those who map it.
+        // If its maker could shorten the file, the next access of this process would be a SIGBUS.
         const int seals = fcntl(memory, F_GET_SEALS);
         struct stat status {};
         if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(memory, &status) != 0 ||

@@ -56,7 +56,7 @@ class Wire {
     /// something has arrived already. awake() follows in any case.
     virtual bool arm() noexcept { return true; }
     virtual void awake() noexcept {}
-    /// Protocol thread: the time of the next frame that is on its way already, -1 when there is none.
+    /// Protocol thread: the time of the next frame that is on its way already, -1 without one.
     virtual int64_t next_arrival() const noexcept { return -1; }
 
     /// The protocol thread has stopped, and no thread puts any more. Idempotent.

@@ -34,7 +34,7 @@ class ZmqError : public std::runtime_error {
 struct ZmqOptions {
     HostId self = 0;
     unsigned hosts = 2;
-    std::vector<PublicKey> keys;  // by host: who may connect, and as whom; empty without CURVE
+    std::vector<PublicKey> keys;  // by host: a key names its host; empty without CURVE
 };
 
 /// Throws ZmqError, std::invalid_argument. The sockets are not touched before the link is started.

@@ -90,7 +90,7 @@ def _stop_all() -> None:
     """Leave no native thread that could still want the interpreter when it ends.
 
     A vCPU that asks a device, or a thread that waits in ``Host.wait``, would be unwound by Python in the
-    middle of C++, which ends the process with SIGABRT (core/native/module.hpp).
+    middle of C++, which ends the process with SIGABRT (core/native/python/module.hpp).
     """
     hosts = list(_alive)
     for host in hosts:

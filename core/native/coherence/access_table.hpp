@@ -7,7 +7,7 @@
 
 #include "base/access.hpp"
 #include "coherence/homes.hpp"
-#include "ram/lazy_array.hpp"
+#include "base/lazy_array.hpp"
 
 namespace coremesh::coherence {
 

@@ -15,7 +15,7 @@
 #include "coherence/outbox.hpp"
 #include "coherence/pool.hpp"
 #include "coherence/prefetch.hpp"
-#include "ram/lazy_array.hpp"
+#include "base/lazy_array.hpp"
 
 namespace coremesh::coherence {
 

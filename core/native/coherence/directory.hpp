@@ -16,7 +16,7 @@
 #include "coherence/node.hpp"
 #include "coherence/outbox.hpp"
 #include "coherence/pool.hpp"
-#include "ram/lazy_array.hpp"
+#include "base/lazy_array.hpp"
 
 namespace coremesh::coherence {
 

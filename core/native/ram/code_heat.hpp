@@ -6,7 +6,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "ram/lazy_array.hpp"
+#include "base/lazy_array.hpp"
 
 namespace coremesh {
 

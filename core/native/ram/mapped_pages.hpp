@@ -8,7 +8,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "ram/lazy_array.hpp"
+#include "base/lazy_array.hpp"
 #include "ram/page_locks.hpp"
 #include "ram/view_guard.hpp"
 

@@ -26,7 +26,7 @@
 #include "base/access.hpp"
 #include "ram/code_heat.hpp"
 #include "ram/fault_handler.hpp"
-#include "ram/lazy_array.hpp"
+#include "base/lazy_array.hpp"
 #include "ram/mapped_pages.hpp"
 #include "ram/page_locks.hpp"
 #include "ram/page_sinks.hpp"

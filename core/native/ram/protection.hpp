@@ -8,9 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
+
+#include "base/platform_error.hpp"
 
 namespace coremesh {
 
@@ -21,13 +22,6 @@ enum class Protection { automatic, userfaultfd, userfaultfd_copy, mprotect };
 std::string_view name_of(Protection protection);
 /// The inverse of name_of; nothing for any other text.
 std::optional<Protection> protection_from_name(std::string_view name);
-
-/// The host cannot do what was asked: a kernel feature, a limit, a permission. The text ends with the way
-/// out.
-class PlatformError : public std::runtime_error {
-  public:
-    using std::runtime_error::runtime_error;
-};
 
 /// What was found by trying. The texts are for a person (`coremesh doctor`).
 struct ProtectionProbe {

@@ -47,7 +47,7 @@ struct cm_engine {
     uintptr_t slow_store;        // where translated code called a helper that stores now, or 0
     bool exclusive;              // the other vCPUs are stopped: no instruction may be undone (atomics.c)
     uintptr_t atomic_from;       // where it called the last locked operation (atomics.c)
-    struct cm_codegen* codegen;  // codegen.c; made at the first translation
+    struct cm_codegen* codegen;  // codegen/codegen.c; made at the first translation
     struct cm_translation* translation;  // x86/translator.c
     // What each look-up of a target reads, on one cache line. First: an interrupt is pending that could not
     // be taken when it was last looked at: look again in the main loop after every instruction that may have

@@ -97,7 +97,7 @@ void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr g
     entry->addr_write = prot & PAGE_WRITE ? page : (target_ulong)-1;
     if (unlikely(!QTAILQ_EMPTY(&cs->watchpoints))) {
         const int watched = cpu_watchpoint_address_matches(cs, page, TARGET_PAGE_SIZE);
-        // What may be written without a look at it may be read so too (codegen_memory.c).
+        // What may be written without a look at it may be read so too (codegen/memory.c).
         if ((watched & BP_MEM_READ) && (prot & PAGE_READ)) entry->addr_read |= TLB_WATCHPOINT;
         if (watched && (prot & PAGE_WRITE)) entry->addr_write |= TLB_WATCHPOINT;
     }

@@ -18,7 +18,7 @@
 
 // At a store of the code generator's own the state is not in memory: the slow path puts it there, and then
 // leaves the block. True when `host_pc` is such a store: before it stands the branch to the slow path, or to
-// another look-up that has the distance to the slow path before it (codegen_memory.c).
+// another look-up that has the distance to the slow path before it (codegen/memory.c).
 static bool continue_in_slow_path(cm_engine* engine, const uint8_t* host_pc, ucontext_t* context) {
 #ifdef __x86_64__
     const uint8_t* branch_end;

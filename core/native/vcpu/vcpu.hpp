@@ -21,8 +21,8 @@
 #include "tcg/engine.h"
 #include "vcpu/gate.hpp"
 #include "vcpu/mailbox.hpp"
-#include "x86/fabric.hpp"
-#include "x86/lapic.hpp"
+#include "guest/x86/fabric.hpp"
+#include "guest/x86/lapic.hpp"
 
 namespace coremesh {
 

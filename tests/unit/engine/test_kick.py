@@ -2,7 +2,7 @@
 """Kicks and interrupts at random moments of a running core: none is lost, none comes twice.
 
 The guest ``kicked`` does one kind of work for ever and counts its interrupts in RAM. A native loop
-(core/native/vcpu/storm.hpp) sends one message at a time and waits for its count, with bare kicks in between.
+(core/native/probe/storm.hpp) sends one message at a time and waits for its count, with bare kicks in between.
 """
 
 import struct

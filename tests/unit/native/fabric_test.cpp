@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Who gets a message: destinations, shorthands, arbitration, MSIs, pins, and what goes to other hosts.
-#include "x86/fabric.hpp"
+#include "guest/x86/fabric.hpp"
 
 #include <memory>
 #include <set>

@@ -14,7 +14,7 @@
 
 #include "check.hpp"
 #include "link/frame.hpp"
-#include "link/probe.hpp"
+#include "probe/link_probe.hpp"
 
 using namespace coremesh::link;
 using namespace std::chrono_literals;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Interrupts between hosts: real local APICs and fabrics, messages that the story delivers when it likes.
-#include "x86/interrupt_router.hpp"
+#include "guest/x86/interrupt_router.hpp"
 
 #include <deque>
 #include <map>
@@ -13,7 +13,7 @@
 
 #include "check.hpp"
 #include "lapic_fixture.hpp"
-#include "x86/fabric.hpp"
+#include "guest/x86/fabric.hpp"
 
 using namespace fixture;
 

@@ -11,7 +11,7 @@
 
 #include "base/clock.hpp"
 #include "base/timer_queue.hpp"
-#include "x86/lapic.hpp"
+#include "guest/x86/lapic.hpp"
 
 namespace fixture {
 

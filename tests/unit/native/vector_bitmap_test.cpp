@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The IRR's bitmap under many producers, beside one whose two steps are in the wrong order.
-#include "x86/vector_bitmap.hpp"
+#include "guest/x86/vector_bitmap.hpp"
 
 #include <atomic>
 #include <array>

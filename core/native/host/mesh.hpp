@@ -24,9 +24,9 @@
 #include "bus/remote_node.hpp"
 #include "link/lease.hpp"
 #include "link/link.hpp"
-#include "vcpu/shared_memory.hpp"
-#include "x86/fabric.hpp"
-#include "x86/interrupt_router.hpp"
+#include "memory/shared_memory.hpp"
+#include "guest/x86/fabric.hpp"
+#include "guest/x86/interrupt_router.hpp"
 
 namespace coremesh {
 

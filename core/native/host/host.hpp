@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "vcpu/mesh.hpp"
+#include "host/mesh.hpp"
 #include "vcpu/vcpu.hpp"
 
 namespace coremesh {

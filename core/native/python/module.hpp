@@ -6,7 +6,7 @@
 
 #include <atomic>
 
-#include "vcpu/host.hpp"
+#include "host/host.hpp"
 
 namespace coremesh {
 
@@ -37,11 +37,11 @@ class Unlocked {
 /// What the type declarations say of dictionaries that go in and out.
 using AnyDict = nanobind::typed<nanobind::dict, nanobind::str, nanobind::any>;
 
-/// module_link.cpp: links between hosts, alone.
+/// links.cpp: links between hosts, alone.
 void bind_link(nanobind::module_& m);
-/// module_mesh.cpp: what a host must be told of the others; before the class of hosts.
+/// mesh.cpp: what a host must be told of the others; before the class of hosts.
 void bind_mesh_options(nanobind::module_& m);
-/// module_mesh.cpp: what a host does only in a machine of several.
+/// mesh.cpp: what a host does only in a machine of several.
 void bind_mesh(nanobind::class_<Host>& host);
 
 }  // namespace coremesh

@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
-#include "x86/interrupt_message.hpp"
-#include "x86/lapic.hpp"
+#include "guest/x86/interrupt_message.hpp"
+#include "guest/x86/lapic.hpp"
 
 namespace coremesh::x86 {
 

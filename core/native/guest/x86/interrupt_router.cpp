@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "x86/interrupt_router.hpp"
+#include "guest/x86/interrupt_router.hpp"
 
 #include <bit>
 #include <cstring>

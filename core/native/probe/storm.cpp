@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "vcpu/storm.hpp"
+#include "probe/storm.hpp"
 
 #include <sched.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "link/probe.hpp"
+#include "probe/link_probe.hpp"
 
 #include <algorithm>
 #include <array>

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "vcpu/host.hpp"
+#include "host/host.hpp"
 
 namespace coremesh {
 

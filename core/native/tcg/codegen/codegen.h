@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Shared by the files of the code generator (codegen*.c); see codegen.c.
+// Shared by the files of the code generator; see codegen.c.
 #ifndef COREMESH_TCG_CODEGEN_H
 #define COREMESH_TCG_CODEGEN_H
 
@@ -36,7 +36,7 @@ struct cm_save {
     int64_t number;
 };
 
-// The value of a temporary as a sum (codegen_groups.c). Equal bases are equal values.
+// The value of a temporary as a sum (groups.c). Equal bases are equal values.
 struct cm_linear {
     uint32_t base;
     int64_t offset;
@@ -146,16 +146,16 @@ static inline bool cm_is_access(const TCGOp* op) {
 // How many bytes from its address an access wants to be accessible before it is made.
 static inline int cm_bytes_checked(MemOp op) { return op & CM_MO_PAIR ? 16 : 1 << (op & MO_SIZE); }
 
-// codegen_analysis.c
+// analysis.c
 bool cm_can_generate(TCGContext* tcg);
 void cm_remove_unreachable(TCGContext* tcg);
 void cm_analyse(gen* g);
 
-// codegen_groups.c
+// groups.c
 void cm_find_groups(gen* g);
 struct cm_group* cm_group_of(gen* g, int access);  // NULL: it is alone
 
-// codegen_values.c
+// values.c
 void cm_values_start(gen* g);
 int cm_use(gen* g, TCGArg arg);                  // its value in a register, locked
 void cm_load_into(gen* g, int reg, TCGArg arg);  // a copy in a given register, which holds nothing
@@ -180,7 +180,7 @@ void cm_forget_registers(gen* g);
 void cm_spill_for_call(gen* g, bool writes_globals);
 int32_t cm_home(gen* g, int temp, int* base);
 
-// codegen_operands.c
+// operands.c
 // A second operand: an immediate, the home of a value that is read just once, or a register.
 struct cm_operand {
     enum { IMMEDIATE, MEMORY, REGISTER } kind;
@@ -197,17 +197,17 @@ bool cm_can_take(gen* g, const TCGOp* op, int arg);
 void cm_emit_compare(gen* g, int size, int first, const struct cm_operand* second);
 void cm_compare(gen* g, const TCGOp* op, int first, int size);
 
-// codegen_arithmetic.c
+// arithmetic.c
 bool cm_generate_arithmetic(gen* g, const TCGOp* op);  // false: it is something else
 
-// codegen_ops.c
+// ops.c
 TCGOp* cm_generate_op(gen* g, TCGOp* op);  // the next one
 
-// codegen_memory.c
+// memory.c
 void cm_generate_access(gen* g, TCGOp* op);
 bool cm_generate_slow_paths(gen* g);  // false: the code buffer is full
 
-// codegen_calls.c
+// calls.c
 void cm_generate_call(gen* g, TCGOp* op);
 
 #endif

@@ -6,9 +6,9 @@
 #include <atomic>
 #include <cstdint>
 
-#include "x86/interrupt_message.hpp"
-#include "x86/lapic_timer.hpp"
-#include "x86/vector_bitmap.hpp"
+#include "guest/x86/interrupt_message.hpp"
+#include "guest/x86/lapic_timer.hpp"
+#include "guest/x86/vector_bitmap.hpp"
 
 namespace coremesh::x86 {
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Delivery: from a message or a pin to the vector that the vCPU takes. The registers are in
 // lapic_registers.cpp.
-#include "x86/lapic.hpp"
+#include "guest/x86/lapic.hpp"
 
 #include <algorithm>
 #include <bit>
 
-#include "x86/lapic_bits.hpp"
+#include "guest/x86/lapic_bits.hpp"
 
 namespace coremesh::x86 {
 

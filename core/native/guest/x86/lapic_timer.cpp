@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "x86/lapic_timer.hpp"
+#include "guest/x86/lapic_timer.hpp"
 
 #include <algorithm>
 

@@ -9,7 +9,7 @@
 #include <array>
 #include <optional>
 
-#include "module.hpp"
+#include "python/module.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "x86/interrupt_message.hpp"
+#include "guest/x86/interrupt_message.hpp"
 
 namespace coremesh::x86 {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The two faces of a local APIC's registers: the xAPIC window and the x2APIC MSRs.
-#include "x86/lapic.hpp"
-#include "x86/lapic_bits.hpp"
+#include "guest/x86/lapic.hpp"
+#include "guest/x86/lapic_bits.hpp"
 
 namespace coremesh::x86 {
 

@@ -8,13 +8,13 @@
 // not wanted. Blocks with an operation that it does not know (vectors, byte-swapped accesses) go to the
 // engine's.
 //
-//   codegen_analysis.c  what is known beforehand: last uses, halves that are not wanted
-//   codegen_groups.c    which guest accesses lie near each other
-//   codegen_values.c    which register holds what
-//   codegen_arithmetic.c  computing, with operands from codegen_operands.c
-//   codegen_ops.c       the CPU state, branches
-//   codegen_memory.c    guest loads and stores
-//   codegen_calls.c     calls of helpers
+//   analysis.c  what is known beforehand: last uses, halves that are not wanted
+//   groups.c    which guest accesses lie near each other
+//   values.c    which register holds what
+//   arithmetic.c  computing, with operands from operands.c
+//   ops.c       the CPU state, branches
+//   memory.c    guest loads and stores
+//   calls.c     calls of helpers
 //   emit.h              host instructions as bytes
 #include "codegen.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "vcpu/host.hpp"
+#include "host/host.hpp"
 
 #include <algorithm>
 #include <cinttypes>

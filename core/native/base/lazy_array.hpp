@@ -11,7 +11,7 @@
 #include <string>
 #include <type_traits>
 
-#include "ram/protection.hpp"
+#include "base/platform_error.hpp"
 
 namespace coremesh {
 

@@ -11,12 +11,12 @@
 #include <cstring>
 
 #include "link/in_process.hpp"
-#include "link/probe.hpp"
+#include "probe/link_probe.hpp"
 #include "link/protocol_thread.hpp"
 #include "link/shm.hpp"
 #include "link/wired_link.hpp"
 #include "link/zmq.hpp"
-#include "module.hpp"
+#include "python/module.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

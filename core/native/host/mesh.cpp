@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "vcpu/mesh.hpp"
+#include "host/mesh.hpp"
 
 #include <algorithm>
 #include <bit>

@@ -6,10 +6,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include "module.hpp"
+#include "python/module.hpp"
 #include "tcg/wraps.h"
 #include "tcg/x86/coverage.h"
-#include "vcpu/storm.hpp"
+#include "probe/storm.hpp"
 #ifdef COREMESH_HOST_SSE
 #include "tcg/x86/float.h"
 #endif
@@ -441,7 +441,7 @@ NB_MODULE(_native, m) {
             "kick", [](Host& host, size_t vcpu) { host.vcpu(vcpu).kick(); }, "vcpu"_a)
         .def("storm", &storm_on, nb::kw_only(), "vcpu"_a, "address"_a, "kinds"_a, "counters"_a, "messages"_a,
              "seconds"_a, "patience"_a, "kicks"_a, "longest_gap"_a, "seed"_a,
-             "Interrupt messages and kicks at random moments, each message waited for; see vcpu/storm.hpp.")
+             "Interrupt messages and kicks at random moments, each message waited for; see probe/storm.hpp.")
         .def_prop_ro("tsc_hz", &Host::tsc_hz)
         .def_prop_ro("protection", [](const Host& host) { return std::string(name_of(host.protection())); })
         .def_prop_ro("vcpus", &Host::vcpus);

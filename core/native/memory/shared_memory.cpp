@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "vcpu/shared_memory.hpp"
+#include "memory/shared_memory.hpp"
 
 #include <algorithm>
 #include <cstring>

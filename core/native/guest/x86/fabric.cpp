@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "x86/fabric.hpp"
+#include "guest/x86/fabric.hpp"
 
 #include <bit>
 #include <stdexcept>

@@ -33,6 +33,10 @@ class GuestImageError(CoremeshError):
     """A kernel, initramfs or module that is missing, truncated or of no known format."""
 
 
+class DiskError(CoremeshError):
+    """A disk image that is missing, in use by another program, of a wrong size, or not to be opened."""
+
+
 class ImageFetchError(CoremeshError):
     """A guest image could not be got from the distribution's package tools."""
 

@@ -104,15 +104,15 @@ class DecodeTable:
         others = [m for m in self.mappings if m.device is not device]
         return DecodeTable([*others, *mappings])
 
-    def claims(self) -> list[tuple[int, int, int]]:
-        """Return ``(space, first, last)`` of every range that devices answer in.
+    def claims(self, windows: Iterable[tuple[int, int, int]] = ()) -> list[tuple[int, int, int]]:
+        """Return ``(space, first, last)`` of every range that devices answer in, and of ``windows``.
 
         Inclusive, sorted, neighbours joined.
         """
         joined: list[tuple[int, int, int]] = []
-        for m in self.mappings:
-            if joined and joined[-1][0] == m.space and m.base <= joined[-1][2] + 1:
-                joined[-1] = (m.space, joined[-1][1], max(joined[-1][2], m.last))
+        for space, first, last in sorted([*((m.space, m.base, m.last) for m in self.mappings), *windows]):
+            if joined and joined[-1][0] == space and first <= joined[-1][2] + 1:
+                joined[-1] = (space, joined[-1][1], max(joined[-1][2], last))
             else:
-                joined.append((m.space, m.base, m.last))
+                joined.append((space, first, last))
         return joined

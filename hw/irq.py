@@ -63,10 +63,13 @@ class SharedLine:
         # Held while the inputs are told, so that two devices that change at once are told in order.
         self._lock = threading.Lock()
         self._asserted = 0
+        self._branches: list[IrqLine] = []
 
     def branch(self) -> IrqLine:
         """A line for one more device. Call it while the machine is put together."""
-        return IrqLine(self._change)
+        line = IrqLine(self._change)
+        self._branches.append(line)
+        return line
 
     def _change(self, asserted: bool) -> None:
         with self._lock:
@@ -82,7 +85,7 @@ class SharedLine:
         """How many devices assert the line now. Any thread."""
         return self._asserted
 
-    def restore(self, branches: list[IrqLine]) -> None:
-        """Count the assertions of ``branches`` anew, after their devices were loaded from a saved state."""
+    def recount(self) -> None:
+        """Count the assertions of the branches anew, after their devices were loaded from a saved state."""
         with self._lock:
-            self._asserted = sum(branch.level for branch in branches)
+            self._asserted = sum(branch.level for branch in self._branches)

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping
 
+from coremesh.core.errors import ConfigurationError
 from coremesh.hw.decode import LAST, ONES, PORT, SIZES, SPACE_NAMES, At, DecodeTable
 from coremesh.hw.device import Device
 from coremesh.hw.isa.i8259a import Pic8259A
@@ -22,13 +23,28 @@ logger = logging.getLogger(__name__)
 class DeviceNode:
     """All devices of one machine. Every method may be called from any thread."""
 
-    def __init__(self, mappings: Iterable[At], ioapic: IoApic82093AA, pic: Pic8259A) -> None:
-        """Raises ConfigurationError when two mappings decode the same access."""
+    def __init__(
+        self,
+        mappings: Iterable[At],
+        ioapic: IoApic82093AA,
+        pic: Pic8259A,
+        *,
+        movable: Iterable[Device] = (),
+        windows: Iterable[tuple[int, int, int]] = (),
+    ) -> None:
+        """``movable`` are devices that come to answer later, somewhere in ``windows``: (space, first, last).
+
+        Raises ConfigurationError when two mappings decode the same access, or two devices have one name.
+        """
         self._table = DecodeTable(mappings)
+        self._windows = tuple(windows)
         self._moving = threading.Lock()  # one move at a time; look-ups do not take it
         self._ioapic = ioapic
         self._pic = pic
-        self.devices: dict[str, Device] = {m.device.name: m.device for m in self._table.mappings}
+        self.devices: dict[str, Device] = {}
+        for device in [*(m.device for m in self._table.mappings), *movable]:
+            if self.devices.setdefault(device.name, device) is not device:
+                raise ConfigurationError(f"two devices are called {device.name}; rename one of them")
 
     def access(self, space: int, address: int, size: int, is_write: bool, value: int) -> int:
         """One access of a vCPU: the value read, 0 for a write. Never raises.
@@ -89,8 +105,11 @@ class DeviceNode:
         return self._pic.acknowledge()
 
     def claims(self) -> list[tuple[int, int, int]]:
-        """Return ``(space, first, last)`` of every range that devices answer in, sorted and joined."""
-        return self._table.claims()
+        """Return ``(space, first, last)`` of every range that devices answer in, or may come to.
+
+        Sorted and joined.
+        """
+        return self._table.claims(self._windows)
 
     def map(self) -> list[tuple[str, str, int, int]]:
         """``(device, space, first, last)`` of every mapping, sorted by address, for a person."""

@@ -68,11 +68,19 @@ class Board:
 
     ``pins`` maps an ISA interrupt to another pin of the I/O APIC; ``levels`` are those interrupts that are
     active high and level-triggered, where the ISA bus has edges.
+
+    ``pirq_pins`` are the I/O APIC pins of the PCI bus's interrupt lines PIRQA# to PIRQD#; ``pirq_irqs`` the
+    ISA interrupts that firmware steers them to for a guest that uses the 8259A pair. ``pci_ports`` and
+    ``pci_memory``, first and last address, are where base addresses of PCI functions may lie.
     """
 
     chips: tuple[Chip, ...]
     pins: Mapping[int, int] = field(default_factory=dict)
     levels: frozenset[int] = frozenset()
+    pirq_pins: tuple[int, ...] = ()
+    pirq_irqs: tuple[int, ...] = ()
+    pci_ports: tuple[int, int] = (0, -1)
+    pci_memory: tuple[int, int] = (0, -1)
 
     def __getitem__(self, name: str) -> Chip:
         """The chip called ``name``. KeyError without it."""
@@ -91,6 +99,11 @@ class Board:
     def pin(self, irq: int) -> int:
         """The I/O APIC pin that an ISA interrupt reaches."""
         return self.pins.get(irq, irq)
+
+    def windows(self) -> list[tuple[int, int, int]]:
+        """``(space, first, last)`` of the addresses where PCI functions may come to answer."""
+        ranges = (PORT, *self.pci_ports), (MMIO, *self.pci_memory)
+        return [(space, first, last) for space, first, last in ranges if first <= last]
 
     def mappings(self, devices: Iterable[Device]) -> list[At]:
         """Where ``devices`` answer: each at the ranges of the chip of its name.

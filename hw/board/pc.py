@@ -7,10 +7,11 @@ Read it as a list.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from coremesh.core.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT
+from coremesh.core.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT, PCI_WINDOW_BASE, PCI_WINDOW_END
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.board.board import AcpiName, Board, Chip, memory, ports
 from coremesh.hw.clock import Clock, HostClock
+from coremesh.hw.firmware.pci_setup import PciSetup
 from coremesh.hw.irq import InterruptFabric, IrqLine
 from coremesh.hw.isa.acpi_pm import AcpiPm
 from coremesh.hw.isa.debug_exit import DebugExit
@@ -23,7 +24,9 @@ from coremesh.hw.isa.post import PostCode
 from coremesh.hw.isa.reset import ResetControl, SystemControlA
 from coremesh.hw.isa.uart16550 import Uart16550A
 from coremesh.hw.node import DeviceNode
+from coremesh.hw.pci.function import PciFunction
 from coremesh.hw.pci.host import PciHost, i440fx_host_bridge
+from coremesh.hw.pci.piix3 import Piix3IsaBridge
 from coremesh.hw.power import PowerSink
 
 # The timer's interrupt is wired to pin 2, where the cascade of the 8259A pair would be; the SCI is a level.
@@ -50,6 +53,11 @@ PC: Final = Board(
     ),
     pins={0: 2},
     levels=frozenset({9}),
+    pirq_pins=(16, 17, 18, 19),
+    pirq_irqs=(11, 10, 11, 10),
+    # The last KiB below is left to ISA, as SeaBIOS does; what lies above is free on a PC.
+    pci_ports=(0x1000, 0xFFFF),
+    pci_memory=(PCI_WINDOW_BASE, PCI_WINDOW_END - 1),
 )
 
 _IOAPIC_IDS: Final = 16
@@ -73,8 +81,9 @@ def build_pc(
     vcpus: int,
     apic_ids: Sequence[int] | None = None,
     clock: Clock | None = None,
+    functions: Iterable[PciFunction] = (),
 ) -> DeviceNode:
-    """The devices of one PC, their interrupts going to ``fabric``.
+    """The devices of one PC, their interrupts going to ``fabric``; ``functions`` are put on its PCI bus.
 
     ``apic_ids`` are the cores' as the firmware tells them, by default 0 to ``vcpus`` - 1. ``on_power`` must
     not wait for a vCPU. The node is built but its threads do not run: call ``start``. Raises nothing for
@@ -92,6 +101,14 @@ def build_pc(
         irq = PC.irq(name)
         return IrqLine(pic.irq(irq), ioapic.pin(PC.pin(irq)))
 
+    # The PCI bus: two bridges, then what the machine was asked to have.
+    south = Piix3IsaBridge([ioapic.pin(pin) for pin in PC.pirq_pins], [pic.irq(irq) for irq in range(16)])
+    pci = PciHost(south.lines)
+    pci.attach(i440fx_host_bridge(), 0)
+    pci.attach(south, 1)
+    for function in functions:
+        pci.attach(function)
+
     devices = [
         pic,
         ioapic,
@@ -102,8 +119,11 @@ def build_pc(
         AcpiPm(clock, isa("acpi-pm"), on_power),
         SystemControlA(on_power),
         ResetControl(on_power),
-        PciHost({(0, 0, 0): i440fx_host_bridge()}),
+        pci,
         PostCode(),
         DebugExit(on_power),
     ]
-    return DeviceNode(PC.mappings(devices), ioapic, pic)
+    node = DeviceNode(PC.mappings(devices), ioapic, pic, movable=pci.devices(), windows=PC.windows())
+    pci.connect(node)
+    PciSetup(node, PC).run()
+    return node

@@ -34,6 +34,8 @@ from coremesh.hw.decode import PORT
 from coremesh.hw.firmware import aml
 from coremesh.hw.firmware.mptable import build_mp_table
 from coremesh.hw.isa.acpi_pm import PM1_CNT, PM1_STS, PM_TMR
+from coremesh.hw.pci.function import INTA, INTB, INTC, INTD, pirq_of
+from coremesh.hw.pci.host import SLOTS
 
 OEM_ID: Final = b"COREMS"
 OEM_TABLE_ID: Final = b"COREMESH"
@@ -220,7 +222,7 @@ def slit(nodes: int) -> bytes:
 
 
 def dsdt(board: Board, device_node: int | None = None) -> bytes:
-    """The differentiated description: power-off, the PCI root with an empty bus, and the ISA devices.
+    """The differentiated description: power-off, the PCI root and its interrupt lines, and the ISA devices.
 
     ``device_node`` is the NUMA node that the devices are near to (_PXM, 6.2.14), if there are several.
     """
@@ -242,7 +244,7 @@ def dsdt(board: Board, device_node: int | None = None) -> bytes:
                 aml.dword_memory(PCI_WINDOW_BASE, PCI_WINDOW_END - 1),
             ),
         ),
-        aml.name("_PRT", aml.package()),
+        aml.name("_PRT", aml.package(*_routing(board))),
         *(_isa_device(chip) for chip in board.chips if chip.acpi),
     )
     return table(
@@ -250,6 +252,26 @@ def dsdt(board: Board, device_node: int | None = None) -> bytes:
         2,
         aml.name("\\_S5", aml.package(s5, s5, aml.integer(0), aml.integer(0))) + aml.scope("\\_SB", root),
     )
+
+
+def _routing(board: Board) -> list[bytes]:
+    """Which I/O APIC pin each interrupt pin of each slot reaches (6.2.13), whatever is in the slot.
+
+    These are for a guest that uses the I/O APIC; one that does not reads the interrupt line registers.
+    """
+    if not board.pirq_pins:
+        return []
+    any_function = 0xFFFF
+    return [
+        aml.package(
+            aml.integer(slot << 16 | any_function),
+            aml.integer(pin - INTA),
+            aml.integer(0),
+            aml.integer(board.pirq_pins[pirq_of(slot, pin)]),
+        )
+        for slot in range(1, SLOTS)
+        for pin in (INTA, INTB, INTC, INTD)
+    ]
 
 
 def _isa_device(chip: Chip) -> bytes:

@@ -13,6 +13,8 @@ from coremesh.core import cpuid
 from coremesh.core.memory_map import IOAPIC_BASE, LAPIC_BASE, MP_TABLE_BASE
 from coremesh.hw.board.board import Board
 from coremesh.hw.board.pc import PC, ioapic_id
+from coremesh.hw.pci.function import INTA, INTB, INTC, INTD, pirq_of
+from coremesh.hw.pci.host import SLOTS
 
 SPEC_REVISION: Final = 4
 OEM_ID: Final = b"COREMESH"
@@ -20,7 +22,9 @@ PRODUCT_ID: Final = b"PC".ljust(12)
 LARGEST_XAPIC_ID: Final = 0xFE
 LAPIC_VERSION: Final = 0x14
 IOAPIC_VERSION: Final = 0x20
-ISA_BUS: Final = 0
+PCI_BUS: Final = 0
+"""Must be the number of the PCI bus itself (appendix D.3)."""
+ISA_BUS: Final = 1
 ISA_IRQS: Final = (0, 1, *range(3, 16))
 """The cascade, IRQ 2, is no interrupt of its own."""
 ALL_LAPICS: Final = 0xFF
@@ -31,6 +35,7 @@ _ENABLED: Final = 1 << 0
 _BOOTSTRAP: Final = 1 << 1
 _CONFORMING: Final = 0
 _ACTIVE_HIGH_LEVEL: Final = 0b11 << 2 | 0b01
+_ACTIVE_LOW_LEVEL: Final = 0b11 << 2 | 0b11
 
 
 def build_mp_table(apic_ids: Sequence[int], board: Board = PC) -> list[tuple[int, bytes]]:
@@ -61,6 +66,8 @@ def configuration_table(apic_ids: Sequence[int], board: Board = PC) -> bytes:
         )
         for index, apic_id in enumerate(usable)
     ]
+    if board.pirq_pins:
+        entries.append(struct.pack("<BB6s", _BUS, PCI_BUS, b"PCI   "))
     entries.append(struct.pack("<BB6s", _BUS, ISA_BUS, b"ISA   "))
     entries.append(struct.pack("<BBBBI", _IOAPIC, ioapic, IOAPIC_VERSION, _ENABLED, IOAPIC_BASE))
     # The 8259A pair's output also reaches the I/O APIC's first pin (figure 3-5 of the specification).
@@ -68,6 +75,7 @@ def configuration_table(apic_ids: Sequence[int], board: Board = PC) -> bytes:
     for irq in ISA_IRQS:
         flags = _ACTIVE_HIGH_LEVEL if irq in board.levels else _CONFORMING
         entries.append(struct.pack("<BBHBBBB", _INTERRUPT, _INT, flags, ISA_BUS, irq, ioapic, board.pin(irq)))
+    entries += _pci_interrupts(board, ioapic)
     for kind, lint in ((_EXTINT, 0), (_NMI, 1)):
         entries.append(
             struct.pack("<BBHBBBB", _LOCAL_INTERRUPT, kind, _CONFORMING, ISA_BUS, 0, ALL_LAPICS, lint)
@@ -93,3 +101,22 @@ def configuration_table(apic_ids: Sequence[int], board: Board = PC) -> bytes:
     )
     table[7] = -sum(table) & 0xFF
     return bytes(table)
+
+
+def _pci_interrupts(board: Board, ioapic: int) -> list[bytes]:
+    """Every interrupt pin of every slot: the source is slot << 2 | pin (appendix D.3)."""
+    return [
+        struct.pack(
+            "<BBHBBBB",
+            _INTERRUPT,
+            _INT,
+            _ACTIVE_LOW_LEVEL,
+            PCI_BUS,
+            slot << 2 | pin - INTA,
+            ioapic,
+            board.pirq_pins[pirq_of(slot, pin)],
+        )
+        for slot in range(1, SLOTS)
+        for pin in (INTA, INTB, INTC, INTD)
+        if board.pirq_pins
+    ]

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""PCI configuration mechanism #1 and the host bridge of the 82441FX (i440FX PMC) on an otherwise empty bus.
+"""PCI configuration mechanism #1, bus 0 behind it, and the host bridge of the 82441FX (i440FX PMC).
 
 Reference: PCI Local Bus Specification 2.1, section 3.7.4.1; Intel 82441FX datasheet, section 3.
 Offsets: 0 CONFADD (0xCF8), 4 CONFDATA (0xCFC).
 """
 
-from coremesh.hw.device import Device
-from coremesh.hw.registers import Bit, Bits, Register
-from coremesh.hw.state import Stateful
+from collections.abc import Sequence
 
-Function = tuple[int, int, int]  # bus, device, function
+from coremesh.core.errors import ConfigurationError
+from coremesh.hw.device import Device
+from coremesh.hw.irq import SharedLine
+from coremesh.hw.pci.function import Mapper, PciFunction, pirq_of
+from coremesh.hw.registers import Bit, Bits, Register
+
+SLOTS = 32
+FUNCTIONS = 8
 
 
 class CONFADD(Register):
@@ -23,88 +28,104 @@ class CONFADD(Register):
     CONE = Bit(31)  # CONFDATA reaches configuration space
 
 
-class ConfigSpace(Stateful):
-    """256 bytes of one function: what it is, and which bits a write changes."""
-
-    STATE = ("data",)
-
-    def __init__(self, contents: dict[int, bytes], writable: dict[int, bytes]) -> None:
-        self._initial = bytes(self._laid_out(contents))
-        self._writable = bytes(self._laid_out(writable))
-        self.data = bytearray(self._initial)
-
-    @staticmethod
-    def _laid_out(parts: dict[int, bytes]) -> bytearray:
-        space = bytearray(256)
-        for at, part in parts.items():
-            space[at : at + len(part)] = part
-        return space
-
-    def reset(self) -> None:
-        """As after RST#."""
-        self.data[:] = self._initial
-
-    def read(self, at: int, size: int) -> int:
-        """Little-endian, ``at + size <= 256``."""
-        return int.from_bytes(self.data[at : at + size], "little")
-
-    def write(self, at: int, size: int, value: int) -> None:
-        """Only writable bits change."""
-        for i, byte in enumerate(value.to_bytes(size, "little"), at):
-            self.data[i] = self.data[i] & ~self._writable[i] | byte & self._writable[i]
-
-
-def i440fx_host_bridge() -> ConfigSpace:
+def i440fx_host_bridge() -> PciFunction:
     """Device 0 of bus 0: the PCI and memory controller."""
-    return ConfigSpace(
-        {
-            0x00: bytes.fromhex("8680 3712 0600 8002"),  # VID 8086, DID 1237, PCICMD, PCISTS
-            0x08: bytes.fromhex("02 000006"),  # RID, CLASSC: bridge, host
-        },
-        {
-            0x04: bytes.fromhex("4201"),  # PCICMD: MAE is fixed at one, SERRE and PERRE can be set
-            0x0D: bytes.fromhex("f8"),  # MLT
-            0x50: bytes.fromhex("ffff"),  # PMCCFG
-            0x59: b"\xff" * 7,  # PAM0-6: attributes of 0xC0000-0xFFFFF
-            0x60: b"\xff" * 8,  # DRB0-7
-            0x72: b"\x7f",  # SMRAM
-        },
+    bridge = PciFunction(
+        "i440fx",
+        vendor=0x8086,
+        device=0x1237,
+        class_code=0x060000,  # bridge, host
+        revision=0x02,
+        command=0x0142,  # PCICMD: MAE is fixed at one, SERRE and PERRE can be set
     )
+    bridge.config.declare(0x04, bytes.fromhex("0600 8002"))  # PCICMD, PCISTS
+    bridge.config.declare(0x0C, b"", bytes.fromhex("00 f8"))  # MLT
+    bridge.config.declare(0x50, b"", bytes.fromhex("ffff"))  # PMCCFG
+    bridge.config.declare(0x59, b"", b"\xff" * 7)  # PAM0-6: attributes of 0xC0000-0xFFFFF
+    bridge.config.declare(0x60, b"", b"\xff" * 8)  # DRB0-7
+    bridge.config.declare(0x72, b"", b"\x7f")  # SMRAM
+    return bridge
 
 
 class PciHost(Device):
-    """Bus 0 with the functions of ``functions``; everything else reads as all ones."""
+    """Bus 0 with the functions that were attached; everything else reads as all ones.
+
+    ``pirqs`` are the lines PIRQA# to PIRQD#, to which interrupt pins are wired slot by slot.
+    """
 
     REGISTERS = (CONFADD,)
     STATE = ("_spaces",)
     widths = (1, 2, 4)
     confadd: int
 
-    def __init__(self, functions: dict[Function, ConfigSpace], name: str = "pci") -> None:
+    def __init__(self, pirqs: Sequence[SharedLine] = (), name: str = "pci") -> None:
         super().__init__(name)
-        self._functions = functions
-        self._spaces = [functions[function] for function in sorted(functions)]
+        self._pirqs = tuple(pirqs)
+        self._functions: dict[tuple[int, int], PciFunction] = {}
+        self._spaces: list[PciFunction] = []
         self.reset()
+
+    # --- putting the machine together --------------------------------------------------------------------
+
+    def attach(self, function: PciFunction, slot: int | None = None, number: int = 0) -> int:
+        """Put ``function`` into ``slot`` (by default the first free one) as function ``number``.
+
+        Returns the slot. Before :meth:`connect`. Raises :class:`ConfigurationError` where there is no room.
+        """
+        used = {taken for taken, _ in self._functions}
+        if slot is None:
+            slot = next((free for free in range(FIRST_FREE_SLOT, SLOTS) if free not in used), SLOTS)
+        if not 0 <= slot < SLOTS or (slot, number) in self._functions:
+            raise ConfigurationError(f"the PCI bus has no room for {function.name}; attach fewer devices")
+        self._functions[slot, number] = function
+        self._spaces = [self._functions[place] for place in sorted(self._functions)]
+        if function.pin and self._pirqs:
+            function.wire(self._pirqs[pirq_of(slot, function.pin)].branch())
+        return slot
+
+    def connect(self, mapper: Mapper) -> None:
+        """The bus is complete; from now on ``mapper`` maps what the guest's base addresses say."""
+        with self.lock:
+            for function in self._spaces:
+                function.connect(mapper)
+
+    @property
+    def functions(self) -> dict[tuple[int, int], PciFunction]:
+        """By (slot, function number)."""
+        return dict(self._functions)
+
+    def devices(self) -> list[Device]:
+        """The devices behind all functions, each once."""
+        return list(dict.fromkeys(device for function in self._spaces for device in function.devices))
+
+    # --- the guest ---------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """RST# to all functions."""
         super().reset()
-        for space in self._functions.values():
-            space.reset()
+        for function in self._spaces:
+            function.reset()
 
-    def _target(self, offset: int) -> tuple[ConfigSpace | None, int]:
+    def resume(self) -> None:
+        """Every device answers where the loaded registers say, and shared lines know who pulls them."""
+        for function in self._spaces:
+            function.resume()
+        for line in self._pirqs:
+            line.recount()
+
+    def _target(self, offset: int) -> tuple[PciFunction | None, int]:
         address = self.confadd
-        if not address & CONFADD.CONE:
+        if not address & CONFADD.CONE or CONFADD.BUS.of(address):
             return None, 0
-        function = (CONFADD.BUS.of(address), CONFADD.DEVICE.of(address), CONFADD.FUNCTION.of(address))
-        return self._functions.get(function), (address & 0xFC) + offset - 4
+        place = CONFADD.DEVICE.of(address), CONFADD.FUNCTION.of(address)
+        return self._functions.get(place), (address & 0xFC) + offset - 4
 
     def read(self, offset: int, size: int) -> int:
         """CONFADD as a whole, or configuration space; a narrow access to CONFADD is none."""
         if offset < 4:
             return self.confadd if size == 4 else (1 << 8 * size) - 1
-        space, at = self._target(offset)
-        return space.read(at, size) if space else (1 << 8 * size) - 1
+        function, at = self._target(offset)
+        return function.read(at, size) if function else (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:
         """The same, writing."""
@@ -112,6 +133,10 @@ class PciHost(Device):
             if size == 4:
                 self.confadd = value & CONFADD.writable
             return
-        space, at = self._target(offset)
-        if space:
-            space.write(at, size, value)
+        function, at = self._target(offset)
+        if function:
+            function.write(at, size, value)
+
+
+FIRST_FREE_SLOT = 3
+"""Slots 0 to 2 are those of the host bridge, the south bridge, and a graphics adapter where there is one."""

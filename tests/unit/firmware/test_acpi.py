@@ -159,7 +159,8 @@ def test_the_reference_disassembler_reads_the_same(install: Install, tmp_path: P
         'Name (_HID, EisaId ("PNP0A03")',
         'Name (_HID, EisaId ("PNP0501")',
         'Name (_HID, EisaId ("PNP0B00")',
-        "Name (_PRT, Package (0x00) {})",
+        "Name (_PRT, Package (0x7C)",
+        "0x0003FFFF,",  # any function of slot 3 ...
         "0xFEBFFFFF,         // Range Maximum",
         "WordBusNumber (ResourceProducer",
     ):

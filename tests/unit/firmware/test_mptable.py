@@ -51,8 +51,8 @@ def test_cores_that_need_x2apic_are_left_to_acpi(install: Install) -> None:
 
 def test_isa_interrupts_reach_the_ioapic_as_the_chips_are_wired(install: Install) -> None:
     found = entries(install(range(4))[0])
-    (bus,) = found[1]
-    assert bus[2:] == b"ISA   "
+    pci, bus = found[1]
+    assert (pci[1], pci[2:], bus[2:]) == (0, b"PCI   ", b"ISA   ")
     (ioapic,) = found[2]
     assert ioapic[2] == 0x20, "the version that the chip's own register reads"
     assert ioapic[1] == 4 and struct.unpack_from("<I", ioapic, 4)[0] == 0xFEC0_0000
@@ -61,10 +61,22 @@ def test_isa_interrupts_reach_the_ioapic_as_the_chips_are_wired(install: Install
     pins = {}
     for entry in lines:
         kind, flags, source_bus, irq, target, pin = struct.unpack_from("<BHBBBB", entry, 1)
-        assert (kind, source_bus, target) == (0, bus[1], ioapic[1])
-        pins[irq] = (pin, flags)
+        assert (kind, target) == (0, ioapic[1])
+        if source_bus == bus[1]:
+            pins[irq] = (pin, flags)
     assert pins[0] == (2, 0) and pins[9] == (9, 0b1101) and 2 not in pins
     assert all(pins[irq] == (irq, 0) for irq in (1, 4, 8, 12, 15))
+
+
+def test_pci_interrupts_are_low_levels_and_turn_from_slot_to_slot(install: Install) -> None:
+    found = entries(install(range(2))[0])
+    lines = [struct.unpack_from("<BHBBBB", entry, 1) for entry in found[3]]
+    pci = {
+        (source >> 2, source & 3): (flags, pin) for _, flags, bus, source, _, pin in lines if bus == 0 < pin
+    }
+    assert {flags for flags, _ in pci.values()} == {0b1111}
+    assert [pci[3, pin][1] for pin in range(4)] == [18, 19, 16, 17]
+    assert [pci[slot, 0][1] for slot in (1, 2, 3, 4, 5)] == [16, 17, 18, 19, 16]
 
 
 def test_the_8259_reaches_lint0_and_nmi_lint1_of_every_core(install: Install) -> None:

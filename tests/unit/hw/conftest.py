@@ -5,7 +5,7 @@ A clock that moves only when told, wires and a fabric that write down what they 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from coremesh.hw.backend.console import ConsolePort
@@ -14,6 +14,7 @@ from coremesh.hw.decode import MMIO, PORT
 from coremesh.hw.device import Device
 from coremesh.hw.irq import IrqLine
 from coremesh.hw.node import DeviceNode
+from coremesh.hw.pci.function import PciFunction
 from coremesh.hw.power import PowerEvent
 
 NOON = 1_796_040_000 * 1_000_000_000  # 2026-11-30 12:00:00 UTC, a Monday
@@ -146,7 +147,9 @@ class Chip:
 class Pc:
     """A whole PC on a clock that stands still, programmed as a guest would."""
 
-    def __init__(self, ram_bytes: int = 1 << 30, vcpus: int = 4) -> None:
+    def __init__(
+        self, ram_bytes: int = 1 << 30, vcpus: int = 4, functions: Iterable[PciFunction] = ()
+    ) -> None:
         self.clock = StepClock()
         self.fabric = RecordingFabric()
         self.console = ConsolePort()
@@ -158,6 +161,7 @@ class Pc:
             ram_bytes=ram_bytes,
             vcpus=vcpus,
             clock=self.clock,
+            functions=functions,
         )
 
     def inb(self, port: int) -> int:

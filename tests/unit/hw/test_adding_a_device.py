@@ -55,3 +55,14 @@ def test_given_the_page_when_its_device_is_saved_and_loaded_then_it_barks_at_the
     assert second.power == []
     second.clock.advance(1)
     assert [event.kind for event in second.power] == ["reset"]
+
+
+def test_given_the_page_when_its_device_is_a_pci_function_then_it_answers_in_its_base_address(
+    make_pc: Any, clock: Any, example: dict[str, Any]
+) -> None:
+    function = example["pci_watchdog"](example["Watchdog"](clock, lambda event: None))
+    pc = make_pc(functions=[function])
+    base = function.base(function.bars[0])
+    pc.node.access(1, base, 1, True, 0x0B)
+    assert pc.node.access(1, base, 1, False, 0) == 0x0B
+    assert pc.node.devices["watchdog"].accesses == 2

@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from coremesh.core.errors import ConfigurationError
 from coremesh.hw.decode import MMIO, PORT, At
@@ -91,7 +91,7 @@ class PciFunction(Stateful):
     every write of the guest in :meth:`written`.
     """
 
-    STATE = ("config", "_asserted")
+    STATE: ClassVar[tuple[str, ...]] = ("config", "_asserted")
 
     def __init__(
         self,

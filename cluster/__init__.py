@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ray actors, the Machine handle, the console and the command line."""
+"""Machines, with Ray and without, and the people in front of them."""

@@ -7,12 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coremesh.cluster.console import Console
-    from coremesh.cluster.ending import MachineEnd
-    from coremesh.cluster.images import DebianImage, fetch_debian
-    from coremesh.cluster.machine import Machine
-    from coremesh.cluster.session import shutdown
-    from coremesh.cluster.shell import CommandResult
+    from coremesh.cluster.launch.machine import Machine
+    from coremesh.cluster.launch.session import shutdown
+    from coremesh.cluster.machine.console import Console
+    from coremesh.cluster.machine.ending import MachineEnd
+    from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
+    from coremesh.cluster.machine.shell import CommandResult
     from coremesh.core.errors import (
         ConfigurationError,
         ConsoleTimeoutError,
@@ -50,13 +50,13 @@ __all__ = [
 
 _ERRORS = "coremesh.core.errors"
 _HOMES = {
-    "CommandResult": "coremesh.cluster.shell",
-    "Console": "coremesh.cluster.console",
-    "DebianImage": "coremesh.cluster.images",
-    "Machine": "coremesh.cluster.machine",
-    "MachineEnd": "coremesh.cluster.ending",
-    "fetch_debian": "coremesh.cluster.images",
-    "shutdown": "coremesh.cluster.session",
+    "CommandResult": "coremesh.cluster.machine.shell",
+    "Console": "coremesh.cluster.machine.console",
+    "DebianImage": "coremesh.cluster.machine.images.debian_image",
+    "Machine": "coremesh.cluster.launch.machine",
+    "MachineEnd": "coremesh.cluster.machine.ending",
+    "fetch_debian": "coremesh.cluster.machine.images.debian_image",
+    "shutdown": "coremesh.cluster.launch.session",
 }
 
 

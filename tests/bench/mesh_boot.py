@@ -10,8 +10,8 @@ processors. No Ray.
 import sys
 
 import peers
-from coremesh.cluster.cmdline import SEVERAL_HOSTS
-from coremesh.cluster.shell import PROMPT
+from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS
+from coremesh.cluster.machine.shell import PROMPT
 from figures import options
 from mesh_network import NetworkMachine, description_of
 from mesh_table import Table, say, shown

@@ -12,7 +12,7 @@ import statistics
 import sys
 
 from coremesh import Machine
-from coremesh.cluster.cmdline import ALWAYS, SEVERAL_HOSTS
+from coremesh.cluster.machine.cmdline import ALWAYS, SEVERAL_HOSTS
 from figures import options
 from mesh_table import say, shown
 

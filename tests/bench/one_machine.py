@@ -12,8 +12,8 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from coremesh.cluster.assembly import assemble
-from coremesh.cluster.description import MachineDescription
+from coremesh.cluster.machine.assembly import assemble
+from coremesh.cluster.machine.description import MachineDescription
 from coremesh.hw.backend.console import ConsolePort
 
 

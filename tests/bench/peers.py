@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from coremesh.cluster.images import fetch_debian
-from coremesh.cluster.initramfs import Entry, busybox_initramfs
+from coremesh.cluster.machine.images.debian_image import fetch_debian
+from coremesh.cluster.machine.images.initramfs import Entry, busybox_initramfs
 from coremesh.core.linux_payload import unpack_linux
 from resident import own_memory_mib
 

@@ -13,7 +13,7 @@ import time
 # In a process of its own each time: Ray is started once a process.
 PROGRAM = """
 import json, sys
-from coremesh.cluster.machine import Machine
+from coremesh.cluster.launch.machine import Machine
 with Machine(vcpus=int(sys.argv[1])) as machine:
     machine.run("true", 120)
     print(json.dumps(machine.timings))

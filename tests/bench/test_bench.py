@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 import peers
-from coremesh.cluster.images import cached_debian
+from coremesh.cluster.machine.images.debian_image import cached_debian
 from figures import Figure, Figures
 from mesh_table import Table
 from resident import mappings

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from coremesh.cluster.images import DebianImage, fetch_debian
-from coremesh.cluster.session import shutdown
+from coremesh.cluster.launch.session import shutdown
+from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
 from coremesh.core.errors import ImageFetchError
 
 TEXT = 0x10_0000
@@ -43,7 +43,7 @@ def address(one_ray: None) -> Iterator[str]:
     """A Ray cluster to attach to: the one of this process, so that few commands start their own."""
     pytest.importorskip("coremesh.core._native", reason="the engine is not built")
     import ray
-    from coremesh.cluster import session
+    from coremesh.cluster.launch import session
 
     session.ensure()
     with pytest.MonkeyPatch.context() as patch:

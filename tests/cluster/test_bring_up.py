@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coremesh.cluster import hosts as module
-from coremesh.cluster import session, warden
+from coremesh.cluster.launch import hosts as module
+from coremesh.cluster.launch import session, warden
 from coremesh.core.errors import HostLostError
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
@@ -88,7 +88,7 @@ def standing_still(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, i
 
 def bring_up(kernel: Path, hosts: int) -> str:
     """Start a machine that cannot be; return what the person is told."""
-    from coremesh.cluster.machine import Machine
+    from coremesh.cluster.launch.machine import Machine
 
     with pytest.raises(HostLostError) as told:
         Machine(None, "16M", kernel, hosts=hosts)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from coremesh.cluster.images import DebianImage
+from coremesh.cluster.machine.images.debian_image import DebianImage
 
 COMMAND = [sys.executable, "-m", "coremesh.cluster.cli"]
 

@@ -8,13 +8,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from coremesh.cluster.boot import _tell_of_words
-from coremesh.cluster.cmdline import command_line
-from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.lifeline import ProcessIdentity, watch
-from coremesh.cluster.options import check_vcpus, parse_memory
-from coremesh.cluster.registers import format_registers
-from coremesh.cluster.terminal import PlainText
+from coremesh.cluster.cli.boot import _tell_of_words
+from coremesh.cluster.machine.cmdline import command_line
+from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.lifeline import ProcessIdentity, watch
+from coremesh.cluster.machine.options import check_vcpus, parse_memory
+from coremesh.cluster.machine.registers import format_registers
+from coremesh.cluster.machine.terminal import PlainText
 from coremesh.core.errors import ConfigurationError, GuestCrashError
 from hypothesis import given
 from hypothesis import strategies as st

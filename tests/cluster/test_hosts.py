@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from coremesh.cluster import hosts as module
-from coremesh.cluster.build import Build
-from coremesh.cluster.description import MachineDescription
-from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.hosts import Hosts
-from coremesh.cluster.lifeline import ProcessIdentity
-from coremesh.cluster.placement import Placement
+from coremesh.cluster.launch import hosts as module
+from coremesh.cluster.launch.hosts import Hosts
+from coremesh.cluster.launch.placement import Placement
+from coremesh.cluster.machine.build import Build
+from coremesh.cluster.machine.description import MachineDescription
+from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.lifeline import ProcessIdentity
 from coremesh.core.errors import HostLostError, PlatformError
 from coremesh.core.links.door import LinkEnd
 

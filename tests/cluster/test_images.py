@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from coremesh.cluster import debian as packages
-from coremesh.cluster import images
-from coremesh.cluster.images import DebianImage, cached_debian, fetch_debian
+from coremesh.cluster.machine.images import debian_image, packages
+from coremesh.cluster.machine.images.debian_image import DebianImage, cached_debian, fetch_debian
 from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError
 
 
@@ -68,7 +67,9 @@ def test_a_cache_that_may_only_be_read_serves_its_image(filled: Path, unreachabl
     else:
         filled.parent.chmod(0o500)
         command = []
-    look = "from coremesh.cluster.images import fetch_debian; print(fetch_debian().folder)"
+    look = (
+        "from coremesh.cluster.machine.images.debian_image import fetch_debian; print(fetch_debian().folder)"
+    )
     done = subprocess.run([*command, sys.executable, "-c", look], capture_output=True, text=True, check=False)
     filled.parent.chmod(0o700)
     assert done.stdout.strip() == str(filled), done.stderr
@@ -119,7 +120,7 @@ def test_a_cache_that_cannot_be_made_is_an_error_with_a_way_out(
 
 
 def test_a_full_disk_is_said_before_the_download(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_SPACE_NEEDED", 1 << 60)
+    monkeypatch.setattr(debian_image, "_SPACE_NEEDED", 1 << 60)
     with pytest.raises(ImageFetchError, match="no room"):
         fetch_debian()
 
@@ -149,7 +150,7 @@ def test_two_processes_that_want_it_at_once_both_get_it_from_one_fetch(
 ) -> None:
     """Given an empty cache, when two processes ask, then apt works once and both have the same image."""
     code = (
-        "from coremesh.cluster.images import fetch_debian\n"
+        "from coremesh.cluster.machine.images.debian_image import fetch_debian\n"
         "stages = []\n"
         "image = fetch_debian(progress=lambda what, done: stages.append(what))\n"
         "print(len(stages) > 0, image.kernel.stat().st_ino)\n"
@@ -172,14 +173,14 @@ def test_two_processes_that_want_it_at_once_both_get_it_from_one_fetch(
 def test_a_persons_own_files_are_read_or_the_error_names_them(tmp_path: Path) -> None:
     file = tmp_path / "kernel"
     with pytest.raises(GuestImageError, match="coremesh fetch"):
-        images.read_image(file, "kernel", 1000, "")
+        debian_image.read_image(file, "kernel", 1000, "")
     file.write_bytes(b"")
     with pytest.raises(GuestImageError, match="empty"):
-        images.read_image(file, "kernel", 1000, "")
+        debian_image.read_image(file, "kernel", 1000, "")
     with pytest.raises(GuestImageError, match="is a directory"):
-        images.read_image(tmp_path, "initrd", 1000, "")
+        debian_image.read_image(tmp_path, "initrd", 1000, "")
     file.write_bytes(b"x")
-    assert images.read_image(file, "kernel", 1000, "") == b"x"
+    assert debian_image.read_image(file, "kernel", 1000, "") == b"x"
 
 
 def test_one_file_is_taken_out_of_a_package(tmp_path: Path) -> None:

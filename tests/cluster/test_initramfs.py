@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coremesh.cluster.initramfs import Entry, busybox_initramfs, pack
+from coremesh.cluster.machine.images.initramfs import Entry, busybox_initramfs, pack
 
 
 def listing(archive: bytes, folder: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from coremesh.cluster import joined_ray
+from coremesh.cluster.launch import joined_ray
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(180)
 
 DRIVER = """
 import sys, time
-from coremesh.cluster.machine import Machine
+from coremesh.cluster.launch.machine import Machine
 machine = Machine(2, "16M", sys.argv[1])
 print("running", machine.facts["pid"], flush=True)
 {end}
@@ -148,7 +148,7 @@ def test_a_signal_to_every_process_ends_all_in_time_and_with_its_status(family: 
 def test_a_thread_that_starts_a_machine_may_end_before_it(family: Any, spinning: Path) -> None:
     """The kernel ends Ray's daemons with the thread that started them, so that is one of our own."""
     script = (
-        "import sys, threading, time\nfrom coremesh.cluster.machine import Machine\nmade = []\n"
+        "import sys, threading, time\nfrom coremesh.cluster.launch.machine import Machine\nmade = []\n"
         "thread = threading.Thread(target=lambda: made.append(Machine(1, '16M', sys.argv[1])))\n"
         "thread.start(); thread.join(); time.sleep(0.5)\nmade.append(Machine(1, '16M', sys.argv[1]))\n"
         "print(*(machine.state for machine in made), flush=True)"

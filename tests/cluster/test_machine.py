@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
-from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.images import DebianImage
-from coremesh.cluster.machine import Machine
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.images.debian_image import DebianImage
 from coremesh.core.errors import (
     ConfigurationError,
     ConsoleTimeoutError,
@@ -321,7 +321,7 @@ def test_what_fails_in_a_host_process_arrives_as_an_error_of_ours(
     one_ray: None, method: str, kind: type[Exception], words: str
 ) -> None:
     import ray
-    from coremesh.cluster import session
+    from coremesh.cluster.launch import session
 
     session.ensure()
     remote: Any = ray.remote

@@ -17,8 +17,8 @@ import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
-from coremesh.cluster.images import DebianImage
-from coremesh.cluster.machine import Machine
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.machine.images.debian_image import DebianImage
 
 RAM = "512M"
 MOST_TRANSLATIONS = 128.0  # MiB, of one vCPU

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from coremesh.cluster.images import DebianImage
+from coremesh.cluster.machine.images.debian_image import DebianImage
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 jupytext = pytest.importorskip("jupytext")

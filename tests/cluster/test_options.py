@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coremesh.cluster import options
-from coremesh.cluster.console import Console
-from coremesh.cluster.describe import LARGEST_KERNEL, describe
-from coremesh.cluster.description import MachineDescription
-from coremesh.cluster.images import fetch_debian
-from coremesh.cluster.machine import Machine
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.machine import options
+from coremesh.cluster.machine.console import Console
+from coremesh.cluster.machine.describe import LARGEST_KERNEL, describe
+from coremesh.cluster.machine.description import MachineDescription
+from coremesh.cluster.machine.images.debian_image import fetch_debian
 from coremesh.core.errors import ConfigurationError, CoremeshError, GuestImageError
 from coremesh.core.symbols import SymbolTable
 from hypothesis import HealthCheck, given, settings
@@ -80,7 +80,7 @@ METHODS = [
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing may come so far that Ray is started."""
-    from coremesh.cluster import session
+    from coremesh.cluster.launch import session
 
     def ensure(address: object = None) -> float:
         raise AssertionError("Ray would have been started")

@@ -5,11 +5,11 @@ import itertools
 from typing import Any
 
 import pytest
-from coremesh.cluster.build import Build
-from coremesh.cluster.description import MachineDescription
-from coremesh.cluster.homes import divide
-from coremesh.cluster.options import parse_hosts, share_vcpus
-from coremesh.cluster.placement import Placement, choose, working_nodes
+from coremesh.cluster.launch.placement import Placement, choose, working_nodes
+from coremesh.cluster.machine.build import Build
+from coremesh.cluster.machine.description import MachineDescription
+from coremesh.cluster.machine.homes import divide
+from coremesh.cluster.machine.options import parse_hosts, share_vcpus
 from coremesh.core.errors import ConfigurationError, PlatformError
 from coremesh.core.memory_map import GIB, HIGH_RAM_BASE, MIB, PAGE_BYTES, MemoryMap
 from hypothesis import given

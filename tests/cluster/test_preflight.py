@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from coremesh.cluster import preflight, session
+from coremesh.cluster.launch import preflight, session
 from coremesh.core.errors import PlatformError
 
 pytestmark = [

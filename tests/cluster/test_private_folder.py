@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coremesh.cluster import private_folder, private_ray
-from coremesh.cluster.private_folder import PrivateFolder
+from coremesh.cluster.launch import private_folder, private_ray
+from coremesh.cluster.launch.private_folder import PrivateFolder
 from coremesh.core.errors import PlatformError
 
 NOBODY = 65534
@@ -95,7 +95,7 @@ def test_given_a_folder_in_use_when_it_is_swept_then_it_stays_until_its_holder_h
     """Process 1 always exists, and in another pid namespace any number may: the lock tells, not the name."""
     script = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from coremesh.cluster.private_folder import PrivateFolder\n"
+        "from coremesh.cluster.launch.private_folder import PrivateFolder\n"
         "made = PrivateFolder(Path(sys.argv[1]), 'coremesh-1-'); made.write('token', '')\n"
         "print(made.path, flush=True); time.sleep(600)"
     )

@@ -52,7 +52,7 @@ def kernel(tiny_guest: Callable[[bytes], bytes], tmp_path: Path) -> Callable[[by
 
 
 def test_what_is_said_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    from coremesh.cluster import process
+    from coremesh.cluster.cli import process
 
     process.say(RuntimeError("node \x1b[31mn1\x1b[0m\r\x07 \u202eabc é\nnext\tline"))
     assert capsys.readouterr().err == "coremesh: node \\x1b[31mn1\\x1b[0m\\r\\x07 \\u202eabc é\nnext\tline\n"
@@ -79,15 +79,15 @@ if "INTERRUPT_AT" in os.environ:
     ("arguments", "module"),
     [
         (["--help"], "typer"),
-        (["--help"], "coremesh.cluster.commands"),
+        (["--help"], "coremesh.cluster.cli.commands"),
         (["--version"], "coremesh.core.errors"),
         (["--version"], "importlib.metadata"),
-        (["doctor"], "coremesh.cluster.doctor"),
-        (["fetch"], "coremesh.cluster.images"),
-        (["top"], "coremesh.cluster.top"),
+        (["doctor"], "coremesh.cluster.cli.doctor"),
+        (["fetch"], "coremesh.cluster.machine.images.debian_image"),
+        (["top"], "coremesh.cluster.cli.top"),
         (["top"], "rich.console"),
-        (["bench"], "coremesh.cluster.benchmark"),
-        (["boot"], "coremesh.cluster.boot"),
+        (["bench"], "coremesh.cluster.cli.benchmark"),
+        (["boot"], "coremesh.cluster.cli.boot"),
         (["boot"], "coremesh.core.elf"),
         (["boot"], "ray"),
         (["boot"], "ray._private.worker"),
@@ -123,8 +123,8 @@ def test_ctrl_c_while_modules_are_imported_ends_it_without_a_word(
 def test_the_package_imports_nothing_heavy_until_it_is_asked_for_a_name(package: Path) -> None:
     """Given an installed package, when it is imported, then Ctrl-C is soon the command line's own affair."""
     look = (
-        "import sys, coremesh, coremesh.cluster.process; before = len(sys.modules);"
-        "assert not {'typer', 'ray', 'pandas', 'zmq', 'coremesh.cluster.machine'} & set(sys.modules);"
+        "import sys, coremesh, coremesh.cluster.cli.process; before = len(sys.modules);"
+        "assert not {'typer', 'ray', 'pandas', 'zmq', 'coremesh.cluster.launch.machine'} & set(sys.modules);"
         "from coremesh import Machine, ConfigurationError, fetch_debian; assert len(sys.modules) > before;"
         "assert all(hasattr(coremesh, name) for name in coremesh.__all__); print(Machine.__name__)"
     )

@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
-from coremesh.cluster.images import DebianImage
-from coremesh.cluster.machine import Machine
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.machine.images.debian_image import DebianImage
 from coremesh.core.errors import ConfigurationError, HostLostError, MachineStateError
 
 pytestmark = [pytest.mark.usefixtures("one_ray"), pytest.mark.timeout(300)]
@@ -249,7 +249,7 @@ def test_a_lost_host_is_told_in_three_seconds_and_nothing_is_left(
 def test_the_command_line_says_which_host_was_lost_and_leaves_with_status_69(
     tiny_guest: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
-    from coremesh.cluster import telemetry
+    from coremesh.cluster.launch import telemetry
 
     kernel = tmp_path / "kernel"
     kernel.write_bytes(tiny_guest(HI_AND_HANG))
@@ -273,7 +273,7 @@ def test_what_ray_says_of_a_lost_host_does_not_get_into_the_output(
     kernel = tmp_path / "kernel"
     kernel.write_bytes(tiny_guest(HI_AND_HANG))
     script = (
-        "import os, signal, sys, time\nfrom coremesh.cluster.machine import Machine\n"
+        "import os, signal, sys, time\nfrom coremesh.cluster.launch.machine import Machine\n"
         "from coremesh.core.errors import HostLostError\n"
         "machine = Machine(None, '16M', sys.argv[1], hosts=2)\n"
         "os.kill(machine.facts['hosts'][1]['pid'], signal.SIGKILL)\n"
@@ -289,7 +289,7 @@ def test_after_the_driver_was_killed_no_host_is_left(
     kernel = tmp_path / "kernel"
     kernel.write_bytes(tiny_guest(HI_AND_HANG))
     script = (
-        "import sys, time\nfrom coremesh.cluster.machine import Machine\n"
+        "import sys, time\nfrom coremesh.cluster.launch.machine import Machine\n"
         "machine = Machine(None, '16M', sys.argv[1], hosts=2)\n"
         "print(*(row['pid'] for row in machine.facts['hosts']), flush=True)\ntime.sleep(600)"
     )
@@ -317,8 +317,8 @@ from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 for _ in range(int(sys.argv[2]) - 1):
     cluster.add_node(num_cpus=1)
-from coremesh.cluster.machine import Machine
-from coremesh.cluster.session import shutdown
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.launch.session import shutdown
 with Machine(None, "16M", sys.argv[1], hosts=2, address=cluster.address) as machine:
     machine.console.expect("hi", 60)
     print(machine.facts["placement"], machine.warning)

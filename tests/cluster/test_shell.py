@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from coremesh.cluster.shell import INTERRUPT, PROMPT, Dialogue, State
+from coremesh.cluster.machine.shell import INTERRUPT, PROMPT, Dialogue, State
 from coremesh.core.errors import ConfigurationError
 from hypothesis import given
 from hypothesis import strategies as st

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coremesh.cluster import warden
+from coremesh.cluster.launch import warden
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 

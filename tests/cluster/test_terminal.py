@@ -10,12 +10,12 @@ import termios
 import time
 
 import pytest
-from coremesh.cluster.terminal import raw_mode
+from coremesh.cluster.machine.terminal import raw_mode
 
 # A process whose console is an echo: what is typed comes out in angle brackets; 'q' ends the machine.
 PROGRAM = """
 import queue, sys, termios, threading
-from coremesh.cluster.terminal import interact
+from coremesh.cluster.machine.terminal import interact
 
 class Echo:
     def __init__(self):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coremesh.cluster import telemetry, top
+from coremesh.cluster.cli import top
+from coremesh.cluster.launch import telemetry
 from coremesh.core.errors import MachineStateError, PlatformError
 
 
@@ -259,7 +260,7 @@ def spinning(tiny_guest: Callable[[bytes], bytes], tmp_path: Path) -> Iterator[s
     kernel = tmp_path / "spin"
     kernel.write_bytes(tiny_guest(b"\xe6\x80\xeb\xfc"))  # out 0x80, al; jmp back
     script = (
-        "import sys\nfrom coremesh.cluster.machine import Machine\n"
+        "import sys\nfrom coremesh.cluster.launch.machine import Machine\n"
         "machine = Machine(2, '16M', sys.argv[1])\nprint('running', flush=True)\n"
         "sys.stdin.read()\nmachine.stop()"
     )

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
-from coremesh.cluster.images import DebianImage, fetch_debian
-from coremesh.cluster.machine import Machine
-from coremesh.cluster.session import shutdown
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.launch.session import shutdown
+from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
 from coremesh.core.errors import ImageFetchError
 
 pytestmark = pytest.mark.linux

@@ -9,7 +9,7 @@ import pytest
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "guest")]
 
-from coremesh.cluster.images import cached_debian
+from coremesh.cluster.machine.images.debian_image import cached_debian
 from driver import Driver
 from network import Network, unavailable
 from ray_nodes import RayNodes

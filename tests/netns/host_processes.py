@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A machine over hosts in network namespaces, without Ray: a process on each, and native links between them.
 
-Each process has the parts that a Ray actor has (``coremesh.cluster.host``), and they are driven step by step
-as ``coremesh.cluster.hosts`` does it.
+Each process has the parts that a Ray actor has (``coremesh.cluster.machine.host``), and they are driven step
+by step as ``coremesh.cluster.launch.hosts`` does it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from coremesh.cluster.description import MachineDescription, Membership
+from coremesh.cluster.machine.description import MachineDescription, Membership
 from coremesh.core.links import choose_wire
 from driver import Driver
 from network import Network
@@ -23,8 +23,8 @@ JOIN_SECONDS = 30.0
 
 def build_host(description: MachineDescription, host: int) -> dict[str, Any]:
     """On a host: make its part of the machine, and say what is there."""
-    from coremesh.cluster.device_host import DeviceHost
-    from coremesh.cluster.host import HostProcess
+    from coremesh.cluster.machine.device_host import DeviceHost
+    from coremesh.cluster.machine.host import HostProcess
 
     import __main__
 

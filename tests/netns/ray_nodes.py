@@ -167,7 +167,7 @@ def _sweep() -> None:
 def living_nodes(address: str) -> int:
     """How many nodes the head takes for living; this process becomes a driver of the cluster."""
     import ray
-    from coremesh.cluster.session import ensure
+    from coremesh.cluster.launch.session import ensure
 
     ensure(address)
     return sum(node["Alive"] for node in ray.nodes())

@@ -67,8 +67,8 @@ def lose_a_host(
     ``how`` is a signal's name, or 'cut': then ``strike`` has the command that cuts the host with an address
     of that last octet. The head of the cluster keeps its cable: another host is cut off from it instead.
     """
-    from coremesh.cluster.hosts import Hosts
-    from coremesh.cluster.machine import Machine
+    from coremesh.cluster.launch.hosts import Hosts
+    from coremesh.cluster.launch.machine import Machine
     from coremesh.core.errors import HostLostError
 
     Hosts._kill_visible = lambda self: None  # type: ignore[method-assign]

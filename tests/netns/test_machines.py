@@ -29,7 +29,7 @@ cat /tmp/sum.*
 
 def boot_linux(address: str, hosts: int, vcpus: int) -> dict[str, Any]:
     """Boot Debian on the cluster, let every vCPU work, switch off; what was seen."""
-    from coremesh.cluster.machine import Machine
+    from coremesh.cluster.launch.machine import Machine
 
     with Machine(vcpus, "1G", hosts=hosts, address=address, append="quiet") as machine:
         seen: dict[str, Any] = {"boot": machine.wait_shell(400), "facts": machine.facts}
@@ -79,7 +79,7 @@ def run_guest(
     address: str, kernel: bytes, shares: list[int], cmdline: str, policy: str, curve: bool = True
 ) -> tuple[str, int | None, str, dict[str, Any]]:
     """Run a bare-metal guest to its end: (how it ended, value, output, counters between the hosts)."""
-    from coremesh.cluster.machine import Machine
+    from coremesh.cluster.launch.machine import Machine
 
     with Machine(
         memory="128M",

@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from coremesh.cluster.description import HostsWanted
-from coremesh.cluster.shell import MAX_COMMAND
+from coremesh.cluster.machine.description import HostsWanted
+from coremesh.cluster.machine.shell import MAX_COMMAND
 from coremesh.core.errors import ConfigurationError, shown
 from coremesh.core.input_file import path_of
 from coremesh.core.memory_map import MemoryMap

@@ -41,7 +41,7 @@ class PlainText:
 
 
 class Stream(Protocol):
-    """The guest's console, as :class:`coremesh.cluster.console.Console` gives it."""
+    """The guest's console, as :class:`coremesh.cluster.machine.console.Console` gives it."""
 
     def write(self, data: bytes | str) -> None:
         """Type on the console."""

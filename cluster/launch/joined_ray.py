@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coremesh.cluster import ray_settings
-from coremesh.cluster.private_ray import QUIET, first_line
+from coremesh.cluster.launch import ray_settings
+from coremesh.cluster.launch.private_ray import QUIET, first_line
 from coremesh.core.errors import PlatformError
 
 AUTO = "auto"

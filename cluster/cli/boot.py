@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from coremesh.cluster.cmdline import SEVERAL_HOSTS, default_words
-from coremesh.cluster.describe import load_image
-from coremesh.cluster.description import HostsWanted
-from coremesh.cluster.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
-from coremesh.cluster.images import fetch_debian
-from coremesh.cluster.machine import Machine
-from coremesh.cluster.options import check, share_vcpus
-from coremesh.cluster.process import say
-from coremesh.cluster.progress import fetch_progress, waiting
-from coremesh.cluster.terminal import PlainText
+from coremesh.cluster.cli.process import say
+from coremesh.cluster.cli.progress import fetch_progress, waiting
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS, default_words
+from coremesh.cluster.machine.describe import load_image
+from coremesh.cluster.machine.description import HostsWanted
+from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
+from coremesh.cluster.machine.images.debian_image import fetch_debian
+from coremesh.cluster.machine.options import check, share_vcpus
+from coremesh.cluster.machine.terminal import PlainText
 from coremesh.core.errors import (
     ConfigurationError,
     ConsoleTimeoutError,

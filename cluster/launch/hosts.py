@@ -18,14 +18,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from coremesh.cluster import session
-from coremesh.cluster.build import Build
-from coremesh.cluster.description import MachineDescription, Membership
-from coremesh.cluster.device_host import DeviceHost
-from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.host import HostProcess
-from coremesh.cluster.lifeline import ProcessIdentity
-from coremesh.cluster.placement import Placement, place
+from coremesh.cluster.launch import session
+from coremesh.cluster.launch.placement import Placement, place
+from coremesh.cluster.machine.build import Build
+from coremesh.cluster.machine.description import MachineDescription, Membership
+from coremesh.cluster.machine.device_host import DeviceHost
+from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.host import HostProcess
+from coremesh.cluster.machine.lifeline import ProcessIdentity
 from coremesh.core.errors import HostLostError, PlatformError
 from coremesh.core.links import choose_wire
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster.description import MachineDescription, Membership
-from coremesh.cluster.homes import Write, divide
+from coremesh.cluster.machine.description import MachineDescription, Membership
+from coremesh.cluster.machine.homes import Write, divide
 from coremesh.core.errors import ConfigurationError, GuestImageError, PlatformError
 from coremesh.core.linux_payload import unpack_linux
 from coremesh.core.memory_map import MemoryMap

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster.homes import ram_offset
+from coremesh.cluster.machine.homes import ram_offset
 from coremesh.core.memory_map import PAGE_BYTES, MemoryMap
 from coremesh.core.symbols import MOST_NAMES
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from coremesh.cluster import preflight, private_folder, ray_settings, warden
+from coremesh.cluster.launch import preflight, private_folder, ray_settings, warden
 from coremesh.core.errors import PlatformError
 
 FOLDER = "coremesh-"

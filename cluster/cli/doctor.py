@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coremesh.cluster import debian, images, preflight, private_ray
+from coremesh.cluster.launch import preflight, private_ray
+from coremesh.cluster.machine.images import debian_image, packages
 from coremesh.core.errors import PlatformError
 
 GOOD, NOTE, BAD = "good", "note", "bad"
@@ -218,16 +219,16 @@ def _ray() -> Finding:
 
 
 def _package_tools() -> Finding:
-    missing = debian.missing_tools()
+    missing = packages.missing_tools()
     if missing:
         meaning = "no Debian kernel can be fetched: give --kernel FILE; --builtin boots without one"
         return Finding("Debian's tools", NOTE, f"missing: {', '.join(missing)}", meaning)
-    return Finding("Debian's tools", GOOD, ", ".join(debian.TOOLS), "fetch the guest's kernel")
+    return Finding("Debian's tools", GOOD, ", ".join(packages.TOOLS), "fetch the guest's kernel")
 
 
 def _image_cache() -> Finding:
-    folder = images.cache_folder()
-    found = [image for flavour in images.FLAVOURS if (image := images.cached_debian(flavour))]
+    folder = debian_image.cache_folder()
+    found = [image for flavour in debian_image.FLAVOURS if (image := debian_image.cached_debian(flavour))]
     if found:
         releases = ", ".join(image.release for image in found)
         return Finding("image cache", GOOD, f"{folder}: {releases}", "hashes checked just now")

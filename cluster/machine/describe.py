@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from coremesh.cluster import images
-from coremesh.cluster.assembly import check_images
-from coremesh.cluster.cmdline import command_line
-from coremesh.cluster.description import MachineDescription, Module
-from coremesh.cluster.options import Image, check, share_vcpus
-from coremesh.cluster.shell import PROMPT
+from coremesh.cluster.machine.assembly import check_images
+from coremesh.cluster.machine.cmdline import command_line
+from coremesh.cluster.machine.description import MachineDescription, Module
+from coremesh.cluster.machine.images import debian_image
+from coremesh.cluster.machine.options import Image, check, share_vcpus
+from coremesh.cluster.machine.shell import PROMPT
 from coremesh.core.errors import GuestImageError
 
 #: An ELF kernel's file holds more than is loaded: symbols, line numbers.
@@ -58,7 +58,7 @@ def describe(
 
     initrd_bytes: bytes | None
     if kernel is None:
-        debian = images.fetch_debian(progress=progress)
+        debian = debian_image.fetch_debian(progress=progress)
         kernel_bytes = debian.kernel.read_bytes()
         initrd_bytes = debian.initramfs() if initrd is None else load_image(initrd, "initrd", ram_bytes)
     else:
@@ -95,4 +95,4 @@ def load_image(image: Image, what: str, ram_bytes: int) -> bytes:
     limit, why = ram_bytes, "It must fit the guest's memory: give a larger --memory, or another file."
     if what == "kernel" and limit < LARGEST_KERNEL:
         limit, why = LARGEST_KERNEL, "Remove what is not loaded with 'strip -d'."
-    return images.read_image(image, what, limit, why)
+    return debian_image.read_image(image, what, limit, why)

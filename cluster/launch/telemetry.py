@@ -22,11 +22,11 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster import private_folder
+from coremesh.cluster.launch import private_folder
 from coremesh.core.errors import MachineStateError, PlatformError
 
 if TYPE_CHECKING:
-    from coremesh.cluster.machine import Machine
+    from coremesh.cluster.launch.machine import Machine
 
 _SUFFIX = ".sock"
 _ANSWER_SECONDS = 10.0

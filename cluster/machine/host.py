@@ -22,11 +22,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster import assembly, lifeline
-from coremesh.cluster.build import own_build
-from coremesh.cluster.description import MachineDescription, Membership
-from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.registers import format_registers
+from coremesh.cluster.machine import assembly, lifeline
+from coremesh.cluster.machine.build import own_build
+from coremesh.cluster.machine.description import MachineDescription, Membership
+from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.registers import format_registers
 from coremesh.core.errors import ConfigurationError, MachineStateError
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster import lifeline
-from coremesh.cluster.assembly import Portion, assemble
-from coremesh.cluster.description import MachineDescription
-from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.host import HostProcess
+from coremesh.cluster.machine import lifeline
+from coremesh.cluster.machine.assembly import Portion, assemble
+from coremesh.cluster.machine.description import MachineDescription
+from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.host import HostProcess
 from coremesh.hw.backend.console import ConsolePort
 
 if TYPE_CHECKING:

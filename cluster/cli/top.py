@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster import telemetry
-from coremesh.cluster.process import printable, say
+from coremesh.cluster.cli.process import printable, say
+from coremesh.cluster.launch import telemetry
 from coremesh.core.errors import MachineStateError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import math
 import time
 from collections.abc import Callable
 
-from coremesh.cluster.console import Console
-from coremesh.cluster.shell import (
+from coremesh.cluster.machine.console import Console
+from coremesh.cluster.machine.shell import (
     INTERRUPT,
     QUIT,
     RESCUE,

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from coremesh.cluster.debian import Progress
+from coremesh.cluster.machine.images.packages import Progress
 
 
 @contextlib.contextmanager

@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster import session, telemetry
-from coremesh.cluster.assembly import topology_of
-from coremesh.cluster.build import own_build
-from coremesh.cluster.command import run_command
-from coremesh.cluster.console import Console
-from coremesh.cluster.describe import describe
-from coremesh.cluster.description import HostsWanted
-from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.hosts import Hosts
-from coremesh.cluster.options import Image, check
-from coremesh.cluster.shell import PROMPT, CommandResult
-from coremesh.cluster.tables import CONTENTION, Rows, as_table, contended_rows, mesh_rows, vcpu_rows
+from coremesh.cluster.launch import session, telemetry
+from coremesh.cluster.launch.hosts import Hosts
+from coremesh.cluster.launch.tables import CONTENTION, Rows, as_table, contended_rows, mesh_rows, vcpu_rows
+from coremesh.cluster.machine.assembly import topology_of
+from coremesh.cluster.machine.build import own_build
+from coremesh.cluster.machine.command import run_command
+from coremesh.cluster.machine.console import Console
+from coremesh.cluster.machine.describe import describe
+from coremesh.cluster.machine.description import HostsWanted
+from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.options import Image, check
+from coremesh.cluster.machine.shell import PROMPT, CommandResult
 from coremesh.core.errors import (
     ConfigurationError,
     ConsoleTimeoutError,
@@ -359,7 +359,7 @@ class Machine:
         return f"<Machine: {self.vcpus} vCPUs{hosts}, {self.memory >> 20} MiB, {self.state}>"
 
     def _repr_html_(self) -> str:
-        from coremesh.cluster.report import machine_html
+        from coremesh.cluster.launch.report import machine_html
 
         return machine_html(self)
 

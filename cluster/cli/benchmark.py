@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from coremesh.cluster import qemu
-from coremesh.cluster.images import DebianImage, fetch_debian
-from coremesh.cluster.machine import Machine
-from coremesh.cluster.options import check_vcpus
-from coremesh.cluster.progress import fetch_progress, waiting
+from coremesh.cluster.cli import qemu
+from coremesh.cluster.cli.progress import fetch_progress, waiting
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
+from coremesh.cluster.machine.options import check_vcpus
 from coremesh.core.errors import MachineStateError
 
 _MEMORY_MIB = 1024

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from coremesh.cluster.process import raise_on_signals
+from coremesh.cluster.cli.process import raise_on_signals
 
 app = typer.Typer(
     name="coremesh",
@@ -149,8 +149,8 @@ def boot(
     ] = "auto",
 ) -> None:
     """Boot a guest."""
-    from coremesh.cluster.boot import BootOptions, boot_guest
-    from coremesh.cluster.options import parse_hosts
+    from coremesh.cluster.cli.boot import BootOptions, boot_guest
+    from coremesh.cluster.machine.options import parse_hosts
 
     raise_on_signals()
     options = BootOptions(
@@ -181,7 +181,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print it once, also in a terminal.")] = False,
 ) -> None:
     """Show what running machines do: vCPUs, pages between hosts, contended pages, links. Ctrl-C ends it."""
-    from coremesh.cluster.top import show
+    from coremesh.cluster.cli.top import show
 
     raise_on_signals()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -200,8 +200,8 @@ def fetch(
     refresh: Annotated[bool, typer.Option("--refresh", help="Get the newest even if one is cached.")] = False,
 ) -> None:
     """Get Debian's kernel and busybox with Debian's package tools, verified, into the user's cache."""
-    from coremesh.cluster.images import fetch_debian
-    from coremesh.cluster.progress import fetch_progress
+    from coremesh.cluster.cli.progress import fetch_progress
+    from coremesh.cluster.machine.images.debian_image import fetch_debian
 
     raise_on_signals()
     with fetch_progress() as progress:
@@ -215,7 +215,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what this host offers, what will be used and why. Exit status 1 if a guest cannot run."""
-    from coremesh.cluster.doctor import print_findings
+    from coremesh.cluster.cli.doctor import print_findings
 
     raise_on_signals()
     raise typer.Exit(print_findings(as_json=json))
@@ -232,7 +232,7 @@ def bench(
     ] = True,
 ) -> None:
     """Measure boot time, guest speed and scaling on this host, beside QEMU where there is one."""
-    from coremesh.cluster.benchmark import print_benchmark
+    from coremesh.cluster.cli.benchmark import print_benchmark
 
     raise_on_signals()
     raise typer.Exit(print_benchmark(tuple(vcpus or (1, 2)), with_qemu=qemu, as_json=json))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from coremesh.core.errors import CoremeshError
 
 if TYPE_CHECKING:
-    from coremesh.cluster.machine import Machine
+    from coremesh.cluster.launch.machine import Machine
 
 _HOST_COLUMNS = (
     "read_fetches",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from coremesh.cluster import process
+from coremesh.cluster.cli import process
 
 USAGE_STATUS = 2
 FAILURE_STATUS = 1
@@ -40,15 +40,15 @@ def main() -> None:
 
 def _leave_ray(status: int) -> None:
     """End Ray, and this process with it if Ray's threads do not come back in time."""
-    if "coremesh.cluster.session" in sys.modules:
-        from coremesh.cluster import private_ray, session
+    if "coremesh.cluster.launch.session" in sys.modules:
+        from coremesh.cluster.launch import private_ray, session
 
         session.shutdown()
         private_ray.leave(status)
 
 
 def _run() -> int:
-    from coremesh.cluster import commands
+    from coremesh.cluster.cli import commands
     from coremesh.core.errors import (
         ConfigurationError,
         CoremeshError,
@@ -90,7 +90,3 @@ def _is_utf8(text: str) -> bool:
 def _fail(error: Exception, status: int) -> int:
     process.say(error)
     return status
-
-
-if __name__ == "__main__":
-    main()

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-from coremesh.cluster import debian
-from coremesh.cluster.initramfs import busybox_initramfs
-from coremesh.cluster.options import check
+from coremesh.cluster.machine.images import packages
+from coremesh.cluster.machine.images.initramfs import busybox_initramfs
+from coremesh.cluster.machine.options import check
 from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError, shown
 from coremesh.core.input_file import named, read_input_file
 
@@ -98,7 +98,7 @@ def fetch_debian(
     flavour: str = "amd64",
     *,
     refresh: bool = False,
-    progress: debian.Progress | None = None,
+    progress: packages.Progress | None = None,
     source_list: Path | None = None,
 ) -> DebianImage:
     """Return Debian's current stable kernel of `flavour` and busybox, from the cache if it has them.
@@ -151,25 +151,25 @@ def read_image(path: str | os.PathLike[str], what: str, limit: int, why_limit: s
     return data
 
 
-def _fill(work: Path, flavour: str, report: debian.Progress, source_list: Path | None) -> None:
+def _fill(work: Path, flavour: str, report: packages.Progress, source_list: Path | None) -> None:
     apt_root = work / "apt"
     apt_root.mkdir()
-    apt = debian.Apt(apt_root, source_list)
+    apt = packages.Apt(apt_root, source_list)
     apt.update(report)
     package = apt.dependency(f"linux-image-{flavour}", rf"linux-image-\d.*-{flavour}")
     kernel_archive = apt.download(package, report)
     busybox_archive = apt.download("busybox-static", report)
 
     report("unpacking", 0.0)
-    path, kernel = debian.extract(kernel_archive, r"boot/vmlinuz-.*")
+    path, kernel = packages.extract(kernel_archive, r"boot/vmlinuz-.*")
     report("unpacking", 0.8)
-    _, busybox = debian.extract(busybox_archive, r"(usr/)?bin/busybox")
+    _, busybox = packages.extract(busybox_archive, r"(usr/)?bin/busybox")
     image = work / "image"
     image.mkdir()
     manifest = {
         "release": re.sub(r"^boot/vmlinuz-", "", path),
-        "kernel_version": debian.version(kernel_archive),
-        "busybox_version": debian.version(busybox_archive),
+        "kernel_version": packages.version(kernel_archive),
+        "busybox_version": packages.version(busybox_archive),
         "sha256": {_KERNEL: _write(image / _KERNEL, kernel), _BUSYBOX: _write(image / _BUSYBOX, busybox)},
     }
     _write(image / _MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")

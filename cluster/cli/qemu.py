@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from coremesh.cluster.shell import PROMPT, CommandResult, Dialogue, State
+from coremesh.cluster.machine.shell import PROMPT, CommandResult, Dialogue, State
 from coremesh.core.errors import ConsoleTimeoutError, HostLostError, PlatformError
 
 PROGRAM = "qemu-system-x86_64"

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coremesh.cluster import joined_ray, preflight, private_ray
-from coremesh.cluster.private_ray import PrivateRay, first_line
+from coremesh.cluster.launch import joined_ray, preflight, private_ray
+from coremesh.cluster.launch.private_ray import PrivateRay, first_line
 from coremesh.core.errors import CoremeshError, HostLostError, InternalError, MachineStateError, PlatformError
 
 _SLICE_SECONDS = 0.2  # of a wait for Ray

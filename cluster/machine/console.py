@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from coremesh.cluster.ending import MachineEnd
-from coremesh.cluster.options import check, compiled_pattern
+from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.options import check, compiled_pattern
 from coremesh.core.errors import ConfigurationError, ConsoleTimeoutError, MachineStateError
 
 _POLL_SECONDS = 1.0
@@ -111,7 +111,7 @@ class Console:
         """Join this terminal to the console until the machine ends (False) or Ctrl-] is typed (True)."""
         import sys
 
-        from coremesh.cluster import terminal
+        from coremesh.cluster.machine import terminal
 
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise MachineStateError("interact() needs a terminal; in a script use read, write and expect.")

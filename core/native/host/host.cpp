@@ -116,7 +116,7 @@ void Host::pause() {
     std::lock_guard lock(mutex_);
     if (phase_ == Phase::kPaused) return;
     if (phase_ != Phase::kRunning) throw StateError("only a running machine can be paused");
-    close_gate(nullptr);
+    gate_.pause([this] { kick_insiders(nullptr); }, [this] { return anybody_inside(nullptr); });
     phase_ = Phase::kPaused;
 }
 
@@ -124,7 +124,7 @@ void Host::resume() {
     std::lock_guard lock(mutex_);
     if (phase_ == Phase::kRunning) return;
     if (phase_ != Phase::kPaused) throw StateError("only a paused machine can be resumed");
-    open_gate();
+    gate_.end_pause();
     phase_ = Phase::kRunning;
 }
 
@@ -134,7 +134,7 @@ void Host::stop() {
     const bool started = phase_ != Phase::kMade;
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
     if (mesh_) mesh_->cancel();  // who waits for another host sees the request now
-    if (phase_ == Phase::kPaused) open_gate();
+    if (phase_ == Phase::kPaused) gate_.end_pause();
     phase_ = Phase::kStopped;
     lock.unlock();
     if (started) {
@@ -163,22 +163,27 @@ void Host::require_at_rest() const {
 // ---- what vCPUs ask
 // --------------------------------------------------------------------------------------------
 
-void Host::close_gate(Vcpu* except) noexcept {
-    gate_.close(
-        [&] {
-            for (auto& vcpu : vcpu_list_) {
-                if (vcpu.get() != except && vcpu->inside()) vcpu->post_park();
-            }
-        },
-        [&] {
-            for (auto& vcpu : vcpu_list_) {
-                if (vcpu.get() != except && vcpu->inside()) return true;
-            }
-            return false;
-        });
+void Host::kick_insiders(const Vcpu* except) noexcept {
+    for (auto& vcpu : vcpu_list_) {
+        if (vcpu.get() != except && vcpu->inside()) vcpu->post_park();
+    }
 }
 
-void Host::open_gate() noexcept { gate_.open(); }
+bool Host::anybody_inside(const Vcpu* except) const noexcept {
+    for (const auto& vcpu : vcpu_list_) {
+        if (vcpu.get() != except && vcpu->inside()) return true;
+    }
+    return false;
+}
+
+void Host::begin_exclusive(Vcpu& vcpu) noexcept {
+    gate_.begin_exclusive(
+        vcpu.inside_word(), [&] { kick_insiders(&vcpu); }, [&] { return anybody_inside(&vcpu); });
+}
+
+void Host::end_exclusive(Vcpu& vcpu) noexcept {
+    if (gate_.end_exclusive(vcpu.inside_word())) vcpu.post_park();
+}
 
 void Host::report(const VcpuFailure& failure) noexcept {
     cm_registers registers;

@@ -99,8 +99,8 @@ class Host final : private VcpuEnvironment,
     enum class Phase { kMade, kRunning, kPaused, kStopped };
 
     // VcpuEnvironment
-    void close_gate(Vcpu* except) noexcept override;
-    void open_gate() noexcept override;
+    void begin_exclusive(Vcpu& vcpu) noexcept override;
+    void end_exclusive(Vcpu& vcpu) noexcept override;
     bool hold_pages(uint64_t first, uint64_t second) noexcept override;
     void release_pages() noexcept override;
     bool transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
@@ -109,6 +109,8 @@ class Host final : private VcpuEnvironment,
     void report(const VcpuFailure& failure) noexcept override;
     void thread_begins() noexcept override;
     void thread_ends() noexcept override;
+    void kick_insiders(const Vcpu* except) noexcept;
+    bool anybody_inside(const Vcpu* except) const noexcept;
     // CodeSink
     void code_written(unsigned engine, uint64_t ram_page) noexcept override;
     bool self_write(const FaultContext& fault) noexcept override;

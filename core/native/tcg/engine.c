@@ -258,6 +258,14 @@ void cm_engine_enter_thread(cm_engine* engine) {
 #endif
 }
 
+void cm_engine_sync_thread(cm_engine* engine) {
+#ifdef COREMESH_HOST_SSE
+    cm_float_sync(engine->env);
+#else
+    (void)engine;
+#endif
+}
+
 const struct cm_wrap_hit* cm_wrap_hits(size_t* count) {
     *count = (size_t)(__stop_cm_wrap_hits - __start_cm_wrap_hits);
     return __start_cm_wrap_hits;

@@ -140,6 +140,9 @@ void cm_engine_invalidate_page(cm_engine*, uint64_t ram_page);
 void cm_engine_drop_all_code(cm_engine*);
 // Once, first thing on the thread that will run the engine.
 void cm_engine_enter_thread(cm_engine*);
+// On that thread, before another one may look: what the thread's own registers hold of the guest (sticky
+// flags of MXCSR) joins the engine's state.
+void cm_engine_sync_thread(cm_engine*);
 
 // Called in the signal handler of a write fault taken by the engine's own thread, at host instruction
 // `host_pc`, after the page became writable: when the block that runs was translated from the page, it must

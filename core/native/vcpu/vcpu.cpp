@@ -63,11 +63,9 @@ const cm_vcpu_ops Vcpu::kOps = {
     .exclusive_begin =
         [](void* o, uint64_t first_page, uint64_t second_page) {
             Vcpu& v = self(o);
-            v.around_.gate.leave(v.inside_);
-            v.around_.close_gate(&v);
+            v.around_.begin_exclusive(v);
             if (!v.around_.hold_pages(first_page, second_page)) {
-                v.around_.open_gate();
-                v.around_.gate.enter(v.inside_);
+                v.around_.end_exclusive(v);
                 cm_engine_abandon(v.engine_);
             }
         },
@@ -75,8 +73,7 @@ const cm_vcpu_ops Vcpu::kOps = {
         [](void* o) {
             Vcpu& v = self(o);
             v.around_.release_pages();
-            v.around_.open_gate();
-            v.around_.gate.enter(v.inside_);
+            v.around_.end_exclusive(v);
         },
     .transact =
         [](void* o, cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
@@ -193,37 +190,40 @@ void Vcpu::run_guest() noexcept {
     const int64_t start = Clock::monotonic_ns();
     around_.gate.enter(inside_);
     const cm_exit reason = cm_engine_run(engine_);
+    cm_engine_sync_thread(engine_);
+    const std::optional<VcpuFailure> failure = settle(reason);
     around_.gate.leave(inside_);
     counters_.run_ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - start),
                                std::memory_order_relaxed);
+    if (failure) around_.report(*failure);
+}
+
+// What an exit makes of the vCPU's state. Still inside, so that a pause finds the state with what caused it.
+std::optional<VcpuFailure> Vcpu::settle(cm_exit reason) noexcept {
     switch (reason) {
         case CM_EXIT_HALT:
             counters_.exits_halt.fetch_add(1, std::memory_order_relaxed);
             become(State::kHalted);
             break;
         case CM_EXIT_SHUTDOWN:
-            around_.report({VcpuFailure::Kind::kTripleFault, index_, ""});
             become(State::kStopped);
-            break;
+            return VcpuFailure{VcpuFailure::Kind::kTripleFault, index_, ""};
         case CM_EXIT_ABORT:
-            around_.report({VcpuFailure::Kind::kInternalError, index_, cm_engine_abort_text(engine_)});
             become(State::kStopped);
-            break;
+            return VcpuFailure{VcpuFailure::Kind::kInternalError, index_, cm_engine_abort_text(engine_)};
         case CM_EXIT_LEFT:
-            if (mailbox_.take(kRequestInit)) {
-                if (bootstrap_) {
-                    // INIT of the bootstrap processor restarts the machine, and there is no firmware to go
-                    // to.
-                    around_.report({VcpuFailure::Kind::kReset, index_, ""});
-                    become(State::kStopped);
-                    break;
-                }
-                cm_engine_init(engine_);
-                lapic_.reset(true);
-                become(State::kWaitForSipi);
+            if (!mailbox_.take(kRequestInit)) break;
+            if (bootstrap_) {
+                // INIT of the bootstrap processor restarts the machine, and there is no firmware to go to.
+                become(State::kStopped);
+                return VcpuFailure{VcpuFailure::Kind::kReset, index_, ""};
             }
+            cm_engine_init(engine_);
+            lapic_.reset(true);
+            become(State::kWaitForSipi);
             break;
     }
+    return std::nullopt;
 }
 
 void Vcpu::sleep_until_work() noexcept {
@@ -236,6 +236,7 @@ void Vcpu::sleep_until_work() noexcept {
             if (has_work()) {
                 counters_.halted_ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - start),
                                               std::memory_order_relaxed);
+                wake_up();
                 return;
             }
 #if defined(__x86_64__)
@@ -251,13 +252,32 @@ void Vcpu::sleep_until_work() noexcept {
     asleep_.store(0, std::memory_order_seq_cst);
     counters_.halted_ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - start),
                                   std::memory_order_relaxed);
+    wake_up();
 }
 
-// Whether the sleep is over. Serves on the spot what does not end it.
+// Whether there is something for wake_up. Changes nothing: the gate may be closed, and another thread may be
+// reading the state.
 bool Vcpu::has_work() noexcept {
     const uint32_t requests = mailbox_.pending();
-    if (requests & kRequestStop) return true;
-    mailbox_.take(kRequestPark);  // not inside guest code: entering it will wait at the gate
+    if (requests & (kRequestStop | kRequestPages)) return true;
+    switch (state()) {
+        case State::kWaitForSipi:
+            return requests & (kRequestInit | kRequestSipi);
+        case State::kHalted:
+            return (requests & (kRequestInit | kRequestSipi)) ||
+                   ((requests & kRequestNmi) && !cm_engine_nmi_blocked(engine_)) ||
+                   (cm_engine_interrupts_enabled(engine_) &&
+                    (lapic_.highest_pending() >= 0 || lapic_.extint_pending()));
+        default:
+            return false;  // stopped by a failure: only a stop request ends it
+    }
+}
+
+// Serves on the spot what does not end the sleep. Behind the gate, like guest code.
+void Vcpu::wake_up() noexcept {
+    if (mailbox_.pending() & kRequestStop) return;
+    around_.gate.enter(inside_);
+    const uint32_t requests = mailbox_.pending();
     if (requests & kRequestPages) drain_pages();
     switch (state()) {
         case State::kWaitForSipi:
@@ -269,22 +289,21 @@ bool Vcpu::has_work() noexcept {
             if (mailbox_.take_sipi_unless_init()) {
                 cm_engine_sipi(engine_, mailbox_.sipi_vector());
                 become(State::kRunning);
-                return true;
             }
-            return false;
-        case State::kHalted: {
+            break;
+        case State::kHalted:
             // Not waiting for one: dropped (SDM vol. 3A 11.4.4.1), unless it follows an INIT.
             mailbox_.drop_sipi_unless_init();
-            const bool wakes = (requests & kRequestInit) ||
-                               ((requests & kRequestNmi) && !cm_engine_nmi_blocked(engine_)) ||
-                               (cm_engine_interrupts_enabled(engine_) &&
-                                (lapic_.highest_pending() >= 0 || lapic_.extint_pending()));
-            if (wakes) become(State::kRunning);
-            return wakes;
-        }
+            if ((requests & kRequestInit) || ((requests & kRequestNmi) && !cm_engine_nmi_blocked(engine_)) ||
+                (cm_engine_interrupts_enabled(engine_) &&
+                 (lapic_.highest_pending() >= 0 || lapic_.extint_pending()))) {
+                become(State::kRunning);
+            }
+            break;
         default:
-            return false;  // stopped by a failure: only a stop request ends it
+            break;
     }
+    around_.gate.leave(inside_);
 }
 
 uint32_t Vcpu::serve() noexcept {
@@ -294,6 +313,7 @@ uint32_t Vcpu::serve() noexcept {
     if ((requests & kRequestPages) && drain_pages()) flags |= CM_SERVICE_DROP_LAST;
     if (requests & kRequestPark) {
         mailbox_.take(kRequestPark);
+        cm_engine_sync_thread(engine_);
         around_.gate.leave(inside_);
         around_.gate.enter(inside_);
         if ((mailbox_.pending() & kRequestPages) && drain_pages()) flags |= CM_SERVICE_DROP_LAST;

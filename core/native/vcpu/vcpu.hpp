@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -74,9 +75,10 @@ struct VcpuEnvironment {
           timer_hz(timer_hz_),
           code_buffer_bytes(code_buffer_bytes_) {}
 
-    virtual void close_gate(Vcpu* except) noexcept = 0;
-    virtual void open_gate() noexcept = 0;
-    /// On a machine of several hosts, inside the closed gate: the pages are writable here and stay so until
+    /// Around an exclusive section of `vcpu`, on its thread (gate.hpp).
+    virtual void begin_exclusive(Vcpu& vcpu) noexcept = 0;
+    virtual void end_exclusive(Vcpu& vcpu) noexcept = 0;
+    /// On a machine of several hosts, in an exclusive section: the pages are writable here and stay so until
     /// release_pages, on the same thread. UINT64_MAX: no page. False: the machine stops, and nothing is held.
     virtual bool hold_pages(uint64_t first, uint64_t second) noexcept = 0;
     virtual void release_pages() noexcept = 0;
@@ -117,6 +119,7 @@ class Vcpu final : public x86::VcpuPort {
     /// When inside guest code: come out.
     void post_park() noexcept;
     bool inside() const noexcept { return inside_.load(std::memory_order_seq_cst); }
+    Gate::Inside& inside_word() noexcept { return inside_; }
     State state() const noexcept { return state_.load(std::memory_order_relaxed); }
     const Counters& counters() const noexcept { return counters_; }
     const cm_engine_counters& engine_counters() const noexcept { return *cm_engine_counters_of(engine_); }
@@ -140,6 +143,8 @@ class Vcpu final : public x86::VcpuPort {
     void run_guest() noexcept;
     void sleep_until_work() noexcept;
     bool has_work() noexcept;
+    void wake_up() noexcept;
+    std::optional<VcpuFailure> settle(cm_exit reason) noexcept;
     uint32_t serve() noexcept;
     bool drain_pages() noexcept;
     void become(State state) noexcept { state_.store(state, std::memory_order_relaxed); }

@@ -234,3 +234,31 @@ def test_given_16_engines_in_one_process_when_they_run_then_each_has_its_own_cod
     until(lambda: all(host.stats()[0]["translations"] for host in hosts), "an engine does not run")
     for host in hosts:
         host.stop()
+
+
+def test_given_locked_accesses_over_two_pages_when_paused_then_every_instruction_has_ended() -> None:
+    """Given a vCPU that counts a word over two pages up with LOCK, when the machine pauses at any moment.
+
+    Then the vCPU stands before an instruction, and its registers and memory are those of that moment.
+    """
+    counter = 0x2FFE
+    code = bytes.fromhex(
+        "b801000000"  # loop: mov eax, 1
+        "41"  # inc ecx
+        "f00fc105" + counter.to_bytes(4, "little").hex() + "ebf0"  # lock xadd [counter], eax; jmp loop
+    )
+    host = raw_host(code)
+    host.set_registers(0, {"rcx": 0})
+    host.start()
+    until(lambda: host.stats()[0]["atomics_crossing"] > 10, "a count")
+    for _ in range(400):
+        host.pause()
+        registers = host.registers(0)
+        count = int.from_bytes(host.ram_read(counter, 4), "little")
+        assert registers["rip"] in (CODE, CODE + 5, CODE + 6, CODE + 14)
+        done = registers["rcx"] - (registers["rip"] == CODE + 6)
+        assert count == done & 0xFFFF_FFFF
+        if registers["rip"] == CODE:
+            assert registers["rax"] == count - 1
+        host.resume()
+    host.stop()

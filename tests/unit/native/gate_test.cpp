@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The gate: while it is closed nobody is inside, and nobody waits for ever.
+// The gate: while it is closed no vCPU is inside or in the midst of an instruction, and no thread waits for
+// ever.
 #include "vcpu/gate.hpp"
 
 #include <algorithm>
@@ -29,14 +30,24 @@ class LooksFirst {
     }
     void leave(Inside& inside) { inside = false; }
     template <typename Kick, typename Anybody>
-    void close(Kick&& kick_insiders, Anybody&& anybody_inside) {
+    void pause(Kick&& kick_insiders, Anybody&& anybody_inside) {
         for (bool open = false; !closed_.compare_exchange_strong(open, true); open = false) {
             std::this_thread::yield();
         }
         kick_insiders();
         while (anybody_inside()) std::this_thread::yield();
     }
-    void open() { closed_ = false; }
+    void end_pause() { closed_ = false; }
+    template <typename Kick, typename Anybody>
+    void begin_exclusive(Inside& inside, Kick&& kick_insiders, Anybody&& anybody_inside) {
+        leave(inside);
+        pause(kick_insiders, anybody_inside);
+    }
+    bool end_exclusive(Inside& inside) {
+        end_pause();
+        enter(inside);
+        return false;
+    }
 
   private:
     std::atomic<bool> closed_{false};
@@ -58,6 +69,7 @@ Outcome run(milliseconds time, bool until_intrusion) {
     struct Vcpu {
         Gate::Inside inside{false};
         std::atomic<bool> kicked{false};
+        std::atomic<bool> midway{false};  // in an instruction that has begun and not ended
         std::atomic<uint64_t> entered{0};
     };
     G gate;
@@ -67,20 +79,23 @@ Outcome run(milliseconds time, bool until_intrusion) {
     std::array<std::atomic<uint64_t>, kClosers> closed{};
     std::atomic<bool> stop{false};
 
-    auto close = [&](Vcpu* except) {
-        gate.close(
-            [&] {
-                for (Vcpu& vcpu : vcpus) {
-                    if (&vcpu != except && vcpu.inside) vcpu.kicked = true;
-                }
-            },
-            [&] {
-                for (Vcpu& vcpu : vcpus) {
-                    if (&vcpu != except && vcpu.inside) return true;
-                }
-                return false;
-            });
-        // Alone: the word goes odd and even again, and nobody may see it odd.
+    auto kick = [&](Vcpu* except) {
+        return [&, except] {
+            for (Vcpu& vcpu : vcpus) {
+                if (&vcpu != except && vcpu.inside) vcpu.kicked = true;
+            }
+        };
+    };
+    auto anybody = [&](Vcpu* except) {
+        return [&, except] {
+            for (Vcpu& vcpu : vcpus) {
+                if (&vcpu != except && vcpu.inside) return true;
+            }
+            return false;
+        };
+    };
+    // The word goes odd and even again, and no vCPU may see it odd.
+    auto alone = [&] {
         secret = secret + 1;
         for (int i = 0; i < 100; i++) asm volatile("");
         secret = secret + 1;
@@ -99,12 +114,13 @@ Outcome run(milliseconds time, bool until_intrusion) {
                 }
                 self.kicked = false;
                 if (random() % 16 == 0) {
-                    gate.leave(self.inside);
-                    close(&self);
+                    self.midway = true;
+                    gate.begin_exclusive(self.inside, kick(&self), anybody(&self));
+                    alone();
                     bus_locks++;
-                    gate.open();
-                    gate.enter(self.inside);
+                    gate.end_exclusive(self.inside);
                     if (secret & 1) intrusions++;
+                    self.midway = false;
                 }
                 gate.leave(self.inside);
             }
@@ -114,9 +130,13 @@ Outcome run(milliseconds time, bool until_intrusion) {
         threads.emplace_back([&, index] {
             std::minstd_rand random(index + 100);
             while (!stop) {
-                close(nullptr);
+                gate.pause(kick(nullptr), anybody(nullptr));
+                alone();
+                for (Vcpu& vcpu : vcpus) {
+                    if (vcpu.midway) intrusions++;
+                }
                 closed[index]++;
-                gate.open();
+                gate.end_pause();
                 std::this_thread::sleep_for(std::chrono::microseconds(random() % 200));
             }
         });
@@ -155,7 +175,7 @@ STORY("given a closed gate, when a vCPU wants in, then it waits until the gate o
     Gate gate;
     Gate::Inside inside{false};
     std::atomic<bool> entered{false};
-    gate.close([] {}, [] { return false; });
+    gate.pause([] {}, [] { return false; });
     CHECK(gate.closed());
     std::thread vcpu([&] {
         gate.enter(inside);
@@ -165,25 +185,76 @@ STORY("given a closed gate, when a vCPU wants in, then it waits until the gate o
     std::this_thread::sleep_for(milliseconds(20));
     CHECK(!entered);
     CHECK(!inside);
-    gate.open();
+    gate.end_pause();
     vcpu.join();
     CHECK(entered);
 }
 
-STORY("given a closed gate, when a second closer comes, then it has its turn after the first") {
+STORY("given a closed gate, when a second pause comes, then it has its turn after the first") {
     Gate gate;
     std::atomic<int> turn{0};
-    gate.close([] {}, [] { return false; });
+    gate.pause([] {}, [] { return false; });
     std::thread second([&] {
-        gate.close([] {}, [] { return false; });
+        gate.pause([] {}, [] { return false; });
         CHECK_EQ(turn, 1);
-        gate.open();
+        gate.end_pause();
     });
     std::this_thread::sleep_for(milliseconds(10));
     turn = 1;
-    gate.open();
+    gate.end_pause();
     second.join();
     CHECK(!gate.closed());
+}
+
+STORY(
+    "given a vCPU in an exclusive section, when a pause comes, then it waits until the instruction has "
+    "ended") {
+    Gate gate;
+    Gate::Inside inside{false};
+    std::atomic<bool> paused{false};
+    gate.enter(inside);
+    gate.begin_exclusive(
+        inside, [] {}, [] { return false; });
+    std::thread pauser([&] {
+        gate.pause([] {}, [&] { return inside.load(); });
+        paused = true;
+    });
+    std::this_thread::sleep_for(milliseconds(20));
+    CHECK(!paused);
+    CHECK(gate.end_exclusive(inside));  // back inside, though the gate is closed, and told to come out
+    CHECK(inside);
+    std::this_thread::sleep_for(milliseconds(20));
+    CHECK(!paused);
+    gate.leave(inside);
+    pauser.join();
+    CHECK(paused);
+    gate.end_pause();
+}
+
+STORY("given a pause that waits, when a vCPU begins an exclusive section, then both come to their end") {
+    Gate gate;
+    Gate::Inside first{false}, second{false};
+    std::atomic<bool> paused{false};
+    gate.enter(first);
+    gate.enter(second);
+    std::thread pauser([&] {
+        gate.pause([] {}, [&] { return first || second; });
+        paused = true;
+    });
+    while (!gate.closed()) std::this_thread::yield();
+    std::thread locker([&] {
+        gate.begin_exclusive(
+            second, [] {}, [&] { return first.load(); });
+        gate.end_exclusive(second);
+        gate.leave(second);
+    });
+    std::this_thread::sleep_for(milliseconds(10));
+    CHECK(!paused);
+    gate.leave(first);
+    locker.join();
+    pauser.join();
+    CHECK(paused);
+    gate.end_pause();
 }
 
 RUN_STORIES()

@@ -71,6 +71,8 @@ def restored(present: Any, saved: Any, owner: str) -> Any:
             if len(data) != len(present):
                 raise ValueError(f"{len(data)} bytes, not {len(present)}")
             return data
+        if isinstance(present, bytes):
+            return bytes.fromhex(saved["hex"])
         if isinstance(present, deque):
             return deque((_immutable(item) for item in saved), maxlen=present.maxlen)
         if isinstance(present, list) and present and isinstance(present[0], Stateful):

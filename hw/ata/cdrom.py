@@ -7,11 +7,12 @@ Reference: ATA/ATAPI-6, section 8.23 (PACKET); SFF-8020i; MMC-3 (T10/1363D). The
 
 from functools import partial
 
-from coremesh.hw.ata.drive import Drive, FromMedium, FromMemory, Job, Medium, Transfer
+from coremesh.hw.ata.drive import Drive, FromMedium, FromMemory, Job, Phase, Transfer, read_bytes
 from coremesh.hw.ata.identify import identify_packet_device
 from coremesh.hw.ata.mmc import BLOCK, Answer, Player, Sense
 from coremesh.hw.ata.registers import ERROR, REASON, STATUS, Command
 from coremesh.hw.ata.task_file import COUNT, HIGH, MID
+from coremesh.hw.backend.block import BlockBackend
 
 PACKET_BYTES = 12
 _PIECE_BLOCKS = 16  # read from the medium at once, for the data port
@@ -26,7 +27,7 @@ class Cdrom(Drive):
     IS_PACKET_DEVICE = True
     STATE = (*Drive.STATE, "player", "_lba", "_blocks", "_limit", "_dma", "_in_packet", "_chunk_end")
 
-    def __init__(self, medium: Medium | None, serial: str = "1") -> None:
+    def __init__(self, medium: BlockBackend | None, serial: str = "1") -> None:
         self._medium = medium
         self._serial = serial
         self.player = Player(0 if medium is None else medium.size // BLOCK)
@@ -118,7 +119,7 @@ class Cdrom(Drive):
         self.task_file.last[MID], self.task_file.last[HIGH] = length & 0xFF, length >> 8
         self.position, self._chunk_end = at, at + length
         self.burst = self._chunk_end
-        self.phase = 1
+        self.phase = Phase.DATA_IN
         self.status = STATUS.DRDY | STATUS.DRQ
         self.intrq = True
 
@@ -152,7 +153,7 @@ class Cdrom(Drive):
 
     # --- the medium
 
-    def _require_medium(self) -> Medium:
+    def _require_medium(self) -> BlockBackend:
         if self._medium is None:
             raise OSError("no medium")
         return self._medium
@@ -160,7 +161,7 @@ class Cdrom(Drive):
     def job(self) -> Job:
         """See :class:`Drive`."""
         blocks = min(self._blocks, _PIECE_BLOCKS)
-        return partial(self._require_medium().read, self._lba * BLOCK, blocks * BLOCK)
+        return partial(read_bytes, self._require_medium(), self._lba * BLOCK, blocks * BLOCK)
 
     def worked(self, data: bytes) -> None:
         """See :class:`Drive`."""

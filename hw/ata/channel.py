@@ -33,6 +33,7 @@ from coremesh.hw.memory import GuestMemory
 logger = logging.getLogger(__name__)
 
 DATA: Final = 0
+RECEIVED_MASTER_ABORT: Final = 1 << 13
 DRIVES: Final = 2
 
 
@@ -70,6 +71,8 @@ class IdeChannel(Device):
         self._moving = False
         #: Whether the bus master may use the bus: the command register of the function that this is part of.
         self.may_master: Callable[[], bool] = lambda: True
+        #: Told the bits of the PCI status register when the bus master found no RAM.
+        self.on_bus_error: Callable[[int], None] = lambda status: None
         # Counted under the lock.
         self.commands = self.bytes_moved = self.busy_ns = 0
         self.reset()
@@ -306,6 +309,7 @@ class IdeChannel(Device):
         """Bus master first, drive second; the line follows in :meth:`_update`."""
         if outcome.bus_error:
             self.bmista |= BMISTA.ERROR
+            self.on_bus_error(RECEIVED_MASTER_ABORT)
         if not outcome.complete or outcome.table_ended:
             # Active stays set where the table has more than the drive took: only software ends that.
             self.bmista &= ~BMISTA.BMIDEA

@@ -7,10 +7,11 @@ Reference: ATA/ATAPI-6 (T13/1410D), sections 6 and 8; DATA SET MANAGEMENT: ATA8-
 import errno
 from functools import partial
 
-from coremesh.hw.ata.drive import Drive, FromMedium, Job, Medium, Transfer
+from coremesh.hw.ata.drive import Drive, FromMedium, Job, Transfer, read_bytes
 from coremesh.hw.ata.identify import identify_disk
 from coremesh.hw.ata.registers import ERROR, SECTOR, STATUS, Command
 from coremesh.hw.ata.task_file import COUNT, HEAD
+from coremesh.hw.backend.block import BlockBackend
 
 HEADS, PER_TRACK = 16, 63
 MAX_MULTIPLE = 16
@@ -49,7 +50,7 @@ _POWER = (
 class ToMedium(Transfer):
     """Sectors that are written as the bus master brings them; what is left of a sector at the end is not."""
 
-    def __init__(self, medium: Medium, offset: int, length: int, *, through: bool) -> None:
+    def __init__(self, medium: BlockBackend, offset: int, length: int, *, through: bool) -> None:
         super().__init__(length, to_memory=False)
         self._medium = medium
         self._offset = offset
@@ -62,7 +63,7 @@ class ToMedium(Transfer):
         whole = len(data) // SECTOR * SECTOR
         self._rest = data[whole:]
         if whole:
-            self._medium.write(self._offset, data[:whole])
+            self._medium.write(self._offset, [data[:whole]])
             self._offset += whole
 
     def end(self) -> None:
@@ -74,7 +75,7 @@ class ToMedium(Transfer):
 class TrimRanges(Transfer):
     """The range list of a TRIM: when all of it is there, the ranges are discarded."""
 
-    def __init__(self, medium: Medium, length: int) -> None:
+    def __init__(self, medium: BlockBackend, length: int) -> None:
         super().__init__(length, to_memory=False)
         self._medium = medium
         self._list = b""
@@ -107,10 +108,11 @@ class Disk(Drive):
         *Drive.STATE, "_lba", "_left", "_block", "multiple", "write_cache", "per_track", "heads",
     )  # fmt: skip
 
-    def __init__(self, medium: Medium, serial: str = "1") -> None:
+    def __init__(self, medium: BlockBackend, serial: str = "1") -> None:
         self._medium = medium
         self._serial = serial
         self.last = medium.size // SECTOR  # one past the last sector
+        self.can_trim = medium.can_discard and not medium.read_only
         super().__init__()
         self.commands = {
             Command.IDENTIFY_DEVICE: self._identify,
@@ -199,7 +201,7 @@ class Disk(Drive):
         """Take address and count; False, and the command is over, for sectors that this disk has not."""
         self._lba = self.task_file.address(wide=self.is_wide, heads=self.heads, per_track=self.per_track)
         self._left = self.task_file.sectors(wide=self.is_wide)
-        if is_write and self._medium.readonly:
+        if is_write and self._medium.read_only:
             self.abort()
             return False
         if self._lba < 0 or self._lba + self._left > self.last:
@@ -234,7 +236,7 @@ class Disk(Drive):
     def _begin_trim(self) -> None:
         self._left = self.task_file.sectors(wide=True)
         # One block of ranges, as the identification says.
-        if self.task_file.features != _TRIM or self._left > 1 or self._medium.readonly:
+        if self.task_file.features != _TRIM or self._left > 1 or not self.can_trim:
             self.abort()
             return
         self._lba = 0
@@ -252,7 +254,7 @@ class Disk(Drive):
         medium, offset = self._medium, self._lba * SECTOR
         length = min(self._block, self._left) * SECTOR
         if self.command in _READS:
-            return partial(medium.read, offset, length)
+            return partial(read_bytes, medium, offset, length)
         if self.command in _WRITES:
             return partial(_write, medium, offset, self.buffer, through=self._through)
         if self.command in _VERIFIES:
@@ -327,20 +329,20 @@ class Disk(Drive):
             self._fail(is_write=self.command in _DMA_WRITES)
 
 
-def _write(medium: Medium, offset: int, data: bytes, *, through: bool) -> bytes:
-    medium.write(offset, data)
+def _write(medium: BlockBackend, offset: int, data: bytes, *, through: bool) -> bytes:
+    medium.write(offset, [data])
     if through:
         medium.flush()
     return b""
 
 
-def _verify(medium: Medium, offset: int, length: int) -> bytes:
+def _verify(medium: BlockBackend, offset: int, length: int) -> bytes:
     for at in range(offset, offset + length, _PIECE):
-        medium.read(at, min(_PIECE, offset + length - at))
+        read_bytes(medium, at, min(_PIECE, offset + length - at))
     return b""
 
 
-def _flush(medium: Medium) -> bytes:
-    if not medium.readonly:
+def _flush(medium: BlockBackend) -> bytes:
+    if not medium.read_only:
         medium.flush()
     return b""

@@ -8,33 +8,12 @@ them: a :data:`Job` on the medium, and the medium's end of a DMA transfer, a :cl
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from coremesh.hw.ata.registers import ERROR, STATUS, Command
 from coremesh.hw.ata.task_file import COUNT, TaskFile
+from coremesh.hw.backend.block import BlockBackend
 from coremesh.hw.state import Stateful
-
-
-class Medium(Protocol):
-    """What a drive stores its bytes on. Any thread; offsets and lengths are bytes within ``size``.
-
-    A method that fails raises OSError: the drive reports it to the guest.
-    """
-
-    size: int
-    readonly: bool
-
-    def read(self, offset: int, length: int) -> bytes:
-        """``length`` bytes."""
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Store ``data``."""
-
-    def flush(self) -> None:
-        """Return when all that was written before is safe from a loss of power."""
-
-    def discard(self, offset: int, length: int) -> None:
-        """The bytes are not needed any more."""
 
 
 class Phase(IntEnum):
@@ -49,6 +28,13 @@ class Phase(IntEnum):
 
 Job = Callable[[], bytes]
 """Work on the medium; what it returns goes to :meth:`Drive.worked`. It may raise OSError."""
+
+
+def read_bytes(medium: BlockBackend, offset: int, length: int) -> bytes:
+    """``length`` bytes of the medium. Raises OSError."""
+    data = bytearray(length)
+    medium.read(offset, [data])
+    return bytes(data)
 
 
 class Transfer:
@@ -88,14 +74,14 @@ class FromMemory(Transfer):
 class FromMedium(Transfer):
     """Bytes of the medium, read as the bus master takes them."""
 
-    def __init__(self, medium: Medium, offset: int, length: int) -> None:
+    def __init__(self, medium: BlockBackend, offset: int, length: int) -> None:
         super().__init__(length, to_memory=True)
         self._medium = medium
         self._offset = offset
 
     def take(self, length: int) -> bytes:
         """See :class:`Transfer`."""
-        data = self._medium.read(self._offset, length)
+        data = read_bytes(self._medium, self._offset, length)
         self._offset += length
         return data
 

@@ -44,9 +44,10 @@ def identify_disk(disk: Disk, serial: str) -> bytes:
     words[87] = 0x4040
     words[93] = 0x6001  # the reset found device 0, and a cable of 80 wires
     _put(words, 100, disk.last, 4)
-    words[105] = 1  # blocks of ranges of DATA SET MANAGEMENT
     words[106] = 0x4000  # a physical sector is a logical one
-    words[169] = 0x0001  # TRIM
+    if disk.can_trim:
+        words[105] = 1  # blocks of ranges of DATA SET MANAGEMENT
+        words[169] = 0x0001
     words[217] = 1  # does not rotate
     return _sealed(words)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from coremesh.core.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT, PCI_WINDOW_BASE, PCI_WINDOW_END
+from coremesh.hw.ata.drive import Drive
+from coremesh.hw.ata.piix3_ide import PLACES, Piix3Ide
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.board.board import AcpiName, Board, Chip, memory, ports
 from coremesh.hw.clock import Clock, HostClock
@@ -23,6 +25,7 @@ from coremesh.hw.isa.mc146818 import Rtc146818, cmos_configuration
 from coremesh.hw.isa.post import PostCode
 from coremesh.hw.isa.reset import ResetControl, SystemControlA
 from coremesh.hw.isa.uart16550 import Uart16550A
+from coremesh.hw.memory import GuestMemory
 from coremesh.hw.node import DeviceNode
 from coremesh.hw.pci.function import PciFunction
 from coremesh.hw.pci.host import PciHost, i440fx_host_bridge
@@ -82,8 +85,13 @@ def build_pc(
     apic_ids: Sequence[int] | None = None,
     clock: Clock | None = None,
     functions: Iterable[PciFunction] = (),
+    drives: Sequence[Drive | None] = (),
+    memory: GuestMemory | None = None,
 ) -> DeviceNode:
     """The devices of one PC, their interrupts going to ``fabric``; ``functions`` are put on its PCI bus.
+
+    ``drives`` are those on its IDE channels: device 0 and 1 of the first, of the second. They reach RAM
+    through ``memory``. Without drives there is no IDE controller, which a guest would look at for nothing.
 
     ``apic_ids`` are the cores' as the firmware tells them, by default 0 to ``vcpus`` - 1. ``on_power`` must
     not wait for a vCPU. The node is built but its threads do not run: call ``start``. Raises nothing for
@@ -98,7 +106,9 @@ def build_pc(
 
     def isa(name: str) -> IrqLine:
         """The ISA interrupt of a chip: to its 8259A input and to the I/O APIC pin that it is wired to."""
-        irq = PC.irq(name)
+        return isa_irq(PC.irq(name))
+
+    def isa_irq(irq: int) -> IrqLine:
         return IrqLine(pic.irq(irq), ioapic.pin(PC.pin(irq)))
 
     # The PCI bus: two bridges, then what the machine was asked to have.
@@ -106,6 +116,8 @@ def build_pc(
     pci = PciHost(south.lines)
     pci.attach(i440fx_host_bridge(), 0)
     pci.attach(south, 1)
+    if drives and memory is not None:
+        pci.attach(Piix3Ide(clock, [isa_irq(irq) for *_, irq in PLACES], memory, drives), 1, 1)
     for function in functions:
         pci.attach(function)
 

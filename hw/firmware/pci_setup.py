@@ -10,6 +10,7 @@ Source: PCI Firmware Specification 3.0; Intel 82371SB datasheet (PIRQRC, ELCR).
 from typing import Protocol
 
 from coremesh.core.memory_map import PCI_WINDOW_BASE, PCI_WINDOW_END
+from coremesh.hw.ata.piix3_ide import IDETIM
 from coremesh.hw.board.board import Board
 from coremesh.hw.decode import PORT
 from coremesh.hw.pci.config_space import BAR, COMMAND, HEADER_TYPE, INTERRUPT_LINE, INTERRUPT_PIN
@@ -52,6 +53,9 @@ class PciSetup:
         if self._read(slot, function, 0, 4) == 0x7000_8086:
             self._steer(slot, function)
         allowed = 0
+        if self._read(slot, function, 0, 4) == 0x7010_8086:
+            for channel in range(2):  # let both answer at the PC's old ports
+                self._write(slot, function, IDETIM.offset + 2 * channel, 2, IDETIM.IDE)
         index = 0
         while index < BAR.COUNT:
             at = BAR.offset + 4 * index

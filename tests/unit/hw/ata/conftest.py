@@ -20,12 +20,13 @@ TABLE = 0x8000
 class MemoryMedium:
     """A medium of plain bytes that writes down what was asked of it, and fails where it is told."""
 
-    def __init__(self, size: int = 1 << 20, *, readonly: bool = False) -> None:
+    def __init__(self, size: int = 1 << 20, *, read_only: bool = False) -> None:
         self.size = size
-        self.readonly = readonly
+        self.read_only = read_only
         self.data = bytearray(size)
         self.calls: list[str] = []
         self.bad: range = range(0)
+        self.can_discard = not read_only
 
     def fill(self) -> "MemoryMedium":
         """Every sector tells its number."""
@@ -38,16 +39,20 @@ class MemoryMedium:
         if offset < self.bad.stop and offset + length > self.bad.start:
             raise OSError(errno.EIO, "a bad place")
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, buffers: Sequence[bytearray]) -> None:
         self.calls.append("read")
-        self._check(offset, length)
-        return bytes(self.data[offset : offset + length])
+        for buffer in buffers:
+            self._check(offset, len(buffer))
+            buffer[:] = self.data[offset : offset + len(buffer)]
+            offset += len(buffer)
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, buffers: Sequence[bytes]) -> None:
         self.calls.append("write")
-        assert not self.readonly
-        self._check(offset, len(data))
-        self.data[offset : offset + len(data)] = data
+        assert not self.read_only
+        for data in buffers:
+            self._check(offset, len(data))
+            self.data[offset : offset + len(data)] = data
+            offset += len(data)
 
     def flush(self) -> None:
         self.calls.append("flush")
@@ -196,5 +201,5 @@ def ide(make_ide: Callable[..., Ide], medium: MemoryMedium) -> Ide:
 @pytest.fixture
 def cd(make_ide: Callable[..., Ide], medium: MemoryMedium) -> Ide:
     """A CD-ROM drive with 512 blocks as device 0."""
-    medium.readonly = True
+    medium.read_only = True
     return make_ide(Cdrom(medium))

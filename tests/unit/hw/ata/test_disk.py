@@ -134,7 +134,7 @@ def test_given_bad_places_when_they_are_used_then_the_guest_gets_an_error(ide: A
 def test_given_a_medium_that_may_only_be_read_when_it_is_written_then_the_command_is_aborted(
     make_ide: Any, make_medium: Any
 ) -> None:
-    ide = make_ide(Disk(make_medium(readonly=True)))
+    ide = make_ide(Disk(make_medium(read_only=True)))
     for code in (Command.WRITE_SECTORS, Command.WRITE_DMA, Command.DATA_SET_MANAGEMENT):
         ide.command(code, features=1)
         assert ide.inb(7) & STATUS.ERR

@@ -88,7 +88,7 @@ def test_garbage_is_answered_and_nothing_leaves_its_bounds(
     make_ide: Any, make_medium: Any, events: list[Any], with_disc: bool
 ) -> None:
     """Given a disk and a CD-ROM drive, then no model fails, no lock stays behind, and it takes no time."""
-    disc = make_medium(64 * 2048, readonly=True) if with_disc else None
+    disc = make_medium(64 * 2048, read_only=True) if with_disc else None
     ide = make_ide(Disk(make_medium(64 * 512)), Cdrom(disc))
     begin = time.perf_counter()
     for event in events:

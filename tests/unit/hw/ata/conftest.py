@@ -203,3 +203,8 @@ def cd(make_ide: Callable[..., Ide], medium: MemoryMedium) -> Ide:
     """A CD-ROM drive with 512 blocks as device 0."""
     medium.read_only = True
     return make_ide(Cdrom(medium))
+
+
+@pytest.fixture
+def make_ram() -> type[ByteRam]:
+    return ByteRam

@@ -94,7 +94,7 @@ class Drive(Stateful):
     """The status after a reset."""
     IS_PACKET_DEVICE: ClassVar[bool] = False
 
-    STATE = (
+    STATE: ClassVar[tuple[str, ...]] = (
         "task_file", "status", "error", "intrq", "phase", "command",
         "buffer", "position", "burst", "transfer_mode",
     )  # fmt: skip

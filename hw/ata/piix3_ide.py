@@ -80,7 +80,7 @@ class Piix3Ide(PciFunction):
                     At(PORT, at.base + CHANNEL_PORTS * number, CHANNEL_PORTS, channel, BMICOM.offset)
                     for number, channel in enumerate(self.channels)
                 ]
-            elif self._is_enabled(self.channels.index(at.device)):
+            elif any(at.device is c and self._is_enabled(n) for n, c in enumerate(self.channels)):
                 found.append(at)
         return found
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from coremesh.cluster.launch.machine import Machine
     from coremesh.cluster.launch.session import shutdown
     from coremesh.cluster.machine.console import Console
+    from coremesh.cluster.machine.disks import Disk
     from coremesh.cluster.machine.ending import MachineEnd
     from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
     from coremesh.cluster.machine.shell import CommandResult
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         ConfigurationError,
         ConsoleTimeoutError,
         CoremeshError,
+        DiskError,
         GuestCrashError,
         GuestImageError,
         HostLostError,
@@ -34,6 +36,8 @@ __all__ = [
     "ConsoleTimeoutError",
     "CoremeshError",
     "DebianImage",
+    "Disk",
+    "DiskError",
     "GuestCrashError",
     "GuestImageError",
     "HostLostError",
@@ -52,6 +56,7 @@ _ERRORS = "coremesh.core.errors"
 _HOMES = {
     "CommandResult": "coremesh.cluster.machine.shell",
     "Console": "coremesh.cluster.machine.console",
+    "Disk": "coremesh.cluster.machine.disks",
     "DebianImage": "coremesh.cluster.machine.images.debian_image",
     "Machine": "coremesh.cluster.launch.machine",
     "MachineEnd": "coremesh.cluster.machine.ending",

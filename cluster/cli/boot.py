@@ -54,6 +54,8 @@ class BootOptions:
     builtin: bool = False
     unpack: bool = True
     address: str | None = None
+    disks: tuple[str, ...] = ()
+    cdrom: Path | None = None
 
 
 def boot_guest(options: BootOptions) -> int:
@@ -71,6 +73,8 @@ def boot_guest(options: BootOptions) -> int:
         "timeout",
         "address",
         "unpack",
+        "disks",
+        "cdrom",
     ):
         check(name, getattr(options, name))
     if options.command is not None:
@@ -109,6 +113,8 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
             append=append,
             unpack=options.unpack,
             address=options.address,
+            disks=options.disks,
+            cdrom=options.cdrom,
         )
     if machine.warning:
         say(machine.warning)
@@ -155,7 +161,11 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
         say(error)
         say("booting the built-in bare-metal guest instead; it has no shell.")
         return builtin_guest(), None, []
-    return image.kernel.read_bytes(), image.initramfs() if initrd is None else initrd, modules
+    return (
+        image.kernel.read_bytes(),
+        image.initramfs(disks=bool(options.disks or options.cdrom)) if initrd is None else initrd,
+        modules,
+    )
 
 
 def builtin_guest() -> bytes:

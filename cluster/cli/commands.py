@@ -130,6 +130,17 @@ def boot(
             help="Run on this Ray cluster, 'auto' or host:port, each host on a node of its own.",
         ),
     ] = None,
+    disk: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--disk",
+            metavar="FILE[,OPTION..]",
+            help="A disk; may be repeated. Options: if=ide, format=F, readonly, snapshot (keep no writes).",
+        ),
+    ] = None,
+    cdrom: Annotated[
+        Path | None, typer.Option("--cdrom", metavar="FILE", help="A CD-ROM drive with this image in it.")
+    ] = None,
     policy: Annotated[
         str,
         typer.Option(
@@ -168,6 +179,8 @@ def boot(
         builtin=builtin,
         unpack=unpack,
         address=address,
+        disks=tuple(disk or ()),
+        cdrom=cdrom,
     )
     raise typer.Exit(boot_guest(options))
 

@@ -21,6 +21,7 @@ from coremesh.cluster.machine.command import run_command
 from coremesh.cluster.machine.console import Console
 from coremesh.cluster.machine.describe import describe
 from coremesh.cluster.machine.description import HostsWanted
+from coremesh.cluster.machine.disks import Disk
 from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.options import Image, check
 from coremesh.cluster.machine.shell import PROMPT, CommandResult
@@ -64,7 +65,8 @@ class Machine:
     started here, quietly, and shared by all machines of the process.
     `prompt` is a regular expression (bytes, or text) for the prompt of the guest's shell.
     `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `unpack` lets the host
-    unpack a bzImage's kernel, which saves the guest seconds and costs it KASLR. `progress` is told about
+    unpack a bzImage's kernel, which saves the guest seconds and costs it KASLR. `disks` are paths of images,
+    texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD image. `progress` is told about
     a fetch (what, 0..1).
 
     Raises :class:`ConfigurationError`, :class:`GuestImageError`, :class:`ImageFetchError` or
@@ -90,6 +92,8 @@ class Machine:
         prompt: str | bytes | re.Pattern[bytes] = PROMPT,
         protection: str = "auto",
         unpack: bool = True,
+        disks: Sequence[Disk | str | os.PathLike[str]] = (),
+        cdrom: str | os.PathLike[str] | None = None,
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
         address = check("address", address)
@@ -109,6 +113,8 @@ class Machine:
             prompt=prompt,
             protection=protection,
             unpack=unpack,
+            disks=disks,
+            cdrom=cdrom,
             progress=progress,
         )
         self.shares = self._description.shares

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster.machine.description import MachineDescription, Membership
+from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks
 from coremesh.cluster.machine.homes import Write, divide
 from coremesh.core.errors import ConfigurationError, GuestImageError, PlatformError
 from coremesh.core.linux_payload import unpack_linux
@@ -17,6 +18,7 @@ from coremesh.core.memory_map import MemoryMap
 if TYPE_CHECKING:
     from coremesh.core.boot import BootPlan
     from coremesh.core.topology import Topology
+    from coremesh.hw.backend.block import BlockBackend
     from coremesh.hw.backend.console import ConsolePort
     from coremesh.hw.power import PowerEvent
 
@@ -35,11 +37,15 @@ class Portion:
 
 @dataclass(frozen=True)
 class Assembly:
-    """The parts that go on living: the native `host`, the device `node`, and other hosts' portions."""
+    """The parts that go on living: the native `host`, the device `node`, and other hosts' portions.
+
+    `close` gives back what the devices hold of this computer, such as disk images, when none runs any more.
+    """
 
     host: Any
     node: Any
     elsewhere: dict[int, Portion] = field(default_factory=dict, repr=False)
+    close: Callable[[], None] = lambda: None
 
 
 def assemble(
@@ -51,11 +57,25 @@ def assemble(
     """Build the host with the devices up to the point where its vCPUs can be started.
 
     The serial port speaks through `port`; `on_power` is called on a thread that must not wait for a vCPU.
-    Raises :class:`GuestImageError` for a kernel that cannot be loaded, :class:`PlatformError` for a host that
-    lacks what the engine needs.
+    Raises :class:`GuestImageError` for a kernel that cannot be loaded, :class:`DiskError` for a disk that
+    cannot be opened, :class:`PlatformError` for a host that lacks what the engine needs.
     """
+    with contextlib.ExitStack() as stack:
+        disks = open_disks(description.disks, stack)
+        assembled = _assemble(description, port, on_power, membership, disks)
+        return replace(assembled, close=stack.pop_all().close)
+
+
+def _assemble(
+    description: MachineDescription,
+    port: ConsolePort,
+    on_power: Callable[[PowerEvent], None],
+    membership: Membership | None,
+    disks: list[tuple[Disk, BlockBackend]],
+) -> Assembly:
     from coremesh.hw.board.pc import build_pc
     from coremesh.hw.firmware.acpi import build_firmware
+    from coremesh.hw.memory import GuestMemory
 
     memory = MemoryMap(description.ram_bytes)
     topology = topology_of(description)
@@ -71,6 +91,8 @@ def assemble(
         ram_bytes=memory.ram_bytes,
         vcpus=description.vcpus,
         apic_ids=apic_ids,
+        drives=ide_drives(disks),
+        memory=GuestMemory(host),
     )
     host.connect(node)
     claims = node.claims()

@@ -8,6 +8,7 @@ from typing import Any, Final
 from coremesh.cluster.machine.assembly import check_images
 from coremesh.cluster.machine.cmdline import command_line
 from coremesh.cluster.machine.description import MachineDescription, Module
+from coremesh.cluster.machine.disks import check_places
 from coremesh.cluster.machine.images import debian_image
 from coremesh.cluster.machine.options import Image, check, share_vcpus
 from coremesh.cluster.machine.shell import PROMPT
@@ -33,6 +34,8 @@ def describe(
     prompt: Any = PROMPT,
     protection: Any = "auto",
     unpack: Any = True,
+    disks: Any = (),
+    cdrom: Any = None,
     progress: Any = None,
 ) -> MachineDescription:
     """Return the machine that these options describe; their meaning is that of `Machine`'s.
@@ -53,6 +56,10 @@ def describe(
         "wire": check("wire", wire),
     }
     progress = check("progress", progress)
+    drives = check("disks", disks)
+    if (disc := check("cdrom", cdrom)) is not None:
+        drives = (*drives, disc)
+    check_places(drives)
     kernel, initrd = check("kernel", kernel), check("initrd", initrd)
     pairs = check("modules", modules)
 
@@ -60,7 +67,11 @@ def describe(
     if kernel is None:
         debian = debian_image.fetch_debian(progress=progress)
         kernel_bytes = debian.kernel.read_bytes()
-        initrd_bytes = debian.initramfs() if initrd is None else load_image(initrd, "initrd", ram_bytes)
+        initrd_bytes = (
+            debian.initramfs(disks=bool(drives))
+            if initrd is None
+            else load_image(initrd, "initrd", ram_bytes)
+        )
     else:
         kernel_bytes = load_image(kernel, "kernel", ram_bytes)
         initrd_bytes = None if initrd is None else load_image(initrd, "initrd", ram_bytes)
@@ -77,6 +88,7 @@ def describe(
         cmdline=line,
         modules=tuple(Module(load_image(image, "module", ram_bytes), text) for image, text in pairs),
         shares=shares,
+        disks=drives,
         **wanted,
     )
     check_images(description)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from coremesh.cluster.machine.disks import Disk
 from coremesh.core.mesh import Policy
 
 HostsWanted = int | Sequence[int | Mapping[str, int]]
@@ -30,7 +31,7 @@ class MachineDescription:
 
     `shares` has one number a host: its vCPUs. Host 0 has the devices and the first vCPUs. `policy` is one of
     :data:`POLICIES`; `wire` carries the messages between hosts, one of
-    :data:`coremesh.core.links.WIRES`.
+    :data:`coremesh.core.links.WIRES`. `disks` are on the host that has the devices.
     """
 
     vcpus: int
@@ -46,6 +47,7 @@ class MachineDescription:
     policy: Policy = "adaptive"
     curve: bool = True
     wire: str = "auto"
+    disks: tuple[Disk, ...] = ()
 
     @property
     def hosts(self) -> int:
@@ -54,7 +56,7 @@ class MachineDescription:
 
     def without_images(self) -> MachineDescription:
         """Return the description as a host needs it that reads no image."""
-        return replace(self, kernel=b"", initrd=None, modules=())
+        return replace(self, kernel=b"", initrd=None, modules=(), disks=())
 
     def vcpus_of(self, host: int) -> int:
         """How many vCPUs `host` runs."""

@@ -39,6 +39,7 @@ class DeviceHost(HostProcess):
         self, description: MachineDescription, driver: lifeline.ProcessIdentity | None = None
     ) -> None:
         self._node: Any = None
+        self._close_parts: Callable[[], None] = lambda: None
         self._port = ConsolePort()
         self._elsewhere: dict[int, Portion] = {}
         self._shell_ready = threading.Event()
@@ -95,6 +96,7 @@ class DeviceHost(HostProcess):
     def _assemble(self) -> Any:
         assembled = assemble(self._description, self._port, self._on_power, self._membership)
         self._node, self._elsewhere = assembled.node, assembled.elsewhere
+        self._close_parts = assembled.close
         return assembled.host
 
     def _start_parts(self) -> None:
@@ -105,6 +107,8 @@ class DeviceHost(HostProcess):
         super()._stop_parts()
         with contextlib.suppress(Exception):
             self._node.stop()
+        with contextlib.suppress(Exception):
+            self._close_parts()
 
     def _watches(self) -> dict[str, Callable[[], None]]:
         return {**super()._watches(), "shell watch": self._watch_shell}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from coremesh.cluster.machine.description import HostsWanted
+from coremesh.cluster.machine.disks import check_cdrom, check_disks
 from coremesh.cluster.machine.shell import MAX_COMMAND
 from coremesh.core.errors import ConfigurationError, shown
 from coremesh.core.input_file import path_of
@@ -323,6 +324,8 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "prompt": _prompt,
     "protection": lambda value: _one_of("protection", value, PROTECTIONS),
     "unpack": _flag("unpack"),
+    "disks": check_disks,
+    "cdrom": check_cdrom,
     "progress": _or_none(_function("progress")),
     # its methods
     "command": _text("a command", raw_bytes=True, longest=MAX_COMMAND),

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coremesh.cluster.machine.images.initramfs import Entry, busybox_initramfs, pack
+from coremesh.cluster.machine.images.initramfs import Entry, busybox_initramfs, disk_initramfs, pack
+from coremesh.cluster.machine.images.modules import load_order
 
 
 def listing(archive: bytes, folder: Path) -> str:
@@ -67,3 +68,23 @@ def test_modes_carry_their_file_types() -> None:
     assert stat.S_ISDIR(Entry.directory("d").mode)
     assert stat.S_ISCHR(Entry.character_device("c", (1, 2)).mode)
     assert stat.S_ISLNK(Entry.symlink("l", "t").mode)
+
+
+def test_given_modules_that_need_others_then_each_comes_after_what_it_needs() -> None:
+    """Names with '-' are those with '_'; a circle or a module that is not there stops nothing."""
+    modules = {
+        "disk": b"\0depends=bus-core,lib\0",
+        "bus_core": b"x\0depends=lib\0",
+        "lib": b"\0depends=\0",
+        "one": b"\0depends=other,built_in\0",
+        "other": b"\0depends=one\0",
+    }
+    assert load_order(modules, ["disk", "one", "nowhere"]) == ["lib", "bus_core", "disk", "other", "one"]
+
+
+def test_given_modules_when_they_are_added_then_they_follow_in_an_archive_of_their_own(
+    tmp_path: Path,
+) -> None:
+    archive = disk_initramfs(b"program", pack([Entry.file("lib/modules/order", b"disk\n")]))
+    assert "init -> init.disk" in listing(archive, tmp_path)
+    assert archive.count(b"TRAILER!!!") == 2

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import platformdirs
 from coremesh.cluster.machine.images import packages
-from coremesh.cluster.machine.images.initramfs import busybox_initramfs
+from coremesh.cluster.machine.images.initramfs import busybox_initramfs, disk_initramfs
+from coremesh.cluster.machine.images.modules import module_archive
 from coremesh.cluster.machine.options import check
 from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError, shown
 from coremesh.core.input_file import named, read_input_file
@@ -34,6 +35,8 @@ FLAVOURS = ("amd64", "cloud-amd64")
 _MANIFEST = "manifest.json"
 _KERNEL = "vmlinuz"
 _BUSYBOX = "busybox"
+_MODULES = "modules.cpio"
+_FILES = (_KERNEL, _BUSYBOX, _MODULES)
 _SPACE_NEEDED = 250 << 20  # package lists, the packages and what is taken from them, in bytes
 
 
@@ -57,9 +60,15 @@ class DebianImage:
         """The statically linked busybox."""
         return self.folder / _BUSYBOX
 
-    def initramfs(self) -> bytes:
-        """Return the initramfs that `coremesh boot` uses with this kernel."""
-        return busybox_initramfs(self.busybox.read_bytes())
+    def initramfs(self, *, disks: bool = False) -> bytes:
+        """Return the initramfs that `coremesh boot` uses with this kernel.
+
+        With `disks` it loads the drivers of disks and file systems first, and goes on in the root file system
+        that the kernel's word ``root=`` names, if there is one.
+        """
+        if not disks:
+            return busybox_initramfs(self.busybox.read_bytes())
+        return disk_initramfs(self.busybox.read_bytes(), (self.folder / _MODULES).read_bytes())
 
 
 def cache_folder() -> Path:
@@ -79,7 +88,7 @@ def cached_debian(flavour: str = "amd64") -> DebianImage | None:
     folder = cache_folder() / f"debian-{flavour}"
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
-        for name in (_KERNEL, _BUSYBOX):
+        for name in _FILES:
             with (folder / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"][name]:
                     return None
@@ -162,6 +171,8 @@ def _fill(work: Path, flavour: str, report: packages.Progress, source_list: Path
 
     report("unpacking", 0.0)
     path, kernel = packages.extract(kernel_archive, r"boot/vmlinuz-.*")
+    report("unpacking", 0.2)
+    modules = module_archive(kernel_archive)
     report("unpacking", 0.8)
     _, busybox = packages.extract(busybox_archive, r"(usr/)?bin/busybox")
     image = work / "image"
@@ -170,7 +181,10 @@ def _fill(work: Path, flavour: str, report: packages.Progress, source_list: Path
         "release": re.sub(r"^boot/vmlinuz-", "", path),
         "kernel_version": packages.version(kernel_archive),
         "busybox_version": packages.version(busybox_archive),
-        "sha256": {_KERNEL: _write(image / _KERNEL, kernel), _BUSYBOX: _write(image / _BUSYBOX, busybox)},
+        "sha256": {
+            name: _write(image / name, data)
+            for name, data in zip(_FILES, (kernel, busybox, modules), strict=True)
+        },
     }
     _write(image / _MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
     report("unpacking", 1.0)

@@ -33,6 +33,56 @@ mount -t tmpfs tmpfs /tmp
 hostname coremesh
 """
 
+# With modules the initramfs has this as its process 1: it loads them, and goes on in the root file system
+# that the kernel's command line names. Without root= the shell above is the machine.
+DISK_INIT = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+while read -r module; do
+    insmod "/lib/modules/$module.ko"
+done </lib/modules/order
+root= options=ro type=auto init=/sbin/init
+for word in $(cat /proc/cmdline); do
+    case $word in
+    root=*) root=${word#root=} ;;
+    rootfstype=*) type=${word#rootfstype=} ;;
+    rootflags=*) options=$options,${word#rootflags=} ;;
+    rw | ro) options=$word${options#r[ow]} ;;
+    init=*) init=${word#init=} ;;
+    esac
+done
+if [ -z "$root" ]; then
+    umount /dev /proc
+    exec /bin/busybox init
+fi
+tries=0
+case $root in
+UUID=* | LABEL=*) device() { findfs "$root"; } ;;
+*) device() { [ -b "$root" ] && echo "$root"; } ;;
+esac
+until found=$(device 2>/dev/null); do
+    tries=$((tries + 1))
+    if [ $tries -gt 300 ]; then
+        echo "no disk $root after 30 seconds; what there is: $(cd /sys/class/block 2>/dev/null && echo *)"
+        umount /dev /proc
+        exec /bin/busybox init
+    fi
+    sleep 0.1
+done
+mkdir -p /root.disk
+if mount -t "$type" -o "$options" "$found" /root.disk && [ -x "/root.disk$init" ]; then
+    mount -o move /dev /root.disk/dev
+    umount /proc
+    exec switch_root /root.disk "$init"
+fi
+echo "no $init on $root: here is a shell"
+umount /dev /proc
+exec /bin/busybox init
+"""
+
 # A session of its own with the console as controlling terminal gives the shell job control; when it ends, the
 # machine is switched off.
 CONSOLE = """\
@@ -145,3 +195,14 @@ def busybox_initramfs(busybox: bytes, extra: Iterable[Entry] = ()) -> bytes:
         Entry.file("etc/console", CONSOLE.encode(), 0o755),
     ]
     return pack([*entries, *extra])
+
+
+def disk_initramfs(busybox: bytes, modules: bytes, extra: Iterable[Entry] = ()) -> bytes:
+    """Return an initramfs that loads kernel modules and then starts the root file system, or a shell.
+
+    `modules` is the archive of :func:`coremesh.cluster.machine.images.modules.module_archive`; the rest as
+    of :func:`busybox_initramfs`.
+    """
+    start = Entry.file("init.disk", DISK_INIT.encode(), 0o755)
+    # A later member takes an earlier one's place.
+    return busybox_initramfs(busybox, [start, Entry.symlink("init", "init.disk"), *extra]) + modules

@@ -188,6 +188,24 @@ def extract(archive: Path, pattern: str) -> tuple[str, bytes]:
     raise ImageFetchError(f"{archive.name} holds no file like {pattern}. {WAY_OUT}")
 
 
+def extract_all(archive: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, content) of each regular file of a .deb whose path matches `pattern` fully, in its order.
+
+    Raises :class:`ImageFetchError` for a damaged package.
+    """
+    with _contents(archive) as stream:
+        try:
+            with tarfile.open(fileobj=stream, mode="r|") as members:
+                for member in members:
+                    path = member.name.removeprefix("./")
+                    if member.isreg() and pattern.fullmatch(path):
+                        content = members.extractfile(member)
+                        assert content is not None  # a regular file always has one
+                        yield path, content.read()
+        except tarfile.TarError as error:
+            raise ImageFetchError(f"{archive.name} is damaged: {error}. {WAY_OUT}") from error
+
+
 @contextmanager
 def _contents(archive: Path) -> Iterator[IO[bytes]]:
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]

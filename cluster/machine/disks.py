@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine's disks: what a person writes of them, and the images opened where the devices are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from coremesh.core.errors import ConfigurationError, shown
+from coremesh.core.input_file import path_of
+
+if TYPE_CHECKING:
+    from coremesh.hw.ata.drive import Drive
+    from coremesh.hw.backend.block import BlockBackend
+
+INTERFACES: Final = ("ide",)
+FORMATS: Final = ("raw",)
+#: The format of an image whose file's name ends so. Of all others it is raw, unless a person says otherwise:
+#: what is in the image does not count, since the guest writes that.
+FORMATS_BY_SUFFIX: Final = {".qcow2": "qcow2", ".vmdk": "vmdk", ".vhdx": "vhdx", ".vdi": "vdi"}
+IDE_DRIVES: Final = 4
+_FIRST_CD: Final = 2  # device 0 of the second channel, where installers look first
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One disk of a machine, or with `cdrom` a drive with that disc.
+
+    `path` is the image, or a block device, on the host that has the devices. `interface` is how the guest
+    sees it: 'ide'. `image_format` is one of :data:`FORMATS`; None takes it from the name's ending. With
+    `read_only` a write is an error to the guest; with `snapshot` its writes go to a temporary file and are
+    lost with the machine.
+    """
+
+    path: str | os.PathLike[str]
+    interface: str = "ide"
+    image_format: str | None = None
+    read_only: bool = False
+    snapshot: bool = False
+    cdrom: bool = False
+
+    def checked(self) -> Disk:
+        """Return it with an absolute path and a known format. Raises :class:`ConfigurationError`."""
+        path = path_of("disk", self.path).absolute()
+        if self.interface not in INTERFACES:
+            raise ConfigurationError(
+                f"no disk interface {shown(self.interface)}; there are {', '.join(INTERFACES)}."
+            )
+        image_format = self.image_format
+        if image_format is None:
+            image_format = FORMATS_BY_SUFFIX.get(path.suffix.lower(), "raw")
+        if image_format not in FORMATS:
+            raise ConfigurationError(f"no disk format {shown(image_format)}; there are {', '.join(FORMATS)}.")
+        for name in ("read_only", "snapshot", "cdrom"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(
+                    f"a disk's {name} is True or False, not {shown(getattr(self, name))}."
+                )
+        if self.snapshot and self.read_only:
+            raise ConfigurationError("a disk is 'readonly' or a 'snapshot': leave one of the two out.")
+        return Disk(
+            path, self.interface, image_format, self.read_only or self.cdrom, self.snapshot, self.cdrom
+        )
+
+
+def parse_disk(text: str) -> Disk:
+    """Return the disk that a person wrote as ``FILE[,if=ide][,format=F][,readonly][,snapshot]``.
+
+    A comma in the file's name is written twice. Raises :class:`ConfigurationError`.
+    """
+    parts = [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
+    if "\0" in text or not parts[0]:
+        raise ConfigurationError(f"{shown(text)} names no disk; write FILE, or FILE,snapshot.")
+    values: dict[str, Any] = {}
+    for part in parts[1:]:
+        name, equals, value = part.partition("=")
+        known = _OPTIONS.get(name)
+        if known is None or bool(equals) is not known[1]:
+            raise ConfigurationError(
+                f"{shown(part)} is no option of a disk; there are if=ide, format=F, readonly and snapshot. "
+                "A comma in the file's name is written twice."
+            )
+        if known[0] in values:
+            raise ConfigurationError(f"a disk's option {shown(name)} is given twice; leave one out.")
+        values[known[0]] = value if equals else True
+    return Disk(parts[0], **values)
+
+
+#: By what a person writes: the field, and whether a value follows.
+_OPTIONS: Final = {
+    "if": ("interface", True),
+    "format": ("image_format", True),
+    "readonly": ("read_only", False),
+    "snapshot": ("snapshot", False),
+}
+
+
+def check_disks(value: Any) -> tuple[Disk, ...]:
+    """Return disks as the machine takes them: a list of :class:`Disk`, paths, or texts for parse_disk.
+
+    Raises :class:`ConfigurationError`.
+    """
+    if not isinstance(value, list | tuple):
+        raise ConfigurationError(f"disks is a list of paths or of Disk(...), not {shown(value)}.")
+    return tuple(_disk(each).checked() for each in value)
+
+
+def check_cdrom(value: Any) -> Disk | None:
+    """Return the disc for the CD-ROM drive; None for no drive. Raises :class:`ConfigurationError`."""
+    return None if value is None else Disk(path_of("CD image", value), cdrom=True).checked()
+
+
+def _disk(value: Any) -> Disk:
+    if isinstance(value, Disk):
+        return value
+    if isinstance(value, str):
+        return parse_disk(value)
+    return Disk(path_of("disk", value))
+
+
+def check_places(disks: Sequence[Disk]) -> None:
+    """Raise :class:`ConfigurationError` for more IDE drives than there are places, or one image twice."""
+    drives = [disk for disk in disks if disk.interface == "ide"]
+    if len(drives) > IDE_DRIVES:
+        raise ConfigurationError(
+            f"an IDE controller has {IDE_DRIVES} drives, CD-ROM drives included, not {len(drives)}."
+        )
+    seen: set[Path] = set()
+    for disk in disks:
+        path = Path(disk.path)
+        if path in seen and not disk.read_only and not disk.snapshot:
+            raise ConfigurationError(f"the disk {path} is given twice; add ',snapshot' to each.")
+        seen.add(path)
+
+
+def open_disks(disks: Iterable[Disk], stack: ExitStack) -> list[tuple[Disk, BlockBackend]]:
+    """Open the images; `stack` closes them. Raises :class:`~coremesh.core.errors.DiskError`."""
+    from coremesh.hw.backend.block import open_image
+
+    opened = []
+    for disk in disks:
+        assert disk.image_format is not None  # checked() chose one
+        image = open_image(disk.path, disk.image_format, read_only=disk.read_only)
+        stack.callback(image.close)
+        opened.append((disk, image))
+    return opened
+
+
+def ide_drives(opened: Iterable[tuple[Disk, BlockBackend]]) -> list[Drive | None]:
+    """Return the drives of an IDE controller: device 0 and 1 of its first channel, of its second.
+
+    Disks come in their order; a CD-ROM drive is device 0 of the second channel if that is free.
+    """
+    from coremesh.hw.ata.cdrom import Cdrom
+    from coremesh.hw.ata.disk import Disk as AtaDisk
+
+    places: list[Drive | None] = [None] * IDE_DRIVES
+    mine = [(disk, image) for disk, image in opened if disk.interface == "ide"]
+    for disk, image in sorted(mine, key=lambda pair: pair[0].cdrom):
+        free = [place for place, drive in enumerate(places) if drive is None]
+        place = _FIRST_CD if disk.cdrom and _FIRST_CD in free else free[0]
+        serial = f"CM{place + 1:05d}"
+        places[place] = Cdrom(image, serial) if disk.cdrom else AtaDisk(image, serial)
+    return places if mine else []

@@ -49,6 +49,7 @@ struct cm_engine {
     uintptr_t atomic_from;       // where it called the last locked operation (atomics.c)
     struct cm_codegen* codegen;  // codegen/codegen.c; made at the first translation
     struct cm_translation* translation;  // x86/translator.c
+    uint64_t code_page;                  // where the block that is translated begins, or UINT64_MAX
     // What each look-up of a target reads, on one cache line. First: an interrupt is pending that could not
     // be taken when it was last looked at: look again in the main loop after every instruction that may have
     // opened the window. Written and read by the engine's thread.

@@ -106,7 +106,9 @@ static void emit_self_check(TCGContext* tcg, const struct source_bytes* source, 
 // waits: helper_lookup_tb_ptr (lookup.c) then answers with the way to the main loop.
 static void chain_returns(TCGContext* tcg) {
     TCGOp *op, *next;
-    QTAILQ_FOREACH_SAFE(op, &tcg->ops, link, next) {
+    // Only a block's last instruction leaves it.
+    QTAILQ_FOREACH_REVERSE_SAFE(op, &tcg->ops, link, next) {
+        if (op->opc == INDEX_op_insn_start) return;
         if (op->opc != INDEX_op_exit_tb || op->args[0] != 0) continue;
         TCGOp* mark = QTAILQ_LAST(&tcg->ops);
         tcg_gen_lookup_and_goto_ptr(tcg);
@@ -132,14 +134,15 @@ static void mend_lock_neg(TCGContext* tcg) {
 
 static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const struct source_bytes* checked) {
     TCGContext* tcg = engine->uc->tcg_ctx;
-    cm_store_condition_codes(tcg);
+    const unsigned contents = cm_block_contents(engine);
+    if (contents & CM_CALLS) cm_store_condition_codes(tcg);
     TCGOp* check = find_head_check(tcg);
     TCGOp* last = QTAILQ_LAST(&tcg->ops);  // exit_tb(TB_EXIT_REQUESTED)
     if (!check || last->opc != INDEX_op_exit_tb) return;
 
-    mend_lock_neg(tcg);
-    cm_narrow_operands(tcg);
-    cm_check_table_bases(tcg);
+    if (contents & CM_LOCKS) mend_lock_neg(tcg);
+    if (contents & CM_CALLS) cm_narrow_operands(tcg);
+    if (contents & CM_LOADS_TABLES) cm_check_table_bases(tcg);
     if (!engine->cs->singlestep_enabled) chain_returns(tcg);
     TCGLabel* requested = gen_new_label(tcg);
     TCGLabel* stale = checked ? gen_new_label(tcg) : NULL;
@@ -232,7 +235,8 @@ void CM_WRAP(gen_intermediate_code)(CPUState* cs, TranslationBlock* tb, int max_
     CM_HIT(gen_intermediate_code);
     engine->counters.translations++;
 
-    uint64_t page = cm_code_page(engine, tb->pc), next_page = UINT64_MAX;
+    const uint64_t page = engine->code_page = cm_code_page(engine, tb->pc);
+    uint64_t next_page = UINT64_MAX;
     bool mixed = page != UINT64_MAX && engine->ops->begin_translation(engine->opaque, page);
     translate(engine, tb, max_insns);
     if (page != UINT64_MAX && (tb->pc & ~TARGET_PAGE_MASK) + tb->size > TARGET_PAGE_SIZE) {

@@ -94,16 +94,7 @@ static bool is_known(const TCGOp* op) {
     }
 }
 
-bool cm_can_generate(TCGContext* tcg) {
-    if (tcg->nb_indirects || tcg->nb_labels > CM_MAX_LABELS || tcg_uc_has_hookmem(tcg)) return false;
-    const TCGOp* op;
-    QTAILQ_FOREACH(op, &tcg->ops, link) {
-        if (!is_known(op)) return false;
-    }
-    return true;
-}
-
-void cm_remove_unreachable(TCGContext* tcg) {
+bool cm_prepare(TCGContext* tcg) {
     TCGOp *op, *next;
     bool dead = false;
     target_ulong flags = 0;
@@ -126,10 +117,12 @@ void cm_remove_unreachable(TCGContext* tcg) {
             tcg_op_remove(tcg, op);
             continue;
         }
+        if (!is_known(op)) return false;
         dead = op->opc == INDEX_op_br || op->opc == INDEX_op_exit_tb || op->opc == INDEX_op_goto_ptr ||
                (op->opc == INDEX_op_call &&
                 (op->args[TCGOP_CALLO(op) + TCGOP_CALLI(op) + 1] & TCG_CALL_NO_RETURN));
     }
+    return true;
 }
 
 // The lazily kept flags CC_DST, CC_SRC and CC_SRC2 count in their low half alone for these operations.
@@ -141,29 +134,46 @@ struct flag_words {
     int dst, src, src2, op;
 };
 
-static bool is_flag_word(const struct flag_words* flags, int temp) {
-    return temp == flags->dst || temp == flags->src || temp == flags->src2;
+// Eight globals at a time: this is done for every guest access.
+static void change_globals(gen* g, uint8_t set, uint8_t clear) {
+    const uint64_t each = UINT64_C(0x0101010101010101);
+    const int count = g->tcg->nb_globals;
+    int i = 0;
+    for (; i + 8 <= count; i += 8) {
+        uint64_t word;
+        memcpy(&word, &g->future[i], sizeof word);
+        word = (word & ~(each * clear)) | each * set;
+        memcpy(&g->future[i], &word, sizeof word);
+    }
+    for (; i < count; i++) g->future[i] = (uint8_t)((g->future[i] & ~clear) | set);
 }
 
 static void end_temporaries(gen* g, bool locals_live) {
     const TCGContext* tcg = g->tcg;
-    memset(g->future, LIVE | HIGH_KEPT, (size_t)tcg->nb_globals);
+    for (int i = tcg->nb_globals & ~7; i < tcg->nb_temps; i += 8) memset(&g->future[i], 0, 8);
+    change_globals(g, LIVE | HIGH_KEPT, UINT8_MAX);
+    if (!locals_live) return;
+    for (int i = 0; i < g->nb_locals; i++) g->future[g->locals[i]] = LIVE | HIGH_KEPT;
+}
+
+static void find_locals(gen* g) {
+    const TCGContext* tcg = g->tcg;
+    g->nb_locals = 0;
     for (int i = tcg->nb_globals; i < tcg->nb_temps; i++) {
-        g->future[i] = locals_live && tcg->temps[i].temp_local ? LIVE | HIGH_KEPT : 0;
+        if (tcg->temps[i].temp_local) g->locals[g->nb_locals++] = (int16_t)i;
     }
 }
 
 static void keep_globals(gen* g, const struct flag_words* flags, uint32_t cc_op) {
     const bool narrow = flags_are_narrow(cc_op);
-    for (int i = 0; i < g->tcg->nb_globals; i++) {
-        g->future[i] |= narrow && is_flag_word(flags, i) ? LIVE : LIVE | HIGH_KEPT;
-    }
+    uint8_t* const words[] = {&g->future[flags->dst], &g->future[flags->src], &g->future[flags->src2]};
+    const uint8_t kept[] = {*words[0], *words[1], *words[2]};
+    change_globals(g, LIVE | HIGH_KEPT, 0);
+    for (int i = 0; narrow && i < 3; i++) *words[i] = kept[i] | LIVE;
 }
 
 // What is in a global now has to be in memory here.
-static void keep_in_memory(gen* g) {
-    for (int i = 0; i < g->tcg->nb_globals; i++) g->future[i] = (g->future[i] | LIVE | HIGH_KEPT) & ~REPLACED;
-}
+static void keep_in_memory(gen* g) { change_globals(g, LIVE | HIGH_KEPT, REPLACED); }
 
 // Whether the low half of the result needs no more than the low halves of what goes in.
 static bool is_modular(TCGOpcode opc) {
@@ -244,19 +254,36 @@ static bool is_removable(const gen* g, const TCGOp* op, int outputs) {
 
 // The high part of a double-width operation is often dead: then the single one does.
 static void shorten(gen* g, TCGOp* op) {
-    static const struct {
-        TCGOpcode from, to;
-    } pairs[] = {{INDEX_op_add2_i32, INDEX_op_add_i32},  {INDEX_op_add2_i64, INDEX_op_add_i64},
-                 {INDEX_op_sub2_i32, INDEX_op_sub_i32},  {INDEX_op_sub2_i64, INDEX_op_sub_i64},
-                 {INDEX_op_mulu2_i32, INDEX_op_mul_i32}, {INDEX_op_mulu2_i64, INDEX_op_mul_i64},
-                 {INDEX_op_muls2_i32, INDEX_op_mul_i32}, {INDEX_op_muls2_i64, INDEX_op_mul_i64}};
-    for (unsigned i = 0; i < sizeof pairs / sizeof *pairs; i++) {
-        if (op->opc != pairs[i].from || (g->future[cm_index(g, op->args[1])] & LIVE)) continue;
-        op->opc = pairs[i].to;
-        op->args[1] = op->args[2];
-        op->args[2] = op->args[i < 4 ? 4 : 3];
-        return;
+    TCGOpcode single;
+    int second = 3;  // the argument that the single one has last
+    switch (op->opc) {
+        case INDEX_op_add2_i32:
+            single = INDEX_op_add_i32, second = 4;
+            break;
+        case INDEX_op_add2_i64:
+            single = INDEX_op_add_i64, second = 4;
+            break;
+        case INDEX_op_sub2_i32:
+            single = INDEX_op_sub_i32, second = 4;
+            break;
+        case INDEX_op_sub2_i64:
+            single = INDEX_op_sub_i64, second = 4;
+            break;
+        case INDEX_op_mulu2_i32:
+        case INDEX_op_muls2_i32:
+            single = INDEX_op_mul_i32;
+            break;
+        case INDEX_op_mulu2_i64:
+        case INDEX_op_muls2_i64:
+            single = INDEX_op_mul_i64;
+            break;
+        default:
+            return;
     }
+    if (g->future[cm_index(g, op->args[1])] & LIVE) return;
+    op->opc = single;
+    op->args[1] = op->args[2];
+    op->args[2] = op->args[second];
 }
 
 // What is defined here is read by operations of one kind alone.
@@ -277,6 +304,8 @@ void cm_analyse(gen* g) {
     bool last_flags =
         true;  // the operation that says what the flags are at the end of the block is still to come
     bool store_follows = false;
+    g->accesses_found = 0;
+    find_locals(g);
     end_temporaries(g, false);
     TCGOp *op, *before;
     QTAILQ_FOREACH_REVERSE_SAFE(op, &tcg->ops, link, before) {
@@ -297,6 +326,7 @@ void cm_analyse(gen* g) {
         }
         unsigned life = 0, final = 0;
         const bool is_access = cm_is_access(op);
+        g->accesses_found += is_access;
         const bool address = op->opc == INDEX_op_add_i64 && is_read_only_as(g, op->args[0], NO_ADDRESS);
         const bool addend = op->opc == INDEX_op_shl_i64 && is_read_only_as(g, op->args[0], NO_ADDEND);
         bool narrow = has_narrow_form(op);
@@ -319,9 +349,7 @@ void cm_analyse(gen* g) {
             if (!(call_flags & TCG_CALL_NO_READ_GLOBALS)) keep_in_memory(g);
         } else if (op->opc == INDEX_op_brcond_i32 || op->opc == INDEX_op_brcond_i64) {
             keep_in_memory(g);
-            for (int i = tcg->nb_globals; i < tcg->nb_temps; i++) {
-                if (tcg->temps[i].temp_local) g->future[i] |= LIVE | HIGH_KEPT;
-            }
+            for (int i = 0; i < g->nb_locals; i++) g->future[g->locals[i]] |= LIVE | HIGH_KEPT;
         } else if (def->flags & TCG_OPF_BB_EXIT) {
             end_temporaries(g, false);
         } else if (def->flags & TCG_OPF_BB_END) {

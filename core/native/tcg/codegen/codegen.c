@@ -30,13 +30,17 @@ static void note_instruction(TCGContext* tcg, const gen* g, const TCGOp* op, int
     for (int i = 0; i < TARGET_INSN_START_WORDS; i++) tcg->gen_insn_data[*instructions][i] = op->args[i];
 }
 
-// Bytes of code; -1: the code buffer is full; -2: the block is too long; 0: something did not fit.
+// Bytes of code; -1: the code buffer is full; -2: the block is too long; 0: an operation is not known, or
+// something did not fit.
 static int generate(gen* g, TranslationBlock* tb) {
     TCGContext* tcg = g->tcg;
     int instructions = -1;
     g->nb_accesses = g->nb_saves = g->nb_fixups = 0;
+    if (tcg->nb_indirects || tcg->nb_globals > CM_MAX_GLOBALS || tcg->nb_labels > CM_MAX_LABELS ||
+        tcg_uc_has_hookmem(tcg))
+        return 0;
     tcg_optimize(tcg);
-    cm_remove_unreachable(tcg);
+    if (!cm_prepare(tcg)) return 0;
     cm_analyse(g);
     cm_find_groups(g);
     cm_values_start(g);
@@ -63,8 +67,8 @@ static int generate(gen* g, TranslationBlock* tb) {
 int CM_WRAP(tcg_gen_code)(TCGContext* tcg, TranslationBlock* tb) {
     struct cm_engine* engine = cm_engine_of(tcg->uc);
     CM_HIT(tcg_gen_code);
-    if (!engine->codegen) engine->codegen = malloc(sizeof *engine->codegen);
-    if (engine->codegen && cm_can_generate(tcg)) {
+    if (!engine->codegen) engine->codegen = calloc(1, sizeof *engine->codegen);
+    if (engine->codegen) {
         gen* g = engine->codegen;
         g->tcg = tcg;
         g->engine = engine;

@@ -10,6 +10,7 @@
 #define CM_MAX_FIXUPS 512
 #define CM_MAX_ACCESSES 384
 #define CM_MAX_SAVES 6144
+#define CM_MAX_GLOBALS 64
 #define CM_MAX_GROUPS 128
 #define CM_GROUP_SPAN 256  // bytes: the wider, the more often a page ends within
 #define CM_EXPRESSIONS 64
@@ -90,13 +91,18 @@ struct cm_codegen {
     unsigned clock;
     unsigned frame_used;
     uint32_t locked;      // registers that the operation at hand uses
+    uint64_t changed;     // globals whose value may be elsewhere than at home, and other temporaries
     uint8_t holders[16];  // how many temporaries have their value in a register
     unsigned last_use[16];
     int nb_fixups, nb_accesses, nb_saves, nb_groups;
-    uint32_t next_base;
+    int accesses_found;  // by the backward pass
+    uint32_t first_base, next_base;
     bool overflow;
     struct cm_value values[TCG_MAX_TEMPS];
     uint8_t future[TCG_MAX_TEMPS];  // the backward pass: enum cm_future
+    // The temporaries that keep their value over a branch.
+    int16_t locals[TCG_MAX_TEMPS];
+    int nb_locals;
     uint8_t* labels[CM_MAX_LABELS];
     struct {
         uint8_t* place;
@@ -147,8 +153,8 @@ static inline bool cm_is_access(const TCGOp* op) {
 static inline int cm_bytes_checked(MemOp op) { return op & CM_MO_PAIR ? 16 : 1 << (op & MO_SIZE); }
 
 // analysis.c
-bool cm_can_generate(TCGContext* tcg);
-void cm_remove_unreachable(TCGContext* tcg);
+// Also removes what is never reached. False: some operation is not known.
+bool cm_prepare(TCGContext* tcg);
 void cm_analyse(gen* g);
 
 // groups.c
@@ -174,6 +180,7 @@ void cm_define_constant(gen* g, const TCGOp* op, int output, int64_t number);
 void cm_alias(gen* g, const TCGOp* op, bool zero_extended);  // output 0 has the value of argument 1
 void cm_store_home(gen* g, int temp);
 void cm_store_number(gen* g, int temp, int64_t number);
+uint64_t cm_changed_globals(const gen* g);  // a bit for each that may be to store
 void cm_sync_globals(gen* g);
 void cm_sync_all(gen* g);  // locals too
 void cm_forget_registers(gen* g);

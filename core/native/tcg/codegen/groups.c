@@ -9,15 +9,21 @@
 
 #ifdef __x86_64__
 
-enum { UNKNOWN, CONSTANT, FIRST_BASE };  // bases
+// Bases are counted on from block to block, and anew behind a label: those below the first of them are of
+// values that are not known any more. The first itself is the base of constants.
+enum { UNKNOWN };
 
-static struct cm_linear constant(int64_t number) { return (struct cm_linear){CONSTANT, number}; }
+static bool is_constant(const gen* g, struct cm_linear v) { return v.base == g->first_base; }
+
+static struct cm_linear constant(const gen* g, int64_t number) {
+    return (struct cm_linear){g->first_base, number};
+}
 
 static struct cm_linear fresh(gen* g) { return (struct cm_linear){g->next_base++, 0}; }
 
 static struct cm_linear linear(gen* g, TCGArg arg) {
     struct cm_linear* v = &g->linear[cm_index(g, arg)];
-    if (v->base == UNKNOWN) *v = fresh(g);
+    if (v->base < g->first_base) *v = fresh(g);
     return *v;
 }
 
@@ -26,7 +32,7 @@ static struct cm_linear linear(gen* g, TCGArg arg) {
 static uint32_t base_of(gen* g, TCGOpcode opc, uint32_t a, uint64_t b) {
     const size_t hash = (a * 31 + (size_t)b * 7 + (size_t)opc) % CM_EXPRESSIONS;
     struct cm_expression* e = &g->expressions[hash];
-    if (e->base == UNKNOWN || e->opc != opc || e->a != a || e->b != b) {
+    if (e->base < g->first_base || e->opc != opc || e->a != a || e->b != b) {
         *e = (struct cm_expression){opc, a, b, g->next_base++};
     }
     return e->base;
@@ -34,8 +40,8 @@ static uint32_t base_of(gen* g, TCGOpcode opc, uint32_t a, uint64_t b) {
 
 static struct cm_linear sum(gen* g, struct cm_linear x, struct cm_linear y) {
     const int64_t offset = (int64_t)((uint64_t)x.offset + (uint64_t)y.offset);
-    if (x.base == CONSTANT) return (struct cm_linear){y.base, offset};
-    if (y.base == CONSTANT) return (struct cm_linear){x.base, offset};
+    if (is_constant(g, x)) return (struct cm_linear){y.base, offset};
+    if (is_constant(g, y)) return (struct cm_linear){x.base, offset};
     const uint32_t low = x.base < y.base ? x.base : y.base, high = x.base < y.base ? y.base : x.base;
     return (struct cm_linear){base_of(g, INDEX_op_add_i64, low, high), offset};
 }
@@ -45,7 +51,7 @@ static struct cm_linear result(gen* g, const TCGOp* op) {
     switch (op->opc) {
         case INDEX_op_movi_i32:
         case INDEX_op_movi_i64:
-            return constant((int64_t)op->args[1]);
+            return constant(g, (int64_t)op->args[1]);
         case INDEX_op_mov_i32:
         case INDEX_op_mov_i64:
             return linear(g, op->args[1]);
@@ -54,18 +60,18 @@ static struct cm_linear result(gen* g, const TCGOp* op) {
             return sum(g, x, linear(g, op->args[2]));
         case INDEX_op_sub_i64:
             y = linear(g, op->args[2]);
-            if (y.base != CONSTANT) break;
-            return sum(g, linear(g, op->args[1]), constant((int64_t)(0 - (uint64_t)y.offset)));
+            if (!is_constant(g, y)) break;
+            return sum(g, linear(g, op->args[1]), constant(g, (int64_t)(0 - (uint64_t)y.offset)));
         case INDEX_op_shl_i64:
             x = linear(g, op->args[1]);
             y = linear(g, op->args[2]);
-            if (y.base != CONSTANT || y.offset < 0 || y.offset > 63) break;
+            if (!is_constant(g, y) || y.offset < 0 || y.offset > 63) break;
             x.offset = (int64_t)((uint64_t)x.offset << y.offset);
-            if (x.base != CONSTANT) x.base = base_of(g, op->opc, x.base, (uint64_t)y.offset);
+            if (!is_constant(g, x)) x.base = base_of(g, op->opc, x.base, (uint64_t)y.offset);
             return x;
         case INDEX_op_ext32u_i64:  // addresses of 32 bits: the sum wraps before it is extended
             x = linear(g, op->args[1]);
-            if (x.base == CONSTANT) return constant((uint32_t)x.offset);
+            if (is_constant(g, x)) return constant(g, (uint32_t)x.offset);
             x.base = base_of(g, op->opc, x.base, (uint64_t)x.offset);
             x.offset = 0;
             return x;
@@ -125,20 +131,32 @@ static void note_access(gen* g, const TCGOp* op, int access, int first_open) {
     group->writes |= op->opc == INDEX_op_qemu_st_i32 || op->opc == INDEX_op_qemu_st_i64;
 }
 
+static void forget_all(gen* g) {
+    if (unlikely(g->next_base > UINT32_MAX / 2)) {  // far more are left than a block can need
+        memset(g->expressions, 0, sizeof g->expressions);
+        memset(g->linear, 0, sizeof g->linear);
+        g->next_base = UNKNOWN;
+    }
+    if (g->next_base == UNKNOWN) g->next_base++;
+    g->first_base = g->next_base++;
+}
+
 void cm_find_groups(gen* g) {
     const TCGContext* tcg = g->tcg;
     int access = 0, first_open = 0;
     g->nb_groups = 0;
-    g->next_base = FIRST_BASE;
-    memset(g->expressions, 0, sizeof g->expressions);
-    memset(g->linear, 0, (size_t)tcg->nb_temps * sizeof *g->linear);
+    if (g->accesses_found < 2) {  // a block's one access is alone
+        g->near[0].group = -1;
+        return;
+    }
+    forget_all(g);
     const TCGOp* op;
     QTAILQ_FOREACH(op, &tcg->ops, link) {
         const TCGOpDef* def = &tcg->tcg_op_defs[op->opc];
         int outputs = def->nb_oargs;
         switch (op->opc) {
             case INDEX_op_set_label:  // who jumps here has other values, and has not looked anything up
-                memset(g->linear, 0, (size_t)tcg->nb_temps * sizeof *g->linear);
+                forget_all(g);
                 first_open = g->nb_groups;
                 continue;
             case INDEX_op_call: {
@@ -156,6 +174,7 @@ void cm_find_groups(gen* g) {
             case INDEX_op_qemu_st_i32:
             case INDEX_op_qemu_st_i64:
                 if (access < CM_MAX_ACCESSES) note_access(g, op, access++, first_open);
+                if (access == g->accesses_found) return;
                 break;
             default:
                 break;

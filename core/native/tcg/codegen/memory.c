@@ -64,7 +64,8 @@ static struct extent own_extent(const struct cm_access* access) {
 
 static void save_state(gen* g, struct cm_access* access) {
     access->first_save = (uint16_t)g->nb_saves;
-    for (int i = 0; i < g->tcg->nb_globals; i++) {
+    for (uint64_t left = cm_changed_globals(g); left; left &= left - 1) {
+        const int i = __builtin_ctzll(left);
         const struct cm_value* v = &g->values[i];
         if (v->in_memory || (v->reg < 0 && !v->constant)) continue;
         if (g->nb_saves == CM_MAX_SAVES) {

@@ -179,8 +179,7 @@ static TCGOp* generate(gen* g, TCGOp* op) {
             }
             break;
         default:
-            if (!cm_generate_arithmetic(g, op))
-                g->overflow = true;  // cm_can_generate lets nothing else come here
+            if (!cm_generate_arithmetic(g, op)) g->overflow = true;  // cm_prepare lets nothing else come here
     }
     return last;
 }

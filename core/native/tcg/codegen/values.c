@@ -31,6 +31,7 @@ void cm_values_start(gen* g) {
     g->clock = 0;
     g->frame_used = CM_FIRST_SLOT;
     g->locked = 0;
+    g->changed = 0;
     g->overflow = false;
     memset(g->holders, 0, sizeof g->holders);
     memset(g->last_use, 0, sizeof g->last_use);
@@ -48,7 +49,16 @@ void cm_release(gen* g, int temp) {
     v->displacement = 0;
 }
 
+static void note_change(gen* g, int temp) {
+    if (temp < CM_MAX_GLOBALS) g->changed |= UINT64_C(1) << temp;
+}
+
+uint64_t cm_changed_globals(const gen* g) {
+    return g->changed & (UINT64_MAX >> (CM_MAX_GLOBALS - g->tcg->nb_globals));
+}
+
 static void hold(gen* g, int temp, int reg) {
+    note_change(g, temp);
     g->values[temp].reg = (int8_t)reg;
     g->holders[reg]++;
     g->last_use[reg] = ++g->clock;
@@ -264,6 +274,7 @@ void cm_define_constant(gen* g, const TCGOp* op, int output, int64_t number) {
     forget(g, temp);
     if (cm_dies(op, output)) return;
     struct cm_value* v = &g->values[temp];
+    note_change(g, temp);
     v->constant = true;
     v->number = is_wide(g, temp) ? number : (int32_t)number;
     v->zero_extended = (uint64_t)v->number <= UINT32_MAX;
@@ -299,15 +310,17 @@ void cm_alias(gen* g, const TCGOp* op, bool zero_extended) {
 static bool is_dirty(const struct cm_value* v) { return !v->in_memory && (v->reg >= 0 || v->constant); }
 
 void cm_sync_globals(gen* g) {
-    for (int i = 0; i < g->tcg->nb_globals; i++) {
+    for (uint64_t left = cm_changed_globals(g); left; left &= left - 1) {
+        const int i = __builtin_ctzll(left);
         if (is_dirty(&g->values[i])) cm_store_home(g, i);
     }
+    g->changed = 0;
 }
 
 void cm_sync_all(gen* g) {
     cm_sync_globals(g);
-    for (int i = g->tcg->nb_globals; i < g->tcg->nb_temps; i++) {
-        if (g->tcg->temps[i].temp_local && is_dirty(&g->values[i])) cm_store_home(g, i);
+    for (int i = 0; i < g->nb_locals; i++) {
+        if (is_dirty(&g->values[g->locals[i]])) cm_store_home(g, g->locals[i]);
     }
 }
 

@@ -84,10 +84,8 @@ static bool is_sum_with_eight(const TCGOp* op, TCGArg address) {
     return number->opc == INDEX_op_movi_i64 && number->args[0] == op->args[2] && number->args[1] == 8;
 }
 
-static bool is_locked(const struct cm_translator* t, struct cm_instruction* in) {
-    if (likely(!memchr(t->bytes, 0xf0, t->available))) return false;
-    cm_decode(t->bytes, t->available, cm_code_size_of(t), in);
-    return in->prefixes & CM_PREFIX_LOCK;
+static bool is_base_of_table(const TCGOp* op) {
+    return op->args[2] == offsetof(CPUX86State, gdt.base) || op->args[2] == offsetof(CPUX86State, idt.base);
 }
 
 // With RFLAGS.AC in ring 3, both of which a block's flags tell. CR0.AM is looked at when an access is
@@ -101,11 +99,11 @@ void cm_mark_accesses(struct cm_translator* t, TCGOp* mark) {
     const bool alignment = (t->dc->flags & AC_MASK) && t->dc->cpl == 3;
     struct cm_instruction in = {.length = 0};
     struct last_access last = {NULL, 0};
-    const bool locked = is_locked(t, &in);
+    unsigned contents = 0;
     for (TCGOp* op = QTAILQ_NEXT(mark, link); op; op = QTAILQ_NEXT(op, link)) {
         if (is_load(op) || is_store(op)) {
             if (alignment) mark_alignment(op);
-            if (locked && is_load(op))
+            if (t->locked && is_load(op))
                 mark_access(op, CM_MO_WRITTEN);  // LOCK NEG compares what it has loaded
             if (last.op && last.next_eight && op->args[1] == last.next_eight && op->opc == last.op->opc) {
                 mark_pair(t, last.op, op, alignment, &in);
@@ -114,13 +112,20 @@ void cm_mark_accesses(struct cm_translator* t, TCGOp* mark) {
             }
             const bool keeps_address = is_store(op) || op->args[0] != op->args[1];
             last = (struct last_access){keeps_address ? op : NULL, 0};
-        } else if (last.op && is_sum_with_eight(op, last.op->args[1])) {
+        } else if (op->opc == INDEX_op_call) {
+            contents |= CM_CALLS;
+        } else if (op->opc == INDEX_op_st_i64 && is_base_of_table(op)) {
+            contents |= CM_LOADS_TABLES;
+        } else if (!last.op) {
+            continue;
+        } else if (is_sum_with_eight(op, last.op->args[1])) {
             last.next_eight = op->args[0];
-        } else if (last.op && op->opc != INDEX_op_call && t->tcg->tcg_op_defs[op->opc].nb_oargs > 0 &&
+        } else if (t->tcg->tcg_op_defs[op->opc].nb_oargs > 0 &&
                    (op->args[0] == last.op->args[1] || op->args[0] == last.next_eight)) {
             last.op = NULL;  // its address is gone
         }
     }
+    t->contents |= contents;
 }
 
 static void probe(CPUX86State* env, target_ulong address, unsigned size, MMUAccessType kind, int mmu_index,

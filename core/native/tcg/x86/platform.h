@@ -25,6 +25,9 @@ const char* cm_translator_selfcheck(struct uc_struct* uc);
 void cm_platform_attach(struct cm_engine* engine);
 // What reset leaves in registers that the engine's own reset does not know.
 void cm_platform_reset(struct cm_engine* engine);
+// What the block that was translated last has in it, for those who look for it.
+enum { CM_CALLS = 1, CM_LOCKS = 2, CM_LOADS_TABLES = 4 };
+unsigned cm_block_contents(const struct cm_engine* engine);
 // In a block between translation and code generation: LGDT and LIDT refuse a base that is not canonical.
 void cm_check_table_bases(struct TCGContext* tcg);
 // In a block between translation and code generation: helpers that read RFLAGS find what computes them.

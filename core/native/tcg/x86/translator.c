@@ -185,8 +185,11 @@ static void fetch(struct cm_translator* t, target_ulong pc) {
     t->pc = pc;
     t->available = 0;
     if (!t->host_page || (pc & TARGET_PAGE_MASK) != t->page) return;
-    t->available = room < 16 ? room : 16;
-    memcpy(t->bytes, t->host_page + offset, t->available);
+    if (likely(room >= 16)) {
+        memcpy(t->bytes, t->host_page + offset, t->available = 16);
+    } else {
+        memcpy(t->bytes, t->host_page + offset, t->available = room);
+    }
 }
 
 static void fetch_more(struct cm_translator* t) {
@@ -243,6 +246,10 @@ static enum cm_translated translate_ours(struct cm_translator* t, struct cm_inst
     while ((decoded = cm_decode(t->bytes, t->available, cm_code_size_of(t), in)) == CM_NEEDS_MORE)
         fetch_more(t);
     if (decoded == CM_TOO_LONG) return CM_TO_ENGINE;  // it raises #GP(0)
+    if (in->prefixes & CM_PREFIX_LOCK) {
+        t->locked = true;
+        t->contents |= CM_LOCKS;
+    }
     if (cm_is_refused(in)) return cm_emit_exception(t, EXCP06_ILLOP);
     cm_respell_prefixes(t, in);
     for (uint16_t at = first_row[in->map][in->opcode]; at; at = next_row[at]) {
@@ -265,8 +272,10 @@ struct cm_translation {
 // what lies behind when a block needs more, which a guest can make of 500 such instructions. None lives
 // longer than its instruction.
 static void free_forgotten(struct cm_translation* translation) {
+    enum { MANY_TEMPS = TCG_MAX_TEMPS / 2 };  // an instruction needs some twenty
     TCGContext* tcg = translation->t.tcg;
     if (!translation->lasting_temps) translation->lasting_temps = tcg->nb_temps;
+    if (likely(tcg->nb_temps < MANY_TEMPS)) return;
     for (int i = translation->lasting_temps; i < tcg->nb_temps; i++) {
         if (tcg->temps[i].temp_allocated) tcg_temp_free_internal(tcg, &tcg->temps[i]);
     }
@@ -295,6 +304,7 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
     free_forgotten(translation);
     fetch(t, db->pc_next);
     t->before = QTAILQ_LAST(&t->tcg->ops);
+    t->locked = false;
     enum cm_translated done = may_be_ours(t) ? translate_ours(t, &in) : CM_TO_ENGINE;
     if (done == CM_TO_ENGINE) {
         cm_translate_by_engine(t);
@@ -348,7 +358,7 @@ void CM_WRAP(translator_loop)(const TranslatorOps* ops, DisasContextBase* db, CP
         return;
     }
     struct cm_translation* translation = engine->translation;
-    const uint64_t page = cm_code_page(engine, tb->pc);
+    const uint64_t page = engine->code_page;
     translation->engine = *ops;
     translation->lasting_temps = 0;
     translation->t = (struct cm_translator){
@@ -364,6 +374,8 @@ void CM_WRAP(translator_loop)(const TranslatorOps* ops, DisasContextBase* db, CP
     CM_REAL(translator_loop)(&ours, db, cs, tb, max_insns);
     translation->t.available = 0;
 }
+
+unsigned cm_block_contents(const struct cm_engine* engine) { return engine->translation->t.contents; }
 
 bool cm_translator_attach(struct cm_engine* engine) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;

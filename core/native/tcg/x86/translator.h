@@ -79,6 +79,8 @@ struct cm_translator {
     // For a translating function that returns CM_TO_ENGINE: what is called behind the engine's translation.
     void (*after)(struct cm_translator* t, const struct cm_instruction* in);
     TCGOp* before;          // the last op before this instruction's
+    bool locked;            // it has a LOCK prefix
+    unsigned contents;      // of the block: CM_CALLS and the like (platform.h)
     target_ulong mmx_next;  // right behind the last MMX instruction of this block (mmx.c)
 };
 

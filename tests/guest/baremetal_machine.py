@@ -17,9 +17,11 @@ from pathlib import Path
 from coremesh.core import image
 from coremesh.core.engine import Host
 from coremesh.core.memory_map import LOW_RAM_LIMIT, MemoryMap
+from coremesh.hw.ata.drive import Drive
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.board.pc import build_pc
 from coremesh.hw.firmware.acpi import build_firmware
+from coremesh.hw.memory import GuestMemory
 from coremesh.hw.power import PowerEvent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -131,6 +133,7 @@ class BaremetalMachine:
         protection: str = "auto",
         ram_bytes: int = 128 * MIB,
         modules: Sequence[tuple[bytes, str]] = (),
+        drives: Sequence[Drive | None] = (),
     ) -> None:
         memory = MemoryMap(ram_bytes)
         apic_ids = list(range(vcpus))
@@ -151,6 +154,8 @@ class BaremetalMachine:
             on_power=self._on_power,
             ram_bytes=ram_bytes,
             vcpus=vcpus,
+            drives=drives,
+            memory=GuestMemory(self.host),
         )
         self.host.connect(self.node)
         for space, first, last in self.node.claims():
@@ -220,11 +225,18 @@ def run_on_coremesh(
     protection: str = "auto",
     ram_bytes: int = 128 * MIB,
     modules: Sequence[tuple[bytes, str]] = (),
+    drives: Sequence[Drive | None] = (),
     timeout: float = 60.0,
 ) -> RunResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
     with BaremetalMachine(
-        guest, vcpus=vcpus, cmdline=cmdline, protection=protection, ram_bytes=ram_bytes, modules=modules
+        guest,
+        vcpus=vcpus,
+        cmdline=cmdline,
+        protection=protection,
+        ram_bytes=ram_bytes,
+        modules=modules,
+        drives=drives,
     ) as machine:
         machine.start()
         return machine.finish(timeout)

@@ -21,9 +21,11 @@ from coremesh.core.engine import Host
 from coremesh.core.memory_map import LOW_RAM_LIMIT, MemoryMap
 from coremesh.core.mesh import Mesh, Policy
 from coremesh.core.topology import Topology
+from coremesh.hw.ata.drive import Drive
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.board.pc import build_pc
 from coremesh.hw.firmware.acpi import build_firmware
+from coremesh.hw.memory import GuestMemory
 from coremesh.hw.power import PowerEvent
 
 JOIN_SECONDS = 10.0
@@ -66,6 +68,7 @@ class MeshMachine:
         seed: int = 1,
         hold_us: int = 50,
         prefetch: int = 8,
+        drives: Sequence[Drive | None] = (),
     ) -> None:
         memory = MemoryMap(ram_bytes)
         self.topology = Topology(memory, shares)
@@ -110,6 +113,8 @@ class MeshMachine:
             on_power=self._on_power,
             ram_bytes=ram_bytes,
             vcpus=len(apic_ids),
+            drives=drives,
+            memory=GuestMemory(first),
         )
         first.connect(self.node)
         for space, start, last in self.node.claims():
@@ -226,6 +231,7 @@ def run_on_mesh(
     timeout: float = 60.0,
     delay_us: tuple[int, int] = (0, 0),
     ram_bytes: int = 128 * MIB,
+    drives: Sequence[Drive | None] = (),
 ) -> MeshResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
     with MeshMachine(
@@ -236,6 +242,7 @@ def run_on_mesh(
         protection=protection,
         delay_us=delay_us,
         ram_bytes=ram_bytes,
+        drives=drives,
     ) as machine:
         machine.start()
         return machine.finish(timeout)

@@ -7,10 +7,10 @@
 
 namespace coremesh {
 
-ClockFollower::ClockFollower(Clock& clock, uint8_t self, Send send)
+ClockFollower::ClockFollower(Clock& clock, HostId self, Send send)
     : clock_(clock), self_(self), send_(std::move(send)), sync_({.hz = clock.hz()}), settled_(self == 0) {}
 
-void ClockFollower::received(uint8_t from, std::span<const uint8_t> payload) noexcept {
+void ClockFollower::received(HostId from, std::span<const uint8_t> payload) noexcept {
     // First of all: every tick between the arrival and this look counts as the path's.
     const uint64_t unchanged = clock_.unchanged();
     const uint64_t tsc = clock_.tsc();

@@ -10,6 +10,7 @@
 
 #include "base/clock.hpp"
 #include "base/clock_sync.hpp"
+#include "base/host_set.hpp"
 #include "base/pi_mutex.hpp"
 
 namespace coremesh {
@@ -18,13 +19,13 @@ namespace coremesh {
 class ClockFollower {
   public:
     /// Sends to another host; may drop. Called on the protocol thread with no lock of this class held.
-    using Send = std::function<void(uint8_t to, std::span<const uint8_t> payload)>;
+    using Send = std::function<void(HostId to, std::span<const uint8_t> payload)>;
 
     /// @param clock a following one; it and what `send` uses outlive this.
-    ClockFollower(Clock& clock, uint8_t self, Send send);
+    ClockFollower(Clock& clock, HostId self, Send send);
 
     /// A message of the clock's kind, as early after its arrival as can be.
-    void received(uint8_t from, std::span<const uint8_t> payload) noexcept;
+    void received(HostId from, std::span<const uint8_t> payload) noexcept;
 
     /// Asks if it is time. Returns the next moment to be called, in ns on CLOCK_MONOTONIC; -1 on host 0.
     int64_t due(int64_t now_ns) noexcept;
@@ -46,7 +47,7 @@ class ClockFollower {
     void correct(const ClockSync::Correction& correction) noexcept;
 
     Clock& clock_;
-    const uint8_t self_;
+    const HostId self_;
     const Send send_;
     mutable PiMutex mutex_;  // sync_, answers_given_, garbage_
     ClockSync sync_;

@@ -21,7 +21,7 @@ struct NodeServer::Lane {
         DeviceRequest request;
         int64_t since = 0;
     };
-    uint8_t host = 0;
+    HostId host = 0;
     bool busy = false;  // ready or at a worker
     unsigned first = 0, count = 0;
     Lane* next_ready = nullptr;
@@ -30,10 +30,9 @@ struct NodeServer::Lane {
 
 NodeServer::NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned workers)
     : node_(node),
-      hosts_(std::min(hosts, 256u)),
+      hosts_(std::min(hosts, kMaxHosts)),
       send_(std::move(send)),
-      lanes_(size_t{hosts_} * kLanes),
-      forgotten_(hosts_) {
+      lanes_(size_t{hosts_} * kLanes) {
     // Signals of the process (Ctrl-C, profilers) are for other threads; faults are each thread's own.
     sigset_t most, before;
     sigfillset(&most);
@@ -47,12 +46,12 @@ NodeServer::NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned 
 
 NodeServer::~NodeServer() { stop(); }
 
-void NodeServer::received(uint8_t from, std::span<const uint8_t> payload) noexcept {
+void NodeServer::received(HostId from, std::span<const uint8_t> payload) noexcept {
     const auto request = DeviceRequest::decode(payload);
     const int64_t now = Clock::monotonic_ns();
     {
         const std::lock_guard lock(mutex_);
-        if (!request || from == 0 || from >= hosts_ || forgotten_[from] || request->lane() >= kLanes) {
+        if (!request || from == 0 || from >= hosts_ || request->lane() >= kLanes) {
             ++counters_.refused;
             return;
         }
@@ -151,17 +150,6 @@ uint64_t NodeServer::serve(const DeviceRequest& request) noexcept {
         }
     }
     return 0;
-}
-
-void NodeServer::forget(uint8_t host) noexcept {
-    const std::lock_guard lock(mutex_);
-    if (host >= hosts_) return;
-    forgotten_[host] = true;
-    for (unsigned index = 0; index < kLanes; ++index) {
-        if (Lane* lane = lanes_[size_t{host} * kLanes + index].get()) {
-            counters_.depth -= std::exchange(lane->count, 0);
-        }
-    }
 }
 
 void NodeServer::stop() noexcept {

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/host_set.hpp"
 #include "base/pi_mutex.hpp"
 #include "bus/bus.hpp"
 #include "bus/device_message.hpp"
@@ -30,7 +31,7 @@ namespace coremesh {
 class NodeServer {
   public:
     /// Sends an answer; blocks no longer than a queue takes to drain. False: that host has gone. Any worker.
-    using Send = std::function<bool(uint8_t to, std::span<const uint8_t> payload)>;
+    using Send = std::function<bool(HostId to, std::span<const uint8_t> payload)>;
 
     static constexpr unsigned kLanes = 256;
     static constexpr unsigned kDepth = 32;
@@ -41,10 +42,7 @@ class NodeServer {
     ~NodeServer();
 
     /// A message of the devices' kind. Protocol thread.
-    void received(uint8_t from, std::span<const uint8_t> payload) noexcept;
-
-    /// That host is lost: what it still wants is dropped, and nothing more is taken from it. Any thread.
-    void forget(uint8_t host) noexcept;
+    void received(HostId from, std::span<const uint8_t> payload) noexcept;
 
     /// Returns when no worker runs any more; requests that wait are dropped. Idempotent. Not from a worker.
     void stop() noexcept;
@@ -74,7 +72,6 @@ class NodeServer {
     const Send send_;
     mutable PiMutex mutex_;
     std::vector<std::unique_ptr<Lane>> lanes_;  // by host and lane, made when first used
-    std::vector<bool> forgotten_;               // by host
     Lane* ready_ = nullptr;                     // first of the lanes that have work and no worker
     Lane* last_ready_ = nullptr;
     Counters counters_;

@@ -39,9 +39,8 @@ struct RemoteNode::Lane {
     }
 };
 
-RemoteNode::RemoteNode(Send send, std::vector<PostedWindow> posted)
+RemoteNode::RemoteNode(Send send)
     : send_(std::move(send)),
-      windows_(std::move(posted)),
       lanes_(std::make_unique<std::array<Lane, kLanes>>()),
       identity_(nodes_made.fetch_add(1) + 1) {}
 
@@ -52,13 +51,8 @@ uint64_t RemoteNode::read(Space space, uint64_t address, unsigned size) noexcept
 }
 
 void RemoteNode::write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept {
-    const DeviceRequest request{
-        .space = space, .write = true, .size = size, .address = address, .value = value & all_ones(size)};
-    if (posts(space, address, size)) {
-        post(request);
-    } else {
-        ask(request, 0);
-    }
+    ask({.space = space, .write = true, .size = size, .address = address, .value = value & all_ones(size)},
+        0);
 }
 
 void RemoteNode::end_of_interrupt(uint8_t vector) noexcept {
@@ -88,16 +82,6 @@ RemoteNode::Lane* RemoteNode::lane() noexcept {
         }
     }
     return nullptr;
-}
-
-bool RemoteNode::posts(Space space, uint64_t address, unsigned size) const noexcept {
-    if (space != Space::kMmio) return false;
-    for (const PostedWindow& window : windows_) {
-        if (address >= window.first && address <= window.last && window.last - address >= size - 1) {
-            return true;
-        }
-    }
-    return false;
 }
 
 uint64_t RemoteNode::ask(DeviceRequest request, uint64_t otherwise) noexcept {
@@ -147,7 +131,6 @@ void RemoteNode::post(DeviceRequest request) noexcept {
     }
     request.ticket = (uint64_t{seat.lane} << DeviceRequest::kLaneShift) | kPostedBit | (number & kNumberMask);
     posted_.fetch_add(1, std::memory_order_relaxed);
-    outstanding_.fetch_add(1, std::memory_order_seq_cst);
     lane->posted.store(number, std::memory_order_seq_cst);
     if (!send(request)) cut_off_.fetch_add(1, std::memory_order_relaxed);
 }
@@ -177,7 +160,6 @@ void RemoteNode::received(std::span<const uint8_t> payload) noexcept {
             return;
         }
         lane.served.store(number, std::memory_order_seq_cst);
-        outstanding_.fetch_sub(1, std::memory_order_seq_cst);
     } else {
         if (reply->ticket == 0 || lane.waits_for.load(std::memory_order_seq_cst) != reply->ticket) {
             refused_.fetch_add(1, std::memory_order_relaxed);

@@ -8,25 +8,15 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "bus/bus.hpp"
 #include "bus/device_message.hpp"
 
 namespace coremesh {
 
-/// A range of memory addresses to which the bus posts writes.
-struct PostedWindow {
-    uint64_t first, last;
-};
-
-/// The vCPU that reads, or writes to a port, sleeps until host 0 has answered. Writes into a posted window
-/// and ends of interrupts do not wait: they are served in the order in which their vCPU made them, before
-/// anything it asks later. At most `kPosted` of one vCPU are under way; the next one waits.
-///
-/// What may be posted is a matter of the bus. Ports never are, nor is the I/O APIC, whose index and data
-/// registers are one shared pair: the next owner of the guest's lock may be on a third host, and his access
-/// could overtake a posted one. PCI memory may be; `outstanding` tells when nothing is under way.
+/// The vCPU that accesses a device sleeps until host 0 has answered. Only the end of an interrupt is posted:
+/// it is served in its place among the vCPU's requests, before anything that the vCPU asks later. At most
+/// `kPosted` of one vCPU are under way; the next one waits. README.md says why writes are never posted.
 ///
 /// ## State that two threads touch
 ///
@@ -44,7 +34,7 @@ class RemoteNode final : public DeviceBackend {
     static constexpr unsigned kLanes = 256;
     static constexpr uint32_t kPosted = 16;
 
-    explicit RemoteNode(Send send, std::vector<PostedWindow> posted = {});
+    explicit RemoteNode(Send send);
     ~RemoteNode() override;
 
     // DeviceBackend; on vCPU threads. All ones is read when the machine stops or host 0 has gone.
@@ -61,9 +51,6 @@ class RemoteNode final : public DeviceBackend {
 
     /// The machine stops: every wait ends at once, and no other begins. Any thread, for good.
     void cancel() noexcept;
-
-    /// Posted writes and ends of interrupts of all vCPUs that host 0 has not yet served. Any thread.
-    uint32_t outstanding() const noexcept { return outstanding_.load(std::memory_order_seq_cst); }
 
     struct Counters {
         uint64_t asked = 0;      ///< requests that a vCPU waited for
@@ -82,14 +69,11 @@ class RemoteNode final : public DeviceBackend {
     uint64_t ask(DeviceRequest request, uint64_t otherwise) noexcept;
     void post(DeviceRequest request) noexcept;
     bool send(const DeviceRequest& request) noexcept;
-    bool posts(Space space, uint64_t address, unsigned size) const noexcept;
 
     const Send send_;
-    const std::vector<PostedWindow> windows_;
     const std::unique_ptr<std::array<Lane, kLanes>> lanes_;
     const uint64_t identity_;  // of this object among all that were made: threads remember it
     std::atomic<bool> cancelled_{false};
-    alignas(64) std::atomic<uint32_t> outstanding_{0};
     std::atomic<uint64_t> asked_{0}, posted_{0}, held_back_{0}, waited_ns_{0}, refused_{0}, cut_off_{0};
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The user's side of the agent: what threads ask for, and the answers. orders.cpp has what homes ask of it.
+// The user's side of the agent: what threads ask for, and the answers. agent_orders.cpp has what homes ask of
+// it.
 #include "coherence/agent.hpp"
 
 #include <algorithm>

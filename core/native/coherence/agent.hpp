@@ -11,7 +11,8 @@
 
 #include "coherence/contended_pages.hpp"
 #include "coherence/homes.hpp"
-#include "coherence/node.hpp"
+#include "coherence/access_table.hpp"
+#include "coherence/options.hpp"
 #include "coherence/outbox.hpp"
 #include "coherence/pool.hpp"
 #include "coherence/prefetch.hpp"

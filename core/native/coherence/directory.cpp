@@ -252,7 +252,7 @@ void Directory::order(Kind kind, HostId to, const Request& request, uint64_t sha
     outbox_.send(to, message, out);
 }
 
-Node::Holders Directory::holders(uint64_t page) const noexcept {
+Holders Directory::holders(uint64_t page) const noexcept {
     const Page& entry = pages_[page];
     return {owned(entry), readers(entry), entry.active != 0};
 }

@@ -13,7 +13,9 @@
 
 #include "coherence/contention.hpp"
 #include "coherence/homes.hpp"
-#include "coherence/node.hpp"
+#include "coherence/counters.hpp"
+#include "coherence/holders.hpp"
+#include "coherence/options.hpp"
 #include "coherence/outbox.hpp"
 #include "coherence/pool.hpp"
 #include "base/lazy_array.hpp"
@@ -31,7 +33,7 @@ class Directory {
     /// kGetS, kGetM, kRmw, kDone for a page of this home, from the host that speaks for itself.
     void receive(HostId from, const Message& message, uint64_t now_us, Actions& out);
 
-    Node::Holders holders(uint64_t page) const noexcept;
+    Holders holders(uint64_t page) const noexcept;
     bool idle() const noexcept { return requests_.in_use() == 0; }
 
   private:

@@ -11,12 +11,10 @@
 #include <optional>
 #include <span>
 
+#include "base/host_set.hpp"
 #include "coherence/transaction.hpp"
 
 namespace coremesh::coherence {
-
-using HostId = uint8_t;  ///< 0..63
-inline constexpr unsigned kMaxHosts = 64;
 
 struct Message {
     enum class Kind : uint8_t {

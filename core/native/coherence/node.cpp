@@ -112,7 +112,7 @@ void Node::used(uint64_t page, uint64_t place) noexcept { parts_->agent.used(pag
 
 std::vector<ContendedPage> Node::contended(size_t count) const { return parts_->agent.contended(count); }
 
-Node::Holders Node::holders(uint64_t page) const noexcept {
+Holders Node::holders(uint64_t page) const noexcept {
     if (page >= homes_.pages() || homes_.of(page) != self_) return {};
     return parts_->directory.holders(page);
 }

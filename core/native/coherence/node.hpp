@@ -20,28 +20,12 @@
 #include "coherence/access_table.hpp"
 #include "coherence/action.hpp"
 #include "coherence/counters.hpp"
+#include "coherence/holders.hpp"
 #include "coherence/homes.hpp"
 #include "coherence/messages.hpp"
+#include "coherence/options.hpp"
 
 namespace coremesh::coherence {
-
-/// What a home does with a memory transaction on a page that another host may write.
-enum class Policy : uint8_t {
-    kNever,     ///< move the page to the requester
-    kAlways,    ///< execute at the owner
-    kAdaptive,  ///< move it, unless the page is contended (contention.hpp)
-};
-
-struct Options {
-    HostId self = 0;
-    unsigned hosts = 1;            ///< 1..64
-    uint64_t pages = 0;            ///< of RAM
-    std::vector<HomeRange> homes;  ///< cover [0, pages)
-    Policy policy = Policy::kAdaptive;
-    uint32_t hold_us = 50;       ///< a granted page stays this long after its thread runs again
-    uint32_t hold_cap_us = 500;  ///< ... and no longer than this after the grant
-    unsigned prefetch = 8;       ///< pages ahead of a sequential reader; 0 for none
-};
 
 class Node {
   public:
@@ -90,12 +74,7 @@ class Node {
     void used(uint64_t page, uint64_t place) noexcept;
     /// The pages that this host's threads contend for most, the most contended first, at most `count` of 512.
     std::vector<ContendedPage> contended(size_t count) const;
-    /// As the home: who may write (bit), or who may read. For tests and for people.
-    struct Holders {
-        bool writable;   ///< one host, and it may write
-        uint64_t hosts;  ///< bit n: host n
-        bool busy;       ///< a transaction is under way
-    };
+    /// As the home, of a page of its own; all zero of another. For tests and for people.
     Holders holders(uint64_t page) const noexcept;
     /// Whether nothing is under way here: no request, no transaction, nothing put off.
     bool idle() const noexcept;

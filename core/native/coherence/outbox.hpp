@@ -20,7 +20,7 @@ class Outbox {
 
     /// Guesses keep off these hosts (Node::congested).
     void note_congested(uint64_t hosts) noexcept { congested_ = hosts; }
-    bool congested(HostId host) const noexcept { return congested_ >> (host & 63) & 1; }
+    bool congested(HostId host) const noexcept { return (congested_ & bit(host)) != 0; }
 
     void send(HostId to, const Message& message, Actions& out) {
         if (to == self_) {
@@ -47,8 +47,5 @@ class Outbox {
     uint64_t congested_ = 0;
     std::vector<Message> to_self_;
 };
-
-/// The bit of a host in a set of hosts.
-inline constexpr uint64_t bit(HostId host) noexcept { return uint64_t{1} << (host & 63); }
 
 }  // namespace coremesh::coherence

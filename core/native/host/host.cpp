@@ -292,13 +292,11 @@ void Host::forward(const x86::IpiMessage& message) noexcept {
     if (mesh_) mesh_->router().forward(message);
 }
 
-void Host::extint(bool asserted) noexcept {
-    fabric_.extint(asserted);
+void Host::on_extint(bool asserted) noexcept {
     if (mesh_) mesh_->router().extint(asserted);
 }
 
-void Host::nmi_line() noexcept {
-    fabric_.nmi_line();
+void Host::on_nmi_line() noexcept {
     if (mesh_) mesh_->router().nmi_line();
 }
 

@@ -69,9 +69,6 @@ class Host final : private VcpuEnvironment,
     /// A memory transaction on guest-physical memory, wherever the page is; `operation.offset` is set here.
     /// Nothing when it is not RAM within one page, or the machine stops.
     std::optional<coherence::Wide> transact_at(uint64_t gpa, coherence::Operation operation);
-    /// The 8259A's INTR and the NMI line, wired to the local APICs of all hosts.
-    void extint(bool asserted) noexcept;
-    void nmi_line() noexcept;
     /// Null on a machine of one host.
     Mesh* mesh() noexcept { return mesh_.get(); }
 
@@ -123,6 +120,8 @@ class Host final : private VcpuEnvironment,
     // x86::RemoteSink
     void forward(const x86::IpiMessage& message) noexcept override;
     void on_eoi(uint8_t vector) noexcept override;
+    void on_extint(bool asserted) noexcept override;
+    void on_nmi_line() noexcept override;
 
     Options options_;
     GuestRam ram_;

@@ -53,7 +53,7 @@ Mesh::Mesh(const Options& options, GuestRam& ram, Clock& clock, x86::Fabric& fab
       router_(options.self, options.hosts, options.vcpu_hosts, *this) {
     follower_ = std::make_unique<ClockFollower>(
         clock_, options_.self,
-        [this](uint8_t to, std::span<const uint8_t> payload) { link_->send(to, Type::kClock, payload); });
+        [this](HostId to, std::span<const uint8_t> payload) { link_->send(to, Type::kClock, payload); });
     if (options_.self != 0) {
         remote_node_ = std::make_shared<RemoteNode>(
             [this](std::span<const uint8_t> payload) { return link_->send(0, Type::kDevice, payload); });
@@ -72,7 +72,7 @@ void Mesh::attach(std::shared_ptr<link::Link> link, std::shared_ptr<DeviceBacken
     devices_ = std::move(devices);
     if (devices_) {
         node_server_ = std::make_unique<NodeServer>(*devices_, options_.hosts,
-                                                    [this](uint8_t to, std::span<const uint8_t> payload) {
+                                                    [this](HostId to, std::span<const uint8_t> payload) {
                                                         return link_->send(to, Type::kDevice, payload);
                                                     });
     }
@@ -104,8 +104,7 @@ void Mesh::stop() noexcept {
 // ---- the protocol thread
 // -------------------------------------------------------------------------------------------
 
-void Mesh::received(link::HostId from, Type type, uint64_t guest_tsc,
-                    std::span<const uint8_t> payload) noexcept {
+void Mesh::received(HostId from, Type type, uint64_t guest_tsc, std::span<const uint8_t> payload) noexcept {
     const int64_t now = link::lease_clock_ns();
     // Before the frame is looked at: it may be from before this process was stopped for a while.
     obey(lease_->tick(now), now);
@@ -152,21 +151,21 @@ int64_t Mesh::due(int64_t now_ns) noexcept {
 
 void Mesh::obey(const Lease::Orders& orders, int64_t now_ns) noexcept {
     for (uint64_t left = orders.send; left; left &= left - 1) {
-        const auto to = static_cast<link::HostId>(std::countr_zero(left));
+        const auto to = static_cast<HostId>(std::countr_zero(left));
         std::array<uint8_t, link::Beat::kBytes> bytes;
         lease_->beat(to, now_ns).encode(bytes);
         link_->send(to, Type::kHeartbeat, bytes);
     }
     // A host that is lost comes before what follows from it.
     for (uint64_t left = orders.lost; left; left &= left - 1) {
-        const auto host = static_cast<link::HostId>(std::countr_zero(left));
+        const auto host = static_cast<HostId>(std::countr_zero(left));
         link_->disown(host);
         break_up({false, host, "it has not been heard in time"});
     }
     if (orders.fence != Lease::Fence::kNone) break_up({true, options_.self, reason_of(orders.fence)});
 }
 
-void Mesh::peer_lost(link::HostId peer, link::Loss loss) noexcept {
+void Mesh::peer_lost(HostId peer, link::Loss loss) noexcept {
     break_up(
         {false, peer, loss == link::Loss::kGap ? "a message of it is missing" : "it takes no more messages"});
 }
@@ -191,18 +190,17 @@ void Mesh::note_joined(int64_t now_ns) noexcept {
 // ---- sending
 // -------------------------------------------------------------------------------------------------------
 
-void Mesh::send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept {
+void Mesh::send_message(HostId to, std::span<const uint8_t> message) noexcept {
     if (link_) link_->post(to, Type::kCoherence, message);
 }
 
-void Mesh::send_page(coherence::HostId to, std::span<const uint8_t> message,
-                     std::span<const uint8_t> page) noexcept {
+void Mesh::send_page(HostId to, std::span<const uint8_t> message, std::span<const uint8_t> page) noexcept {
     if (link_) link_->post(to, Type::kPage, message, page);
 }
 
 void Mesh::flush(uint64_t hosts) noexcept {
     for (; link_ && hosts != 0; hosts &= hosts - 1) {
-        link_->flush(static_cast<link::HostId>(std::countr_zero(hosts)));
+        link_->flush(static_cast<HostId>(std::countr_zero(hosts)));
     }
 }
 
@@ -210,7 +208,7 @@ void Mesh::timer_set(int64_t due_ns) noexcept {
     if (link_) link_->wake_at(due_ns);
 }
 
-bool Mesh::send(uint8_t to, std::span<const uint8_t> payload) noexcept {
+bool Mesh::send(HostId to, std::span<const uint8_t> payload) noexcept {
     return link_ && link_->send(to, Type::kInterrupt, payload);
 }
 

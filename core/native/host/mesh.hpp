@@ -33,7 +33,7 @@ namespace coremesh {
 /// The machine is not whole any more, or this host is not part of it.
 struct Breach {
     bool fenced;         ///< this host has lost its lease; else `host` is lost
-    link::HostId host;   ///< who
+    HostId host;         ///< who
     const char* reason;  ///< for a person
 };
 
@@ -49,10 +49,10 @@ class MeshOwner {
 class Mesh final : private link::Receiver, private MessageSender, private x86::InterruptPort {
   public:
     struct Options {
-        link::HostId self = 0;
+        HostId self = 0;
         unsigned hosts = 2;
         std::vector<coherence::HomeRange> homes;
-        std::vector<std::pair<uint32_t, uint8_t>> vcpu_hosts;  ///< APIC id, host
+        std::vector<std::pair<uint32_t, HostId>> vcpu_hosts;  ///< APIC id, host
         coherence::Policy policy = coherence::Policy::kAdaptive;
         uint32_t hold_us = 50;
         unsigned prefetch = 8;
@@ -83,30 +83,30 @@ class Mesh final : private link::Receiver, private MessageSender, private x86::I
     const std::shared_ptr<RemoteNode>& remote_node() noexcept { return remote_node_; }
     const coherence::Options& layout() const noexcept { return protocol_; }
     unsigned hosts() const noexcept { return options_.hosts; }
-    link::HostId self() const noexcept { return options_.self; }
+    HostId self() const noexcept { return options_.self; }
     const link::Link* link() const noexcept { return link_.get(); }
     const NodeServer* node_server() const noexcept { return node_server_.get(); }
     ClockFollower& follower() noexcept { return *follower_; }
 
   private:
     // link::Receiver, on the protocol thread but for stamp()
-    void received(link::HostId from, link::Type type, uint64_t guest_tsc,
+    void received(HostId from, link::Type type, uint64_t guest_tsc,
                   std::span<const uint8_t> payload) noexcept override;
     int64_t due(int64_t now_ns) noexcept override;
     uint64_t stamp() noexcept override { return clock_.tsc(); }
-    void peer_lost(link::HostId peer, link::Loss loss) noexcept override;
+    void peer_lost(HostId peer, link::Loss loss) noexcept override;
     // MessageSender
-    void send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept override;
-    void send_page(coherence::HostId to, std::span<const uint8_t> message,
+    void send_message(HostId to, std::span<const uint8_t> message) noexcept override;
+    void send_page(HostId to, std::span<const uint8_t> message,
                    std::span<const uint8_t> page) noexcept override;
     void flush(uint64_t hosts) noexcept override;
     uint64_t congested() const noexcept override { return link_ ? link_->congested() : 0; }
     void timer_set(int64_t due_ns) noexcept override;
     // x86::InterruptPort
     bool deliver(const x86::IpiMessage& message) noexcept override { return fabric_.deliver(message); }
-    void set_extint(bool asserted) noexcept override { fabric_.extint(asserted); }
-    void pulse_nmi() noexcept override { fabric_.nmi_line(); }
-    bool send(uint8_t to, std::span<const uint8_t> payload) noexcept override;
+    void set_extint(bool asserted) noexcept override { fabric_.set_extint(asserted); }
+    void pulse_nmi() noexcept override { fabric_.pulse_nmi(); }
+    bool send(HostId to, std::span<const uint8_t> payload) noexcept override;
 
     void obey(const link::Lease::Orders& orders, int64_t now_ns) noexcept;
     void break_up(const Breach& breach) noexcept;

@@ -146,8 +146,8 @@ std::shared_ptr<Link> Switch::link(HostId host) const { return links_.at(host); 
 
 void Switch::cut(HostId from, HostId to, bool is_cut) noexcept {
     auto& mask = wires_->inboxes[to]->cut;
-    const uint64_t bit = uint64_t{1} << from;
-    is_cut ? mask.fetch_or(bit, std::memory_order_acq_rel) : mask.fetch_and(~bit, std::memory_order_acq_rel);
+    is_cut ? mask.fetch_or(bit(from), std::memory_order_acq_rel)
+           : mask.fetch_and(~bit(from), std::memory_order_acq_rel);
 }
 
 void Switch::inject(HostId to, std::span<const uint8_t> frame) {

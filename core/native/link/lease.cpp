@@ -11,8 +11,6 @@ namespace {
 
 constexpr uint32_t kMagic = 0x54414542;  // "BEAT"
 
-constexpr uint64_t bit(unsigned host) noexcept { return uint64_t{1} << host; }
-
 }  // namespace
 
 int64_t lease_clock_ns() noexcept {
@@ -50,10 +48,7 @@ Lease::Lease(HostId self, unsigned hosts, int64_t now_ns, LeaseTimes times) noex
     for (Peer& peer : peers_) peer.heard_at = now_ns;
 }
 
-uint64_t Lease::everybody() const noexcept {
-    const uint64_t all = hosts_ == kMaxHosts ? ~uint64_t{0} : bit(hosts_) - 1;
-    return all & ~bit(self_);
-}
+uint64_t Lease::everybody() const noexcept { return all_hosts(hosts_) & ~bit(self_); }
 
 uint64_t Lease::unheard(int64_t now_ns) const noexcept {
     uint64_t mask = 0;

@@ -3,8 +3,6 @@
 
 #include <dlfcn.h>
 
-#include "link/zmq.hpp"
-
 namespace coremesh::link {
 
 LibZmq::LibZmq(const std::string& path) {

@@ -4,9 +4,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 
 namespace coremesh::link {
+
+/// libzmq cannot be used: not loaded from there, or too old. The text says which.
+class ZmqError : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
 
 /// zmq_msg_t of ZeroMQ 4.x: 64 bytes that belong to libzmq (zmq.h; the size is part of its ABI). A message
 /// must be moved by `LibZmq::move`, never copied.

@@ -7,11 +7,9 @@
 #include <cstdint>
 #include <span>
 
-namespace coremesh::link {
+#include "base/host_set.hpp"
 
-/// A host of the machine, 0 .. hosts - 1. Host 0 has the devices and grants the leases.
-using HostId = uint8_t;
-inline constexpr unsigned kMaxHosts = 64;
+namespace coremesh::link {
 
 /// Bytes that a frame may carry, head and body together. A page is 4096.
 inline constexpr size_t kMaxPayload = 65536;

@@ -33,7 +33,7 @@ void Peers::admit(std::span<const uint8_t> frame, std::optional<HostId> key_of, 
 
 bool Peers::give_up(HostId peer, std::optional<Loss> why) noexcept {
     if (!is_peer(peer) || peers_[peer].lost.exchange(true, std::memory_order_acq_rel)) return false;
-    if (why) unreported_[static_cast<size_t>(*why)].fetch_or(uint64_t{1} << peer, std::memory_order_release);
+    if (why) unreported_[static_cast<size_t>(*why)].fetch_or(bit(peer), std::memory_order_release);
     return true;
 }
 

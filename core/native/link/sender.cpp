@@ -161,7 +161,7 @@ bool Sender::place(HostId to, Way& way, FrameBuffer& frame) noexcept {
     way.overflow.back().swap(frame);
     way.overflow.push();
     peers_.count_overflow(to, way.overflow.size(), true);
-    const uint64_t before = waiting_.fetch_or(uint64_t{1} << to, std::memory_order_relaxed);
+    const uint64_t before = waiting_.fetch_or(bit(to), std::memory_order_relaxed);
     if (before == 0) thread_->wake();  // the protocol thread keeps trying
     return true;
 }
@@ -175,7 +175,7 @@ bool Sender::drain_overflow(HostId to, Way& way) noexcept {
     const size_t left = way.overflow.size();
     peers_.count_overflow(to, left, false);
     if (left != 0) return false;
-    waiting_.fetch_and(~(uint64_t{1} << to), std::memory_order_relaxed);
+    waiting_.fetch_and(~bit(to), std::memory_order_relaxed);
     return true;
 }
 

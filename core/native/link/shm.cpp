@@ -187,7 +187,7 @@ class ShmWire final : public Wire {
     /// A ring that holds what no host writes is not looked at again; the peer's silence then ends the
     /// machine.
     unsigned broken(HostId from, Sink& sink) noexcept {
-        broken_ |= uint64_t{1} << from;
+        broken_ |= bit(from);
         sink.stranger(Refusal::kNotAFrame);
         return 0;
     }

@@ -2,15 +2,18 @@
 // Who may connect: the ZeroMQ Authentication Protocol (RFC 27), answered natively.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
 #include "link/libzmq.hpp"
-#include "link/zmq.hpp"
+#include "link/link.hpp"
 
 namespace coremesh::link {
+
+using PublicKey = std::array<uint8_t, 32>;
 
 /// The host of a "User-Id" that `Authenticator` gave; nothing when it is no number of a host.
 std::optional<HostId> host_of_user_id(const char* user_id) noexcept;

@@ -3,14 +3,12 @@
 // GIL.
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "link/wire.hpp"
+#include "link/zap.hpp"
 
 namespace coremesh::link {
 
@@ -21,14 +19,6 @@ struct ZmqSockets {
     void* router = nullptr;      // bound; receives
     void* zap = nullptr;         // REP bound to inproc://zeromq.zap.01, or null without CURVE
     std::vector<void*> dealers;  // by host, connected; null for oneself
-};
-
-using PublicKey = std::array<uint8_t, 32>;
-
-/// libzmq cannot be used: not loaded from there, or too old. The text says which.
-class ZmqError : public std::runtime_error {
-  public:
-    using std::runtime_error::runtime_error;
 };
 
 struct ZmqOptions {

@@ -227,7 +227,7 @@ void SharedMemory::cancel() noexcept {
 // ---- the protocol thread
 // -------------------------------------------------------------------------------------------
 
-void SharedMemory::receive(coherence::HostId from, std::span<const uint8_t> bytes) noexcept {
+void SharedMemory::receive(HostId from, std::span<const uint8_t> bytes) noexcept {
     const auto message = coherence::decode(bytes);
     std::span<const uint8_t> page;
     if (message && message->has_page()) page = bytes.subspan(coherence::wire_size(message->kind));
@@ -274,7 +274,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
     std::array<uint8_t, coherence::kMaxWire> wire;
     switch (action.kind) {
         case Action::Kind::kSend:
-            sent_to_ |= coherence::bit(action.to);
+            sent_to_ |= bit(action.to);
             sender_.send_message(action.to, {wire.data(), coherence::encode(action.message, wire)});
             return;
         case Action::Kind::kSendPage:
@@ -295,7 +295,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
             if (action.to == node_.self()) {
                 to_self_.push_back(result);
             } else {
-                sent_to_ |= coherence::bit(action.to);
+                sent_to_ |= bit(action.to);
                 sender_.send_message(action.to, {wire.data(), coherence::encode(result, wire)});
             }
             return;
@@ -334,7 +334,7 @@ void SharedMemory::send_page(const Action& action) noexcept {
                                                         : counters_.pages_sent_sparse;
     form.fetch_add(1, std::memory_order_relaxed);
     counters_.page_bytes.fetch_add(length, std::memory_order_relaxed);
-    sent_to_ |= coherence::bit(action.to);
+    sent_to_ |= bit(action.to);
     sender_.send_page(action.to, {wire.data(), head}, {encoded_.data(), length});
 }
 

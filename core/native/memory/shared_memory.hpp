@@ -25,8 +25,8 @@ namespace coremesh {
 /// held, by any thread; `flush` follows without it, and only there may a thread be woken that could take the
 /// CPU.
 struct MessageSender {
-    virtual void send_message(coherence::HostId to, std::span<const uint8_t> message) noexcept = 0;
-    virtual void send_page(coherence::HostId to, std::span<const uint8_t> message,
+    virtual void send_message(HostId to, std::span<const uint8_t> message) noexcept = 0;
+    virtual void send_page(HostId to, std::span<const uint8_t> message,
                            std::span<const uint8_t> page) noexcept = 0;
     /// Lets what was sent go. Bit n: to host n.
     virtual void flush(uint64_t hosts) noexcept = 0;
@@ -78,7 +78,7 @@ class SharedMemory {
     // ---- the protocol thread
 
     /// A message of the protocol; with the bytes of a page behind it, if it has any.
-    void receive(coherence::HostId from, std::span<const uint8_t> bytes) noexcept;
+    void receive(HostId from, std::span<const uint8_t> bytes) noexcept;
     /// Runs the holds that have ended; the next moment (CLOCK_MONOTONIC, ns) or -1.
     int64_t run_timers(int64_t now_ns) noexcept;
 

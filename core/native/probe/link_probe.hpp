@@ -60,7 +60,7 @@ class LinkProbe final : private Receiver {
     int64_t due(int64_t) noexcept override { return -1; }
     uint64_t stamp() noexcept override { return stamps_.fetch_add(1, std::memory_order_relaxed); }
     void peer_lost(HostId peer, Loss) noexcept override {
-        lost_.fetch_or(uint64_t{1} << peer, std::memory_order_release);
+        lost_.fetch_or(bit(peer), std::memory_order_release);
     }
 
     const std::shared_ptr<Link> link_;

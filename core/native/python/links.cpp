@@ -11,11 +11,11 @@
 #include <cstring>
 
 #include "link/in_process.hpp"
-#include "probe/link_probe.hpp"
 #include "link/protocol_thread.hpp"
 #include "link/shm.hpp"
 #include "link/wired_link.hpp"
 #include "link/zmq.hpp"
+#include "probe/link_probe.hpp"
 #include "python/module.hpp"
 
 namespace nb = nanobind;
@@ -44,7 +44,7 @@ void put_named(nb::dict& out, const char* prefix, const std::array<const char*, 
 }
 
 AnyDict counters_of(const Link& link, unsigned peer) {
-    const link::LinkCounters counters = link.counters(static_cast<link::HostId>(peer));
+    const link::LinkCounters counters = link.counters(static_cast<HostId>(peer));
     AnyDict out;
     describe(counters, [&](const char* name, uint64_t value) { out[name] = value; });
     put_named(out, "sent_", link::kTypeNames, counters.sent);
@@ -68,9 +68,9 @@ AnyDict facts_of(const Link& link) {
 
 link::LinkOptions link_options(unsigned host, unsigned hosts, uint64_t machine_id, uint32_t epoch,
                                size_t overflow_limit, unsigned spin_us, int cpu) {
-    if (host >= link::kMaxHosts) throw nb::value_error("hosts are 0 to 63");
+    if (host >= kMaxHosts) throw nb::value_error("hosts are 0 to 63");
     if (cpu < -1 || cpu >= CPU_SETSIZE) throw nb::value_error("no such CPU");
-    return {.identity = {static_cast<link::HostId>(host), hosts, machine_id, epoch},
+    return {.identity = {static_cast<HostId>(host), hosts, machine_id, epoch},
             .overflow_limit = overflow_limit,
             .spin_ns = spin_us * int64_t{1000},
             .cpu = cpu};
@@ -80,8 +80,8 @@ std::shared_ptr<Link> zmq_link(unsigned host, unsigned hosts, uint64_t machine_i
                                const std::string& library, uintptr_t router, uintptr_t zap,
                                const std::vector<uintptr_t>& dealers, const std::vector<nb::bytes>& keys,
                                size_t overflow_limit, unsigned spin_us, int cpu) {
-    if (host >= link::kMaxHosts) throw nb::value_error("hosts are 0 to 63");
-    link::ZmqOptions options{.self = static_cast<link::HostId>(host), .hosts = hosts, .keys = {}};
+    if (host >= kMaxHosts) throw nb::value_error("hosts are 0 to 63");
+    link::ZmqOptions options{.self = static_cast<HostId>(host), .hosts = hosts, .keys = {}};
     for (const nb::bytes& key : keys) {
         link::PublicKey& raw = options.keys.emplace_back();
         if (key.size() != raw.size()) throw nb::value_error("a key is 32 bytes");
@@ -148,7 +148,7 @@ void bind_link(nb::module_& m) {
         .def("cut", &Switch::cut, "source"_a, "destination"_a, "is_cut"_a = true)
         .def(
             "inject",
-            [](Switch& self, link::HostId to, nb::bytes frame) {
+            [](Switch& self, HostId to, nb::bytes frame) {
                 self.inject(to, {static_cast<const uint8_t*>(frame.data()), frame.size()});
             },
             "destination"_a, "frame"_a);
@@ -159,7 +159,7 @@ void bind_link(nb::module_& m) {
         .def("stop", &LinkProbe::stop, nb::call_guard<Unlocked>())
         .def(
             "send",
-            [](LinkProbe& self, link::HostId to, const std::string& type, nb::bytes head, nb::bytes body) {
+            [](LinkProbe& self, HostId to, const std::string& type, nb::bytes head, nb::bytes body) {
                 const auto span = [](const nb::bytes& bytes) {
                     return std::span(static_cast<const uint8_t*>(bytes.data()), bytes.size());
                 };

@@ -52,10 +52,10 @@ coherence::Policy policy_named(const std::string& name) {
     throw nb::value_error("policy is never, always or adaptive");
 }
 
-using RangeTuple = std::tuple<uint64_t, uint64_t, uint8_t>;
+using RangeTuple = std::tuple<uint64_t, uint64_t, HostId>;
 
-Mesh::Options options_from(uint8_t host, unsigned hosts, const std::vector<RangeTuple>& homes,
-                           const std::vector<std::tuple<uint32_t, uint8_t>>& vcpu_hosts,
+Mesh::Options options_from(HostId host, unsigned hosts, const std::vector<RangeTuple>& homes,
+                           const std::vector<std::tuple<uint32_t, HostId>>& vcpu_hosts,
                            const std::string& policy, uint32_t hold_us, unsigned prefetch) {
     Mesh::Options options;
     options.self = host;
@@ -158,7 +158,7 @@ AnyDict mesh_stats(Host& host) {
     nb::list links;
     for (unsigned peer = 0; mesh->link() && peer < mesh->hosts(); ++peer) {
         if (peer == mesh->self()) continue;
-        const link::LinkCounters counters = mesh->link()->counters(static_cast<link::HostId>(peer));
+        const link::LinkCounters counters = mesh->link()->counters(static_cast<HostId>(peer));
         nb::dict row;
         row["peer"] = peer;
         link::describe(counters, [&](const char* name, uint64_t value) { row[name] = value; });
@@ -198,8 +198,8 @@ void bind_mesh_options(nb::module_& m) {
     nb::class_<Mesh::Options>(m, "MeshOptions", "A host's place among the others; see coremesh.core.mesh.")
         .def(
             "__init__",
-            [](Mesh::Options* self, uint8_t host, unsigned hosts, const std::vector<RangeTuple>& homes,
-               const std::vector<std::tuple<uint32_t, uint8_t>>& vcpu_hosts, const std::string& policy,
+            [](Mesh::Options* self, HostId host, unsigned hosts, const std::vector<RangeTuple>& homes,
+               const std::vector<std::tuple<uint32_t, HostId>>& vcpu_hosts, const std::string& policy,
                uint32_t hold_us, unsigned prefetch) {
                 new (self)
                     Mesh::Options(options_from(host, hosts, homes, vcpu_hosts, policy, hold_us, prefetch));

@@ -435,8 +435,8 @@ NB_MODULE(_native, m) {
             "msi", [](Host& host, uint64_t address, uint32_t data) { host.fabric().msi(address, data); },
             "address"_a, "data"_a)
         .def(
-            "extint", [](Host& host, bool level) { host.extint(level); }, "level"_a)
-        .def("nmi", [](Host& host) { host.nmi_line(); })
+            "extint", [](Host& host, bool level) { host.fabric().extint(level); }, "level"_a)
+        .def("nmi", [](Host& host) { host.fabric().nmi_line(); })
         .def(
             "kick", [](Host& host, size_t vcpu) { host.vcpu(vcpu).kick(); }, "vcpu"_a)
         .def("storm", &storm_on, nb::kw_only(), "vcpu"_a, "address"_a, "kinds"_a, "counters"_a, "messages"_a,

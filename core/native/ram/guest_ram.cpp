@@ -9,6 +9,8 @@
 #include <cstring>
 #include <string>
 
+#include "ram/guards.hpp"
+
 namespace coremesh {
 namespace {
 
@@ -46,11 +48,11 @@ void require_shared_userfaultfd() {
 std::unique_ptr<ViewGuard> make_guard(Protection protection, const RamViews& views, bool coherent) {
     if (protection == Protection::automatic) {
         const ProtectionProbe probe = probe_protection();
-        return ViewGuard::make(coherent ? probe.chosen_shared : probe.chosen, views, coherent);
+        return make_view_guard(coherent ? probe.chosen_shared : probe.chosen, views, coherent);
     }
     try {
         if (protection == Protection::userfaultfd && coherent) require_shared_userfaultfd();
-        return ViewGuard::make(protection, views, coherent);
+        return make_view_guard(protection, views, coherent);
     } catch (const PlatformError& error) {
         throw PlatformError(std::string("protection '") + std::string(name_of(protection)) +
                             "' does not work here: " + error.what() + "; use 'auto' to take what works");

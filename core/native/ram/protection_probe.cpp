@@ -11,7 +11,7 @@
 #include "ram/fault_cause.hpp"
 #include "ram/fault_handler.hpp"
 #include "ram/protection.hpp"
-#include "ram/view_guard.hpp"
+#include "ram/guards.hpp"
 
 namespace coremesh {
 namespace {
@@ -28,7 +28,7 @@ class Trial final : FaultTarget {
   public:
     static void run(Protection protection, bool coherent) {
         Trial trial;
-        trial.guard_ = ViewGuard::make(protection, trial.views_, coherent);
+        trial.guard_ = make_view_guard(protection, trial.views_, coherent);
         for (Access& each : trial.mapped_) each = trial.guard_->initial();
         FaultRange range(trial.views_.guest, kLength, trial.guard_->fault_signal(),
                          trial.guard_->fault_code(), trial);

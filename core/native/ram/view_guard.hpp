@@ -9,7 +9,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "base/access.hpp"
 #include "ram/protection.hpp"
@@ -29,10 +28,6 @@ struct RamViews {
 class ViewGuard {
   public:
     static constexpr uint64_t kPage = 4096;
-
-    /// `coherent`: no access to any page at first, else all. `protection` is not `automatic`. Throws
-    /// PlatformError.
-    static std::unique_ptr<ViewGuard> make(Protection protection, const RamViews& views, bool coherent);
 
     virtual ~ViewGuard() = default;
     ViewGuard(const ViewGuard&) = delete;

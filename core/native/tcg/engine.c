@@ -176,12 +176,6 @@ enum cm_exit cm_engine_run(cm_engine* engine) {
 
 const char* cm_engine_abort_text(const cm_engine* engine) { return engine->abort_text; }
 
-void cm_engine_kick(cm_engine* engine) {
-    // Paired with the loop: it stores 0 here, fences (exceptions.c), and only then reads the mailbox. The
-    // mailbox was posted before.
-    __atomic_store_n(&cpu_neg(engine->cs)->icount_decr.u16.high, (uint16_t)-1, __ATOMIC_SEQ_CST);
-}
-
 const struct cm_engine_counters* cm_engine_counters_of(const cm_engine* engine) { return &engine->counters; }
 
 size_t cm_engine_code_bytes(const cm_engine* engine) {

@@ -116,7 +116,7 @@ int cm_instruction_at(const TranslationBlock* tb, uintptr_t host_pc, uint64_t* g
 uint64_t cm_code_page(struct cm_engine* engine, target_ulong pc);
 void cm_exceptions_attach(struct cm_engine* engine);
 void cm_canonical_attach(struct cm_engine* engine);
-// Moves the ops emitted after `mark` in front of `place`, in order (translate.c).
+// Moves the ops emitted after `mark` in front of `place`, in order (op_list.c).
 void cm_move_ops_before(TCGContext* tcg, TCGOp* mark, TCGOp* place);
 
 // Names of the library carry the target's suffix; x86_64.h renames ours in the same way, so the pair that

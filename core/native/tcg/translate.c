@@ -15,14 +15,6 @@
 
 void CM_REAL(gen_intermediate_code)(CPUState* cs, TranslationBlock* tb, int max_insns);
 
-void cm_move_ops_before(TCGContext* tcg, TCGOp* mark, TCGOp* place) {
-    TCGOp* op;
-    while ((op = QTAILQ_NEXT(mark, link)) != NULL) {
-        QTAILQ_REMOVE(&tcg->ops, op, link);
-        QTAILQ_INSERT_BEFORE(place, op, link);
-    }
-}
-
 static bool is_call_of(const TCGOp* op, const void* function) {
     if (op->opc != INDEX_op_call) return false;
     return (const void*)(uintptr_t)op->args[TCGOP_CALLO(op) + TCGOP_CALLI(op)] == function;

@@ -66,7 +66,7 @@ uint64_t mesh_violations(void* mesh) { return static_cast<Network*>(mesh)->viola
 int mesh_idle(void* mesh, unsigned host) { return static_cast<Network*>(mesh)->node(host).idle(); }
 uint64_t mesh_holders(void* mesh, uint64_t page, int* writable, int* busy) {
     auto& network = *static_cast<Network*>(mesh);
-    const Node::Holders holders = network.node(network.node(0).home(page)).holders(page);
+    const Holders holders = network.node(network.node(0).home(page)).holders(page);
     *writable = holders.writable;
     *busy = holders.busy;
     return holders.hosts;

@@ -17,17 +17,17 @@ from test_schedules import explore, write_two_pages_in_step
 #: name: (file, the rule as it is written, the mistake)
 MUTANTS = {
     "the owner sends the page and keeps it": (
-        "orders.cpp",
+        "agent_orders.cpp",
         "lose(page, Access::kNone, now_us, out);\n        answer.kind = Kind::kDataM;",
         "answer.kind = Kind::kDataM;",
     ),
     "the owner gives a copy and still writes": (
-        "orders.cpp",
+        "agent_orders.cpp",
         "if (access_.get(page) == Access::kWrite) lose(page, Access::kRead, now_us, out);",
         "",
     ),
     "a sharer acknowledges and still reads": (
-        "orders.cpp",
+        "agent_orders.cpp",
         "lose(page, Access::kNone, now_us, out);\n        answer.kind = Kind::kInvAck;",
         "answer.kind = Kind::kInvAck;",
     ),
@@ -72,7 +72,7 @@ MUTANTS = {
         "continue;",
     ),
     "the home ends a transaction while others still have to acknowledge": (
-        "orders.cpp",
+        "agent_orders.cpp",
         "if (settles(homes_.of(page) == outbox_.self(), answer.sharers)) {",
         "if (homes_.of(page) == outbox_.self()) {",
     ),
@@ -82,7 +82,7 @@ MUTANTS = {
         "order(Kind::kFwdM, from, request, others, out), end(request, out);",
     ),
     "an order is put off and no timer set": (
-        "orders.cpp",
+        "agent_orders.cpp",
         "return set_timer(message.page, hold_left(entry, now_us), out);",
         "return;",
     ),
@@ -112,5 +112,5 @@ def test_given_no_cure_for_two_pages_when_two_hosts_need_both_then_neither_gets_
     objects: dict[str, Path], tmp_path: Path
 ) -> None:
     rule, mistake = "kStuckStreak = 8;", "kStuckStreak = 255;"
-    library = build_mutant("orders.cpp", rule, mistake, objects, tmp_path)
+    library = build_mutant("agent_orders.cpp", rule, mistake, objects, tmp_path)
     assert max(write_two_pages_in_step(library)) < 10

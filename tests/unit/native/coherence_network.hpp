@@ -22,6 +22,9 @@ namespace coherence_network {
 
 using namespace coremesh::coherence;
 using coremesh::Access;
+using coremesh::bit;
+using coremesh::HostId;
+using coremesh::kMaxHosts;
 
 struct alignas(4096) PageBytes {
     std::array<uint64_t, 512> words{};
@@ -217,7 +220,7 @@ class Network {
                 if (access != Access::kNone && word(host, page) != truth_[page]) fail("a stale read");
             }
             if (writers > 1 || (writers == 1 && readers != 0)) fail("a writer beside another user");
-            const Node::Holders holders = nodes_[nodes_[0]->home(page)]->holders(page);
+            const Holders holders = nodes_[nodes_[0]->home(page)]->holders(page);
             if (holders.busy) continue;
             for (unsigned host = 0; host < hosts_; ++host) {
                 if (answer_under_way(nodes_[0]->home(page), host, page)) continue;

@@ -17,8 +17,11 @@ namespace {
 struct Remote final : RemoteSink {
     void forward(const IpiMessage& message) noexcept override { forwarded.push_back(message); }
     void on_eoi(uint8_t vector) noexcept override { ended.push_back(vector); }
+    void on_extint(bool asserted) noexcept override { lines += asserted ? "+" : "-"; }
+    void on_nmi_line() noexcept override { lines += "n"; }
     std::vector<IpiMessage> forwarded;
     std::vector<uint8_t> ended;
+    std::string lines;  // the 8259A's INTR rises (+), falls (-); NMI (n)
 };
 
 /// A host with local APICs of the given IDs, software-enabled; the machine may have more vCPUs elsewhere.
@@ -261,6 +264,7 @@ STORY("given the 8259A's INTR and the NMI line, then each APIC decides by its LI
     host.fabric.nmi_line();
     CHECK_EQ(host.port(0).nmis, 2);
     CHECK_EQ(host.port(1).nmis, 2);
+    CHECK(host.remote.lines == "");  // there is no other host to tell
 }
 
 STORY(
@@ -292,6 +296,13 @@ STORY(
     CHECK_EQ(forwarded(), 0u);
     CHECK(host[0].write_msr(0x830, uint64_t{0x0001'0003} << 32 | 0x4855));
     CHECK_EQ(forwarded(), 1u);
+    host.fabric.extint(true);
+    host.fabric.extint(false);
+    host.fabric.nmi_line();
+    CHECK(host.remote.lines == "+-n");
+    host.fabric.set_extint(true);  // from the other host
+    host.fabric.pulse_nmi();
+    CHECK(host.remote.lines == "+-n");
 }
 
 STORY("given a message from another host, then it is delivered here and not sent on") {

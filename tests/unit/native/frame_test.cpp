@@ -11,6 +11,7 @@
 #include "check.hpp"
 #include "link/peers.hpp"
 
+using coremesh::HostId;
 using namespace coremesh::link;
 
 namespace {

@@ -16,6 +16,8 @@
 #include "link/frame.hpp"
 #include "probe/link_probe.hpp"
 
+using coremesh::HostId;
+using coremesh::kMaxHosts;
 using namespace coremesh::link;
 using namespace std::chrono_literals;
 

@@ -299,7 +299,7 @@ STORY(
     CHECK_EQ(machine.drain(), 0u);
 }
 
-STORY("given a host that has gone, then it is asked no more, and a search goes round it") {
+STORY("given a host that has gone, then what is sent to it is counted, and a search goes round it") {
     Machine machine({{0}, {1}, {2}});
     for (uint32_t id = 0; id < 3; ++id) machine[id].lapic.write(kLdr, 1u << (24 + id));
     machine.cut = {1};
@@ -309,12 +309,8 @@ STORY("given a host that has gone, then it is asked no more, and a search goes r
         CHECK(machine.take(0x55) == Ids{2});
     }
     CHECK(machine.hosts[0]->router.counters().lost > 0);
-    const uint64_t lost = machine.hosts[0]->router.counters().lost;
-    machine.hosts[0]->router.forget(1);
-    machine.ipi(0, 1u << 24, 0x4055);
     machine.ipi(0, 0, 0x4055 | 3u << 18);
     machine.drain();
-    CHECK_EQ(machine.hosts[0]->router.counters().lost, lost);
     CHECK(machine.take(0x55) == Ids{2});
 }
 

@@ -12,6 +12,7 @@
 
 #include "check.hpp"
 
+using coremesh::HostId;
 using namespace coremesh::link;
 
 namespace {

@@ -24,9 +24,9 @@ class RemoteSink {
     virtual void on_eoi(uint8_t vector) noexcept = 0;
 
     /// The 8259A's INTR and a pulse of the NMI line, for the other hosts' local APICs; those on this one have
-    /// them already.
-    virtual void on_extint(bool) noexcept {}
-    virtual void on_nmi_line() noexcept {}
+    /// them already. Not called on a machine of one host.
+    virtual void on_extint(bool asserted) noexcept = 0;
+    virtual void on_nmi_line() noexcept = 0;
 
   protected:
     ~RemoteSink() = default;

@@ -11,8 +11,6 @@ namespace {
 constexpr uint8_t kLevel = 1, kAssert = 2, kLogical = 4, kWide = 8, kRedirect = 16, kAllFlags = 31;
 constexpr uint8_t kReservedMode = 3;
 
-constexpr uint64_t bit(unsigned host) noexcept { return uint64_t{1} << host; }
-
 }  // namespace
 
 std::array<uint8_t, InterruptFrame::kBytes> InterruptFrame::encode() const noexcept {
@@ -68,10 +66,10 @@ std::optional<InterruptFrame> InterruptFrame::decode(std::span<const uint8_t> by
     return frame;
 }
 
-InterruptRouter::InterruptRouter(uint8_t self, unsigned hosts,
-                                 const std::vector<std::pair<uint32_t, uint8_t>>& homes, InterruptPort& port)
+InterruptRouter::InterruptRouter(HostId self, unsigned hosts,
+                                 const std::vector<std::pair<uint32_t, HostId>>& homes, InterruptPort& port)
     : self_(self), hosts_(hosts), port_(port) {
-    if (hosts > kMostHosts || self >= hosts) throw std::invalid_argument("no such host in the machine");
+    if (hosts > kMaxHosts || self >= hosts) throw std::invalid_argument("no such host in the machine");
     for (const auto& [apic_id, host] : homes) {
         if (apic_id >= kMostApicIds || host >= hosts)
             throw std::invalid_argument("APIC ID or host out of range");
@@ -93,7 +91,7 @@ uint64_t InterruptRouter::hosts_of(const IpiMessage& message) const noexcept {
             break;
     }
     const auto host_bit = [this](uint32_t apic_id) {
-        const uint8_t host = host_of(apic_id);
+        const HostId host = host_of(apic_id);
         return host == kNoHost ? 0 : bit(host);
     };
     if (message.destination == kBroadcast) return with_vcpus_;
@@ -130,7 +128,7 @@ void InterruptRouter::nmi_line() noexcept {
     send_to_others(with_vcpus_, {.kind = InterruptFrame::Kind::kNmi, .message = {}, .visited = 0});
 }
 
-void InterruptRouter::received(uint8_t from, std::span<const uint8_t> payload) noexcept {
+void InterruptRouter::received(HostId from, std::span<const uint8_t> payload) noexcept {
     const auto frame = InterruptFrame::decode(payload);
     if (!frame || !believable(from, *frame)) {
         refused_.fetch_add(1, std::memory_order_relaxed);
@@ -157,17 +155,16 @@ void InterruptRouter::received(uint8_t from, std::span<const uint8_t> payload) n
 
 /// Whether that host can have sent it: its own vCPUs' messages, the devices' from host 0, and searches that
 /// it has taken part in and that were not here.
-bool InterruptRouter::believable(uint8_t from, const InterruptFrame& frame) const noexcept {
+bool InterruptRouter::believable(HostId from, const InterruptFrame& frame) const noexcept {
     if (from >= hosts_ || from == self_) return false;
     const IpiMessage& message = frame.message;
-    const uint8_t origin = message.source == kNoSource ? 0 : host_of(message.source);
+    const HostId origin = message.source == kNoSource ? 0 : host_of(message.source);
     switch (frame.kind) {
         case InterruptFrame::Kind::kMessage:
             return origin == from;
         case InterruptFrame::Kind::kSearch: {
-            const uint64_t all = hosts_ == kMostHosts ? ~uint64_t{0} : bit(hosts_) - 1;
             const uint64_t visited = frame.visited;
-            return origin != kNoHost && (visited & ~all) == 0 && (visited & bit(from)) != 0 &&
+            return origin != kNoHost && (visited & ~all_hosts(hosts_)) == 0 && (visited & bit(from)) != 0 &&
                    (visited & bit(origin)) != 0 && (visited & bit(self_)) == 0;
         }
         default:
@@ -178,10 +175,10 @@ bool InterruptRouter::believable(uint8_t from, const InterruptFrame& frame) cons
 /// On to the next host that may have a taker and has not been asked; from `start` on, round the machine.
 void InterruptRouter::search(InterruptFrame frame, unsigned start) noexcept {
     frame.visited |= bit(self_);
-    uint64_t left = hosts_of(frame.message) & ~frame.visited & ~gone_.load(std::memory_order_relaxed);
+    uint64_t left = hosts_of(frame.message) & ~frame.visited;
     while (left != 0) {
-        const uint64_t above = left & ~(bit(start % hosts_) - 1);
-        const auto to = static_cast<uint8_t>(std::countr_zero(above != 0 ? above : left));
+        const uint64_t above = left & ~all_hosts(start % hosts_);
+        const auto to = static_cast<HostId>(std::countr_zero(above != 0 ? above : left));
         if (send(to, frame)) return;
         left &= ~bit(to);
     }
@@ -189,19 +186,15 @@ void InterruptRouter::search(InterruptFrame frame, unsigned start) noexcept {
 }
 
 void InterruptRouter::send_to_others(uint64_t hosts, const InterruptFrame& frame) noexcept {
-    hosts &= ~bit(self_) & ~gone_.load(std::memory_order_relaxed);
-    for (; hosts != 0; hosts &= hosts - 1) send(static_cast<uint8_t>(std::countr_zero(hosts)), frame);
+    hosts &= ~bit(self_);
+    for (; hosts != 0; hosts &= hosts - 1) send(static_cast<HostId>(std::countr_zero(hosts)), frame);
 }
 
-bool InterruptRouter::send(uint8_t to, const InterruptFrame& frame) noexcept {
+bool InterruptRouter::send(HostId to, const InterruptFrame& frame) noexcept {
     const auto bytes = frame.encode();
     const bool sent = port_.send(to, bytes);
     (sent ? sent_ : lost_).fetch_add(1, std::memory_order_relaxed);
     return sent;
-}
-
-void InterruptRouter::forget(uint8_t host) noexcept {
-    if (host < hosts_) gone_.fetch_or(bit(host), std::memory_order_relaxed);
 }
 
 InterruptRouter::Counters InterruptRouter::counters() const noexcept {

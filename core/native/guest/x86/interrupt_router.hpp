@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/host_set.hpp"
 #include "guest/x86/interrupt_message.hpp"
 
 namespace coremesh::x86 {
@@ -46,7 +47,7 @@ class InterruptPort {
     virtual void pulse_nmi() noexcept = 0;
     /// To another host, in order, not to be lost while that host lives; must not wait for it. False: it has
     /// gone.
-    virtual bool send(uint8_t to, std::span<const uint8_t> payload) noexcept = 0;
+    virtual bool send(HostId to, std::span<const uint8_t> payload) noexcept = 0;
 
   protected:
     ~InterruptPort() = default;
@@ -63,7 +64,7 @@ class InterruptRouter {
   public:
     /// @param homes APIC id and host of every vCPU of the machine. Throws std::invalid_argument for a table
     ///              that describes none.
-    InterruptRouter(uint8_t self, unsigned hosts, const std::vector<std::pair<uint32_t, uint8_t>>& homes,
+    InterruptRouter(HostId self, unsigned hosts, const std::vector<std::pair<uint32_t, HostId>>& homes,
                     InterruptPort& port);
 
     /// RemoteSink's: this host's own destinations are served already.
@@ -72,10 +73,7 @@ class InterruptRouter {
     void nmi_line() noexcept;
 
     /// A message of the interrupts' kind; from the protocol thread.
-    void received(uint8_t from, std::span<const uint8_t> payload) noexcept;
-
-    /// That host is lost: it is no destination any more.
-    void forget(uint8_t host) noexcept;
+    void received(HostId from, std::span<const uint8_t> payload) noexcept;
 
     struct Counters {
         uint64_t sent = 0;
@@ -91,25 +89,23 @@ class InterruptRouter {
     uint64_t hosts_of(const IpiMessage& message) const noexcept;
 
   private:
-    bool believable(uint8_t from, const InterruptFrame& frame) const noexcept;
+    bool believable(HostId from, const InterruptFrame& frame) const noexcept;
     void search(InterruptFrame frame, unsigned start) noexcept;
-    bool send(uint8_t to, const InterruptFrame& frame) noexcept;
+    bool send(HostId to, const InterruptFrame& frame) noexcept;
     void send_to_others(uint64_t hosts, const InterruptFrame& frame) noexcept;
 
-    uint8_t host_of(uint32_t apic_id) const noexcept {
+    HostId host_of(uint32_t apic_id) const noexcept {
         return apic_id < host_of_.size() ? host_of_[apic_id] : kNoHost;
     }
 
-    static constexpr uint8_t kNoHost = 0xFF;
-    static constexpr unsigned kMostHosts = 64;
+    static constexpr HostId kNoHost = 0xFF;
     static constexpr uint32_t kMostApicIds = 1u << 16;
 
-    const uint8_t self_;
+    const HostId self_;
     const unsigned hosts_;
     InterruptPort& port_;
-    std::vector<uint8_t> host_of_;  // by APIC id
-    uint64_t with_vcpus_ = 0;       // hosts that have any
-    std::atomic<uint64_t> gone_{0};
+    std::vector<HostId> host_of_;  // by APIC id
+    uint64_t with_vcpus_ = 0;      // hosts that have any
     std::atomic<uint32_t> turn_{0};
     std::atomic<uint64_t> sent_{0}, received_{0}, passed_on_{0}, unclaimed_{0}, refused_{0}, lost_{0};
 };

@@ -7,6 +7,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coremesh.cluster.experiments import loads
+    from coremesh.cluster.experiments.experiment import Command
+    from coremesh.cluster.experiments.result import SweepResult
+    from coremesh.cluster.experiments.sweep import sweep
     from coremesh.cluster.launch.machine import Machine
     from coremesh.cluster.launch.session import shutdown
     from coremesh.cluster.machine.console import Console
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Command",
     "CommandResult",
     "ConfigurationError",
     "Console",
@@ -48,12 +53,18 @@ __all__ = [
     "MachineStateError",
     "OutputError",
     "PlatformError",
+    "SweepResult",
     "fetch_debian",
+    "loads",
     "shutdown",
+    "sweep",
 ]
 
 _ERRORS = "coremesh.core.errors"
 _HOMES = {
+    "Command": "coremesh.cluster.experiments.experiment",
+    "SweepResult": "coremesh.cluster.experiments.result",
+    "sweep": "coremesh.cluster.experiments.sweep",
     "CommandResult": "coremesh.cluster.machine.shell",
     "Console": "coremesh.cluster.machine.console",
     "Disk": "coremesh.cluster.machine.disks",
@@ -68,6 +79,9 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'coremesh' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES.get(name, _ERRORS)), name)
+    if name == "loads":  # a module itself
+        value = importlib.import_module("coremesh.cluster.experiments.loads")
+    else:
+        value = getattr(importlib.import_module(_HOMES.get(name, _ERRORS)), name)
     globals()[name] = value
     return value

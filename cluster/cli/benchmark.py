@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from coremesh.cluster.cli import qemu
+from coremesh.cluster.experiments import qemu
 from coremesh.cluster.cli.progress import fetch_progress, waiting
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: ``coremesh boot | top | fetch | doctor | bench``.
+"""The command line: ``coremesh boot | sweep | top | fetch | doctor | bench``.
 
 What a command needs is imported when it runs, so that ``--help`` answers at once; only then may a signal no
 longer end the process in the middle (cli.py). The commands' work is in boot.py, top.py, doctor.py and
@@ -231,6 +231,85 @@ def doctor(
 
     raise_on_signals()
     raise typer.Exit(print_findings(as_json=json))
+
+
+_SWEEP_HELP = """
+Run a machine for each combination of parameters, and put all numbers in one table.
+
+[bold]Examples[/bold]
+
+  coremesh sweep hashing.toml --dry-run          the trials that would run
+  coremesh sweep hashing.toml                    run them; the table goes to the file's 'out'
+  coremesh sweep hashing.toml --resume           after Ctrl-C, a crash, or with more values in the file
+  coremesh sweep hashing.toml --repeats 5 --report hashing.html
+
+[bold]The file[/bold]
+
+  out = "hashing.csv"
+  repeats = 3
+  \\[trial]
+  command = "head -c 16777216 /dev/zero | sha256sum >/dev/null; echo bytes=16777216"
+  \\[parameters]
+  vcpus = [1, 2, 4]
+  \\[machine]
+  memory = "512M"
+
+  Instead of command: load = "hashing" (coremesh.loads has the list), or function = "module:name", a function of
+  the machine in a module beside the file. Each line name=number that a command prints is a number of the
+  table; numbers = { name = 'regular expression with a (group)' } finds others. A parameter that is an option of
+  the machine sets it, engine = ["coremesh", "qemu"] compares, and any other is a variable of the shell.
+
+[bold]Exit status[/bold]
+
+    0   every trial gave its numbers
+    1   a trial failed: its row has the error, and --resume tries it again
+    2   the file is wrong; 130 Ctrl-C: what was done is on disk
+"""
+
+
+@app.command(help=_SWEEP_HELP)
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="What to run; see below.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the trials that would run, and start nothing.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Keep the rows that are there, and run what is missing or failed."),
+    ] = False,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", metavar="N", help="Run each combination N times.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The table, .csv or .parquet.")
+    ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option("--at-once", metavar="N", help="Run at most N trials at the same time."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDRESS", help="Run on this Ray cluster, 'auto' or host:port."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a report.")
+    ] = None,
+) -> None:
+    from coremesh.cluster.cli.sweep import run_sweep
+
+    raise_on_signals()
+    raise typer.Exit(
+        run_sweep(
+            file,
+            resume=resume,
+            only_list=dry_run,
+            repeats=repeats,
+            out=out,
+            at_once=at_once,
+            address=address,
+            report=report,
+        )
+    )
 
 
 @app.command()

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``coremesh sweep FILE.toml``: what the command does; commands.py has its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coremesh.cluster.experiments.result import SweepResult
+from coremesh.cluster.experiments.sweep import dry_run
+from coremesh.cluster.experiments.sweep_file import read_sweep
+from coremesh.cluster.cli.process import printable, say
+
+INTERRUPTED_STATUS = 130
+_SHOWN_COLUMNS = 12
+
+
+def run_sweep(
+    file: Path,
+    *,
+    resume: bool,
+    only_list: bool,
+    repeats: int | None,
+    out: Path | None,
+    at_once: int | None,
+    address: str | None,
+    report: Path | None,
+) -> int:
+    """Run it, print its table, and return the exit status: 1 if a trial failed."""
+    sweep = read_sweep(file, repeats=repeats, out=out, at_once=at_once, address=address)
+    if only_list:
+        count = 0
+        for line in dry_run(sweep, resume=resume):
+            count += 1
+            print(printable(line))
+        print(f"{count} trials would run; nothing was started.")
+        return 0
+    try:
+        result = sweep.run(resume=resume)
+    except KeyboardInterrupt:
+        _say_where(sweep.out)
+        return INTERRUPTED_STATUS
+    except SystemExit:
+        _say_where(sweep.out)
+        raise
+    _print(result)
+    if report is not None:
+        result.report(report, title=file.stem)
+        say(f"the report is {report}")
+    if sweep.out is not None:
+        say(f"the table is {sweep.out}")
+    return 1 if result.failures else 0
+
+
+def _say_where(out: Path | None) -> None:
+    if out is not None:
+        say(f"interrupted; what is done is in {out}, and --resume goes on from there")
+
+
+def _print(result: SweepResult) -> None:
+    table = result.table
+    shown = [name for name in table.columns if "." not in name and name not in ("seed", "build", "image")]
+    if not result.failures:
+        shown.remove("error")
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table()
+    for name in shown[:_SHOWN_COLUMNS]:
+        drawn.add_column(name, justify="right", overflow="fold")
+    for row in table[shown[:_SHOWN_COLUMNS]].itertuples(index=False):
+        drawn.add_row(*(_cell(value) for value in row))
+    Console().print(drawn)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return "" if value is None else printable(str(value))

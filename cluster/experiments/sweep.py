@@ -1,0 +1,468 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A sweep: trials as Ray tasks, as many at once as cores and memory carry, their rows on disk as they come.
+
+The driver keeps the account of cores and memory: a trial claims those of its guest, and waits until they are
+free. On a cluster Ray hears of the claim too and finds the node. A trial that fails or is lost is a row with
+its error and loses no other one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coremesh.cluster.launch import session
+from coremesh.cluster.machine.build import own_build
+from coremesh.cluster.machine.describe import load_image
+from coremesh.cluster.experiments.engines import ENGINES, MACHINE_OPTIONS
+from coremesh.cluster.experiments.experiment import COLLECTED, Experiment, require_collect, run_trial, work_of
+from coremesh.cluster.experiments.journal import Journal, Row, journal_of
+from coremesh.cluster.experiments.plan import Trial, plan
+from coremesh.cluster.experiments.progress import Progress, shown_progress
+from coremesh.cluster.experiments.result import SweepResult, require_format, rows_by_trial
+from coremesh.cluster.machine.images.debian_image import fetch_debian
+from coremesh.cluster.machine.options import check, share_vcpus
+from coremesh.cluster.launch.placement import working_nodes
+from coremesh.core.errors import ConfigurationError, shown
+
+_LOOK_SECONDS = 0.2  # between looks at running trials; Ctrl-C is noticed in between
+_GRACE_SECONDS = 60.0  # beyond its own deadline, for a trial to end its machine
+_LEAVE_SECONDS = 5.0  # after Ctrl-C, for trials to end their machines; whichever takes longer is killed
+_LARGEST_KERNEL_RAM = 1 << 40
+
+Interrupt = Callable[[], bool]
+
+
+def sweep(
+    trial: Any,
+    parameters: Mapping[str, Iterable[Any]] | None = None,
+    *,
+    repeats: int = 1,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    retries: int = 0,
+    timeout: float = 600.0,
+    at_once: int | None = None,
+    seed: int = 0,
+    numbers: Mapping[str, str] | None = None,
+    collect: Sequence[str] = COLLECTED,
+    shell: bool = True,
+    address: str | None = None,
+    progress: bool = True,
+    **machine: Any,
+) -> SweepResult:
+    """Run `trial` on a machine of each combination of `parameters`, `repeats` times; return all numbers.
+
+    ::
+
+        def hashing(machine, megabytes=16):
+            seconds = ...machine.run(...)
+            return {"throughput": megabytes / seconds}
+
+        result = coremesh.sweep(hashing, {"vcpus": [1, 2, 4], "hosts": [1, 2]}, repeats=3, out="run.parquet")
+        result.table
+
+    `trial` is a function, called with the machine when its shell is ready, that returns numbers by name; or a
+    command for the guest's shell, whose numbers are lines ``name=number``, or what the regular expressions in
+    `numbers` find; or one of :mod:`coremesh.loads`. Parameters named as an option of :class:`Machine` set it;
+    'engine' chooses 'coremesh' or 'qemu'; others, and 'seed', go to the function if it has such a parameter,
+    to a command as variables of the shell. `machine` are options that are the same for all.
+
+    `out` is a file .parquet or .csv; beside it, in ``out.rows``, each row is on disk as soon as its trial is
+    done. With `resume` trials that succeeded there are not run again. A trial that fails is tried again up to
+    `retries` times. `timeout` is in seconds, from the start of a trial's machine. `at_once` limits how many
+    run at the same time beyond what cores and memory do: 1 gives each the whole computer. `collect` says
+    which counters to add, as 'stats', 'mesh_stats.page_bytes'. `address` names a Ray cluster, as for a
+    machine.
+
+    Ctrl-C stops the running machines, leaves on disk what is done, and raises KeyboardInterrupt. Raises
+    :class:`ConfigurationError` before anything runs. Call it from one thread.
+    """
+    prepared = prepare(
+        trial, parameters or {}, repeats=repeats, out=out, retries=retries, timeout=timeout, at_once=at_once,
+        seed=seed, numbers=numbers, collect=collect, shell=shell, address=address, machine=machine,
+    )  # fmt: skip
+    return prepared.run(resume=resume, progress=progress)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that was found right and has not run."""
+
+    experiment: Experiment
+    trials: tuple[Trial, ...]
+    names: tuple[str, ...]
+    out: Path | None
+    retries: int
+    at_once: int | None
+    address: str | None
+
+    def run(self, *, resume: bool = False, progress: bool = True) -> SweepResult:
+        """Run it; see :func:`sweep`."""
+        with contextlib.ExitStack() as stack:
+            journal: Journal | None = None
+            if self.out is not None:
+                identity = {**self.experiment.identity(), "parameters": list(self.names)}
+                journal = stack.enter_context(Journal(journal_of(self.out), identity, resume=resume))
+            return _Run(self, journal).run(progress=progress)
+
+
+def prepare(
+    trial: Any,
+    parameters: Mapping[str, Iterable[Any]],
+    *,
+    repeats: int = 1,
+    out: str | os.PathLike[str] | None = None,
+    retries: int = 0,
+    timeout: float = 600.0,
+    at_once: int | None = None,
+    seed: int = 0,
+    numbers: Mapping[str, str] | None = None,
+    collect: Sequence[str] = COLLECTED,
+    shell: bool = True,
+    address: str | None = None,
+    machine: Mapping[str, Any] | None = None,
+) -> Sweep:
+    """Check all that can be known before a trial runs; see :func:`sweep`. Raises ConfigurationError."""
+    machine = dict(machine or {})
+    for name in machine:
+        if name not in MACHINE_OPTIONS:
+            raise ConfigurationError(
+                f"{name} is no option of a sweep or of a machine; of a machine there are "
+                f"{', '.join(sorted(MACHINE_OPTIONS))}."
+            )
+        check(name, machine[name])
+    if not isinstance(parameters, Mapping):
+        raise ConfigurationError(f"parameters are lists of values by name, not {shown(parameters)}.")
+    planned = plan(parameters, _whole("repeats", repeats, 1), seed)
+    for name, values in parameters.items():
+        for value in values if name in MACHINE_OPTIONS else ():
+            check(name, value)
+        for value in values if name == "engine" else ():
+            if value not in ENGINES:
+                raise ConfigurationError(f"no engine {shown(value)}; there are {', '.join(ENGINES)}.")
+    experiment = Experiment(
+        work_of(trial, numbers), machine, require_collect(collect), check("timeout", timeout) or 600.0, shell
+    )
+    experiment.require(list(parameters), MACHINE_OPTIONS)
+    for one in planned:
+        _shares(experiment, one)
+    return Sweep(
+        experiment,
+        tuple(planned),
+        tuple(parameters),
+        None if out is None else require_format(Path(out)),
+        _whole("retries", retries, 0),
+        None if at_once is None else _whole("at_once", at_once, 1),
+        check("address", address),
+    )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a trial takes while it runs: cores, and bytes of memory; of one computer if it is `single`."""
+
+    cores: float
+    memory: float
+    single: bool = True
+
+
+def claim_of(experiment: Experiment, trial: Trial) -> Claim:
+    """Return what a trial claims: the cores and the memory of its guest."""
+    shares = _shares(experiment, trial)
+    memory = check("memory", _option(experiment, trial, "memory", "1G"))
+    return Claim(float(sum(shares)), float(memory), single=len(shares) == 1)
+
+
+def _shares(experiment: Experiment, trial: Trial) -> tuple[int, ...]:
+    return share_vcpus(_option(experiment, trial, "hosts", 1), _option(experiment, trial, "vcpus", None))
+
+
+def _option(experiment: Experiment, trial: Trial, name: str, default: Any) -> Any:
+    return trial.parameters.get(name, experiment.machine.get(name, default))
+
+
+@dataclass
+class _Running:
+    trial: Trial
+    attempt: int
+    claim: Claim
+    since: float
+    cancelled: bool = False
+
+
+class _Run:
+    """One run of a sweep: what waits, what runs, what is done."""
+
+    def __init__(self, sweep: Sweep, journal: Journal | None) -> None:
+        self._sweep = sweep
+        self._journal = journal
+        self._rows: list[Row] = list(journal.rows) if journal is not None else []
+        self._running: dict[Any, _Running] = {}
+        last = rows_by_trial(self._rows)
+        self._waiting: deque[tuple[Trial, int]] = deque(
+            (trial, 1)
+            for trial in sweep.trials
+            if trial.key not in last or last[trial.key]["error"] is not None
+        )
+
+    def run(self, *, progress: bool) -> SweepResult:
+        done = len(self._sweep.trials) - len(self._waiting)
+        if not self._waiting:
+            return self._result()
+        self._warn_of_other_builds()
+        kernels, initrds = self._images()
+        session.ensure(self._sweep.address)
+        cores, memory, own = _capacity()
+        import ray
+
+        payload = ray.put(_portable(self._sweep.experiment))
+        task: Any = ray.remote(_run_portable)
+        images = {name: ray.put(data) for name, data in {**kernels, **initrds}.items()}
+        with shown_progress(len(self._sweep.trials), done, enabled=progress) as bar:
+            try:
+                while self._waiting or self._running:
+                    while (admitted := self._admit(cores, memory)) is not None:
+                        trial, attempt = admitted
+                        claim = claim_of(self._sweep.experiment, trial)
+                        reference = task.options(**_resources(claim, own)).remote(
+                            payload,
+                            trial,
+                            images[_kernel_key(self._sweep.experiment, trial)],
+                            images[_initrd_key(self._sweep.experiment, trial)],
+                        )
+                        self._running[reference] = _Running(trial, attempt, claim, time.monotonic())
+                        bar.running(len(self._running))
+                    self._collect(bar)
+            except BaseException:
+                self._leave()
+                with contextlib.suppress(Exception):
+                    self._result()
+                raise
+        return self._result()
+
+    # --- one step of the loop ----------------------------------------------------------------------------
+
+    def _admit(self, cores: float, memory: float) -> tuple[Trial, int] | None:
+        """Take the first waiting trial for which there is room; one is let in whenever none runs."""
+        if self._sweep.at_once is not None and len(self._running) >= self._sweep.at_once:
+            return None
+        used_cores = sum(min(cores, one.claim.cores) for one in self._running.values())
+        used_memory = sum(one.claim.memory for one in self._running.values())
+        for index, (trial, attempt) in enumerate(self._waiting):
+            claim = claim_of(self._sweep.experiment, trial)
+            fits = used_cores + min(cores, claim.cores) <= cores and used_memory + claim.memory <= memory
+            if fits or not self._running:
+                del self._waiting[index]
+                return trial, attempt
+        return None
+
+    def _collect(self, bar: Progress) -> None:
+        import ray
+
+        done, _ = ray.wait(list(self._running), num_returns=1, timeout=_LOOK_SECONDS)
+        session.require_ray()
+        for reference in done:
+            one = self._running.pop(reference)
+            row = self._row(reference, one)
+            self._add(row)
+            again = row["error"] is not None and one.attempt <= self._sweep.retries
+            if again:
+                self._waiting.append((one.trial, one.attempt + 1))
+            bar.ended(one.trial, row, again=again)
+        bar.running(len(self._running))
+        for reference, one in self._running.items():
+            if time.monotonic() - one.since > self._sweep.experiment.timeout + _GRACE_SECONDS:
+                ray.cancel(reference, force=True)
+
+    def _row(self, reference: Any, one: _Running) -> Row:
+        import ray
+
+        try:
+            row: Row = ray.get(reference)
+        except Exception as error:  # its process or its node was lost, or it was cancelled
+            row = {
+                "key": one.trial.key,
+                "parameters": dict(one.trial.parameters),
+                "repeat": one.trial.repeat,
+                "seed": one.trial.seed,
+                "metrics": {},
+                "error": f"TrialLostError: {_why(error)}",
+                "wall_seconds": time.monotonic() - one.since,
+            }
+        return {**row, "attempt": one.attempt}
+
+    def _add(self, row: Row) -> None:
+        self._rows.append(row)
+        if self._journal is not None:
+            self._journal.add(row)
+
+    # --- before and after --------------------------------------------------------------------------------
+
+    def _result(self) -> SweepResult:
+        result = SweepResult(self._rows, self._sweep.names)
+        if self._sweep.out is not None:
+            result.save(self._sweep.out)
+        return result
+
+    def _leave(self) -> None:
+        """End what still runs: first in order, so that machines are stopped, then by force."""
+        import ray
+
+        for force, seconds in ((False, _LEAVE_SECONDS), (True, 1.0)):
+            for reference in self._running:
+                with contextlib.suppress(Exception):
+                    ray.cancel(reference, force=force)
+            with contextlib.suppress(Exception):
+                done, _ = ray.wait(
+                    list(self._running), num_returns=len(self._running), timeout=seconds, fetch_local=False
+                )
+                for reference in done:
+                    del self._running[reference]
+
+    def _warn_of_other_builds(self) -> None:
+        builds = {row["build"] for row in self._rows if row.get("build")} - {str(own_build())}
+        if builds:
+            warnings.warn(
+                f"rows of another build of coremesh are kept ({'; '.join(sorted(builds))}); the column "
+                "'build' tells them apart.",
+                stacklevel=4,
+            )
+
+    def _images(self) -> tuple[dict[str, bytes], dict[str, bytes | None]]:
+        """Read each image once, here: nodes of a cluster need not have the files."""
+        kernels: dict[str, bytes] = {}
+        initrds: dict[str, bytes | None] = {}
+        experiment = self._sweep.experiment
+        debian = None
+        for trial, _ in self._waiting:
+            kernel_key, initrd_key = _kernel_key(experiment, trial), _initrd_key(experiment, trial)
+            kernel, initrd = (
+                _option(experiment, trial, "kernel", None),
+                _option(experiment, trial, "initrd", None),
+            )
+            if kernel is None and debian is None:
+                debian = fetch_debian()
+            if kernel_key not in kernels:
+                if kernel is None:
+                    assert debian is not None
+                    kernels[kernel_key] = debian.kernel.read_bytes()
+                else:
+                    kernels[kernel_key] = load_image(check("kernel", kernel), "kernel", _LARGEST_KERNEL_RAM)
+            if initrd_key not in initrds:
+                if initrd is not None:
+                    data = load_image(check("initrd", initrd), "initrd", _LARGEST_KERNEL_RAM)
+                elif debian is not None and kernel is None:
+                    data = debian.initramfs()
+                else:
+                    data = None
+                initrds[initrd_key] = data
+        return kernels, initrds
+
+
+def _kernel_key(experiment: Experiment, trial: Trial) -> str:
+    return f"kernel {_name(_option(experiment, trial, 'kernel', None))}"
+
+
+def _initrd_key(experiment: Experiment, trial: Trial) -> str:
+    kernel, initrd = _option(experiment, trial, "kernel", None), _option(experiment, trial, "initrd", None)
+    return f"initrd {_name(initrd)}" if initrd is not None else f"initrd of {_name(kernel)}"
+
+
+def _name(image: Any) -> str:
+    return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
+
+
+def _capacity() -> tuple[float, float, bool]:
+    """Return (cores, bytes of memory, whether Ray is our own) of what Ray has for trials."""
+    import ray
+
+    if session.is_own():
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            lines = Path("/proc/meminfo").read_text().splitlines()
+            line = next(line for line in lines if line.startswith("MemAvailable:"))
+            available = int(line.split()[1]) << 10
+        return float(len(os.sched_getaffinity(0))), float(available), True
+    nodes: Any = ray.nodes
+    resources = [node["Resources"] for node in working_nodes(nodes())]
+    cores = sum(float(one.get("CPU", 0)) for one in resources)
+    return max(1.0, cores), sum(float(one.get("memory", 0)) for one in resources), False
+
+
+def _resources(claim: Claim, own: bool) -> dict[str, Any]:
+    """What Ray is told of a trial. Our own Ray has one node, and the account is kept here."""
+    if own or not claim.single:  # of several hosts, each finds its own place
+        return {"num_cpus": 0, "max_retries": 0}
+    import ray
+
+    nodes: Any = ray.nodes
+    most = max((float(node["Resources"]["CPU"]) for node in working_nodes(nodes())), default=1.0)
+    return {"num_cpus": min(claim.cores, most), "memory": claim.memory, "max_retries": 0}
+
+
+def _portable(experiment: Experiment) -> bytes:
+    """Return the experiment as bytes that another process understands, the person's own module included."""
+    import sys
+
+    from ray import cloudpickle
+
+    function = getattr(experiment.work, "function", None)
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    by_value = (
+        module is not None
+        and module.__name__ not in ("__main__", "builtins")
+        and not module.__name__.startswith("coremesh.")
+        and "site-packages" not in (getattr(module, "__file__", "") or "")
+    )
+    try:
+        if by_value:
+            cloudpickle.register_pickle_by_value(module)
+        data: bytes = cloudpickle.dumps(experiment)
+    except Exception as error:
+        raise ConfigurationError(
+            f"the trial cannot be sent to another process ({type(error).__name__}: {error}). Let its "
+            "function make what it needs, instead of using what was made before."
+        ) from error
+    finally:
+        if by_value:
+            cloudpickle.unregister_pickle_by_value(module)
+    return data
+
+
+def _run_portable(experiment: bytes, trial: Trial, kernel: bytes, initrd: bytes | None) -> Row:
+    """Run a trial in a process of Ray's."""
+    from ray import cloudpickle
+
+    return run_trial(cloudpickle.loads(experiment), trial, kernel, initrd)
+
+
+def _why(error: Exception) -> str:
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return f"its process has gone ({text[0].rstrip('.')})."
+
+
+def _whole(what: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{what} is a whole number from {least}, not {shown(value)}.")
+    return value
+
+
+def dry_run(sweep: Sweep, *, resume: bool = False) -> Iterator[str]:
+    """Yield a line for each trial that :meth:`Sweep.run` would run; nothing is started or written."""
+    from coremesh.cluster.experiments.journal import read
+
+    last: dict[str, Row] = {}
+    if resume and sweep.out is not None and journal_of(sweep.out).exists():
+        last = rows_by_trial(read(journal_of(sweep.out))[1])
+    for trial in sweep.trials:
+        done = trial.key in last and last[trial.key]["error"] is None
+        if not done:
+            yield str(trial)

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from coremesh.cluster.experiments import qemu
 from coremesh.cluster.cli.progress import fetch_progress, waiting
+from coremesh.cluster.experiments import qemu
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
 from coremesh.cluster.machine.options import check_vcpus

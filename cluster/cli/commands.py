@@ -254,10 +254,11 @@ Run a machine for each combination of parameters, and put all numbers in one tab
   \\[machine]
   memory = "512M"
 
-  Instead of command: load = "hashing" (coremesh.loads has the list), or function = "module:name", a function of
-  the machine in a module beside the file. Each line name=number that a command prints is a number of the
-  table; numbers = { name = 'regular expression with a (group)' } finds others. A parameter that is an option of
-  the machine sets it, engine = ["coremesh", "qemu"] compares, and any other is a variable of the shell.
+  Instead of command: load = "hashing" (coremesh.loads has the list), or function = "module:name", a
+  function of the machine in a module beside the file. Each line name=number that a command prints is a number
+  of the table; numbers = { name = 'regular expression with a (group)' } finds others. A parameter that is an
+  option of the machine sets it, engine = ["coremesh", "qemu"] compares, and any other is a variable of the
+  shell.
 
 [bold]Exit status[/bold]
 
@@ -295,6 +296,7 @@ def sweep(
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a report.")
     ] = None,
 ) -> None:
+    """Run a machine for each combination of parameters."""
     from coremesh.cluster.cli.sweep import run_sweep
 
     raise_on_signals()

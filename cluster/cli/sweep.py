@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from coremesh.cluster.cli.process import printable, say
 from coremesh.cluster.experiments.result import SweepResult
 from coremesh.cluster.experiments.sweep import dry_run
 from coremesh.cluster.experiments.sweep_file import read_sweep
-from coremesh.cluster.cli.process import printable, say
 
 INTERRUPTED_STATUS = 130
 _SHOWN_COLUMNS = 12

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from coremesh.cluster.experiments import qemu
-from coremesh.cluster.machine.cmdline import command_line, is_linux
 from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.machine.cmdline import command_line, is_linux
 from coremesh.cluster.machine.options import check
 from coremesh.core.errors import ConfigurationError, MachineStateError, shown
 
@@ -70,14 +70,10 @@ class CoremeshSubject(Subject):
 
     def counters(self, table: str) -> Mapping[str, float]:
         """Sums over vCPUs, or hosts."""
-        if table == "mesh_stats" and len(self.handle.shares) == 1:
-            return {}
         try:
-            frame = getattr(self.handle, table)()
+            return dict(self.handle.totals()[table])
         except MachineStateError:  # the work has ended the machine
             return {}
-        sums = frame.select_dtypes("number").drop(columns=["host", "apic_id"], errors="ignore").sum()
-        return {str(name): _plain(value) for name, value in sums.items()}
 
 
 class QemuSubject(Subject):
@@ -116,11 +112,6 @@ def open_machine(engine: Any, options: Mapping[str, Any]) -> Iterator[Subject]:
                 yield QemuSubject(machine, image)
     else:
         raise ConfigurationError(f"no engine {shown(engine)}; there are {', '.join(ENGINES)}.")
-
-
-def _plain(value: Any) -> float:
-    number: float = value.item() if hasattr(value, "item") else value
-    return number
 
 
 def image_hash(kernel: bytes, initrd: bytes | None) -> str:

@@ -109,8 +109,9 @@ class _Cell(Progress):
 
     def __init__(self, total: int, done: int) -> None:
         super().__init__(total, done)
-        from IPython.display import display
+        import IPython.display
 
+        display: Any = IPython.display.display  # without annotations
         self._told: list[str] = []
         self._last = ""
         self._handle: Any = display(self._html(), display_id=True)
@@ -118,10 +119,11 @@ class _Cell(Progress):
     def _html(self) -> Any:
         import html
 
-        from IPython.display import HTML
+        import IPython.display
 
+        shown: Any = IPython.display.HTML
         bar = f"<progress max='{self.total}' value='{self.done}'></progress> {html.escape(str(self))}"
-        return HTML(bar + "".join(f"<br>{html.escape(line)}" for line in self._told))
+        return shown(bar + "".join(f"<br>{html.escape(line)}" for line in self._told))
 
     def _show(self) -> None:
         if str(self) != self._last:

@@ -27,7 +27,8 @@ class SweepResult:
     """The rows of a sweep. `table` is a DataFrame with one row a trial, its last attempt.
 
     Columns: the parameters, 'repeat', the numbers that the trial returned, 'boot_seconds' (start of emulation
-    to the shell), 'host_seconds' and 'guest_seconds' (the work, on the host's and on the guest's own clock),
+    to the shell), 'host_seconds' and 'guest_seconds' (the work, on the host's and on the guest's own clock,
+    which commands before and after ask for: some hundredths of a second are theirs),
     'start_seconds' (the machine's start before emulation), 'wall_seconds' (the trial in all), counters as
     'stats.interrupts', 'seed', 'build', 'image' (of kernel and initramfs), 'nodes' (names of the computers),
     'attempts', and 'error', empty for a trial that succeeded.
@@ -57,10 +58,7 @@ class SweepResult:
 
         rows = [_flat(row) for row in rows_by_trial(self._rows).values()]
         counters = sorted({name for row in rows for name in row if "." in name})
-        metrics: dict[str, None] = {}
-        for row in rows_by_trial(self._rows).values():
-            metrics |= dict.fromkeys(row["metrics"])
-        columns = [*self.names, "repeat", *metrics, *_CLOCKS, *counters, *_LAST]
+        columns = [*self.names, "repeat", *self.measures, *_CLOCKS, *counters, *_LAST]
         return pandas.DataFrame(rows, columns=columns)
 
     @property
@@ -77,6 +75,14 @@ class SweepResult:
         """The rows of :attr:`table` without an error."""
         table = self.table
         return table[table["error"].isna()]
+
+    @property
+    def measures(self) -> list[str]:
+        """The names of the numbers that trials returned, in the order in which they came."""
+        names: dict[str, None] = {}
+        for row in rows_by_trial(self._rows).values():
+            names |= dict.fromkeys(row["metrics"])
+        return list(names)
 
     def save(self, out: Path) -> None:
         """Write :attr:`table` to `out`, whole or not at all."""
@@ -202,7 +208,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {name: text_of(value) for name, value in row["parameters"].items()}
     flat |= {"repeat": row["repeat"], **row["metrics"]}
     flat |= {name: row.get(name) for name in (*_CLOCKS, *_LAST)}
-    return flat | row.get("counters", {})
+    flat |= row.get("counters", {})
+    return flat
 
 
 def _list(names: Iterable[Any]) -> str:

@@ -13,31 +13,27 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coremesh.cluster.launch import session
-from coremesh.cluster.machine.build import own_build
-from coremesh.cluster.machine.describe import load_image
 from coremesh.cluster.experiments.engines import ENGINES, MACHINE_OPTIONS
 from coremesh.cluster.experiments.experiment import COLLECTED, Experiment, require_collect, run_trial, work_of
 from coremesh.cluster.experiments.journal import Journal, Row, journal_of
 from coremesh.cluster.experiments.plan import Trial, plan
 from coremesh.cluster.experiments.progress import Progress, shown_progress
 from coremesh.cluster.experiments.result import SweepResult, require_format, rows_by_trial
+from coremesh.cluster.launch.tasks import TaskLostError, Tasks, portable, restored
+from coremesh.cluster.machine.build import own_build
+from coremesh.cluster.machine.describe import load_image
 from coremesh.cluster.machine.images.debian_image import fetch_debian
 from coremesh.cluster.machine.options import check, share_vcpus
-from coremesh.cluster.launch.placement import working_nodes
 from coremesh.core.errors import ConfigurationError, shown
 
 _LOOK_SECONDS = 0.2  # between looks at running trials; Ctrl-C is noticed in between
-_GRACE_SECONDS = 60.0  # beyond its own deadline, for a trial to end its machine
-_LEAVE_SECONDS = 5.0  # after Ctrl-C, for trials to end their machines; whichever takes longer is killed
-_LARGEST_KERNEL_RAM = 1 << 40
-
-Interrupt = Callable[[], bool]
+_GRACE_SECONDS = 600.0  # beyond its own deadline, for a trial to start its machine and to end it
+_LARGEST_IMAGE = 1 << 40  # each machine compares it with its own memory
 
 
 def sweep(
@@ -77,10 +73,10 @@ def sweep(
 
     `out` is a file .parquet or .csv; beside it, in ``out.rows``, each row is on disk as soon as its trial is
     done. With `resume` trials that succeeded there are not run again. A trial that fails is tried again up to
-    `retries` times. `timeout` is in seconds, from the start of a trial's machine. `at_once` limits how many
-    run at the same time beyond what cores and memory do: 1 gives each the whole computer. `collect` says
-    which counters to add, as 'stats', 'mesh_stats.page_bytes'. `address` names a Ray cluster, as for a
-    machine.
+    `retries` times. `timeout` is in seconds, from the start of emulation to the end of the work. `at_once`
+    limits how many run at the same time beyond what cores and memory do: 1 gives each the whole computer.
+    `collect` says which counters to add, as 'stats', 'mesh_stats.page_bytes'. `address` names a Ray cluster,
+    as for a machine.
 
     Ctrl-C stops the running machines, leaves on disk what is done, and raises KeyboardInterrupt. Raises
     :class:`ConfigurationError` before anything runs. Call it from one thread.
@@ -195,7 +191,6 @@ class _Running:
     attempt: int
     claim: Claim
     since: float
-    cancelled: bool = False
 
 
 class _Run:
@@ -206,6 +201,7 @@ class _Run:
         self._journal = journal
         self._rows: list[Row] = list(journal.rows) if journal is not None else []
         self._running: dict[Any, _Running] = {}
+        self._shared: tuple[Any, dict[str, Any]] = (None, {})  # the experiment, and images by their keys
         last = rows_by_trial(self._rows)
         self._waiting: deque[tuple[Trial, int]] = deque(
             (trial, 1)
@@ -218,31 +214,20 @@ class _Run:
         if not self._waiting:
             return self._result()
         self._warn_of_other_builds()
-        kernels, initrds = self._images()
-        session.ensure(self._sweep.address)
-        cores, memory, own = _capacity()
-        import ray
-
-        payload = ray.put(_portable(self._sweep.experiment))
-        task: Any = ray.remote(_run_portable)
-        images = {name: ray.put(data) for name, data in {**kernels, **initrds}.items()}
+        images = self._images()
+        experiment = portable(
+            self._sweep.experiment, [getattr(self._sweep.experiment.work, "function", None)]
+        )
+        tasks = Tasks(self._sweep.address)
+        self._shared = tasks.share(experiment), {name: tasks.share(data) for name, data in images.items()}
         with shown_progress(len(self._sweep.trials), done, enabled=progress) as bar:
             try:
                 while self._waiting or self._running:
-                    while (admitted := self._admit(cores, memory)) is not None:
-                        trial, attempt = admitted
-                        claim = claim_of(self._sweep.experiment, trial)
-                        reference = task.options(**_resources(claim, own)).remote(
-                            payload,
-                            trial,
-                            images[_kernel_key(self._sweep.experiment, trial)],
-                            images[_initrd_key(self._sweep.experiment, trial)],
-                        )
-                        self._running[reference] = _Running(trial, attempt, claim, time.monotonic())
+                    while self._admit(tasks):
                         bar.running(len(self._running))
-                    self._collect(bar)
+                    self._collect(tasks, bar)
             except BaseException:
-                self._leave()
+                tasks.end_all()
                 with contextlib.suppress(Exception):
                     self._result()
                 raise
@@ -250,10 +235,11 @@ class _Run:
 
     # --- one step of the loop ----------------------------------------------------------------------------
 
-    def _admit(self, cores: float, memory: float) -> tuple[Trial, int] | None:
-        """Take the first waiting trial for which there is room; one is let in whenever none runs."""
+    def _admit(self, tasks: Tasks) -> bool:
+        """Start the first waiting trial for which there is room; one is let in whenever none runs."""
         if self._sweep.at_once is not None and len(self._running) >= self._sweep.at_once:
-            return None
+            return False
+        cores, memory = tasks.capacity.cores, tasks.capacity.memory
         used_cores = sum(min(cores, one.claim.cores) for one in self._running.values())
         used_memory = sum(one.claim.memory for one in self._running.values())
         for index, (trial, attempt) in enumerate(self._waiting):
@@ -261,40 +247,48 @@ class _Run:
             fits = used_cores + min(cores, claim.cores) <= cores and used_memory + claim.memory <= memory
             if fits or not self._running:
                 del self._waiting[index]
-                return trial, attempt
-        return None
+                self._start(tasks, trial, attempt, claim)
+                return True
+        return False
 
-    def _collect(self, bar: Progress) -> None:
-        import ray
+    def _start(self, tasks: Tasks, trial: Trial, attempt: int, claim: Claim) -> None:
+        experiment, images = self._shared
+        task = tasks.submit(
+            _run_portable,
+            experiment,
+            trial,
+            images[_kernel_key(self._sweep.experiment, trial)],
+            images[_initrd_key(self._sweep.experiment, trial)],
+            cores=claim.cores if claim.single else 0.0,  # of several hosts, each finds its own place
+            memory=claim.memory,
+        )
+        self._running[task] = _Running(trial, attempt, claim, time.monotonic())
 
-        done, _ = ray.wait(list(self._running), num_returns=1, timeout=_LOOK_SECONDS)
-        session.require_ray()
-        for reference in done:
-            one = self._running.pop(reference)
-            row = self._row(reference, one)
+    def _collect(self, tasks: Tasks, bar: Progress) -> None:
+        for task in tasks.wait(_LOOK_SECONDS):
+            one = self._running.pop(task)
+            row = self._row(tasks, task, one)
             self._add(row)
             again = row["error"] is not None and one.attempt <= self._sweep.retries
             if again:
                 self._waiting.append((one.trial, one.attempt + 1))
             bar.ended(one.trial, row, again=again)
         bar.running(len(self._running))
-        for reference, one in self._running.items():
+        for task, one in self._running.items():
             if time.monotonic() - one.since > self._sweep.experiment.timeout + _GRACE_SECONDS:
-                ray.cancel(reference, force=True)
+                tasks.end(task)
 
-    def _row(self, reference: Any, one: _Running) -> Row:
-        import ray
-
+    def _row(self, tasks: Tasks, task: Any, one: _Running) -> Row:
         try:
-            row: Row = ray.get(reference)
-        except Exception as error:  # its process or its node was lost, or it was cancelled
+            row: Row = tasks.result(task)
+        except TaskLostError as error:
             row = {
                 "key": one.trial.key,
                 "parameters": dict(one.trial.parameters),
                 "repeat": one.trial.repeat,
                 "seed": one.trial.seed,
                 "metrics": {},
-                "error": f"TrialLostError: {_why(error)}",
+                "error": f"TrialLostError: {error}",
                 "wall_seconds": time.monotonic() - one.since,
             }
         return {**row, "attempt": one.attempt}
@@ -312,21 +306,6 @@ class _Run:
             result.save(self._sweep.out)
         return result
 
-    def _leave(self) -> None:
-        """End what still runs: first in order, so that machines are stopped, then by force."""
-        import ray
-
-        for force, seconds in ((False, _LEAVE_SECONDS), (True, 1.0)):
-            for reference in self._running:
-                with contextlib.suppress(Exception):
-                    ray.cancel(reference, force=force)
-            with contextlib.suppress(Exception):
-                done, _ = ray.wait(
-                    list(self._running), num_returns=len(self._running), timeout=seconds, fetch_local=False
-                )
-                for reference in done:
-                    del self._running[reference]
-
     def _warn_of_other_builds(self) -> None:
         builds = {row["build"] for row in self._rows if row.get("build")} - {str(own_build())}
         if builds:
@@ -336,35 +315,35 @@ class _Run:
                 stacklevel=4,
             )
 
-    def _images(self) -> tuple[dict[str, bytes], dict[str, bytes | None]]:
+    def _images(self) -> dict[str, bytes | None]:
         """Read each image once, here: nodes of a cluster need not have the files."""
-        kernels: dict[str, bytes] = {}
-        initrds: dict[str, bytes | None] = {}
+        found: dict[str, bytes | None] = {}
         experiment = self._sweep.experiment
-        debian = None
         for trial, _ in self._waiting:
-            kernel_key, initrd_key = _kernel_key(experiment, trial), _initrd_key(experiment, trial)
             kernel, initrd = (
                 _option(experiment, trial, "kernel", None),
                 _option(experiment, trial, "initrd", None),
             )
-            if kernel is None and debian is None:
-                debian = fetch_debian()
-            if kernel_key not in kernels:
-                if kernel is None:
-                    assert debian is not None
-                    kernels[kernel_key] = debian.kernel.read_bytes()
-                else:
-                    kernels[kernel_key] = load_image(check("kernel", kernel), "kernel", _LARGEST_KERNEL_RAM)
-            if initrd_key not in initrds:
-                if initrd is not None:
-                    data = load_image(check("initrd", initrd), "initrd", _LARGEST_KERNEL_RAM)
-                elif debian is not None and kernel is None:
-                    data = debian.initramfs()
-                else:
-                    data = None
-                initrds[initrd_key] = data
-        return kernels, initrds
+            kernel_key, initrd_key = _kernel_key(experiment, trial), _initrd_key(experiment, trial)
+            if kernel_key not in found:
+                found[kernel_key] = _kernel(kernel)
+            if initrd_key not in found:
+                data = _initrd(initrd, of_debian=kernel is None)
+                more = getattr(experiment.work, "initramfs", bytes)()
+                found[initrd_key] = data + more if data is not None else None
+        return found
+
+
+def _kernel(kernel: Any) -> bytes:
+    if kernel is None:
+        return fetch_debian().kernel.read_bytes()
+    return load_image(check("kernel", kernel), "kernel", _LARGEST_IMAGE)
+
+
+def _initrd(initrd: Any, *, of_debian: bool) -> bytes | None:
+    if initrd is not None:
+        return load_image(check("initrd", initrd), "initrd", _LARGEST_IMAGE)
+    return fetch_debian().initramfs() if of_debian else None
 
 
 def _kernel_key(experiment: Experiment, trial: Trial) -> str:
@@ -380,73 +359,9 @@ def _name(image: Any) -> str:
     return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
 
 
-def _capacity() -> tuple[float, float, bool]:
-    """Return (cores, bytes of memory, whether Ray is our own) of what Ray has for trials."""
-    import ray
-
-    if session.is_own():
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        with contextlib.suppress(OSError, StopIteration, ValueError):
-            lines = Path("/proc/meminfo").read_text().splitlines()
-            line = next(line for line in lines if line.startswith("MemAvailable:"))
-            available = int(line.split()[1]) << 10
-        return float(len(os.sched_getaffinity(0))), float(available), True
-    nodes: Any = ray.nodes
-    resources = [node["Resources"] for node in working_nodes(nodes())]
-    cores = sum(float(one.get("CPU", 0)) for one in resources)
-    return max(1.0, cores), sum(float(one.get("memory", 0)) for one in resources), False
-
-
-def _resources(claim: Claim, own: bool) -> dict[str, Any]:
-    """What Ray is told of a trial. Our own Ray has one node, and the account is kept here."""
-    if own or not claim.single:  # of several hosts, each finds its own place
-        return {"num_cpus": 0, "max_retries": 0}
-    import ray
-
-    nodes: Any = ray.nodes
-    most = max((float(node["Resources"]["CPU"]) for node in working_nodes(nodes())), default=1.0)
-    return {"num_cpus": min(claim.cores, most), "memory": claim.memory, "max_retries": 0}
-
-
-def _portable(experiment: Experiment) -> bytes:
-    """Return the experiment as bytes that another process understands, the person's own module included."""
-    import sys
-
-    from ray import cloudpickle
-
-    function = getattr(experiment.work, "function", None)
-    module = sys.modules.get(getattr(function, "__module__", ""))
-    by_value = (
-        module is not None
-        and module.__name__ not in ("__main__", "builtins")
-        and not module.__name__.startswith("coremesh.")
-        and "site-packages" not in (getattr(module, "__file__", "") or "")
-    )
-    try:
-        if by_value:
-            cloudpickle.register_pickle_by_value(module)
-        data: bytes = cloudpickle.dumps(experiment)
-    except Exception as error:
-        raise ConfigurationError(
-            f"the trial cannot be sent to another process ({type(error).__name__}: {error}). Let its "
-            "function make what it needs, instead of using what was made before."
-        ) from error
-    finally:
-        if by_value:
-            cloudpickle.unregister_pickle_by_value(module)
-    return data
-
-
 def _run_portable(experiment: bytes, trial: Trial, kernel: bytes, initrd: bytes | None) -> Row:
     """Run a trial in a process of Ray's."""
-    from ray import cloudpickle
-
-    return run_trial(cloudpickle.loads(experiment), trial, kernel, initrd)
-
-
-def _why(error: Exception) -> str:
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return f"its process has gone ({text[0].rstrip('.')})."
+    return run_trial(restored(experiment), trial, kernel, initrd)
 
 
 def _whole(what: str, value: Any, least: int) -> int:

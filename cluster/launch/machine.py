@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster.launch import session, telemetry
 from coremesh.cluster.launch.hosts import Hosts
-from coremesh.cluster.launch.tables import CONTENTION, Rows, as_table, contended_rows, mesh_rows, vcpu_rows
+from coremesh.cluster.launch.tables import (
+    CONTENTION,
+    Rows,
+    as_table,
+    contended_rows,
+    mesh_rows,
+    sums,
+    vcpu_rows,
+)
 from coremesh.cluster.machine.assembly import topology_of
 from coremesh.cluster.machine.build import own_build
 from coremesh.cluster.machine.command import run_command
@@ -273,6 +281,17 @@ class Machine:
         """
         self._require_several()
         return as_table(mesh_rows(self._hosts.all("mesh_stats")), "host")
+
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Return sums of the counters: 'stats' over vCPUs, 'mesh_stats' over hosts (empty for one host).
+
+        Cheaper than the tables, for what asks often or in a process that has no other use for pandas.
+        """
+        self._require_alive()
+        found = {"stats": sums(vcpu_rows(self._hosts.all("stats"))), "mesh_stats": {}}
+        if len(self._hosts) > 1:
+            found["mesh_stats"] = sums(mesh_rows(self._hosts.all("mesh_stats")))
+        return found
 
     def contended_pages(
         self, count: int = 10, symbols: str | os.PathLike[str] | None = None, phys_base: int = 0

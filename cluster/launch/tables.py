@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
+_NAMES = ("host", "peer", "apic_id")  # columns that number things
 #: What is counted of a page.
 CONTENTION = ("moves", "remote", "retried", "local")
 
@@ -70,6 +71,16 @@ def contended_rows(
         if symbols is not None:
             row["symbols"] = ", ".join(symbols.within(gpa, PAGE_BYTES))
         found.append(row)
+    return found
+
+
+def sums(rows: Rows) -> dict[str, float]:
+    """Return the sum of each column that counts something."""
+    found: dict[str, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NAMES:
+                found[name] = found.get(name, 0) + value
     return found
 
 

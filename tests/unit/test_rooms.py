@@ -15,7 +15,15 @@ ROOMS = {
     "hw": {"core", "hw"},
     "cluster.machine": {"core", "hw", "cluster.machine"},
     "cluster.launch": {"core", "hw", "cluster.machine", "cluster.launch"},
-    "cluster.cli": {"core", "hw", "cluster.machine", "cluster.launch", "cluster.cli"},
+    "cluster.experiments": {"core", "hw", "cluster.machine", "cluster.launch", "cluster.experiments"},
+    "cluster.cli": {
+        "core",
+        "hw",
+        "cluster.machine",
+        "cluster.launch",
+        "cluster.experiments",
+        "cluster.cli",
+    },
 }
 RAY = "cluster.launch"  # the only room that may import Ray
 
@@ -67,6 +75,8 @@ def test_given_a_room_when_its_imports_are_read_then_they_lead_to_rooms_below_it
         ("cluster.machine", "from coremesh import Machine"),
         ("cluster.machine", "from ..launch import session"),
         ("cluster.launch", "from coremesh.cluster.cli.process import say"),
+        ("cluster.experiments", "import ray"),
+        ("cluster.launch", "from coremesh.cluster.experiments.plan import Trial"),
         ("cluster.cli", "import ray"),
     ],
 )

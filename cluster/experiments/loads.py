@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Named loads: what a guest is asked to do, so that two people who name one mean the same work.
+
+::
+
+    coremesh.sweep(coremesh.loads.lock, {"vcpus": [1, 2, 4, 8], "kind": ["ticket", "mcs"]})
+    coremesh.loads.table()
+
+A load has a version: it changes when its numbers may. Each is a command for the guest's shell that prints
+lines ``name=number``; rates are by the guest's own clock, and parameters are variables of the shell. Most use
+``/coremesh-load``, a static program (core/guests/load.c) that a sweep lays into the initramfs;
+:func:`initramfs` is for a machine without a sweep. They need a Linux guest with a shell and /proc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+from coremesh.cluster.experiments.experiment import Command
+from coremesh.cluster.machine.images.initramfs import Entry, pack
+from coremesh.core.errors import ConfigurationError, GuestImageError, shown
+
+if TYPE_CHECKING:
+    import pandas
+
+PROGRAM: Final = "coremesh-load"
+
+# The guest's monotonic clock in nanoseconds; in steps of 10 ms where the kernel does not show it finer.
+_CLOCK = (
+    "now() { sed -n '3s/now at \\([0-9]*\\) nsecs/\\1/p;3q' /proc/timer_list 2>/dev/null | grep . || "
+    "awk '{printf \"%.0f\\n\", $1 * 1e9}' /proc/uptime; }; "
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load. `parameters` are those it knows, with their defaults; a sweep may vary each."""
+
+    name: str
+    version: int
+    measures: str
+    about: str
+    command: str = field(repr=False)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    program: bool = True
+
+    def names(self) -> frozenset[str] | None:
+        """The parameters it knows."""
+        return frozenset(self.parameters)
+
+    def identity(self) -> str:
+        """Name and version."""
+        return f"{self.name}@{self.version}"
+
+    def initramfs(self) -> bytes:
+        """What its program needs in the guest, to follow an initramfs; nothing if it needs none."""
+        return program_archive() if self.program else b""
+
+    def __call__(self, machine: Any, parameters: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
+        """Run it, as of :class:`~coremesh.cluster.experiments.experiment.Work`."""
+        chosen = {name: parameters.get(name, default) for name, default in self.parameters.items()}
+        return Command(self.command)(machine, chosen, timeout)
+
+    def run(self, machine: Any, timeout: float = 600.0, **parameters: Any) -> Mapping[str, Any]:
+        """Run it on a machine that was booted with :func:`initramfs`, and return its numbers."""
+        unknown = sorted(set(parameters) - set(self.parameters))
+        if unknown:
+            raise ConfigurationError(
+                f"{self.name} has no {', '.join(unknown)}; it has {', '.join(self.parameters)}."
+            )
+        return self(machine, parameters, timeout)
+
+
+def _program(arguments: str) -> str:
+    return f"/{PROGRAM} {arguments} threads=${{threads:-$(nproc)}} milliseconds=$milliseconds"
+
+
+_RUN: Final = {"threads": None, "milliseconds": 1000}
+
+hashing = Load(
+    "hashing",
+    1,
+    "megabytes_per_second",
+    "SHA-256 of zeros on each core at once: compiled code that shares nothing",
+    _CLOCK + "n=${threads:-$(nproc)}; a=$(now); for i in $(seq 0 $((n - 1))); do "
+    "(head -c $((megabytes << 20)) /dev/zero | taskset -c $((i % $(nproc))) sha256sum >/dev/null) & done; "
+    'wait; b=$(now); awk "BEGIN { print \\"megabytes_per_second=\\" $n * $megabytes * 1e9 / ($b - $a) }"',
+    {"threads": None, "megabytes": 8},
+    program=False,
+)
+shell_loop = Load(
+    "shell_loop",
+    1,
+    "turns_per_second",
+    "arithmetic of the shell on each core: an interpreter, many small blocks",
+    _CLOCK + "n=${threads:-$(nproc)}; a=$(now); for c in $(seq 0 $((n - 1))); do "
+    'taskset -c $((c % $(nproc))) sh -c "i=0; while [ \\$i -lt $turns ]; do i=\\$((i + 1)); done" & done; '
+    'wait; b=$(now); awk "BEGIN { print \\"turns_per_second=\\" $n * $turns * 1e9 / ($b - $a) }"',
+    {"threads": None, "turns": 20000},
+    program=False,
+)
+loop = Load(
+    "loop", 1, "operations_per_second",
+    "multiply and add in registers on each core: the emulator's speed alone",
+    _program("loop"), _RUN,
+)  # fmt: skip
+lock = Load(
+    "lock", 1, "acquisitions_per_second",
+    "one counter under one lock: kind is tas, ticket, mcs or futex; hold is turns of a loop inside",
+    _program("lock kind=$kind hold=$hold patience=$patience"),
+    {**_RUN, "kind": "ticket", "hold": 20, "patience": 1000},
+)  # fmt: skip
+lock_ladder = Load(
+    "lock_ladder", 1, "acquisitions_1, acquisitions_2, acquisitions_4 ...",
+    "the same lock with 1, 2, 4 ... threads up to the cores, one after another in one machine",
+    f"n=1; while [ $n -le $(nproc) ]; do /{PROGRAM} lock kind=$kind hold=$hold patience=$patience threads=$n "
+    'milliseconds=$milliseconds | sed -n "s/^acquisitions_per_second/acquisitions_$n/p"; n=$((n * 2)); done',
+    {"milliseconds": 500, "kind": "ticket", "hold": 20, "patience": 1000},
+)  # fmt: skip
+share = Load(
+    "share", 1, "operations_per_second",
+    "page sharing: pattern is private, false (own words of one page), true (one word, locked), read, produce",
+    _program("share pattern=$pattern"), {**_RUN, "pattern": "false"},
+)  # fmt: skip
+pingpong = Load(
+    "pingpong", 1, "round_trips_per_second",
+    "the first core wakes the last one and back: via a pipe or a futex",
+    f"/{PROGRAM} pingpong via=$via milliseconds=$milliseconds", {"milliseconds": 1000, "via": "pipe"},
+)  # fmt: skip
+fork_storm = Load(
+    "fork_storm", 1, "forks_per_second",
+    "processes made and ended on each core at once: page tables, the scheduler, TLB shootdowns",
+    _program("fork"), _RUN,
+)  # fmt: skip
+
+ALL: Final = (hashing, shell_loop, loop, lock, lock_ladder, share, pingpong, fork_storm)
+
+
+def table() -> pandas.DataFrame:
+    """Return what loads there are: name, version, what each measures, its parameters with their defaults."""
+    import pandas
+
+    rows = [
+        {
+            "name": load.name,
+            "version": load.version,
+            "measures": load.measures,
+            "parameters": ", ".join(f"{name}={value}" for name, value in load.parameters.items()),
+            "about": load.about,
+        }
+        for load in ALL
+    ]
+    return pandas.DataFrame(rows).set_index("name")
+
+
+def load_named(name: Any) -> Load:
+    """Return the load of a name, 'lock' or with its version 'lock@1'. Raises :class:`ConfigurationError`."""
+    plain, _, version = str(name).partition("@")
+    for load in ALL:
+        if load.name == plain:
+            if version not in ("", str(load.version)):
+                raise ConfigurationError(
+                    f"{plain} is at version {load.version} here; what {shown(name)} measured is another work."
+                )
+            return load
+    raise ConfigurationError(f"no load {shown(name)}; there are {', '.join(load.name for load in ALL)}.")
+
+
+def program_archive() -> bytes:
+    """Return an initramfs with the program alone: Linux unpacks several that follow each other.
+
+    Raises :class:`GuestImageError` where the installation lacks it.
+    """
+    program = resources.files("coremesh.core") / "guests" / "load.elf"
+    try:
+        return pack([Entry.file(PROGRAM, program.read_bytes(), 0o755)])
+    except OSError as error:
+        raise GuestImageError(
+            "the program of the loads is missing from this installation. Install again with 'pip install .'."
+        ) from error
+
+
+def initramfs() -> bytes:
+    """Return Debian's initramfs with the program: ``Machine(initrd=coremesh.loads.initramfs(), ...)``."""
+    from coremesh.cluster.machine.images.debian_image import fetch_debian
+
+    return fetch_debian().initramfs() + program_archive()

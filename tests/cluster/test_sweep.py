@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sweeps on real machines: what fails, is lost, killed or interrupted costs no row of any other trial."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import coremesh
+import pandas
+import pytest
+from coremesh.cluster.experiments import qemu
+from coremesh.cluster.experiments.journal import journal_of, read
+from coremesh.cluster.machine.images.debian_image import DebianImage
+
+if TYPE_CHECKING:
+    from conftest import Family
+
+pytest.importorskip("coremesh.core._native", reason="the engine is not built")
+
+pytestmark = pytest.mark.timeout(300)
+
+SPIN = b"\xeb\xfe"
+
+# A sweep in a process of its own: `folder` has the kernel, the result, and a file for each trial that began.
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import coremesh
+folder = Path(sys.argv[1])
+def trial(machine, size, folder):
+    Path(folder, f"began-{size}").touch()
+    time.sleep(0.3 if size < 3 else 60)
+    return {"double": 2 * size}
+coremesh.sweep(trial, {"size": [1, 2, 3, 4], "folder": [str(folder)]}, kernel=folder / "kernel", memory="16M",
+    shell=False, out=folder / "run.csv", resume=True, at_once=1)
+"""
+
+
+@pytest.fixture
+def kernel(tiny_guest: Callable[[bytes], bytes]) -> bytes:
+    """A guest that spins from its first instruction on: a machine in a tenth of a second."""
+    return tiny_guest(SPIN)
+
+
+def test_given_trials_that_fail_and_die_when_swept_then_each_is_a_row_and_no_other_is_lost(
+    one_ray: None, kernel: bytes, tmp_path: Path
+) -> None:
+    def trial(machine: Any, size: int, seed: int, marks: str) -> dict[str, float]:
+        tries = len(list(Path(marks).glob(f"{size}-*")))
+        Path(marks, f"{size}-{tries}").touch()
+        if size == 2:
+            raise ValueError("two is not liked")
+        if size == 3 and tries == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if size == 4:
+            time.sleep(60)
+        return {"double": 2.0 * size, "drawn": seed}
+
+    def sweep(**more: Any) -> coremesh.SweepResult:
+        return coremesh.sweep(
+            trial, {"size": sizes, "marks": [str(tmp_path)]}, kernel=kernel, memory="16M", shell=False,
+            out=tmp_path / "run.parquet", timeout=10, progress=False, **more,
+        )  # fmt: skip
+
+    sizes = [1, 2, 3, 4]
+    result = sweep(retries=1)
+    table = result.table.set_index("size").sort_index()
+    assert table.loc[1, "double"] == 2.0
+    assert table.loc[3, "double"] == 6.0, result.failures
+    assert table["attempts"].tolist() == [1, 2, 2, 2], read(journal_of(tmp_path / "run.parquet"))
+    assert "ValueError: two is not liked" in str(table.loc[2, "error"])
+    assert "TrialTimeout" in str(table.loc[4, "error"])
+    assert table.loc[1, "drawn"] == table.loc[1, "seed"]
+    assert table.loc[1, "stats.run_ns"] >= 0
+    assert table.loc[1, "host_seconds"] < table.loc[1, "wall_seconds"] < 60
+    assert any("Path(marks, f" in text or "in trial" in text for text in result.failures.values())
+    lost = [row["error"] for row in read(journal_of(tmp_path / "run.parquet"))[1] if row["error"]]
+    assert any("TrialLostError" in error for error in lost), lost
+    pandas.testing.assert_frame_equal(
+        pandas.read_parquet(tmp_path / "run.parquet")[["size", "double"]], result.table[["size", "double"]]
+    )
+
+    # Again, with one value more: what succeeded is not run again.
+    sizes.append(5)
+    marks = {path.name for path in tmp_path.glob("[13]-*")}
+    assert sweep(resume=True).table.set_index("size").loc[5, "double"] == 10.0
+    assert {path.name for path in tmp_path.glob("[13]-*")} == marks
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_given_a_sweep_that_is_ended_when_resumed_then_its_rows_are_there_and_nothing_runs_on(
+    kernel: bytes, tmp_path: Path, family: "Family", number: signal.Signals
+) -> None:
+    (tmp_path / "kernel").write_bytes(kernel)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(tmp_path)]
+    process = subprocess.Popen(command, env=family.environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "began-3").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert family.wait_gone(15) == {}
+    journal = journal_of(tmp_path / "run.csv")
+    assert [row["metrics"] for row in read(journal)[1]] == [{"double": 2}, {"double": 4}], said
+    assert (tmp_path / "run.csv").exists() == (number == signal.SIGINT), (
+        "the table is made from rows at the end"
+    )
+
+    with journal.open("ab") as file:
+        file.write(b'{"key":"[{"')  # as a crash of the whole computer leaves it
+    stamps = [(tmp_path / f"began-{size}").stat().st_mtime_ns for size in (1, 2)]
+    script.write_text(SCRIPT.replace("else 60", "else 0.1"))
+    header, *rows = journal.read_text().splitlines()
+    other = subprocess.run(command, env=family.environment, capture_output=True, text=True, timeout=120)
+    assert "another experiment" in other.stderr, other.stderr
+    begun = json.loads(header)
+    script.write_text(SCRIPT.replace('"size": [1, 2, 3, 4]', '"size": [1, 2]'))
+    done = subprocess.run(command, env=family.environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"began-{size}").stat().st_mtime_ns for size in (1, 2)] == stamps
+    assert pandas.read_csv(tmp_path / "run.csv")["double"].tolist() == [2, 4]
+    assert read(journal)[0] == begun
+    assert len(rows) == 3
+
+
+@pytest.mark.linux
+def test_given_a_named_load_when_swept_over_cores_then_a_table_a_picture_and_a_page_come_out(
+    one_ray: None, debian: DebianImage, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib").use("agg")
+    result = coremesh.sweep(
+        coremesh.loads.lock, {"vcpus": [1, 2], "kind": ["mcs"]}, memory="256M", append="quiet", progress=False
+    )
+    assert not result.failures, result.failures
+    table = result.table.set_index("vcpus")
+    assert table.loc[2, "threads"] == 2
+    assert (table["acquisitions_per_second"] > 0).all()
+    assert (table["stats.interrupts"] > 0).all()
+    assert table["image"].nunique() == 1
+    # The load measures for one second of the guest's clock.
+    assert (table["guest_seconds"] > 0.9).all() and (table["host_seconds"] > 0.9).all()
+
+    axes = result.plot("vcpus", "acquisitions_per_second", by="kind")
+    labels = {text.get_text() for text in axes.get_legend().get_texts()}
+    assert labels == {"kind=mcs", "ideal"}
+    page = result.report(tmp_path / "run.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "acquisitions_per_second" in page and "guest images" in page
+    assert "http" not in page.replace("http-equiv", ""), "a page that needs no network"
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+@pytest.mark.skipif(not qemu.installed(), reason="qemu-system-x86_64 is not installed")
+def test_given_both_engines_when_swept_then_their_ratio_is_a_column(
+    one_ray: None, debian: DebianImage
+) -> None:
+    result = coremesh.sweep(
+        coremesh.loads.loop, {"engine": ["coremesh", "qemu"]}, memory="256M", append="quiet", progress=False
+    )
+    assert not result.failures, result.failures
+    assert result.table["image"].nunique() == 1
+    assert result.compare("operations_per_second", base="qemu")["coremesh / qemu"].iloc[0] > 0.5

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What of an experiment needs no machine: its trials, its rows on disk, the numbers in a command's output."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coremesh.cluster.experiments import loads
+from coremesh.cluster.experiments.experiment import Command, TrialFailedError
+from coremesh.cluster.experiments.journal import Journal, read
+from coremesh.cluster.experiments.plan import plan
+from coremesh.cluster.experiments.plots import ideal_line
+from coremesh.cluster.experiments.result import SweepResult
+from coremesh.cluster.experiments.sweep import claim_of, dry_run, prepare
+from coremesh.cluster.experiments.sweep_file import read_sweep
+from coremesh.core.errors import ConfigurationError
+
+IDENTITY = {"trial": "a", "machine": "b", "parameters": ["vcpus"]}
+
+
+def row(vcpus: int, error: str | None = None, repeat: int = 0, **metrics: float) -> dict[str, Any]:
+    return {
+        "key": f"{vcpus} {repeat}", "parameters": {"vcpus": vcpus}, "repeat": repeat, "metrics": metrics,
+        "error": error,
+    }  # fmt: skip
+
+
+def test_given_parameters_when_planned_then_all_combinations_come_once_before_any_comes_again() -> None:
+    trials = plan({"vcpus": [1, 2], "hosts": [1, [1, 1]]}, repeats=2, seed=0)
+    combinations = [(trial.parameters["vcpus"], trial.parameters["hosts"]) for trial in trials]
+    assert combinations[:4] == [(1, 1), (1, [1, 1]), (2, 1), (2, [1, 1])]
+    assert combinations[4:] == combinations[:4]
+    assert len({trial.key for trial in trials}) == len({trial.seed for trial in trials}) == 8
+    again = plan({"hosts": [[1, 1], 1], "vcpus": [2, 1]}, repeats=2, seed=0)
+    assert {trial.key: trial.seed for trial in again} == {trial.key: trial.seed for trial in trials}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"parameters": {"vcpus": 4}}, "a list of the values"),
+        ({"parameters": {"vcpus": [1, 1]}}, "twice"),
+        ({"parameters": {"vcpus": []}}, "no value"),
+        ({"parameters": {"vcpus": [0]}}, "1 to 255 vCPUs"),
+        ({"parameters": {"hosts": [4], "vcpus": [2]}}, "cannot be spread"),
+        ({"parameters": {"engine": ["bochs"]}}, "coremesh, qemu"),
+        ({"parameters": {"seed": [1]}}, "column of each result"),
+        ({"parameters": {"colour": [1]}, "trial": len}, "does not take it"),
+        ({"parameters": {"vcpus": [object()]}}, "number, text"),
+        ({"machine": {"cores": 4}}, "no option"),
+        ({"machine": {"vcpus": 4}, "parameters": {"vcpus": [1]}}, "both"),
+        ({"trial": 5}, "function of a machine"),
+        ({"trial": "true", "numbers": {"x": "abc"}}, "group"),
+        ({"out": "run.xlsx"}, ".parquet or .csv"),
+        ({"collect": ["statistics"]}, "stats, mesh_stats"),
+        ({"repeats": 0}, "from 1"),
+        ({"repeats": 200_000}, "100000"),
+    ],
+)
+def test_given_a_sweep_that_makes_no_sense_when_prepared_then_it_says_what_would(
+    arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        prepare(arguments.pop("trial", "true"), arguments.pop("parameters", {}), **arguments)
+
+
+def test_given_a_trial_when_it_is_admitted_then_it_claims_its_guests_cores_and_memory() -> None:
+    sweep = prepare("true", {"vcpus": [4], "hosts": [1, 2]}, machine={"memory": "64M"})
+    claims = [claim_of(sweep.experiment, trial) for trial in sweep.trials]
+    assert [(claim.cores, claim.memory, claim.single) for claim in claims] == [
+        (4.0, 64 << 20, True),
+        (4.0, 64 << 20, False),
+    ]
+
+
+def test_given_a_line_that_a_crash_cut_off_when_the_journal_is_opened_then_only_that_one_is_gone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.csv.rows"
+    with Journal(path, IDENTITY, resume=False) as journal:
+        journal.add(row(1))
+        journal.add(row(2))
+    with path.open("ab") as file:
+        file.write(b'{"key":"3 0","parame')
+    assert [one["key"] for one in read(path)[1]] == ["1 0", "2 0"]
+    with Journal(path, IDENTITY, resume=True) as journal:
+        assert [one["key"] for one in journal.rows] == ["1 0", "2 0"]
+        journal.add(row(4))
+    lines = path.read_text().splitlines()
+    assert [json.loads(line).get("key") for line in lines] == [None, "1 0", "2 0", "4 0"]
+
+
+def test_given_rows_of_another_experiment_or_writer_when_opened_then_they_are_left_alone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.csv.rows"
+    with Journal(path, IDENTITY, resume=False) as journal:
+        journal.add(row(1))
+        with pytest.raises(ConfigurationError, match="another process"):
+            Journal(path, IDENTITY, resume=True)
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="resume=True"):
+        Journal(path, IDENTITY, resume=False)
+    with pytest.raises(ConfigurationError, match="not the same trial"):
+        Journal(path, {**IDENTITY, "trial": "other"}, resume=True)
+    path.write_bytes(b"a picture\n" + before)
+    with pytest.raises(ConfigurationError, match="line 1"):
+        Journal(path, IDENTITY, resume=True)
+    path.write_bytes(before)
+    Journal(path, IDENTITY, resume=True).close()
+
+
+def test_given_what_a_command_printed_when_read_then_its_numbers_are_found_or_missed_aloud() -> None:
+    assert Command("x").read("hello\nrate=3.5e2\ncount: 7\nname=abc\n") == {"rate": 350.0, "count": 7}
+    named = Command("x", {"speed": r"([0-9.]+) MB/s"})
+    assert named.read("16777216 bytes, 0.1 s, 160.5 MB/s") == {"speed": 160.5}
+    with pytest.raises(TrialFailedError, match="dd: no such file"):
+        named.read("dd: no such file")
+    with pytest.raises(TrialFailedError, match="no line"):
+        Command("x").read("nothing here")
+
+
+def test_given_attempts_of_a_trial_when_tabled_then_a_success_counts_and_each_try_is_counted() -> None:
+    rows = [row(1, "OSError: x"), row(1, rate=4.0), row(1, "late"), row(2, "ValueError: y"), row(4, rate=8.0)]
+    result = SweepResult(rows, ["vcpus"])
+    table = result.table.set_index("vcpus")
+    assert table["rate"].tolist()[0] == 4.0
+    assert table["attempts"].tolist() == [2, 1, 1]
+    assert result.failures == {"2 0": "ValueError: y"}
+    assert len(result.good) == 2
+
+
+def test_given_rates_and_times_when_the_ideal_is_drawn_then_rates_grow_and_times_fall() -> None:
+    rows = [row(vcpus, rate=10.0 * vcpus, seconds=8.0 / vcpus) for vcpus in (1, 2, 4)]
+    table = SweepResult(rows, ["vcpus"]).table
+    assert ideal_line(table, "vcpus", "rate") == ([1.0, 2.0, 4.0], [10.0, 20.0, 40.0])
+    assert ideal_line(table, "vcpus", "seconds") == ([1.0, 2.0, 4.0], [8.0, 4.0, 2.0])
+    assert ideal_line(table.assign(vcpus=["a", "b", "c"]), "vcpus", "rate") is None
+
+
+def test_given_two_engines_when_compared_then_the_ratio_is_a_column() -> None:
+    rows = [
+        {
+            "key": f"{engine} {vcpus}", "parameters": {"engine": engine, "vcpus": vcpus}, "repeat": 0,
+            "metrics": {"rate": rate * vcpus}, "error": None,
+        }
+        for engine, rate in (("coremesh", 30.0), ("qemu", 20.0))
+        for vcpus in (1, 2)
+    ]  # fmt: skip
+    result = SweepResult(rows, ["engine", "vcpus"])
+    compared = result.compare("rate")
+    assert compared["coremesh / qemu"].tolist() == [1.5, 1.5]
+    with pytest.raises(ConfigurationError, match="bochs"):
+        result.compare("rate", base="bochs")
+    with pytest.raises(ConfigurationError, match="rate"):
+        result.compare("speed")
+
+
+def test_given_a_file_when_read_then_it_is_the_sweep_that_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "hash.toml"
+    file.write_text(
+        'out = "hash.csv"\nrepeats = 2\n[trial]\nload = "hashing@1"\n[parameters]\nvcpus = [1, 2]\n'
+        '[machine]\nmemory = "256M"\n'
+    )
+    sweep = read_sweep(file, repeats=3)
+    assert sweep.out == tmp_path / "hash.csv"
+    assert len(list(dry_run(sweep))) == 6
+    assert sweep.experiment.work == loads.hashing
+    assert not (tmp_path / "hash.csv.rows").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("repeats = ", "not TOML"),
+        ('[trial]\ncommand = "true"\n[machines]\n', "machines"),
+        ("[parameters]\nvcpus = [1]\n", "one of command, load and function"),
+        ('[trial]\nload = "hashing@7"\n', "version 1"),
+        ('[trial]\nload = "tetris"\n', "no load"),
+        ('[trial]\nfunction = "nowhere:f"\n', "no function"),
+        ('[trial]\nfunction = "f"\n', "module:function"),
+        ('trial = "true"\n', "a table"),
+    ],
+)
+def test_given_a_file_that_is_wrong_when_read_then_the_word_is_named(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=said):
+        read_sweep(file)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_sweep(tmp_path / "none.toml")

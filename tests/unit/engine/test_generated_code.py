@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from coremesh.core.engine import Host
-from raw_host import until_halted
+from raw_host import SPIN, raw_host, until, until_halted
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the host is another")
 
@@ -316,3 +316,16 @@ def test_given_random_programs_when_run_in_a_guest_and_on_the_host_then_all_resu
             NAMES[64][(at - RESULTS) // 8] if RESULTS <= at < RESULTS + 112 else hex(at) for at in differing
         ]
         assert not differing, f"program {number}: {where}\n{source(number)}"
+
+
+def test_given_too_many_accesses_for_a_block_when_alignment_is_not_checked_then_all_are_made() -> None:
+    """RFLAGS.AC alone asks for no check (SDM vol. 3A 6.15, interrupt 17): CR0.AM is clear."""
+    loads = 500  # of one block: only a branch ends it
+    load = b"\xa1\x01\x50\x00\x00"  # mov eax, [5001h]
+    note = b"\xc6\x05\x00\x60\x00\x00\x01"  # mov byte [6000h], 1
+    host = raw_host(load * loads + note + SPIN)
+    user = {"cs": (0x1B, 0, 0xFFFF_FFFF, 0xCFB), "ss": (0x23, 0, 0xFFFF_FFFF, 0xCF3)}
+    host.set_registers(0, host.registers(0) | user | {"rflags": 1 << 18 | 2})
+    host.start()
+    until(lambda: host.ram_read(0x6000, 1) == b"\1", "a load faulted")
+    host.stop()

@@ -5,8 +5,8 @@
 // writes every changed register of the guest to memory before every load and store, since they may raise an
 // exception, and forgets what is in registers wherever a branch is. This one keeps values in registers over
 // the whole block, writes the state in the slow paths, and works in 32 bits where a result's other half is
-// not wanted. Blocks with an operation that it does not know (vectors, byte-swapped accesses) go to the
-// engine's.
+// not wanted. A block that is too long for its tables is divided. An instruction with an operation that it
+// does not know (vectors, byte-swapped accesses) goes to the engine's; the x86 translator emits none.
 //
 //   analysis.c  what is known beforehand: last uses, halves that are not wanted
 //   groups.c    which guest accesses lie near each other
@@ -74,6 +74,9 @@ int CM_WRAP(tcg_gen_code)(TCGContext* tcg, TranslationBlock* tb) {
         g->engine = engine;
         const int bytes = generate(g, tb);
         if (bytes) return bytes;
+        // Half the block is translated instead, so that the engine's generator, which knows less of what an
+        // access asks for (x86/accesses.c), is left with single instructions.
+        if (tb->icount > 1) return -2;
     }
     return CM_REAL(tcg_gen_code)(tcg, tb);
 }

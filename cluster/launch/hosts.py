@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host processes of one machine, driven as one: placed, started in step, watched, ended together.
 
-A machine of one host has one actor and nothing else. With several, each step is made on all hosts before the
-next: examine (same build everywhere), prepare, open links, admit each other, connect with each other's public
-keys, start the links, start the vCPUs. A *watch* thread in this process then waits for the first host that
+They are brought up in step, as :mod:`coremesh.cluster.machine.bring_up` says. A machine of one host has one
+actor and nothing else. With several, a *watch* thread in this process then waits for the first host that
 ends, decides what the machine ended with, and stops the others.
 """
 
@@ -11,23 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any, TypeVar, TypeVarTuple
 
 from coremesh.cluster.launch import session
 from coremesh.cluster.launch.placement import Placement, place
+from coremesh.cluster.machine import bring_up
 from coremesh.cluster.machine.build import Build
-from coremesh.cluster.machine.description import MachineDescription, Membership
+from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.device_host import DeviceHost
 from coremesh.cluster.machine.ending import MachineEnd
-from coremesh.cluster.machine.host import HostProcess
+from coremesh.cluster.machine.host import Examined, HostProcess
 from coremesh.cluster.machine.lifeline import ProcessIdentity
-from coremesh.core.errors import HostLostError, PlatformError
-from coremesh.core.links import choose_wire
+from coremesh.core.errors import HostLostError
+
+Given = TypeVarTuple("Given")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 # A blocking method of each kind has threads of its own, so that a long wait never keeps a short call waiting.
 _GROUPS = {"console": 8, "waiting": 8, "control": 4}
@@ -44,22 +47,26 @@ _WATCH_SECONDS = 10.0  # a remote wait of the watch; it returns at once when the
 _VERDICT_SECONDS = 0.8  # for the device host to say which host is lost, after another one was cut off
 _STOP_SECONDS = 2.0  # for the others to stop after a loss; whoever takes longer is killed
 _LOOK_SECONDS = 0.5  # between looks whether the machine is to end
-_JOIN_SECONDS = 15.0
 _LEAVE_SECONDS = 2.0  # for the watch to notice that the machine ends
-# What a host does in each step before the guest runs, and how long it may take. A process that stands still
-# (SIGSTOP, a frozen container) answers nothing and does not end.
-_STEPS = {
-    "examine": ("starting its process", 120.0),
-    "prepare": ("laying out memory and vCPUs", 120.0),
-    "lay": ("handing out the images", 120.0),
-    "open_link": ("opening its link", 30.0),
-    "connect": ("connecting to the other hosts", 30.0),
-    "start_link": ("starting its link", 30.0),
-    "join": ("finding the other hosts", _JOIN_SECONDS + 15.0),
-    "start": ("starting the vCPUs", 30.0),
-    "stop": ("stopping the vCPUs", 25.0),
-}
-_EPOCH = 1
+_STOPPING = bring_up.Step("stopping the vCPUs", 25.0)
+
+
+class _Actor:
+    """The actor of one host as it is brought up: :class:`bring_up.SteppedHost`."""
+
+    def __init__(self, remote: session.Remote, name: str, interface: str) -> None:
+        self.name = name
+        self.interface = interface
+        self._remote = remote
+
+    def begin(self, step: Callable[[Any, *Given], Result], /, *arguments: *Given) -> bring_up.Pending[Result]:
+        return self._remote.begin(step.__name__, *arguments)
+
+    def begin_with(
+        self, step: Callable[[Any, Argument], Result], argument: bring_up.Pending[Argument], /
+    ) -> bring_up.Pending[Result]:
+        # Ray brings a result from one actor to the other, without a stay in this process.
+        return self._remote.begin(step.__name__, argument)
 
 
 class Hosts:
@@ -70,7 +77,7 @@ class Hosts:
         self._description = description
         self._placement: Placement | None = None
         self._remotes: list[session.Remote] = []
-        self._found: list[dict[str, Any]] = []  # by examining each
+        self._found: list[Examined] = []
         self._identities: list[ProcessIdentity] = []
         self._condemned: set[int] = set()  # hosts whose processes are to end
         self._watch: threading.Thread | None = None
@@ -103,89 +110,75 @@ class Hosts:
 
         Raises :class:`PlatformError` with the node that has another one.
         """
-        self._found = self.all("examine")
-        for facts in self._found:
-            build.require(facts["build"], facts["name"])
-        self._identities = [facts["identity"] for facts in self._found]
+        with self._loss_of_all():
+            self._found = bring_up.examine(self._actors(), build)
+        self._identities = [facts.identity for facts in self._found]
 
     def prepare(self) -> dict[str, Any]:
         """Lay out the machine and return what was chosen; its images are laid, its links run.
 
-        Keys as of :meth:`HostProcess.prepare` for host 0, and with several hosts also 'placement', 'warning',
-        'wire' (which, and why) and 'hosts', a list of such dictionaries with 'host', 'node', 'vcpus' and
-        'link' (the address that its peers connect to) beside.
+        Keys are 'pid', 'protection' and 'tsc_hz' of host 0, and with several hosts also 'placement',
+        'warning', 'wire' (which, and why) and 'hosts', a list of such dictionaries with 'host', 'node',
+        'vcpus' and 'link' (the address that its peers connect to) beside.
         """
+        with self._loss_of_all():
+            chosen = bring_up.prepare(self._description, self._actors(), self._found)
+        facts = [asdict(host) for host in chosen.hosts]
         if self._placement is None:
-            chosen: dict[str, Any] = self.call("prepare")
-            return chosen
-
-        machine_id = secrets.randbits(64)
-        places, interfaces = self._placement.nodes, self._placement.interfaces
-        facts = self.each(
-            "prepare",
-            [
-                (Membership(host, machine_id, _EPOCH, self._found[0]["tsc_hz"], interfaces[host]),)
-                for host in range(len(self))
-            ],
-        )
-        self._hand_out_portions()
-        wire, why = choose_wire(self._description.wire, [found["computer"] for found in self._found])
-        ends = self.all("open_link", wire)
-        everybody = dict(enumerate(ends))
-        others = [
-            ({peer: end for peer, end in everybody.items() if peer != host},) for host in range(len(self))
-        ]
-        self.each("admit", others)
-        self.each("connect", others)
-        self.all("start_link")
-        self._join()
+            return facts[0]
         rows = [
             {
                 "host": host,
-                "node": places[host],
+                "node": self._placement.nodes[host],
                 "vcpus": self._description.vcpus_of(host),
-                "link": ends[host].endpoint,
+                "link": chosen.ends[host].endpoint,
                 **facts[host],
             }
             for host in range(len(self))
         ]
-        placed = {"placement": self._placement.strategy, "warning": self.warning, "wire": f"{wire}: {why}"}
-        return {**facts[0], **placed, "hosts": rows}
+        return {
+            **facts[0],
+            "placement": self._placement.strategy,
+            "warning": self.warning,
+            "wire": f"{chosen.wire}: {chosen.why}",
+            "hosts": rows,
+        }
 
     def start(self) -> None:
         """Start the vCPUs: host 0, whose first one boots the guest, last."""
-        if len(self) > 1:
-            self.each("start", [()] * (len(self) - 1), first=1)
-        self.call("start")
+        with self._loss_of_all():
+            bring_up.start(self._actors())
         if len(self) > 1:
             self._watch = threading.Thread(target=self._watch_hosts, name="hosts watch", daemon=True)
             self._watch.start()
+
+    def _actors(self) -> list[_Actor]:
+        interfaces = ("",) if self._placement is None else self._placement.interfaces
+        return [
+            _Actor(remote, f"host {host}{self._on_node(host)}", interface)
+            for host, (remote, interface) in enumerate(zip(self._remotes, interfaces, strict=True))
+        ]
 
     # --- calls -------------------------------------------------------------------------------------------
 
     def call(self, method: str, *arguments: Any, host: int = 0) -> Any:
         """Call a host's method and return its result; :class:`HostLostError` once a host was lost."""
-        if self._loss is not None:
-            raise self._loss
-        try:
+        with self._loss_of_all():
             return _result(method, self[host].begin(method, *arguments))
-        except HostLostError as error:
-            raise self._first_loss(error) from None
 
     def all(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every host at the same time; return the results in the hosts' order."""
-        return self.each(method, [arguments] * len(self))
+        with self._loss_of_all():
+            calls = [remote.begin(method, *arguments) for remote in self._remotes]
+            return [_result(method, call) for call in calls]
 
-    def each(self, method: str, arguments: Sequence[tuple[Any, ...]], first: int = 0) -> list[Any]:
-        """As :meth:`all`, with arguments of its own for each host, from host `first` on."""
+    @contextlib.contextmanager
+    def _loss_of_all(self) -> Iterator[None]:
+        """Whatever host is lost in here, the error is the first loss of the machine."""
         if self._loss is not None:
             raise self._loss
         try:
-            calls = [
-                remote.begin(method, *own)
-                for remote, own in zip(self._remotes[first:], arguments, strict=True)
-            ]
-            return [_result(method, call) for call in calls]
+            yield
         except HostLostError as error:
             raise self._first_loss(error) from None
 
@@ -341,25 +334,11 @@ class Hosts:
                 self._end = end
         self._decided.set()
 
-    def _join(self) -> None:
-        for host, joined in enumerate(self.all("join", _JOIN_SECONDS)):
-            if not joined:
-                raise PlatformError(
-                    f"host {host}{self._on_node(host)} and the others have not found each other in "
-                    f"{_JOIN_SECONDS:.0f} s. Let the nodes reach each other on any TCP port (a firewall?)."
-                )
-
-    def _hand_out_portions(self) -> None:
-        """From the host that read them to those that keep them, without a stay in this process."""
-        device = self[0]
-        calls = [self[host].begin("lay", device.begin("portion_of", host)) for host in range(1, len(self))]
-        for call in calls:
-            _result("lay", call)
-
 
 def _result(method: str, call: session.Call) -> Any:
-    step, seconds = _STEPS.get(method, ("", None))
-    return call.result(seconds, step)
+    if method == "stop":
+        return call.result(_STOPPING.seconds, _STOPPING.doing)
+    return call.result()
 
 
 def _start_actors(description: MachineDescription, placement: Placement | None) -> list[session.Remote]:

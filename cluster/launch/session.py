@@ -19,6 +19,7 @@ from typing import Any
 
 from coremesh.cluster.launch import joined_ray, preflight, private_ray
 from coremesh.cluster.launch.private_ray import PrivateRay, first_line
+from coremesh.cluster.machine.bring_up import unanswered
 from coremesh.core.errors import CoremeshError, HostLostError, InternalError, MachineStateError, PlatformError
 
 _SLICE_SECONDS = 0.2  # of a wait for Ray
@@ -120,10 +121,7 @@ class Call:
                 return ray.get(self.reference, timeout=max(0.0, min(_SLICE_SECONDS, left)))
             except ray.exceptions.GetTimeoutError:
                 if seconds is not None and left <= 0:
-                    raise HostLostError(
-                        f"{self._what} has not answered for {seconds:.0f} s while {step}. It stands still or "
-                        "is overloaded; look at its computer, then start the machine again."
-                    ) from None
+                    raise unanswered(self._what, seconds, step) from None
                 require_ray()
             except ray.exceptions.RayTaskError as error:
                 cause = getattr(error, "cause", None)

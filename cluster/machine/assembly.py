@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coremesh.cluster.machine.description import MachineDescription, Membership
 from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks
@@ -17,9 +17,12 @@ from coremesh.core.memory_map import MemoryMap
 
 if TYPE_CHECKING:
     from coremesh.core.boot import BootPlan
+    from coremesh.core.engine import Host
+    from coremesh.core.mesh import Mesh
     from coremesh.core.topology import Topology
     from coremesh.hw.backend.block import BlockBackend
     from coremesh.hw.backend.console import ConsolePort
+    from coremesh.hw.node import DeviceNode
     from coremesh.hw.power import PowerEvent
 
 
@@ -42,8 +45,8 @@ class Assembly:
     `close` gives back what the devices hold of this computer, such as disk images, when none runs any more.
     """
 
-    host: Any
-    node: Any
+    host: Host
+    node: DeviceNode
     elsewhere: dict[int, Portion] = field(default_factory=dict, repr=False)
     close: Callable[[], None] = lambda: None
 
@@ -104,7 +107,7 @@ def _assemble(
     return Assembly(host, node, portions)
 
 
-def build_host(description: MachineDescription, membership: Membership | None = None) -> Any:
+def build_host(description: MachineDescription, membership: Membership | None = None) -> Host:
     """Build one host's vCPUs and RAM; `membership` says which of several it is.
 
     Raises as :func:`assemble`.
@@ -114,10 +117,10 @@ def build_host(description: MachineDescription, membership: Membership | None = 
     memory = MemoryMap(description.ram_bytes)
     topology = topology_of(description)
     if topology is None or membership is None:
-        apic_ids, several = list(range(description.vcpus)), {}
+        apic_ids, mesh, tsc_hz = list(range(description.vcpus)), None, 0
     else:
         apic_ids = list(topology.apic_ids(membership.host))
-        several = _membership_options(description, topology, membership)
+        mesh, tsc_hz = _mesh(description, topology, membership), membership.tsc_hz
     try:
         return Host(
             ram_bytes=memory.ram_bytes,
@@ -125,7 +128,8 @@ def build_host(description: MachineDescription, membership: Membership | None = 
             apic_ids=apic_ids,
             total_vcpus=description.vcpus,
             protection=description.protection,
-            **several,
+            mesh=mesh,
+            tsc_hz=tsc_hz,
         )
     except (OSError, MemoryError) as error:
         raise PlatformError(f"this host cannot run it: {error}. 'coremesh doctor' says more.") from error
@@ -133,7 +137,7 @@ def build_host(description: MachineDescription, membership: Membership | None = 
         raise ConfigurationError(f"{error}.") from error
 
 
-def lay(host: Any, portion: Portion, *, several: bool) -> None:
+def lay(host: Host, portion: Portion, *, several: bool) -> None:
     """Lay out what `portion` says, before the start: claims, and images in RAM."""
     for space, first, last in portion.claims:
         host.claim(space, first, last)
@@ -157,12 +161,10 @@ def topology_of(description: MachineDescription) -> Topology | None:
     return Topology(MemoryMap(description.ram_bytes), description.shares)
 
 
-def _membership_options(
-    description: MachineDescription, topology: Topology, membership: Membership
-) -> dict[str, Any]:
+def _mesh(description: MachineDescription, topology: Topology, membership: Membership) -> Mesh:
     from coremesh.core.mesh import Mesh
 
-    mesh = Mesh(
+    return Mesh(
         host=membership.host,
         hosts=topology.hosts,
         homes=topology.homes,
@@ -171,7 +173,6 @@ def _membership_options(
         epoch=membership.epoch,
         policy=description.policy,
     )
-    return {"mesh": mesh, "tsc_hz": membership.tsc_hz}
 
 
 def _plan(description: MachineDescription, memory: MemoryMap, rsdp: int, *, unpack: bool) -> BootPlan:

@@ -12,16 +12,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coremesh.cluster.machine import lifeline
 from coremesh.cluster.machine.assembly import Portion, assemble
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.host import HostProcess
+from coremesh.core.errors import MachineStateError
 from coremesh.hw.backend.console import ConsolePort
 
 if TYPE_CHECKING:
+    from coremesh.core.engine import Host
+    from coremesh.hw.node import DeviceNode
     from coremesh.hw.power import PowerEvent
 
 PANIC = b"Kernel panic - not syncing"
@@ -38,7 +41,7 @@ class DeviceHost(HostProcess):
     def __init__(
         self, description: MachineDescription, driver: lifeline.ProcessIdentity | None = None
     ) -> None:
-        self._node: Any = None
+        self._node: DeviceNode | None = None
         self._close_parts: Callable[[], None] = lambda: None
         self._port = ConsolePort()
         self._elsewhere: dict[int, Portion] = {}
@@ -88,27 +91,31 @@ class DeviceHost(HostProcess):
 
     def device_counters(self) -> dict[str, dict[str, int]]:
         """Return accesses and lock contention by device."""
-        counters: dict[str, dict[str, int]] = self._node.counters()
-        return counters
+        return self._devices().counters()
 
     # --- what this host does more than others ------------------------------------------------------------
 
-    def _assemble(self) -> Any:
+    def _assemble(self) -> Host:
         assembled = assemble(self._description, self._port, self._on_power, self._membership)
         self._node, self._elsewhere = assembled.node, assembled.elsewhere
         self._close_parts = assembled.close
         return assembled.host
 
     def _start_parts(self) -> None:
-        self._node.start()
+        self._devices().start()
         super()._start_parts()
 
     def _stop_parts(self) -> None:
         super()._stop_parts()
         with contextlib.suppress(Exception):
-            self._node.stop()
+            self._devices().stop()
         with contextlib.suppress(Exception):
             self._close_parts()
+
+    def _devices(self) -> DeviceNode:
+        if self._node is None:
+            raise MachineStateError("the machine is not prepared.")
+        return self._node
 
     def _watches(self) -> dict[str, Callable[[], None]]:
         return {**super()._watches(), "shell watch": self._watch_shell}

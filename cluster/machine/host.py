@@ -19,17 +19,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster.machine import assembly, lifeline
-from coremesh.cluster.machine.build import own_build
+from coremesh.cluster.machine.build import Build, own_build
 from coremesh.cluster.machine.description import MachineDescription, Membership
 from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.registers import format_registers
 from coremesh.core.errors import ConfigurationError, MachineStateError
 
 if TYPE_CHECKING:
+    from coremesh.core.engine import Host
+    from coremesh.core.links import Ends
     from coremesh.core.links.door import LinkEnd
 
 _POLL_SECONDS = 1.0
@@ -37,6 +39,30 @@ _STOP_SECONDS = 20.0
 _SWITCH_SECONDS = 0.0005
 #: A host that was cut off has stopped its vCPUs; so long it waits to be told what else to do, then it ends.
 _CUT_OFF_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a host finds where it runs.
+
+    `name` is the node's; `tsc_hz` the rate of its time-stamp counter; `computer` is equal for processes that
+    can share memory (:func:`coremesh.core.links.this_computer`).
+    """
+
+    build: Build
+    identity: lifeline.ProcessIdentity
+    name: str
+    tsc_hz: int
+    computer: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a host has chosen: its process, how it guards guest memory, the guest clock's rate in Hz."""
+
+    pid: int
+    protection: str
+    tsc_hz: int
 
 
 class HostProcess:
@@ -52,8 +78,8 @@ class HostProcess:
         self._description = description
         self._membership: Membership | None = None
         self._lock = threading.Lock()
-        self._host: Any = None
-        self._ends: Any = None  # of the links to other hosts
+        self._host: Host | None = None
+        self._ends: Ends | None = None  # of the links to other hosts
         self._started_at = 0.0
         self._reasons: queue.SimpleQueue[MachineEnd] = queue.SimpleQueue()
         self._ended = threading.Event()
@@ -63,23 +89,30 @@ class HostProcess:
         if driver is not None:
             lifeline.watch(driver, self._abandon)
 
+    @property
+    def engine(self) -> Host:
+        """The native part, for this process alone. Raises :class:`MachineStateError` before `prepare`."""
+        if self._host is None:
+            raise MachineStateError("the machine is not prepared.")
+        return self._host
+
     # --- before the start --------------------------------------------------------------------------------
 
-    def examine(self) -> dict[str, Any]:
-        """Return what is here: 'build', 'identity' (process), 'name' (of the node), 'tsc_hz', 'computer'."""
+    def examine(self) -> Examined:
+        """Return what is here."""
         from coremesh.core._native import host_tsc_hz
         from coremesh.core.links import this_computer
 
-        return {
-            "build": own_build(),
-            "identity": lifeline.ProcessIdentity.current(),
-            "name": platform.node(),
-            "tsc_hz": host_tsc_hz(),
-            "computer": this_computer(),
-        }
+        return Examined(
+            build=own_build(),
+            identity=lifeline.ProcessIdentity.current(),
+            name=platform.node(),
+            tsc_hz=host_tsc_hz(),
+            computer=this_computer(),
+        )
 
-    def prepare(self, membership: Membership | None = None) -> dict[str, Any]:
-        """Lay out RAM, engines and all that is local. Returns what was chosen: 'pid', 'protection', 'tsc_hz'.
+    def prepare(self, membership: Membership | None = None) -> Prepared:
+        """Lay out RAM, engines and all that is local. Returns what was chosen.
 
         `membership` is given to each host of several.
         """
@@ -89,47 +122,36 @@ class HostProcess:
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._membership = membership
         self._host = self._assemble()
-        return {
-            "pid": os.getpid(),
-            "protection": str(getattr(self._host, "protection", "")),
-            "tsc_hz": int(getattr(self._host, "tsc_hz", 0)),
-        }
+        return Prepared(os.getpid(), self._host.protection, self._host.tsc_hz)
 
     def lay(self, portion: assembly.Portion) -> None:
         """Take over this host's portion of what host 0 has read and put together."""
-        assembly.lay(self._host, portion, several=True)
+        assembly.lay(self.engine, portion, several=True)
 
     def open_link(self, wire: str) -> LinkEnd:
         """Make this host's end of the links for `wire`; return what the others have to know of it."""
-        from coremesh.core.links import make_ends
-
         assert self._membership is not None
-        self._ends = make_ends(
-            wire,
-            self._membership.host,
-            self._description.hosts,
-            self._membership.interface,
-            curve=self._description.curve,
-        )
-        end: LinkEnd = self._ends.end
-        return end
+        self._ends = self._make_ends(wire, self._membership)
+        return self._ends.end
 
     def admit(self, peers: dict[int, LinkEnd]) -> None:
         """Let the other hosts connect: number -> their ends. No other process reaches this host's port."""
+        assert self._ends is not None
         self._ends.admit(peers)
 
     def connect(self, peers: dict[int, LinkEnd]) -> None:
         """Connect to the other hosts: number -> their ends. No other host will be heard."""
+        assert self._ends is not None
         self._ends.connect(peers)
 
     def start_link(self) -> None:
         """Let the protocol thread and its heartbeats run."""
-        assert self._membership is not None
-        self._host.start_link(self._ends.open(self._membership.machine_id, self._membership.epoch))
+        assert self._membership is not None and self._ends is not None
+        self.engine.start_link(self._ends.open(self._membership.machine_id, self._membership.epoch))
 
     def join(self, timeout: float) -> bool:
         """Wait until all hosts were heard and share one time; False after `timeout` seconds."""
-        return bool(self._host.joined(timeout))
+        return self.engine.joined(timeout)
 
     # --- running -----------------------------------------------------------------------------------------
 
@@ -148,7 +170,7 @@ class HostProcess:
         with self._lock:
             self._require_running()
             if not self._paused:
-                self._host.pause()
+                self.engine.pause()
                 self._paused = True
 
     def resume(self) -> None:
@@ -156,7 +178,7 @@ class HostProcess:
         with self._lock:
             self._require_running()
             if self._paused:
-                self._host.resume()
+                self.engine.resume()
                 self._paused = False
 
     def stop(self) -> MachineEnd:
@@ -176,9 +198,9 @@ class HostProcess:
 
     def transact(self, operation: str, gpa: int, size: int, operand: int, expected: int) -> int:
         """Execute one memory transaction from this host and return the value before it."""
-        self._require_prepared()
+        engine = self.engine
         try:
-            return int(self._host.transact(operation, gpa, size, operand, expected))
+            return int(engine.transact(operation, gpa, size, operand, expected))
         except (ValueError, IndexError, TypeError) as error:
             raise ConfigurationError(f"{error}.") from error
 
@@ -186,18 +208,15 @@ class HostProcess:
 
     def stats(self) -> list[dict[str, Any]]:
         """Return the engine's counters, one row a vCPU."""
-        self._require_prepared()
-        return list(self._host.stats())
+        return list(self.engine.stats())
 
     def mesh_stats(self) -> dict[str, Any]:
         """Return this host's counters of pages, transactions and links."""
-        self._require_prepared()
-        return dict(self._host.mesh_stats())
+        return dict(self.engine.mesh_stats())
 
     def contended_pages(self, count: int) -> list[dict[str, Any]]:
         """Return the `count` most contended of the pages whose home is here."""
-        self._require_prepared()
-        return list(self._host.contended_pages(count))
+        return list(self.engine.contended_pages(count))
 
     def registers(self, vcpu: int) -> dict[str, Any]:
         """Return the registers of the machine's `vcpu`, one of this host's; it must be paused or ended."""
@@ -208,23 +227,29 @@ class HostProcess:
                 raise MachineStateError(
                     "registers can be read while the machine is paused: call pause() first."
                 )
-            return dict(self._host.registers(vcpu - self._first_vcpu()))
+            return dict(self.engine.registers(vcpu - self._first_vcpu()))
 
     def read_memory(self, gpa: int, length: int) -> bytes:
         """Return guest RAM."""
-        return bytes(self._host.ram_read(gpa, length))
+        return bytes(self.engine.ram_read(gpa, length))
 
     # --- what a host with devices does more --------------------------------------------------------------
 
-    def _assemble(self) -> Any:
+    def _assemble(self) -> Host:
         return assembly.build_host(self._description, self._membership)
 
+    def _make_ends(self, wire: str, membership: Membership) -> Ends:
+        from coremesh.core.links import make_ends
+
+        hosts, curve = self._description.hosts, self._description.curve
+        return make_ends(wire, membership.host, hosts, membership.interface, curve=curve)
+
     def _start_parts(self) -> None:
-        self._host.start()
+        self.engine.start()
 
     def _stop_parts(self) -> None:
         with contextlib.suppress(Exception):  # the reason must come out whatever the stop meets
-            self._host.stop()
+            self.engine.stop()
 
     def _watches(self) -> dict[str, Callable[[], None]]:
         return {"supervisor": self._supervise, "engine watch": self._watch_engine}
@@ -233,7 +258,7 @@ class HostProcess:
         """Add what is known of `end` beyond its kind."""
         if end.kind in ("triple-fault", "internal-error") and end.vcpu is not None and end.vcpu >= 0:
             with contextlib.suppress(Exception):
-                registers = self._host.registers(end.vcpu - self._first_vcpu())
+                registers = self.engine.registers(end.vcpu - self._first_vcpu())
                 return replace(end, state=format_registers(end.vcpu, registers))
         return end
 
@@ -244,8 +269,9 @@ class HostProcess:
 
     def _watch_engine(self) -> None:
         while not self._ended.is_set():
+            report: Any
             try:
-                report = self._host.wait(_POLL_SECONDS)
+                report = self.engine.wait(_POLL_SECONDS)
             except Exception as error:  # an engine that cannot be waited for has failed
                 report = {"kind": "internal-error", "detail": str(error)}
             if report is None:
@@ -288,10 +314,6 @@ class HostProcess:
 
     def _first_vcpu(self) -> int:
         return self._description.first_vcpu(self._membership.host) if self._membership is not None else 0
-
-    def _require_prepared(self) -> None:
-        if self._host is None:
-            raise MachineStateError("the machine is not prepared.")
 
     def _require_running(self) -> None:
         if not self._started_at or self._ended.is_set():

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coremesh.cluster.launch import hosts as module
 from coremesh.cluster.launch import session, warden
+from coremesh.cluster.machine.bring_up import STEPS, Step
 from coremesh.core.errors import HostLostError
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
@@ -19,7 +19,6 @@ pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("one_ray")]
 
 DEADLINE = 3.0
-STEPS = ("examine", "prepare", "lay", "open_link", "connect", "start_link", "join", "start")
 
 
 class Stopper:
@@ -69,7 +68,7 @@ def standing_still(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, i
         made.append(stopper)
         # The process of `examine` must have come up to be stopped.
         seconds = 20.0 if step == "examine" else DEADLINE
-        monkeypatch.setitem(module._STEPS, step, (module._STEPS[step][0], seconds))
+        monkeypatch.setitem(STEPS, step, Step(STEPS[step].doing, seconds))
         real = session.Remote.begin
 
         def begin(self: session.Remote, method: str, *arguments: Any) -> session.Call:
@@ -113,9 +112,8 @@ def kernel(tiny_guest: Callable[[bytes], bytes], tmp_path: Path) -> Path:
 
 def check(kernel: Path, stopper: Stopper, hosts: int, name: str) -> None:
     said = bring_up(kernel, hosts)
-    step = module._STEPS[stopper.step][0]
     assert name in said
-    assert f"while {step}" in said
+    assert f"while {STEPS[stopper.step].doing}" in said
     assert stopper.stopped
     assert gone(stopper.stopped, 5), "a process that stands still is left"
 
@@ -136,8 +134,14 @@ def test_given_one_host_when_it_stands_still_before_the_start_then_it_is_told_an
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "host"),
-    # Host 0 keeps no portion of what it hands out.
-    [(step, host) for step in STEPS for host in (0, 1) if (step, host) != ("lay", 0)],
+    # Host 0 keeps no portion of what it hands out, and no other host hands out any; an asked-for portion is
+    # waited for by the host that lays it.
+    [
+        (step, host)
+        for step in STEPS
+        for host in (0, 1)
+        if (step, host) != ("lay", 0) and step != "portion_of"
+    ],
 )
 def test_given_two_hosts_when_one_stands_still_at_any_step_then_it_is_named_and_ended(
     standing_still: Callable[[str, int], Stopper], kernel: Path, step: str, host: int

@@ -16,6 +16,7 @@ from coremesh.cluster.launch.placement import Placement
 from coremesh.cluster.machine.build import Build
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.host import Examined, Prepared
 from coremesh.cluster.machine.lifeline import ProcessIdentity
 from coremesh.core.errors import HostLostError, PlatformError
 from coremesh.core.links.door import LinkEnd
@@ -105,14 +106,8 @@ class PlayedActor:
         if method == "stop":
             self.end(MachineEnd("stopped"))
         answers: dict[str, Any] = {
-            "examine": {
-                "build": self.build,
-                "identity": NOBODY,
-                "name": f"n{self.number}",
-                "tsc_hz": 2_000,
-                "computer": f"n{self.number}",
-            },
-            "prepare": {"pid": self.number, "protection": "userfaultfd", "tsc_hz": 2_000},
+            "examine": Examined(self.build, NOBODY, f"n{self.number}", 2_000, f"n{self.number}"),
+            "prepare": Prepared(self.number, "userfaultfd", 2_000),
             "portion_of": "a portion",
             "open_link": end_of(self.number),
             "join": self.reachable,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Builds the bare-metal guests and runs one to its end: on Coremesh in this process, or on QEMU beside it.
 
-No Ray here: a machine is put together from its parts, as a host actor does it. A guest prints on COM1 and
+No Ray here: a machine is put together as a host's process does it. A guest prints on COM1 and
 ends by writing the debug-exit port: ``RunResult.status`` is ``(value << 1) | 1``, as both emulators say.
 """
 
@@ -14,14 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coremesh.core import image
-from coremesh.core.engine import Host
-from coremesh.core.memory_map import LOW_RAM_LIMIT, MemoryMap
-from coremesh.hw.ata.drive import Drive
+from coremesh.cluster.machine.assembly import assemble
+from coremesh.cluster.machine.description import MachineDescription, Module
+from coremesh.cluster.machine.disks import check_disks
 from coremesh.hw.backend.console import ConsolePort
-from coremesh.hw.board.pc import build_pc
-from coremesh.hw.firmware.acpi import build_firmware
-from coremesh.hw.memory import GuestMemory
 from coremesh.hw.power import PowerEvent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -133,38 +129,25 @@ class BaremetalMachine:
         protection: str = "auto",
         ram_bytes: int = 128 * MIB,
         modules: Sequence[tuple[bytes, str]] = (),
-        drives: Sequence[Drive | None] = (),
+        disks: Sequence[Path] = (),
     ) -> None:
-        memory = MemoryMap(ram_bytes)
-        apic_ids = list(range(vcpus))
         self.console = ConsolePort()
         self.events: list[PowerEvent] = []
         self._over = threading.Event()
         self._started = 0.0
-        self.host = Host(
-            ram_bytes=ram_bytes,
-            low_ram_bytes=min(ram_bytes, LOW_RAM_LIMIT),
-            apic_ids=apic_ids,
-            total_vcpus=vcpus,
-            protection=protection,
-        )
-        self.node = build_pc(
-            self.host,
-            console=self.console,
-            on_power=self._on_power,
-            ram_bytes=ram_bytes,
+        description = MachineDescription(
             vcpus=vcpus,
-            drives=drives,
-            memory=GuestMemory(self.host),
+            ram_bytes=ram_bytes,
+            kernel=guest.read_bytes(),
+            cmdline=cmdline,
+            modules=tuple(Module(data, text) for data, text in modules),
+            protection=protection,
+            unpack=False,
+            disks=check_disks(list(disks)),
         )
-        self.host.connect(self.node)
-        for space, first, last in self.node.claims():
-            self.host.claim(space, first, last)
-        firmware, rsdp = build_firmware(apic_ids, memory)
-        plan = image.plan_boot(guest.read_bytes(), None, cmdline, memory, rsdp, modules)
-        for gpa, data in [*firmware, *plan.writes]:
-            self.host.ram_write(gpa, data)
-        self.host.set_registers(0, plan.registers)
+        assembled = assemble(description, self.console, self._on_power)
+        self.host, self.node = assembled.host, assembled.node
+        self._close = assembled.close
 
     def _on_power(self, event: PowerEvent) -> None:
         self.events.append(event)
@@ -177,6 +160,7 @@ class BaremetalMachine:
     def __exit__(self, *_: object) -> None:
         self.host.stop()
         self.node.stop()
+        self._close()
 
     def start(self) -> None:
         """Let the vCPUs run."""
@@ -225,7 +209,7 @@ def run_on_coremesh(
     protection: str = "auto",
     ram_bytes: int = 128 * MIB,
     modules: Sequence[tuple[bytes, str]] = (),
-    drives: Sequence[Drive | None] = (),
+    disks: Sequence[Path] = (),
     timeout: float = 60.0,
 ) -> RunResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
@@ -236,7 +220,7 @@ def run_on_coremesh(
         protection=protection,
         ram_bytes=ram_bytes,
         modules=modules,
-        drives=drives,
+        disks=disks,
     ) as machine:
         machine.start()
         return machine.finish(timeout)

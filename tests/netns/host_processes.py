@@ -1,36 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A machine over hosts in network namespaces, without Ray: a process on each, and native links between them.
 
-Each process has the parts that a Ray actor has (``coremesh.cluster.machine.host``), and they are driven step
-by step as ``coremesh.cluster.launch.hosts`` does it.
+Each process has the parts that a Ray actor has (``coremesh.cluster.machine.host``), and they are brought up
+by the same ``coremesh.cluster.machine.bring_up``.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
-from coremesh.cluster.machine.description import MachineDescription, Membership
-from coremesh.core.links import choose_wire
+from coremesh.cluster.machine import bring_up
+from coremesh.cluster.machine.build import own_build
+from coremesh.cluster.machine.description import MachineDescription
 from driver import Driver
 from network import Network
 
-JOIN_SECONDS = 30.0
+Given = TypeVarTuple("Given")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
-def build_host(description: MachineDescription, host: int) -> dict[str, Any]:
-    """On a host: make its part of the machine, and say what is there."""
+def build_host(description: MachineDescription, host: int) -> None:
+    """On a host: make its part of the machine."""
     from coremesh.cluster.machine.device_host import DeviceHost
     from coremesh.cluster.machine.host import HostProcess
 
     import __main__
 
-    part = (DeviceHost if host == 0 else HostProcess)(description)
-    __main__.kept["host"] = part  # type: ignore[attr-defined]
-    return part.examine()
+    __main__.kept["host"] = (DeviceHost if host == 0 else HostProcess)(description)  # type: ignore[attr-defined]
 
 
 def call_host(method: str, *words: Any) -> Any:
@@ -40,51 +40,63 @@ def call_host(method: str, *words: Any) -> Any:
     return getattr(__main__.kept["host"], method)(*words)  # type: ignore[attr-defined]
 
 
+class ProcessCall(Generic[Result]):
+    """A call of a host's process that is under way: ``bring_up.Pending``."""
+
+    def __init__(self, name: str, answer: Callable[[float], Result]) -> None:
+        self._name = name
+        self._answer = answer
+
+    def result(self, seconds: float, step: str) -> Result:
+        """The result; HostLostError when the process does not answer, StoryError for what it raised."""
+        try:
+            return self._answer(seconds)
+        except TimeoutError:
+            raise bring_up.unanswered(self._name, seconds, step) from None
+
+
+class NetworkHost:
+    """A process on host ``number`` of ``network``: ``bring_up.SteppedHost``."""
+
+    def __init__(self, network: Network, number: int) -> None:
+        self.name = f"host {number} ({network.address(number)})"
+        self.interface = network.address(number)
+        self.driver = Driver(network, number)
+
+    def begin(self, step: Callable[[Any, *Given], Result], /, *arguments: *Given) -> ProcessCall[Result]:
+        """Begin a step."""
+        return ProcessCall(self.name, self.driver.begin(call_host, step.__name__, *arguments))
+
+    def begin_with(
+        self, step: Callable[[Any, Argument], Result], argument: bring_up.Pending[Argument], /
+    ) -> ProcessCall[Result]:
+        """Begin a step with what another host answers; through this process, for lack of another way."""
+        return self.begin(step, argument.result(60, "answering"))
+
+
 class NetworkMachine:
     """A machine over the first hosts of ``network``; a context manager. It runs from ``start`` on."""
 
     def __init__(self, network: Network, description: MachineDescription) -> None:
         self.hosts = description.hosts
-        self._drivers = [Driver(network, host) for host in range(self.hosts)]
+        self._hosts = [NetworkHost(network, number) for number in range(self.hosts)]
+        self._drivers = [host.driver for host in self._hosts]
         try:
-            self._prepare(network, description)
+            parts = [description] + [description.without_images()] * (self.hosts - 1)
+            built = [
+                driver.begin(build_host, part, host)
+                for host, (driver, part) in enumerate(zip(self._drivers, parts, strict=True))
+            ]
+            for wait in built:
+                wait(60)
+            bring_up.prepare(description, self._hosts, bring_up.examine(self._hosts, own_build()))
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, network: Network, description: MachineDescription) -> None:
-        several = self.hosts > 1
-        parts = [description] + [description.without_images()] * (self.hosts - 1)
-        calls = [
-            driver.begin(build_host, part, host)
-            for host, (driver, part) in enumerate(zip(self._drivers, parts, strict=True))
-        ]
-        found = [call(60) for call in calls]
-        machine = secrets.randbits(63)
-        self.each(
-            "prepare",
-            [
-                (Membership(host, machine, 1, found[0]["tsc_hz"], network.address(host)),) if several else ()
-                for host in range(self.hosts)
-            ],
-        )
-        if not several:
-            return
-        for host in range(1, self.hosts):
-            self.call("lay", self.call("portion_of", host), host=host)
-        wire, _ = choose_wire(description.wire, [facts["computer"] for facts in found])
-        ends = dict(enumerate(self.all("open_link", wire)))
-        others = [{peer: end for peer, end in ends.items() if peer != host} for host in range(self.hosts)]
-        self.each("admit", [(peers,) for peers in others])
-        self.each("connect", [(peers,) for peers in others])
-        self.all("start_link")
-        if not all(self.all("join", JOIN_SECONDS)):
-            raise RuntimeError("the hosts have not found each other")
-
     def start(self) -> None:
         """Let the vCPUs run."""
-        for driver in reversed(self._drivers):
-            driver.run(60, call_host, "start")
+        bring_up.start(self._hosts)
 
     def call(self, method: str, *words: Any, timeout: float = 60, host: int = 0) -> Any:
         """Call a method of a host."""
@@ -100,13 +112,7 @@ class NetworkMachine:
 
     def all(self, method: str, *words: Any) -> list[Any]:
         """Call a method of all hosts at the same time."""
-        return self.each(method, [words] * self.hosts)
-
-    def each(self, method: str, words: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The same with arguments of its own for each."""
-        calls = [
-            driver.begin(call_host, method, *own) for driver, own in zip(self._drivers, words, strict=True)
-        ]
+        calls = [driver.begin(call_host, method, *words) for driver in self._drivers]
         return [call(120) for call in calls]
 
     def finish(self, timeout: float) -> dict[str, float]:

@@ -7,28 +7,33 @@ protocol, the links' frames, the clock and the interrupts as between real hosts.
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from baremetal_machine import MIB, RunResult
-from coremesh.core import image
-from coremesh.core._native import InProcessSwitch
+from coremesh.cluster.machine import bring_up
+from coremesh.cluster.machine.build import own_build
+from coremesh.cluster.machine.description import MachineDescription, Membership
+from coremesh.cluster.machine.device_host import DeviceHost
+from coremesh.cluster.machine.disks import check_disks
+from coremesh.cluster.machine.host import HostProcess
+from coremesh.core._native import InProcessSwitch, Link
 from coremesh.core.engine import Host
-from coremesh.core.memory_map import LOW_RAM_LIMIT, MemoryMap
-from coremesh.core.mesh import Mesh, Policy
+from coremesh.core.links.door import LinkEnd
+from coremesh.core.links.tuning import OVERFLOW
+from coremesh.core.memory_map import MemoryMap
+from coremesh.core.mesh import Policy
 from coremesh.core.topology import Topology
-from coremesh.hw.ata.drive import Drive
 from coremesh.hw.backend.console import ConsolePort
-from coremesh.hw.board.pc import build_pc
-from coremesh.hw.firmware.acpi import build_firmware
-from coremesh.hw.memory import GuestMemory
 from coremesh.hw.power import PowerEvent
 
-JOIN_SECONDS = 10.0
+Given = TypeVarTuple("Given")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,147 @@ class MeshResult(RunResult):
         return "\n".join([super().story(), *lines])
 
 
+class Wires:
+    """The in-process switch between the hosts of one machine, made when the first of them opens its link.
+
+    ``delay_us`` is how long a frame takes at least and at most.
+    """
+
+    def __init__(self, hosts: int, delay_us: tuple[int, int], seed: int) -> None:
+        self._hosts = hosts
+        self._delay_us = delay_us
+        self._seed = seed
+        self._lock = threading.Lock()
+        self._switch: InProcessSwitch | None = None
+
+    def switch(self, machine_id: int, epoch: int) -> InProcessSwitch:
+        """The one switch."""
+        with self._lock:
+            if self._switch is None:
+                self._switch = InProcessSwitch(
+                    self._hosts,
+                    machine_id=machine_id,
+                    epoch=epoch,
+                    min_delay_us=self._delay_us[0],
+                    max_delay_us=self._delay_us[1],
+                    seed=self._seed,
+                )
+            return self._switch
+
+
+class InProcessEnds:
+    """One host's end of the links, on the switch: ``coremesh.core.links.Ends``, with nobody to keep out."""
+
+    def __init__(self, wires: Wires, host: int) -> None:
+        self._wires = wires
+        self._host = host
+        self.end = LinkEnd("in-process", b"", str(host))
+
+    def admit(self, peers: Mapping[int, LinkEnd]) -> None:
+        """Nothing else reaches the switch."""
+
+    def connect(self, peers: Mapping[int, LinkEnd]) -> None:
+        """All are connected to the switch."""
+
+    def open(
+        self, machine_id: int, epoch: int, *, spin_us: int | None = None, overflow: int = OVERFLOW
+    ) -> Link:
+        """The native link."""
+        return self._wires.switch(machine_id, epoch).link(self._host)
+
+    def close(self) -> None:
+        """The switch goes with the machine."""
+
+
+class InProcessHost(HostProcess):
+    """A host whose links are the switch, and whose end the test sees to: no thread of it watches."""
+
+    wires: Wires
+
+    def _make_ends(self, wire: str, membership: Membership) -> InProcessEnds:
+        return InProcessEnds(self.wires, membership.host)
+
+    def start(self) -> None:
+        """Let the vCPUs run."""
+        self._start_parts()
+
+    def close(self) -> None:
+        """End all threads."""
+        if self._host is not None:
+            self._stop_parts()
+
+
+class InProcessDeviceHost(InProcessHost, DeviceHost):
+    """Host 0, which keeps what its guest asks of the power switch."""
+
+    def __init__(self, description: MachineDescription) -> None:
+        self.events: list[PowerEvent] = []
+        self.over = threading.Event()
+        super().__init__(description)
+
+    @property
+    def console(self) -> ConsolePort:
+        """What the guest prints."""
+        return self._port
+
+    def _on_power(self, event: PowerEvent) -> None:
+        self.events.append(event)
+        self.over.set()
+
+
+class InProcessCall(Generic[Result]):
+    """A step that runs in a thread of its own: ``bring_up.Pending``."""
+
+    def __init__(self, name: str, step: Callable[[], Result]) -> None:
+        self._name = name
+        self._step = step
+        self._results: list[Result] = []
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._step())
+        except Exception as error:
+            self._error = error
+
+    def result(self, seconds: float, step: str) -> Result:
+        """The result; what the step raised."""
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            raise bring_up.unanswered(self._name, seconds, step)
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+
+class InProcessSteps:
+    """A host of this process as it is brought up: ``bring_up.SteppedHost``."""
+
+    interface = ""
+
+    def __init__(self, host: HostProcess, number: int) -> None:
+        self.name = f"host {number}"
+        self._host = host
+
+    def begin(self, step: Callable[[Any, *Given], Result], /, *arguments: *Given) -> InProcessCall[Result]:
+        """Begin a step."""
+        method: Callable[..., Result] = getattr(self._host, step.__name__)
+        return InProcessCall(self.name, lambda: method(*arguments))
+
+    def begin_with(
+        self, step: Callable[[Any, Argument], Result], argument: bring_up.Pending[Argument], /
+    ) -> InProcessCall[Result]:
+        """Begin a step with what another host's results in."""
+        return self.begin(step, argument.result(60, "answering"))
+
+
 class MeshMachine:
     """A machine with ``shares`` vCPUs on its hosts; a context manager that ends all of their threads.
 
     ``kernel`` is the bytes of a Multiboot or Linux kernel. ``delay_us`` is how long a frame takes at least
-    and at most from host to host.
+    and at most from host to host. The links run when the constructor returns, the vCPUs after ``start``.
     """
 
     def __init__(
@@ -66,77 +207,44 @@ class MeshMachine:
         ram_bytes: int = 128 * MIB,
         delay_us: tuple[int, int] = (0, 0),
         seed: int = 1,
-        hold_us: int = 50,
-        prefetch: int = 8,
-        drives: Sequence[Drive | None] = (),
+        disks: Sequence[Path] = (),
     ) -> None:
-        memory = MemoryMap(ram_bytes)
-        self.topology = Topology(memory, shares)
-        apic_ids = self.topology.all_apic_ids
-        machine = secrets.randbits(63)
-        self.switch = InProcessSwitch(
-            len(shares),
-            machine_id=machine,
-            epoch=1,
-            min_delay_us=delay_us[0],
-            max_delay_us=delay_us[1],
-            seed=seed,
-        )
-        self.hosts = [
-            Host(
-                ram_bytes=ram_bytes,
-                low_ram_bytes=min(ram_bytes, LOW_RAM_LIMIT),
-                apic_ids=list(self.topology.apic_ids(number)),
-                total_vcpus=len(apic_ids),
-                protection=protection,
-                mesh=Mesh(
-                    host=number,
-                    hosts=len(shares),
-                    homes=self.topology.homes,
-                    vcpu_hosts=self.topology.vcpu_hosts,
-                    machine_id=machine,
-                    policy=policy,
-                    hold_us=hold_us,
-                    prefetch=prefetch,
-                ),
-            )
-            for number in range(len(shares))
-        ]
-        self.console = ConsolePort()
-        self.events: list[PowerEvent] = []
-        self._over = threading.Event()
-        self._started = 0.0
-        first = self.hosts[0]
-        self.node = build_pc(
-            first,
-            console=self.console,
-            on_power=self._on_power,
+        description = MachineDescription(
+            vcpus=sum(shares),
             ram_bytes=ram_bytes,
-            vcpus=len(apic_ids),
-            drives=drives,
-            memory=GuestMemory(first),
+            kernel=kernel,
+            initrd=initrd,
+            cmdline=cmdline,
+            protection=protection,
+            unpack=False,
+            shares=tuple(shares),
+            policy=policy,
+            disks=check_disks(list(disks)),
         )
-        first.connect(self.node)
-        for space, start, last in self.node.claims():
-            for host in self.hosts:
-                host.claim(space, start, last)
-        firmware, rsdp = build_firmware(apic_ids, memory, self.topology)
-        plan = image.plan_boot(kernel, initrd, cmdline, memory, rsdp)
-        for gpa, data in [*firmware, *plan.writes]:
-            for host in self.hosts:  # each keeps what is at home there
-                host.load(gpa, data)
-        first.set_registers(0, plan.registers)
+        self.topology = Topology(MemoryMap(ram_bytes), shares)
+        self._wires = Wires(len(shares), delay_us, seed)
+        self._first = InProcessDeviceHost(description)
+        others = [InProcessHost(description.without_images()) for _ in shares[1:]]
+        self._processes: list[InProcessHost] = [self._first, *others]
+        self._steps = [InProcessSteps(process, number) for number, process in enumerate(self._processes)]
+        self._started = 0.0
+        for process in self._processes:
+            process.wires = self._wires
+        try:
+            bring_up.prepare(description, self._steps, bring_up.examine(self._steps, own_build()))
+        except BaseException:
+            self.stop()
+            raise
+        self.hosts: list[Host] = [process.engine for process in self._processes]
+        self.events = self._first.events
+        self.console = self._first.console
 
-    def _on_power(self, event: PowerEvent) -> None:
-        self.events.append(event)
-        self._over.set()
+    @property
+    def switch(self) -> InProcessSwitch:
+        """What carries the frames; it can be told to lose them."""
+        return self._wires.switch(0, 0)  # made by now
 
     def __enter__(self) -> MeshMachine:
-        self.node.start()
-        for number, host in enumerate(self.hosts):
-            host.start_link(self.switch.link(number))
-        for number, host in enumerate(self.hosts):
-            assert host.joined(JOIN_SECONDS), f"host {number} hears nobody"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,17 +253,15 @@ class MeshMachine:
     def start(self) -> None:
         """Let the vCPUs run, those of host 0 last: one of them boots."""
         self._started = time.monotonic()
-        for host in reversed(self.hosts):
-            host.start()
+        bring_up.start(self._steps)
 
     def stop(self) -> None:
         """Stop all hosts, at the same time: one may be waiting for another."""
-        threads = [threading.Thread(target=host.stop) for host in self.hosts]
+        threads = [threading.Thread(target=process.close) for process in self._processes]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        self.node.stop()
 
     def pause(self) -> None:
         """Park the vCPUs of all hosts."""
@@ -185,7 +291,7 @@ class MeshMachine:
         """Wait for the guest's end, or give up; the vCPUs are parked then."""
         deadline = time.monotonic() + timeout
         crash: dict[str, object] | None = None
-        while not self._over.wait(0.002) and time.monotonic() < deadline and crash is None:
+        while not self._first.over.wait(0.002) and time.monotonic() < deadline and crash is None:
             for number, host in enumerate(self.hosts):
                 crash = crash or host.wait(0.0)
                 if crash is not None:
@@ -231,7 +337,7 @@ def run_on_mesh(
     timeout: float = 60.0,
     delay_us: tuple[int, int] = (0, 0),
     ram_bytes: int = 128 * MIB,
-    drives: Sequence[Drive | None] = (),
+    disks: Sequence[Path] = (),
 ) -> MeshResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
     with MeshMachine(
@@ -242,7 +348,7 @@ def run_on_mesh(
         protection=protection,
         delay_us=delay_us,
         ram_bytes=ram_bytes,
-        drives=drives,
+        disks=disks,
     ) as machine:
         machine.start()
         return machine.finish(timeout)

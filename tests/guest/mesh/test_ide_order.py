@@ -8,17 +8,15 @@ and the drive had come to rest; a core that ran meanwhile saw that. Two controls
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from baremetal_machine import PASSED, RunResult, run_on_coremesh
 from coremesh.hw.ata.channel import IdeChannel
-from coremesh.hw.ata.disk import Disk
 from coremesh.hw.ata.drive import Drive
 from coremesh.hw.ata.prd import move
 from coremesh.hw.ata.registers import BMISTA
-from coremesh.hw.backend.block import RawImage
 from mesh_machine import run_on_mesh
 
 SECTORS = 2048
@@ -26,24 +24,22 @@ ROUNDS = "rounds=25"
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
+def disk(tmp_path: Path) -> Path:
     """A raw image whose sectors hold their numbers."""
     image = tmp_path / "numbers.img"
     image.write_bytes(b"".join(number.to_bytes(4, "little") * 128 for number in range(SECTORS)))
-    backend = RawImage(image)
-    yield Disk(backend)
-    backend.close()
+    return image
 
 
-Run = Callable[[Path, Disk], RunResult]
+Run = Callable[[Path, Path], RunResult]
 
 
-def on_one_host(guest: Path, disk: Disk) -> RunResult:
-    return run_on_coremesh(guest, vcpus=4, cmdline=ROUNDS, drives=[disk])
+def on_one_host(guest: Path, disk: Path) -> RunResult:
+    return run_on_coremesh(guest, vcpus=4, cmdline=ROUNDS, disks=[disk])
 
 
-def on_two_hosts(guest: Path, disk: Disk) -> RunResult:
-    return run_on_mesh(guest, shares=(2, 2), cmdline=ROUNDS, drives=[disk])
+def on_two_hosts(guest: Path, disk: Path) -> RunResult:
+    return run_on_mesh(guest, shares=(2, 2), cmdline=ROUNDS, disks=[disk])
 
 
 RUNS = pytest.mark.parametrize("run", [on_one_host, on_two_hosts], ids=["1-host", "2-hosts"])
@@ -51,7 +47,7 @@ RUNS = pytest.mark.parametrize("run", [on_one_host, on_two_hosts], ids=["1-host"
 
 @RUNS
 def test_given_cores_that_spin_when_the_line_rises_then_data_and_registers_are_final(
-    guest: Callable[[str], Path], disk: Disk, run: Run
+    guest: Callable[[str], Path], disk: Path, run: Run
 ) -> None:
     result = run(guest("ide"), disk)
     assert result.status == PASSED, result.story()
@@ -94,7 +90,7 @@ def interrupt_before_status(channel: IdeChannel, drive: Drive) -> None:
 )
 def test_given_the_wrong_order_when_the_same_cores_look_then_they_see_it(
     guest: Callable[[str], Path],
-    disk: Disk,
+    disk: Path,
     run: Run,
     wrong_order: Callable[[IdeChannel, Drive], None],
     seen: str,

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from coremesh.core.errors import ConfigurationError
-from coremesh.core.memory_map import EBDA_BASE, KIB, MemoryMap
+from coremesh.core.memory_layout import KIB
+from coremesh.core.memory_map import EBDA_BASE, MemoryMap
 
 RegisterValue = int | tuple[int, ...]
 

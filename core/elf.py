@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Final
 
 from coremesh.core.errors import GuestImageError
-from coremesh.core.memory_map import MemoryMap, Region
+from coremesh.core.memory_layout import Region
+from coremesh.core.memory_map import MemoryMap
 from elftools.common.utils import struct_parse
 from elftools.elf.elffile import ELFFile
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from coremesh.core import cpuid
 from coremesh.core._native import CpuDescription, MeshOptions, NativeHost, calls_under_way, host_tsc_hz
+from coremesh.core.memory_layout import MemoryKind, MemoryLayout
 from coremesh.core.mesh import Mesh
 
 MAX_VCPUS = 255
@@ -19,8 +20,8 @@ _LEAVE_SECONDS = 5.0
 class Host(NativeHost):
     """One host's share of a machine. All methods may be called from any Python thread.
 
-    ``ram_bytes`` of RAM, ``low_ram_bytes`` of it below 4 GiB (multiples of 4096); one vCPU for each of
-    ``apic_ids``, the machine's ``total_vcpus`` in all. The vCPU with APIC id 0 is the bootstrap processor.
+    ``memory`` is the whole machine's, wherever its pages are; one vCPU for each of ``apic_ids``, the
+    machine's ``total_vcpus`` in all. The vCPU with APIC id 0 is the bootstrap processor.
     ``tsc_hz`` 0 means the host's own rate. ``protection`` of translated code: 'auto', 'userfaultfd' or
     'mprotect'; of shared memory also 'userfaultfd-copy'. ``mesh``: this host's place in a machine of several.
     ``code_buffer_bytes`` bounds the translations of each vCPU (1 MiB at least; they are dropped and made anew
@@ -31,8 +32,7 @@ class Host(NativeHost):
     def __init__(
         self,
         *,
-        ram_bytes: int,
-        low_ram_bytes: int,
+        memory: MemoryLayout,
         apic_ids: Sequence[int],
         total_vcpus: int,
         tsc_hz: int = 0,
@@ -55,8 +55,10 @@ class Host(NativeHost):
             for apic_id in apic_ids
         ]
         super().__init__(
-            ram_bytes=ram_bytes,
-            low_ram_bytes=low_ram_bytes,
+            memory=[
+                (region.gpa, region.bytes, region.offset, region.kind is MemoryKind.ROM)
+                for region in memory.regions
+            ],
             apic_ids=list(apic_ids),
             bootstrap=0 if 0 in apic_ids else None,
             total_vcpus=total_vcpus,

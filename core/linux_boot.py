@@ -28,15 +28,8 @@ from coremesh.core.boot import (
 )
 from coremesh.core.elf import check_segments, elf_class, read_elf
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.memory_map import (
-    EXTENDED_MEMORY_BASE,
-    GIB,
-    KERNEL_FLOOR,
-    MIB,
-    PAGE_BYTES,
-    MemoryMap,
-    Region,
-)
+from coremesh.core.memory_layout import GIB, MIB, PAGE_BYTES, Region
+from coremesh.core.memory_map import EXTENDED_MEMORY_BASE, KERNEL_FLOOR, MemoryMap
 
 LINUX_MINIMUM_RAM: Final = 64 * MIB
 

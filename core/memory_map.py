@@ -21,11 +21,7 @@ from enum import IntEnum
 from typing import Final
 
 from coremesh.core.errors import ConfigurationError, shown
-
-PAGE_BYTES: Final = 4096
-KIB: Final = 1 << 10
-MIB: Final = 1 << 20
-GIB: Final = 1 << 30
+from coremesh.core.memory_layout import GIB, PAGE_BYTES, MemoryLayout, Region
 
 PHYSICAL_ADDRESS_BITS: Final = 40
 """MAXPHYADDR as CPUID 8000_0008h tells it; nothing of the machine lies at or above 2**40."""
@@ -50,7 +46,7 @@ KERNEL_FLOOR: Final = 0xF_8000
 it loads them, a page lower."""
 EXTENDED_MEMORY_BASE: Final = 0x10_0000
 
-MINIMUM_RAM: Final = 2 * MIB
+MINIMUM_RAM: Final = 2 << 20
 MAXIMUM_RAM: Final = (1 << PHYSICAL_ADDRESS_BITS) - (HIGH_RAM_BASE - LOW_RAM_LIMIT)
 
 
@@ -61,27 +57,6 @@ class E820Type(IntEnum):
     RESERVED = 2
     ACPI = 3
     NVS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A range ``[start, start + size)`` of guest-physical addresses, in bytes."""
-
-    start: int
-    size: int
-
-    @property
-    def end(self) -> int:
-        """The first address behind the region."""
-        return self.start + self.size
-
-    def contains(self, start: int, size: int) -> bool:
-        """Tell whether all of ``[start, start + size)`` lies inside."""
-        return self.start <= start and size >= 0 and start + size <= self.end
-
-    def overlaps(self, other: "Region") -> bool:
-        """Tell whether the two share a byte; an empty region shares none."""
-        return max(self.start, other.start) < min(self.end, other.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +71,12 @@ class E820Entry:
 class MemoryMap:
     """The RAM of a machine of ``ram_bytes`` and the map that its firmware reports. Immutable.
 
+    ``rom`` are ranges of ROM beside the RAM, such as a firmware's below 4 GiB; the map does not report them.
     Raises :class:`ConfigurationError` when the size is no multiple of 4 KiB, below 2 MiB, or too large for
-    the 40 address bits of the guest's cores.
+    the 40 address bits of the guest's cores, or when a ROM does not fit beside it.
     """
 
-    def __init__(self, ram_bytes: int) -> None:
+    def __init__(self, ram_bytes: int, rom: Iterable[Region] = ()) -> None:
         if isinstance(ram_bytes, bool) or not isinstance(ram_bytes, int):
             raise ConfigurationError(
                 f"the memory size {shown(ram_bytes)} is no number of bytes; give a whole number such as {GIB}"
@@ -128,6 +104,7 @@ class MemoryMap:
             if ram_bytes <= LOW_RAM_LIMIT
             else (self.low, Region(HIGH_RAM_BASE, ram_bytes - LOW_RAM_LIMIT))
         )
+        self.layout: Final = MemoryLayout.of(self.regions, rom)
 
     @property
     def low_ram_bytes(self) -> int:

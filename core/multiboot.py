@@ -26,15 +26,8 @@ from coremesh.core.boot import (
 )
 from coremesh.core.elf import Segment, check_segments, elf_class, read_elf
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.memory_map import (
-    EBDA_BASE,
-    EXTENDED_MEMORY_BASE,
-    KERNEL_FLOOR,
-    KIB,
-    MIB,
-    PAGE_BYTES,
-    MemoryMap,
-)
+from coremesh.core.memory_layout import KIB, MIB, PAGE_BYTES
+from coremesh.core.memory_map import EBDA_BASE, EXTENDED_MEMORY_BASE, KERNEL_FLOOR, MemoryMap
 
 HEADER_MAGIC: Final = 0x1BADB002
 LOADER_MAGIC: Final = 0x2BADB002

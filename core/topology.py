@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from coremesh.core.errors import ConfigurationError
-from coremesh.core.memory_map import HIGH_RAM_BASE, MIB, PAGE_BYTES, MemoryMap, Region
+from coremesh.core.memory_layout import MIB, PAGE_BYTES, MemoryLayout, Region
 
 MAX_HOSTS: Final = 64
 """A host is a bit of a 64-bit word in the page directory."""
@@ -30,15 +30,16 @@ class Node:
     """By offset into RAM, in pages of 4 KiB: ``[first_page, end_page)`` is at home here."""
     end_page: int
     regions: tuple[Region, ...]
-    """The same memory by guest-physical addresses: one region, or two around the hole below 4 GiB."""
+    """The same memory by guest-physical addresses, rising."""
 
 
 class Topology:
-    """How a machine of ``memory`` divides into hosts. Immutable.
+    """How a machine with the RAM of ``memory`` divides into hosts. Immutable.
 
     ``hosts`` has the number of vCPUs of each host, 1 at least; ``weights`` how the memory divides, any
     positive numbers, by default as the vCPUs do. Borders between homes are multiples of 2 MiB where there is
     enough memory for that, of a smaller power of two otherwise; every host is home of one page at least.
+    ROM is at home on host 0, and in no node.
 
     APIC ids begin at a power of two on each host, so that each host is a processor package of its own and no
     cache seems to be shared between nodes; where ids would then pass 254 they are given without gaps.
@@ -47,7 +48,7 @@ class Topology:
     """
 
     def __init__(
-        self, memory: MemoryMap, hosts: Sequence[int], weights: Sequence[float] | None = None
+        self, memory: MemoryLayout, hosts: Sequence[int], weights: Sequence[float] | None = None
     ) -> None:
         _check(memory, hosts, weights)
         self.hosts: Final = len(hosts)
@@ -65,9 +66,10 @@ class Topology:
             following = first + count
         borders = _borders(memory.ram_bytes // PAGE_BYTES, list(weights or hosts))
         self.nodes: Final = tuple(
-            Node(host, ids[host], first, end, _regions(memory, first * PAGE_BYTES, end * PAGE_BYTES))
+            Node(host, ids[host], first, end, memory.addresses(first * PAGE_BYTES, end * PAGE_BYTES))
             for host, (first, end) in enumerate(itertools.pairwise(borders))
         )
+        self._rom: Final = (borders[-1], memory.total_bytes // PAGE_BYTES)
 
     def apic_ids(self, host: int) -> tuple[int, ...]:
         """The APIC ids of one host's vCPUs, rising."""
@@ -85,18 +87,20 @@ class Topology:
 
     @property
     def homes(self) -> list[tuple[int, int, int]]:
-        """``(first page, end page, host)``, rising and without gaps; pages by offset into RAM."""
-        return [(node.first_page, node.end_page, node.host) for node in self.nodes]
+        """``(first page, end page, host)``, rising and without gaps; pages by offset into the memory file."""
+        homes = [(node.first_page, node.end_page, node.host) for node in self.nodes]
+        first, end = self._rom
+        return homes if first == end else [*homes, (first, end, 0)]
 
     def home_of(self, page: int) -> int:
-        """The home of a page, by its number in RAM. IndexError for a page that is none."""
-        for node in self.nodes:
-            if node.first_page <= page < node.end_page:
-                return node.host
-        raise IndexError(f"page {page} is none of this machine's RAM")
+        """The home of a page, by its number in the memory file. IndexError for a page that is none."""
+        for first, end, host in self.homes:
+            if first <= page < end:
+                return host
+        raise IndexError(f"page {page} is none of this machine's memory")
 
 
-def _check(memory: MemoryMap, hosts: Sequence[int], weights: Sequence[float] | None) -> None:
+def _check(memory: MemoryLayout, hosts: Sequence[int], weights: Sequence[float] | None) -> None:
     if not 1 <= len(hosts) <= MAX_HOSTS:
         raise ConfigurationError(f"{len(hosts)} hosts make no machine; give 1 to {MAX_HOSTS}")
     for host, count in enumerate(hosts):
@@ -129,15 +133,3 @@ def _borders(pages: int, weights: Sequence[float]) -> list[int]:
         # However uneven the weights: one page at least before this border, and for everybody behind it.
         borders.append(min(max(rounded, borders[-1] + 1), pages - (len(weights) - host)))
     return [*borders, pages]
-
-
-def _regions(memory: MemoryMap, start: int, end: int) -> tuple[Region, ...]:
-    """The guest-physical addresses of ``[start, end)`` of RAM, in bytes."""
-    low = memory.low_ram_bytes
-    regions = []
-    if start < low:
-        regions.append(Region(start, min(end, low) - start))
-    if end > low:
-        first = max(start, low)
-        regions.append(Region(HIGH_RAM_BASE + first - low, end - first))
-    return tuple(regions)

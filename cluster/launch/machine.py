@@ -423,7 +423,7 @@ class Machine:
         assert topology is not None  # asked for where there are several hosts
         # Each host lists the worst of its own: one that is bad for all may be low on every list.
         rows = self._hosts.all("contended_pages", 4 * count)
-        return contended_rows(rows, count, topology, MemoryMap(self.memory), symbols)
+        return contended_rows(rows, count, topology, MemoryMap(self.memory).layout, symbols)
 
     def _tail(self) -> bytes:
         data: bytes = self._call("read_console", max(0, self._call("console_end") - 2000), 0.0)[0]

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster.machine.homes import ram_offset
-from coremesh.core.memory_map import PAGE_BYTES, MemoryMap
+from coremesh.core.memory_layout import PAGE_BYTES, MemoryLayout
 from coremesh.core.symbols import MOST_NAMES
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def contended_rows(
     hosts: Sequence[Rows],
     count: int,
     topology: Topology,
-    memory: MemoryMap,
+    memory: MemoryLayout,
     symbols: SymbolTable | None = None,
 ) -> Rows:
     """One row a page, those that changed hands or were operated on from afar most often first.
@@ -64,7 +63,7 @@ def contended_rows(
     worst = sorted(pages, key=lambda gpa: (-pages[gpa]["moves"] - pages[gpa]["remote"], gpa))[:count]
     found = []
     for gpa in worst:
-        home = topology.home_of(ram_offset(gpa, memory) // PAGE_BYTES)
+        home = topology.home_of(memory.offset_of(gpa) // PAGE_BYTES)
         row = {"gpa": f"{gpa:#x}", "home": home, **pages[gpa]}
         places = [place for place, _ in users[gpa].most_common(MOST_NAMES)]
         row["users"] = ", ".join(f"{place:#x}" if symbols is None else symbols.at(place) for place in places)

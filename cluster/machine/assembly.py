@@ -13,6 +13,7 @@ from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks
 from coremesh.cluster.machine.homes import Write, divide
 from coremesh.core.errors import ConfigurationError, GuestImageError, PlatformError
 from coremesh.core.linux_payload import unpack_linux
+from coremesh.core.memory_layout import Region
 from coremesh.core.memory_map import MemoryMap
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _assemble(
     from coremesh.hw.firmware.acpi import build_firmware
     from coremesh.hw.memory import GuestMemory
 
-    memory = MemoryMap(description.ram_bytes)
+    memory = memory_of(description)
     topology = topology_of(description)
     apic_ids = list(range(description.vcpus)) if topology is None else topology.all_apic_ids
     tables, rsdp = build_firmware(apic_ids, memory, topology)
@@ -99,10 +100,10 @@ def _assemble(
     )
     host.connect(node)
     claims = node.claims()
-    writes = [*tables, *plan.writes]
-    shares = {0: writes} if topology is None else divide(writes, memory, topology.homes)
+    writes = [*tables, *plan.writes, *((rom.gpa, rom.data) for rom in description.roms)]
+    shares = {0: writes} if topology is None else divide(writes, memory.layout, topology.homes)
     portions = {number: Portion(claims, shares.get(number, [])) for number in range(description.hosts)}
-    lay(host, portions.pop(0), several=topology is not None)
+    lay(host, portions.pop(0))
     host.set_registers(0, plan.registers)
     return Assembly(host, node, portions)
 
@@ -114,7 +115,7 @@ def build_host(description: MachineDescription, membership: Membership | None = 
     """
     from coremesh.core.engine import Host
 
-    memory = MemoryMap(description.ram_bytes)
+    memory = memory_of(description)
     topology = topology_of(description)
     if topology is None or membership is None:
         apic_ids, mesh, tsc_hz = list(range(description.vcpus)), None, 0
@@ -123,8 +124,7 @@ def build_host(description: MachineDescription, membership: Membership | None = 
         mesh, tsc_hz = _mesh(description, topology, membership), membership.tsc_hz
     try:
         return Host(
-            ram_bytes=memory.ram_bytes,
-            low_ram_bytes=memory.low_ram_bytes,
+            memory=memory.layout,
             apic_ids=apic_ids,
             total_vcpus=description.vcpus,
             protection=description.protection,
@@ -137,19 +137,23 @@ def build_host(description: MachineDescription, membership: Membership | None = 
         raise ConfigurationError(f"{error}.") from error
 
 
-def lay(host: Host, portion: Portion, *, several: bool) -> None:
-    """Lay out what `portion` says, before the start: claims, and images in RAM."""
+def lay(host: Host, portion: Portion) -> None:
+    """Lay out what `portion` says, before the start: claims, and images in RAM or ROM."""
     for space, first, last in portion.claims:
         host.claim(space, first, last)
-    write = host.load if several else host.ram_write  # of several hosts, only into pages whose home is here
     for gpa, data in portion.writes:
-        write(gpa, data)
+        host.load(gpa, data)
 
 
 def check_images(description: MachineDescription) -> None:
     """Raise what :func:`assemble` would raise for the images, without an engine: early, in the driver."""
     topology_of(description)
-    _plan(description, MemoryMap(description.ram_bytes), 0, unpack=False)
+    _plan(description, memory_of(description), 0, unpack=False)
+
+
+def memory_of(description: MachineDescription) -> MemoryMap:
+    """Where the machine's RAM and ROM are."""
+    return MemoryMap(description.ram_bytes, [Region(rom.gpa, rom.size) for rom in description.roms])
 
 
 def topology_of(description: MachineDescription) -> Topology | None:
@@ -158,7 +162,7 @@ def topology_of(description: MachineDescription) -> Topology | None:
         return None
     from coremesh.core.topology import Topology
 
-    return Topology(MemoryMap(description.ram_bytes), description.shares)
+    return Topology(memory_of(description).layout, description.shares)
 
 
 def _mesh(description: MachineDescription, topology: Topology, membership: Membership) -> Mesh:

@@ -28,25 +28,12 @@ ALWAYS = ("console=ttyS0,115200", "panic=-1")
 #: rcu_nocbs=all: callbacks of RCU are run by threads, not by each core's tick. skew_tick=1: ticks of the
 #: cores do not come at the same time, so they do not meet at the same locks.
 #:
-#: isolcpus=nohz,1-N: a core that runs one task has no tick, and the first core keeps the time for all.
-#: Without it each core that ticks writes the kernel's time in its turn, and its pages go from host to host.
-#: N is the last core.
-#:
-#: Not here: nohz_full=1-N, which does the same and more. It leaves the balancing on behalf of idle cores to
-#: the first core alone. Where that is busy, idle hosts take no work from one that has too much of it.
-SEVERAL_HOSTS = (
-    "tsc=reliable",
-    "quiet",
-    "relax_domain_level=1",
-    "rcu_nocbs=all",
-    "skew_tick=1",
-    "isolcpus=nohz,1-N",
-)
+#: Not here: nohz_full=1-N, which pinned work gains by. Idle cores without a tick take no work from a host
+#: that has too much of it: only the first core would do that for them, and it is busy then.
+SEVERAL_HOSTS = ("tsc=reliable", "quiet", "relax_domain_level=1", "rcu_nocbs=all", "skew_tick=1")
 
 #: Any of these from a person decides how much the kernel prints: 'quiet' is then not added.
 _LOG_WORDS = frozenset({"quiet", "debug", "loglevel", "ignore_loglevel"})
-#: Each names the cores without a tick. Linux refuses two of them that do not name the same cores.
-_TICKLESS_WORDS = frozenset({"isolcpus", "nohz_full"})
 #: Linux prints to every console that is named: a person's adds one.
 _ADDING = frozenset({"console"})
 
@@ -83,10 +70,7 @@ def _is_replaced(word: str, given: frozenset[str]) -> bool:
     (name,) = _names([word])
     if name in _ADDING:
         return False
-    for words in (_LOG_WORDS, _TICKLESS_WORDS):
-        if name in words:
-            return bool(given & words)
-    return name in given
+    return bool(given & _LOG_WORDS) if name in _LOG_WORDS else name in given
 
 
 def _names(words: Iterable[str]) -> frozenset[str]:

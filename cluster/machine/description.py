@@ -21,6 +21,15 @@ class Module:
 
 
 @dataclass(frozen=True)
+class Rom:
+    """Read-only memory: `size` bytes at guest-physical `gpa`, multiples of 4096, that begin with `data`."""
+
+    gpa: int
+    size: int
+    data: bytes = field(repr=False, default=b"")
+
+
+@dataclass(frozen=True)
 class MachineDescription:
     """All that a host needs to lay out a machine; travels to the host's process.
 
@@ -31,7 +40,8 @@ class MachineDescription:
 
     `shares` has one number a host: its vCPUs. Host 0 has the devices and the first vCPUs. `policy` is one of
     :data:`POLICIES`; `wire` carries the messages between hosts, one of
-    :data:`coremesh.core.links.WIRES`. `disks` are on the host that has the devices.
+    :data:`coremesh.core.links.WIRES`. `disks` are on the host that has the devices. `roms` are beside the
+    RAM; their pages are at home on host 0.
     """
 
     vcpus: int
@@ -48,6 +58,7 @@ class MachineDescription:
     curve: bool = True
     wire: str = "auto"
     disks: tuple[Disk, ...] = ()
+    roms: tuple[Rom, ...] = ()
 
     @property
     def hosts(self) -> int:
@@ -56,7 +67,8 @@ class MachineDescription:
 
     def without_images(self) -> MachineDescription:
         """Return the description as a host needs it that reads no image."""
-        return replace(self, kernel=b"", initrd=None, modules=(), disks=())
+        roms = tuple(replace(rom, data=b"") for rom in self.roms)
+        return replace(self, kernel=b"", initrd=None, modules=(), disks=(), roms=roms)
 
     def vcpus_of(self, host: int) -> int:
         """How many vCPUs `host` runs."""

@@ -126,7 +126,7 @@ class HostProcess:
 
     def lay(self, portion: assembly.Portion) -> None:
         """Take over this host's portion of what host 0 has read and put together."""
-        assembly.lay(self.engine, portion, several=True)
+        assembly.lay(self.engine, portion)
 
     def open_link(self, wire: str) -> LinkEnd:
         """Make this host's end of the links for `wire`; return what the others have to know of it."""

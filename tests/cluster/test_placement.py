@@ -11,7 +11,8 @@ from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.homes import divide
 from coremesh.cluster.machine.options import parse_hosts, share_vcpus
 from coremesh.core.errors import ConfigurationError, PlatformError
-from coremesh.core.memory_map import GIB, HIGH_RAM_BASE, MIB, PAGE_BYTES, MemoryMap
+from coremesh.core.memory_layout import GIB, MIB, PAGE_BYTES
+from coremesh.core.memory_map import HIGH_RAM_BASE, MemoryMap
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,7 +115,7 @@ def test_another_build_on_a_node_is_refused_by_name() -> None:
 def test_bytes_across_a_border_are_cut_there() -> None:
     memory = MemoryMap(4 * MIB)
     pages = 2 * MIB // PAGE_BYTES
-    shares = divide([(2 * MIB - 3, b"abcdef")], memory, [(0, pages, 0), (pages, 2 * pages, 1)])
+    shares = divide([(2 * MIB - 3, b"abcdef")], memory.layout, [(0, pages, 0), (pages, 2 * pages, 1)])
     assert shares == {0: [(2 * MIB - 3, b"abc")], 1: [(2 * MIB, b"def")]}
 
 
@@ -122,7 +123,7 @@ def test_memory_behind_the_devices_hole_is_counted_from_its_end() -> None:
     memory = MemoryMap(4 * GIB)
     border = 3 * GIB // PAGE_BYTES
     homes = [(0, border, 0), (border, 4 * GIB // PAGE_BYTES, 1)]
-    assert divide([(HIGH_RAM_BASE, b"high")], memory, homes) == {1: [(HIGH_RAM_BASE, b"high")]}
+    assert divide([(HIGH_RAM_BASE, b"high")], memory.layout, homes) == {1: [(HIGH_RAM_BASE, b"high")]}
 
 
 @given(
@@ -138,7 +139,7 @@ def test_however_it_is_cut_every_byte_lands_once_and_at_its_home(
     wanted, got = bytearray(2 * MIB), bytearray(2 * MIB)
     for gpa, data in writes:
         wanted[gpa : gpa + len(data)] = data
-    shares = divide(writes, memory, homes)
+    shares = divide(writes, memory.layout, homes)
     for host, own in shares.items():
         for gpa, data in own:
             assert data

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coremesh.cluster.machine.assembly import assemble
-from coremesh.cluster.machine.description import MachineDescription, Module
+from coremesh.cluster.machine.description import MachineDescription, Module, Rom
 from coremesh.cluster.machine.disks import check_disks
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.power import PowerEvent
@@ -130,6 +130,7 @@ class BaremetalMachine:
         ram_bytes: int = 128 * MIB,
         modules: Sequence[tuple[bytes, str]] = (),
         disks: Sequence[Path] = (),
+        roms: Sequence[Rom] = (),
     ) -> None:
         self.console = ConsolePort()
         self.events: list[PowerEvent] = []
@@ -144,6 +145,7 @@ class BaremetalMachine:
             protection=protection,
             unpack=False,
             disks=check_disks(list(disks)),
+            roms=tuple(roms),
         )
         assembled = assemble(description, self.console, self._on_power)
         self.host, self.node = assembled.host, assembled.node
@@ -210,6 +212,7 @@ def run_on_coremesh(
     ram_bytes: int = 128 * MIB,
     modules: Sequence[tuple[bytes, str]] = (),
     disks: Sequence[Path] = (),
+    roms: Sequence[Rom] = (),
     timeout: float = 60.0,
 ) -> RunResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
@@ -221,6 +224,7 @@ def run_on_coremesh(
         ram_bytes=ram_bytes,
         modules=modules,
         disks=disks,
+        roms=roms,
     ) as machine:
         machine.start()
         return machine.finish(timeout)

@@ -24,6 +24,7 @@ import hostile_code
 from coremesh.core import cpuid
 from coremesh.core._native import InProcessSwitch, host_tsc_hz
 from coremesh.core.engine import Host
+from coremesh.core.memory_layout import MemoryLayout, Region
 from coremesh.core.mesh import Mesh
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.board.pc import build_pc
@@ -48,6 +49,7 @@ GDT = 0x200
 SPACE = 0x20_0000  # what blocks read and write
 LOW_RAM = 0x80_0000
 HIGH_RAM = 0x20_0000  # above 4 GiB
+MEMORY = MemoryLayout.of([Region(0, LOW_RAM), Region(1 << 32, HIGH_RAM)])
 
 MOST_VCPUS = 48
 BLOCKS_EACH = 160
@@ -345,8 +347,7 @@ def build(plan: Plan) -> tuple[list[Host], list[object]]:
     if len(plan.shares) == 1:
         hosts = [
             Host(
-                ram_bytes=ram,
-                low_ram_bytes=LOW_RAM,
+                memory=MEMORY,
                 apic_ids=ids,
                 total_vcpus=plan.vcpus,
                 protection=plan.protection,
@@ -362,8 +363,7 @@ def build(plan: Plan) -> tuple[list[Host], list[object]]:
         )
         hosts = [
             Host(
-                ram_bytes=ram,
-                low_ram_bytes=LOW_RAM,
+                memory=MEMORY,
                 apic_ids=ids[:first] if number == 0 else ids[first:],
                 total_vcpus=plan.vcpus,
                 protection=plan.protection,

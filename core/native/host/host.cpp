@@ -46,7 +46,7 @@ Host::Host(Options options)
                       options.apic_ids.size() > std::thread::hardware_concurrency(), options.timer_hz,
                       code_buffer_size(options)),
       options_(std::move(options)),
-      ram_(options_.ram_bytes, options_.low_ram_bytes, options_.protection, options_.mesh.has_value()),
+      ram_(options_.ram, options_.protection, options_.mesh.has_value()),
       clock_(options_.tsc_hz, 0, options_.mesh.has_value()),
       timers_(clock_, timers_per_second(options_.apic_ids.size())),
       fabric_(*this, options_.total_vcpus) {
@@ -308,12 +308,12 @@ bool Host::read_ram(uint64_t gpa, void* to, uint64_t length) {
 
 bool Host::write_ram(uint64_t gpa, const void* from, uint64_t length) {
     if (!mesh_ || length == 0) return ram_.write(gpa, from, length);
-    const auto offset = ram_.offset_of(gpa, length);
+    const auto offset = ram_.writable_offset_of(gpa, length);
     return offset && mesh_->memory().write(*offset, from, length);
 }
 
 bool Host::load_ram(uint64_t gpa, const void* from, uint64_t length) {
-    if (!mesh_ || length == 0) return ram_.write(gpa, from, length);
+    if (!mesh_ || length == 0) return ram_.load(gpa, from, length);
     const auto offset = ram_.offset_of(gpa, length);
     if (!offset) return false;
     for (const coherence::HomeRange& range : mesh_->layout().homes) {
@@ -328,7 +328,9 @@ bool Host::load_ram(uint64_t gpa, const void* from, uint64_t length) {
 }
 
 std::optional<coherence::Wide> Host::transact_at(uint64_t gpa, coherence::Operation operation) {
-    const auto offset = ram_.offset_of(gpa, operation.size);
+    const auto offset = operation.kind == coherence::Operation::Kind::kLoad
+                            ? ram_.offset_of(gpa, operation.size)
+                            : ram_.writable_offset_of(gpa, operation.size);
     operation.offset = static_cast<uint16_t>(gpa % GuestRam::kPage);
     if (!offset || !coherence::valid(operation)) return std::nullopt;
     if (!mesh_) {
@@ -360,14 +362,12 @@ bool Host::self_write(const FaultContext& fault) noexcept {
     // Also without code that was posted in this fault: on several hosts the page may have been away, and the
     // block under way was posted when it went.
     if (!vcpu) return false;
-    const auto offset = ram_.offset_of(fault.gpa);
-    if (!offset) return false;
 #ifdef COREMESH_HOST_SSE
     // The kernel gave the handler an MXCSR of its own; the guest's comes back when the handler is left by a
     // jump.
     cm_float_interrupted(fault.ucontext);
 #endif
-    cm_engine_self_write(vcpu->engine(), fault.host_pc, *offset, fault.ucontext);
+    cm_engine_self_write(vcpu->engine(), fault.host_pc, fault.offset, fault.ucontext);
     return false;
 }
 

@@ -39,7 +39,7 @@ class Host final : private VcpuEnvironment,
                    private x86::RemoteSink {
   public:
     struct Options {
-        uint64_t ram_bytes = 0, low_ram_bytes = 0;
+        RamLayout ram;
         std::vector<uint32_t> apic_ids;     ///< of this host's vCPUs
         std::optional<uint32_t> bootstrap;  ///< APIC id of the bootstrap processor, when it is here
         uint32_t total_vcpus = 0;           ///< of the whole machine
@@ -61,13 +61,15 @@ class Host final : private VcpuEnvironment,
     /// Waits until all hosts have been heard and share one time. False at the timeout.
     bool joined(std::chrono::duration<double> timeout);
 
-    /// DMA: copies as a coherent participant. False: not RAM in one block, or the machine stops.
+    /// DMA: copies as a coherent participant. False: not memory in one run of the file (ram_layout.hpp), ROM
+    /// that would be written, or the machine stops.
     bool read_ram(uint64_t gpa, void* to, uint64_t length);
     bool write_ram(uint64_t gpa, const void* from, uint64_t length);
-    /// Before start(): lays down what of an image belongs to the pages homed here; elsewhere others do.
+    /// Before start(): lays down what of an image, RAM or ROM, belongs to the pages homed here; elsewhere
+    /// others do.
     bool load_ram(uint64_t gpa, const void* from, uint64_t length);
     /// A memory transaction on guest-physical memory, wherever the page is; `operation.offset` is set here.
-    /// Nothing when it is not RAM within one page, or the machine stops.
+    /// Nothing when it is not RAM within one page (of ROM: a load), or the machine stops.
     std::optional<coherence::Wide> transact_at(uint64_t gpa, coherence::Operation operation);
     /// Null on a machine of one host.
     Mesh* mesh() noexcept { return mesh_.get(); }

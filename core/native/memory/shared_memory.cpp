@@ -173,7 +173,7 @@ bool SharedMemory::write(uint64_t offset, const void* from, uint64_t length) noe
         const uint64_t piece = std::min(length, (page + 1) * GuestRam::kPage - offset);
         const Locked hold(*this);
         if (!wait_for(page, Access::kWrite)) return false;
-        ram_.write(ram_.gpa_of(offset), bytes, piece);
+        ram_.page_table()->write(offset, bytes, piece);
         node_.resumed(page, now_us(), actions_);
         perform({});
         offset += piece;
@@ -340,10 +340,11 @@ void SharedMemory::send_page(const Action& action) noexcept {
 
 /// The page is here, and stays while the lock is held. Post, kick, then write, if it holds translated code.
 SharedMemory::Wide SharedMemory::execute(const Operation& operation, uint64_t page) noexcept {
-    const uint64_t gpa = ram_.gpa_of(page * GuestRam::kPage);
-    if (!operation.reads_only()) ram_.code_written_by_host(gpa + operation.offset, operation.size);
+    PageTable& table = *ram_.page_table();
+    const uint64_t offset = page * GuestRam::kPage + operation.offset;
+    if (!operation.reads_only()) table.announce_write(offset, operation.size);
     const Wide old = coherence::execute(operation, frame(page));
-    if (!operation.reads_only()) ram_.code_written_by_host(gpa + operation.offset, operation.size);
+    if (!operation.reads_only()) table.announce_write(offset, operation.size);
     return old;
 }
 

@@ -231,8 +231,9 @@ void bind_mesh(nb::class_<Host>& host) {
                 }
             },
             "gpa"_a, "data"_a,
-            "Before start(): lays down what of the data belongs to pages homed here; the other hosts do the "
-            "rest.")
+            "Before start(): lays down, in RAM or ROM, what of the data belongs to pages homed here; the "
+            "other "
+            "hosts do the rest.")
         .def(
             "transact_words",
             [](Host& self, const std::string& operation, uint64_t gpa, unsigned size,

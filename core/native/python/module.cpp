@@ -328,15 +328,19 @@ NB_MODULE(_native, m) {
     host_class
         .def(
             "__init__",
-            [](Host* self, uint64_t ram_bytes, uint64_t low_ram_bytes, std::vector<uint32_t> apic_ids,
-               std::optional<uint32_t> bootstrap, uint32_t total_vcpus, uint64_t tsc_hz, uint32_t timer_hz,
-               const std::string& protection, std::vector<CpuDescription> cpus,
-               std::optional<Mesh::Options> mesh, uint32_t code_buffer_bytes) {
+            [](Host* self, const std::vector<std::tuple<uint64_t, uint64_t, uint64_t, bool>>& memory,
+               std::vector<uint32_t> apic_ids, std::optional<uint32_t> bootstrap, uint32_t total_vcpus,
+               uint64_t tsc_hz, uint32_t timer_hz, const std::string& protection,
+               std::vector<CpuDescription> cpus, std::optional<Mesh::Options> mesh,
+               uint32_t code_buffer_bytes) {
                 const auto kind = protection_from_name(protection);
                 if (!kind)
                     throw nb::value_error("protection is auto, userfaultfd, userfaultfd-copy or mprotect");
-                Host::Options options{.ram_bytes = ram_bytes,
-                                      .low_ram_bytes = low_ram_bytes,
+                std::vector<RamRegion> regions;
+                for (const auto& [gpa, bytes, offset, rom] : memory) {
+                    regions.push_back({gpa, bytes, offset, rom});
+                }
+                Host::Options options{.ram = RamLayout(std::move(regions)),
                                       .apic_ids = std::move(apic_ids),
                                       .bootstrap = bootstrap,
                                       .total_vcpus = total_vcpus,
@@ -349,9 +353,8 @@ NB_MODULE(_native, m) {
                 Unlocked unlocked;
                 new (self) Host(std::move(options));
             },
-            nb::kw_only(), "ram_bytes"_a, "low_ram_bytes"_a, "apic_ids"_a, "bootstrap"_a.none(),
-            "total_vcpus"_a, "tsc_hz"_a, "timer_hz"_a, "protection"_a, "cpus"_a, "mesh"_a.none(),
-            "code_buffer_bytes"_a)
+            nb::kw_only(), "memory"_a, "apic_ids"_a, "bootstrap"_a.none(), "total_vcpus"_a, "tsc_hz"_a,
+            "timer_hz"_a, "protection"_a, "cpus"_a, "mesh"_a.none(), "code_buffer_bytes"_a)
         .def(
             "connect", [](Host& host, nb::object node) { host.connect(std::make_shared<PythonNode>(node)); },
             "node"_a)
@@ -378,7 +381,7 @@ NB_MODULE(_native, m) {
             "ram_write",
             [](Host& host, uint64_t gpa, nb::bytes data) {
                 if (!data.size()) return;
-                if (!host.ram().offset_of(gpa, data.size()))
+                if (!host.ram().writable_offset_of(gpa, data.size()))
                     throw nb::index_error("not a range of guest RAM");
                 Unlocked unlocked;
                 host.write_ram(gpa, data.data(), data.size());

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "ram/guards.hpp"
 
@@ -15,22 +16,6 @@ namespace coremesh {
 namespace {
 
 std::string mib(uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
-
-void check_sizes(uint64_t size, uint64_t low_size) {
-    const uint64_t most = GuestRam::kAddressEnd - RamLayout::kHighBase;
-    if (size == 0 || size % GuestRam::kPage || low_size % GuestRam::kPage) {
-        throw RamSizeError("guest memory of " + std::to_string(size) +
-                           " bytes: give a multiple of 4096, at least 4096");
-    }
-    if (low_size > size || low_size > RamLayout::kHighBase) {
-        throw RamSizeError("guest memory below 4 GiB of " + mib(low_size) +
-                           ": give at most 4 GiB and at most the whole, " + mib(size));
-    }
-    if (size > most || size - low_size > most) {
-        throw RamSizeError("guest memory of " + mib(size) +
-                           ": guests have 40 bits of physical address; give at most " + mib(most));
-    }
-}
 
 [[noreturn]] void refuse(const std::string& what, uint64_t size, int error) {
     throw PlatformError(
@@ -61,12 +46,10 @@ std::unique_ptr<ViewGuard> make_guard(Protection protection, const RamViews& vie
 
 }  // namespace
 
-GuestRam::GuestRam(uint64_t size, uint64_t low_size, Protection protection, bool coherent)
-    : layout_{size, low_size} {
-    check_sizes(size, low_size);
+GuestRam::GuestRam(RamLayout layout, Protection protection, bool coherent) : layout_(std::move(layout)) {
     try {
         map_views();
-        guard_ = make_guard(protection, {guest_, protocol_, file_, size}, coherent);
+        guard_ = make_guard(protection, {guest_, protocol_, file_, size()}, coherent);
     } catch (...) {
         unmap();
         throw;
@@ -113,9 +96,9 @@ bool GuestRam::read(uint64_t gpa, void* to, uint64_t length) const noexcept {
     return true;
 }
 
-bool GuestRam::write(uint64_t gpa, const void* from, uint64_t length) noexcept {
+bool GuestRam::lay(uint64_t gpa, const void* from, uint64_t length, bool rom) noexcept {
     if (length == 0) return true;
-    const auto offset = offset_of(gpa, length);
+    const auto offset = rom ? offset_of(gpa, length) : writable_offset_of(gpa, length);
     if (!offset) return false;
     if (table_) {
         table_->write(*offset, from, length);
@@ -145,7 +128,7 @@ bool GuestRam::discard(uint64_t page) noexcept {
 
 PageTable& GuestRam::track_code(CodeSink& sink, unsigned engines, PageTable::Options options) {
     table_.reset();
-    table_ = std::make_unique<PageTable>(guest_, protocol_, layout_, *guard_, sink, engines, options);
+    table_ = std::make_unique<PageTable>(guest_, protocol_, pages(), *guard_, sink, engines, options);
     table_->set_page_sink(page_sink_);
     return *table_;
 }

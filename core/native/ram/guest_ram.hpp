@@ -4,8 +4,7 @@
 //   guest view     what engines read and write directly, as far as the page table (page_table.hpp) lets them
 //   protocol view  the same bytes, always writable; for DMA, loaders, and whoever moves pages between hosts
 //
-// The guest sees RAM at guest-physical [0, low_size) and [4 GiB, 4 GiB + size - low_size). Here it is one run
-// of bytes: a *RAM offset* is a position in it, a *RAM page* is an offset >> 12.
+// The guest sees it in the regions of ram_layout.hpp. Here it is one run of bytes.
 #pragma once
 
 #include <cstddef>
@@ -21,34 +20,28 @@
 
 namespace coremesh {
 
-/// A RAM size no machine can have. The text names the range that is allowed.
-class RamSizeError : public std::invalid_argument {
-  public:
-    using std::invalid_argument::invalid_argument;
-};
-
 class GuestRam {
   public:
     static constexpr uint64_t kPage = RamLayout::kPage;
-    /// The engine's guests have 40 bits of physical address.
-    static constexpr uint64_t kAddressEnd = uint64_t{1} << 40;
 
-    /// Sizes are bytes, multiples of 4096; low_size <= size, low_size <= 4 GiB. Memory is committed page by
-    /// page as it is touched. `coherent`: other hosts have the same RAM, and the guest view has access to
-    /// what the page table grants, at first nothing. Throws RamSizeError for sizes out of range,
-    /// PlatformError when the host refuses.
-    GuestRam(uint64_t size, uint64_t low_size, Protection protection, bool coherent = false);
+    /// Memory is committed page by page as it is touched. `coherent`: other hosts have the same RAM, and the
+    /// guest view has access to what the page table grants, at first nothing. Throws PlatformError when the
+    /// host refuses.
+    GuestRam(RamLayout layout, Protection protection, bool coherent = false);
     /// All threads that use the guest view must have stopped. Everything is given back to the host.
     ~GuestRam();
     GuestRam(const GuestRam&) = delete;
     GuestRam& operator=(const GuestRam&) = delete;
 
     const RamLayout& layout() const noexcept { return layout_; }
-    uint64_t size() const noexcept { return layout_.size; }
-    uint64_t low_size() const noexcept { return layout_.low_size; }
+    uint64_t size() const noexcept { return layout_.size(); }
     uint64_t pages() const noexcept { return layout_.pages(); }
     std::optional<uint64_t> offset_of(uint64_t gpa, uint64_t length = 1) const noexcept {
         return layout_.offset_of(gpa, length);
+    }
+    /// The same, and nothing if a byte of it is ROM.
+    std::optional<uint64_t> writable_offset_of(uint64_t gpa, uint64_t length = 1) const noexcept {
+        return layout_.writable_offset_of(gpa, length);
     }
     uint64_t gpa_of(uint64_t offset) const noexcept { return layout_.gpa_of(offset); }
     /// What is in use; never `automatic`.
@@ -62,12 +55,18 @@ class GuestRam {
     uint8_t* guest_view(uint64_t gpa) const noexcept { return at(guest_, gpa); }
     uint8_t* protocol_view(uint64_t gpa) const noexcept { return at(protocol_, gpa); }
 
-    /// Copies through the protocol view. False, and nothing done, unless all of the range is RAM in one
-    /// block. A write to a page with translated code first invalidates it (post, kick, then write). Of a
-    /// coherent RAM the caller holds the pages, granted for reading or writing, for as long as the call
-    /// takes. Any thread.
+    /// Copies through the protocol view, as a bus master does. False, and nothing done, unless all of the
+    /// range has an offset, and no byte that is written is ROM. A write to a page with translated code first
+    /// invalidates it (post, kick, then write). Of a coherent RAM the caller holds the pages, granted for
+    /// reading or writing, for as long as the call takes. Any thread.
     bool read(uint64_t gpa, void* to, uint64_t length) const noexcept;
-    bool write(uint64_t gpa, const void* from, uint64_t length) noexcept;
+    bool write(uint64_t gpa, const void* from, uint64_t length) noexcept {
+        return lay(gpa, from, length, false);
+    }
+    /// The same for a loader, which writes ROM too.
+    bool load(uint64_t gpa, const void* from, uint64_t length) noexcept {
+        return lay(gpa, from, length, true);
+    }
 
     /// For a caller that writes through protocol_view itself: call it before the write, and again after it,
     /// since an engine may translate in between. Returns whether anything was invalidated. Any thread.
@@ -97,6 +96,7 @@ class GuestRam {
         const auto offset = offset_of(gpa);
         return offset ? base + *offset : nullptr;
     }
+    bool lay(uint64_t gpa, const void* from, uint64_t length, bool rom) noexcept;
     void map_views();
     void unmap() noexcept;
 

@@ -11,7 +11,7 @@ namespace coremesh {
 
 /// An access that the host's page protection refused, as seen by the handler in the faulting thread.
 struct FaultContext {
-    uint64_t gpa;       ///< guest-physical address of the first byte that faulted
+    uint64_t offset;    ///< RAM offset of the first byte that faulted
     uint64_t ram_page;  ///< RAM offset >> 12
     uintptr_t host_pc;  ///< of the faulting instruction, in translated code or in a function of the engine
     void* ucontext;     ///< ucontext_t*

@@ -44,22 +44,22 @@ unsigned checked_engines(unsigned engines) {
 
 }  // namespace
 
-PageTable::PageTable(uint8_t* guest, uint8_t* protocol, RamLayout layout, ViewGuard& guard, CodeSink& sink,
+PageTable::PageTable(uint8_t* guest, uint8_t* protocol, uint64_t pages, ViewGuard& guard, CodeSink& sink,
                      unsigned engines, Options options)
     : guest_(guest),
       protocol_(protocol),
-      layout_(layout),
+      pages_(pages),
       sink_(sink),
       engines_(checked_engines(engines)),
       words_((engines + 63) / 64),
       coherent_(guard.coherent()),
       maps_freely_(guard.kind() == Protection::mprotect),
       reads_by_copy_(guard.kind() == Protection::userfaultfd_copy),
-      owners_(layout.pages() * words_),
-      granted_(coherent_ ? layout.pages() : 1),
-      mapped_(guard, layout.pages(), options.max_runs),
-      heat_(layout.pages(), options.mixed_after, options.decay_ms),
-      range_(guest, layout.size, guard.fault_signal(), guard.fault_code(), *this) {}
+      owners_(pages * words_),
+      granted_(coherent_ ? pages : 1),
+      mapped_(guard, pages, options.max_runs),
+      heat_(pages, options.mixed_after, options.decay_ms),
+      range_(guest, pages * kPage, guard.fault_signal(), guard.fault_code(), *this) {}
 
 PageTable::~PageTable() = default;
 
@@ -231,9 +231,9 @@ void PageTable::revoke_runs(uint64_t first, uint64_t end, Access to) noexcept {
 /// too, the guest goes through memory, and the next ones are mapped in the same breath.
 void PageTable::map_ahead(uint64_t page) noexcept {
     constexpr uint64_t kAhead = 16;
-    if (page == 0 || mapped_.of(page - 1) == Access::kNone || page + 1 == layout_.pages()) return;
+    if (page == 0 || mapped_.of(page - 1) == Access::kNone || page + 1 == pages_) return;
     const uint64_t first = page + 1;
-    const uint64_t end = std::min(first + kAhead, layout_.pages());
+    const uint64_t end = std::min(first + kAhead, pages_);
     const PageLocks::Run hold(locks_, first, end - first);
     uint64_t stop = first;
     while (stop < end && access(stop) == Access::kWrite && mapped_.of(stop) == Access::kNone &&
@@ -279,11 +279,11 @@ void PageTable::make_room() noexcept {
     const PageLocks::Run hold = locks_.all();
     const uint64_t now = mapped_.edges();
     const uint64_t goal = now - std::min(now, now / 16 + 2);
-    for (const uint64_t longest : {uint64_t{16}, layout_.pages()}) {
+    for (const uint64_t longest : {uint64_t{16}, pages_}) {
         const uint64_t start = hand_.load(std::memory_order_relaxed);
         uint64_t page = mapped_.next(start);
         for (bool wrapped = false; mapped_.edges() > goal;) {
-            if (page == layout_.pages()) {
+            if (page == pages_) {
                 if (wrapped) break;
                 wrapped = true;
                 page = mapped_.next(0);

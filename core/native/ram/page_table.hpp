@@ -30,7 +30,6 @@
 #include "ram/mapped_pages.hpp"
 #include "ram/page_locks.hpp"
 #include "ram/page_sinks.hpp"
-#include "ram/ram_layout.hpp"
 
 namespace coremesh {
 
@@ -66,9 +65,9 @@ class PageTable final : private FaultTarget {
         uint64_t max_runs = 0;
     };
 
-    /// The two views of a RAM of this layout, and what guards the first. Throws PlatformError, and
+    /// The two views of `pages` pages, and what guards the first. Throws PlatformError, and
     /// std::invalid_argument unless 1 <= engines <= 256. `guard.coherent()`: nothing is granted at first.
-    PageTable(uint8_t* guest, uint8_t* protocol, RamLayout layout, ViewGuard& guard, CodeSink& sink,
+    PageTable(uint8_t* guest, uint8_t* protocol, uint64_t pages, ViewGuard& guard, CodeSink& sink,
               unsigned engines, Options options);
     ~PageTable();
 
@@ -150,7 +149,7 @@ class PageTable final : private FaultTarget {
 
     uint8_t* const guest_;
     uint8_t* const protocol_;
-    const RamLayout layout_;
+    const uint64_t pages_;
     CodeSink& sink_;
     const unsigned engines_;
     const unsigned words_;  ///< 64-bit words of an owner set

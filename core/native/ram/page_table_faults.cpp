@@ -38,7 +38,7 @@ bool PageTable::on_fault(uintptr_t address, void* ucontext) noexcept {
     const uint64_t page = offset / kPage;
     // A RAM of one host is guarded against writes only.
     const Access want = coherent_ && !is_write(ucontext) ? Access::kRead : Access::kWrite;
-    FaultContext fault{layout_.gpa_of(offset), page, program_counter(ucontext), ucontext, false};
+    FaultContext fault{offset, page, program_counter(ucontext), ucontext, false};
     const bool needed = access(page) < want;
     if (needed) {
         if (!ask(fault, want)) return false;

@@ -31,15 +31,15 @@ static bool entry_serves(const CPUTLBEntry* entry, target_ulong addr) {
 }
 
 static uint64_t page_of(const struct cm_engine* engine, const uint8_t* host) {
-    return host ? (uint64_t)(host - engine->ram.guest_view) >> TARGET_PAGE_BITS : UINT64_MAX;
+    return host ? (uint64_t)(host - engine->guest_view) >> TARGET_PAGE_BITS : UINT64_MAX;
 }
 
 // Whether the operation was executed on another host, which has the page; `*old` is what it found then.
 static bool elsewhere(const struct target* target, enum cm_operation operation, unsigned size, wide operand,
                       wide expected, wide* old) {
     const struct cm_engine* engine = target->engine;
-    if (likely(!engine->ram.shared)) return false;
-    const uint64_t offset = (uint64_t)(target->host - engine->ram.guest_view);
+    if (likely(!engine->ram_shared)) return false;
+    const uint64_t offset = (uint64_t)(target->host - engine->guest_view);
     // What it changes may be the code that follows: here that is noticed.
     if (cm_runs_from_page(engine, engine->atomic_from, offset >> TARGET_PAGE_BITS)) return false;
     return engine->ops->transact(engine->opaque, operation, offset, size, &operand, &expected, old);
@@ -88,7 +88,7 @@ static inline uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned si
                                uintptr_t ra) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     const CPUTLBEntry* entry = tlb_entry(env, get_mmuidx(oi), addr);
-    if (unlikely(!entry_serves(entry, addr) || engine->ram.shared)) return NULL;
+    if (unlikely(!entry_serves(entry, addr) || engine->ram_shared)) return NULL;
     if (unlikely(addr & (size - 1))) {
         if (get_alignment_bits(get_memop(oi)) || (addr & ~TARGET_PAGE_MASK) + size > TARGET_PAGE_SIZE ||
             cm_checks_alignment(env)) {

@@ -20,6 +20,9 @@
 // No guest address reaches this value, which is not canonical: blocks are never compared with an «until» PC.
 #define UNREACHABLE_PC UINT64_C(0x7eadbeef00000000)
 
+// The engine's guests have 40 bits of physical address.
+#define CM_ADDRESS_END (UINT64_C(1) << 40)
+
 // A request bit that stays set, so that the main loop always asks our cpu_exec_interrupt.
 #define PERMANENT_REQUEST CPU_INTERRUPT_HARD
 
@@ -67,29 +70,66 @@ const char* cm_engine_selfcheck(void) {
     return difference;
 }
 
-static bool map_memory(struct cm_engine* engine) {
-    const struct cm_ram_layout* ram = &engine->ram;
+static int by_offset(const void* a, const void* b) {
+    const uint64_t left = ((const struct cm_mapped_region*)a)->at.offset;
+    const uint64_t right = ((const struct cm_mapped_region*)b)->at.offset;
+    return (left > right) - (left < right);
+}
+
+static int by_address(const void* a, const void* b) {
+    const uint64_t left = ((const struct cm_mapped_region*)a)->at.gpa;
+    const uint64_t right = ((const struct cm_mapped_region*)b)->at.gpa;
+    return (left > right) - (left < right);
+}
+
+static int by_size(const void* a, const void* b) {
+    const uint64_t left = ((const struct cm_mapped_region*)a)->at.bytes;
+    const uint64_t right = ((const struct cm_mapped_region*)b)->at.bytes;
+    return (left < right) - (left > right);
+}
+
+// All that is not memory is I/O: an access to nothing must not stop the engine, which would repeat it for
+// ever.
+static bool map_hole(struct cm_engine* engine, uint64_t from, uint64_t to) {
+    if (from == to) return true;
+    if (uc_mmio_map(engine->uc, from, to - from, hole_read, NULL, hole_write, NULL)) return false;
+    if (!engine->hole_region) engine->hole_region = engine->uc->memory_mapping(engine->uc, from);
+    return true;
+}
+
+static bool map_memory(struct cm_engine* engine, const struct cm_ram_layout* ram) {
     uc_engine* uc = engine->uc;
-    const uint64_t four_gib = UINT64_C(0x100000000);
-    uint64_t high_size = ram->size - ram->low_size;
-    // RAM first: blocks get their offsets in this order, so that an offset in the engine's RAM is the offset
-    // in the RAM file.
-    if (uc_mem_map_ptr(uc, 0, ram->low_size, UC_PROT_ALL, ram->guest_view)) return false;
-    if (high_size && uc_mem_map_ptr(uc, four_gib, high_size, UC_PROT_ALL, ram->guest_view + ram->low_size)) {
-        return false;
+    struct cm_mapped_region* const regions = engine->regions;
+    if (ram->count > CM_RAM_REGIONS) return false;
+    engine->guest_view = ram->guest_view;
+    engine->ram_size = ram->size;
+    engine->ram_shared = ram->shared;
+    engine->nb_regions = ram->count;
+    for (unsigned i = 0; i < ram->count; i++) regions[i].at = ram->regions[i];
+    // Blocks get their offsets in the order in which they are mapped, so that an offset in the engine's RAM
+    // is the offset in the RAM file.
+    qsort(regions, ram->count, sizeof *regions, by_offset);
+    for (unsigned i = 0; i < ram->count; i++) {
+        const struct cm_ram_region* at = &regions[i].at;
+        const uint32_t access = at->rom ? UC_PROT_READ | UC_PROT_EXEC : UC_PROT_ALL;
+        if (uc_mem_map_ptr(uc, at->gpa, at->bytes, access, ram->guest_view + at->offset)) return false;
     }
-    // All the rest is I/O: an access to nothing must not stop the engine, which would repeat it for ever.
-    uint64_t top = four_gib + high_size;
-    if (uc_mmio_map(uc, ram->low_size, four_gib - ram->low_size, hole_read, NULL, hole_write, NULL) ||
-        uc_mmio_map(uc, top, (UINT64_C(1) << 40) - top, hole_read, NULL, hole_write, NULL)) {
-        return false;
+    qsort(regions, ram->count, sizeof *regions, by_address);
+    uint64_t end = 0;
+    for (unsigned i = 0; i < ram->count; i++) {
+        if (!map_hole(engine, end, regions[i].at.gpa)) return false;
+        end = regions[i].at.gpa + regions[i].at.bytes;
     }
-    // A fetch from there reads all ones, an undefined opcode, which is the guest's own affair.
+    if (!map_hole(engine, end, CM_ADDRESS_END)) return false;
+    // What may be done is the TLB's affair. A fetch from a hole reads all ones, an undefined opcode, which is
+    // the guest's own affair.
     for (uint32_t i = 0; i < uc->mapped_block_count; i++) uc->mapped_blocks[i]->perms = UC_PROT_ALL;
-    engine->low_region = uc->memory_mapping(uc, 0);
-    engine->high_region = high_size ? uc->memory_mapping(uc, four_gib) : NULL;
-    engine->hole_region = uc->memory_mapping(uc, ram->low_size);
-    return engine->low_region && engine->hole_region;
+    qsort(regions, ram->count, sizeof *regions, by_size);
+    for (unsigned i = 0; i < ram->count; i++) {
+        regions[i].region = uc->memory_mapping(uc, regions[i].at.gpa);
+        if (!regions[i].region) return false;
+    }
+    return true;
 }
 
 cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const struct cm_ram_layout* ram,
@@ -104,9 +144,8 @@ cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const str
     engine->allocation = allocation;
     engine->ops = ops;
     engine->opaque = opaque;
-    engine->ram = *ram;
     uc_err code = open_uc(&engine->uc, code_buffer_bytes);
-    if (code || !map_memory(engine) || !cm_translator_attach(engine)) {
+    if (code || !map_memory(engine, ram) || !cm_translator_attach(engine)) {
         snprintf(error, error_size, "the translator did not start: %s",
                  code ? uc_strerror(code) : "its memory could not be mapped");
         cm_engine_close(engine);

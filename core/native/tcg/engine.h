@@ -77,12 +77,21 @@ struct cm_vcpu_ops {
                      const void* operand, const void* expected, void* old);
 };
 
+// Bytes [gpa, gpa + bytes) of guest-physical memory are at `offset` of the RAM file. Multiples of 4096.
+struct cm_ram_region {
+    uint64_t gpa, bytes, offset;
+    bool rom;  // executed and read like RAM; what the guest writes is dropped
+};
+
+// The regions, at most CM_RAM_REGIONS, share no address and cover the file's [0, size) once.
 struct cm_ram_layout {
     uint8_t* guest_view;  // base of the mapping that engines read and write
-    uint64_t size;        // bytes of RAM in all
-    uint64_t low_size;    // bytes at gpa 0; the rest begins at gpa 4 GiB
-    bool shared;          // with other hosts: locked operations ask `transact` first
+    uint64_t size;        // bytes of the file
+    const struct cm_ram_region* regions;
+    unsigned count;
+    bool shared;  // with other hosts: locked operations ask `transact` first
 };
+enum { CM_RAM_REGIONS = 64 };
 
 // Counted by the engine's thread without locks; read by others at any time (a torn read is not possible).
 struct cm_engine_counters {

@@ -17,6 +17,12 @@
 
 #define CM_TARGETS 8192
 
+// A region of guest memory, and what the library knows it by.
+struct cm_mapped_region {
+    struct cm_ram_region at;
+    MemoryRegion* region;
+};
+
 #define CM_CACHE_LINE 64
 
 // Where a jump leads: a block that begins at `pc` under `flags` (lookup.c). Two to a cache line.
@@ -34,9 +40,10 @@ struct cm_engine {
     CPUX86State* env;
     const struct cm_vcpu_ops* ops;
     void* opaque;
-    struct cm_ram_layout ram;
-    MemoryRegion* low_region;
-    MemoryRegion* high_region;
+    uint8_t* guest_view;  // as of cm_ram_layout
+    uint64_t ram_size;
+    bool ram_shared;
+    unsigned nb_regions;
     MemoryRegion* hole_region;
     bool shutdown;         // a triple fault was seen
     target_ulong int_eip;  // RIP of an INT n whose delivery is under way (exceptions.c)
@@ -57,6 +64,8 @@ struct cm_engine {
     uint32_t pages_flushed;       // single pages flushed from the TLB
     uint32_t targets_code_epoch;  // lookup.c
     _Alignas(CM_CACHE_LINE) struct cm_target targets[CM_TARGETS];
+    // Largest first: that is where most addresses are.
+    struct cm_mapped_region regions[CM_RAM_REGIONS];
     struct cm_engine_counters counters;
     void* allocation;  // this struct, before it was aligned
 };
@@ -66,20 +75,21 @@ static inline struct cm_engine* cm_engine_of(const struct uc_struct* uc) {
     return (struct cm_engine*)uc->qemu_thread_data;
 }
 
-// Offset in the RAM file of a guest-physical address, or UINT64_MAX.
-static inline uint64_t cm_ram_offset(const struct cm_engine* engine, uint64_t gpa) {
-    if (gpa < engine->ram.low_size) return gpa;
-    if (gpa >= UINT64_C(0x100000000)) {
-        uint64_t offset = gpa - UINT64_C(0x100000000) + engine->ram.low_size;
-        if (offset < engine->ram.size) return offset;
+// The region that a guest-physical address is in, or NULL.
+static inline const struct cm_mapped_region* cm_region_of(const struct cm_engine* engine, uint64_t gpa) {
+    for (unsigned i = 0; i < engine->nb_regions; i++) {
+        const struct cm_mapped_region* region = &engine->regions[i];
+        // Below it, the difference wraps to a large number.
+        if (gpa - region->at.gpa < region->at.bytes) return region;
     }
-    return UINT64_MAX;
+    return NULL;
 }
 
+// Where `size` bytes at a guest-physical address are, all of them in one region, or NULL.
 static inline uint8_t* cm_ram_pointer(const struct cm_engine* engine, uint64_t gpa, unsigned size) {
-    uint64_t offset = cm_ram_offset(engine, gpa);
-    if (offset == UINT64_MAX || cm_ram_offset(engine, gpa + size - 1) != offset + size - 1) return NULL;
-    return engine->ram.guest_view + offset;
+    const struct cm_mapped_region* region = cm_region_of(engine, gpa);
+    if (!region || region->at.bytes - (gpa - region->at.gpa) < size) return NULL;
+    return engine->guest_view + region->at.offset + (gpa - region->at.gpa);
 }
 
 // What a guest access asks for in its MemOp beyond what the engine knows of (x86/accesses.c): a load of what

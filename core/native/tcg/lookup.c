@@ -42,7 +42,7 @@ static inline uint32_t common_cflags(const CPUState* cs) {
 static bool is_mapped(const struct cm_engine* engine, CPUX86State* env, target_ulong pc, uint32_t ram_page) {
     const CPUTLBEntry* entry = tlb_entry(env, cpu_mmu_index(env, true), pc);
     if (entry->addr_code != (pc & TARGET_PAGE_MASK)) return false;
-    const uint64_t offset = pc + entry->addend - (uintptr_t)engine->ram.guest_view;
+    const uint64_t offset = pc + entry->addend - (uintptr_t)engine->guest_view;
     return offset >> TARGET_PAGE_BITS == ram_page;
 }
 

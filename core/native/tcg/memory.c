@@ -8,9 +8,8 @@
 
 static MemoryRegion* region_of(struct uc_struct* uc, hwaddr gpa) {
     struct cm_engine* engine = cm_engine_of(uc);
-    uint64_t offset = cm_ram_offset(engine, gpa);
-    if (offset == UINT64_MAX) return engine->hole_region;
-    return offset < engine->ram.low_size ? engine->low_region : engine->high_region;
+    const struct cm_mapped_region* region = cm_region_of(engine, gpa);
+    return region ? region->region : engine->hole_region;
 }
 
 void cm_memory_attach(struct cm_engine* engine) { engine->uc->memory_mapping = region_of; }
@@ -56,15 +55,16 @@ void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr g
                                       int prot, int mmu_idx, target_ulong size) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CM_HIT(tlb_set_page_with_attrs);
-    uint64_t offset = cm_ram_offset(engine, gpa & TARGET_PAGE_MASK);
-    if (offset == UINT64_MAX || size < TARGET_PAGE_SIZE) {
+    const struct cm_mapped_region* region = cm_region_of(engine, gpa);
+    if (!region || size < TARGET_PAGE_SIZE) {
         CM_REAL(tlb_set_page_with_attrs)(cs, vaddr, gpa, attrs, prot, mmu_idx, size);
-        if (offset != UINT64_MAX) {
+        if (region) {
             CPUTLBEntry* entry = tlb_entry(engine->env, mmu_idx, vaddr & TARGET_PAGE_MASK);
             if (entry->addr_write != (target_ulong)-1) entry->addr_write &= ~(target_ulong)TLB_NOTDIRTY;
         }
         return;
     }
+    const uint64_t offset = region->at.offset + ((gpa & TARGET_PAGE_MASK) - region->at.gpa);
     CPUArchState* env = engine->env;
     CPUTLB* tlb = env_tlb(env);
     CPUTLBDesc* desc = &tlb->d[mmu_idx];
@@ -90,11 +90,13 @@ void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr g
     }
     desc->iotlb[index].addr = offset - page;
     desc->iotlb[index].attrs = attrs;
-    entry->addend = (uintptr_t)engine->ram.guest_view + offset - page;
+    entry->addend = (uintptr_t)engine->guest_view + offset - page;
     entry->paddr = gpa & TARGET_PAGE_MASK;
     entry->addr_read = prot & PAGE_READ ? page : (target_ulong)-1;
     entry->addr_code = prot & PAGE_EXEC ? page : (target_ulong)-1;
     entry->addr_write = prot & PAGE_WRITE ? page : (target_ulong)-1;
+    // A store to ROM takes the slow path, and ends there.
+    if (unlikely(region->at.rom) && (prot & PAGE_WRITE)) entry->addr_write |= TLB_DISCARD_WRITE;
     if (unlikely(!QTAILQ_EMPTY(&cs->watchpoints))) {
         const int watched = cpu_watchpoint_address_matches(cs, page, TARGET_PAGE_SIZE);
         // What may be written without a look at it may be read so too (codegen/memory.c).
@@ -115,8 +117,8 @@ ram_addr_t CM_REAL(qemu_ram_addr_from_host)(struct uc_struct* uc, void* host);
 ram_addr_t CM_WRAP(qemu_ram_addr_from_host)(struct uc_struct* uc, void* host) {
     struct cm_engine* engine = cm_engine_of(uc);
     CM_HIT(qemu_ram_addr_from_host);
-    uint64_t offset = (uint64_t)((uint8_t*)host - engine->ram.guest_view);
-    return offset < engine->ram.size ? offset : CM_REAL(qemu_ram_addr_from_host)(uc, host);
+    uint64_t offset = (uint64_t)((uint8_t*)host - engine->guest_view);
+    return offset < engine->ram_size ? offset : CM_REAL(qemu_ram_addr_from_host)(uc, host);
 }
 
 uint64_t CM_WRAP(x86_ldq_phys)(CPUState* cs, hwaddr gpa) {
@@ -137,7 +139,7 @@ void CM_WRAP(x86_stl_phys_notdirty)(CPUState* cs, hwaddr gpa, uint32_t entry) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CM_HIT(x86_stl_phys_notdirty);
     uint32_t* host = (uint32_t*)cm_ram_pointer(engine, gpa, 4);
-    if (!host) return;
+    if (!host || cm_region_of(engine, gpa)->at.rom) return;  // the bus drops it
     const uint32_t status = PG_ACCESSED_MASK | PG_DIRTY_MASK;
     // The entry may lie in the code that runs. The walk belongs to an instruction, unless there is no return
     // address (a fetch, the delivery of an event).

@@ -191,7 +191,7 @@ static void translate_checked(struct cm_engine* engine, TranslationBlock* tb, in
                               uint64_t next_page, struct source_bytes* source) {
     TCGContext* tcg = engine->uc->tcg_ctx;
     const unsigned offset = tb->pc & ~TARGET_PAGE_MASK, room = TARGET_PAGE_SIZE - offset;
-    const uint8_t* view = engine->ram.guest_view;
+    const uint8_t* view = engine->guest_view;
     source->at[0] = view + (page << TARGET_PAGE_BITS) + offset;
     source->at[1] = NULL;
     for (;;) {

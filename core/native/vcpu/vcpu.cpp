@@ -93,8 +93,12 @@ Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, uint32_t apic_id, bool boots
     for (const CpuidLeaf& leaf : cpu_.cpuid) {
         leaves_.emplace(uint64_t{leaf.leaf} << 32 | leaf.subleaf, &leaf);
     }
-    const cm_ram_layout layout{around.ram.guest_base(), around.ram.size(), around.ram.low_size(),
-                               around.shares_ram()};
+    std::vector<cm_ram_region> regions;
+    for (const RamRegion& region : around.ram.layout().regions()) {
+        regions.push_back({region.gpa, region.bytes, region.offset, region.rom});
+    }
+    const cm_ram_layout layout{around.ram.guest_base(), around.ram.size(), regions.data(),
+                               static_cast<unsigned>(regions.size()), around.shares_ram()};
     char error[256] = "";
     engine_ = cm_engine_open(&kOps, this, &layout, around.code_buffer_bytes, error, sizeof error);
     if (!engine_) throw std::runtime_error(std::string("vCPU ") + std::to_string(index) + ": " + error);

@@ -9,6 +9,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 
 from coremesh.core.engine import Host
+from coremesh.core.memory_layout import MemoryLayout, Region
 from coremesh.core.mesh import Mesh
 
 
@@ -31,8 +32,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     mesh = Mesh(host=0, hosts=2, homes=[(0, 512, 0)], vcpu_hosts={0: 0}, machine_id=1)
     try:
         host = Host(
-            ram_bytes=2 << 20,
-            low_ram_bytes=2 << 20,
+            memory=MemoryLayout.of([Region(0, 2 << 20)]),
             apic_ids=[0],
             total_vcpus=1,
             protection=way,

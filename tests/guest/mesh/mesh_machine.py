@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 from baremetal_machine import MIB, RunResult
 from coremesh.cluster.machine import bring_up
 from coremesh.cluster.machine.build import own_build
-from coremesh.cluster.machine.description import MachineDescription, Membership
+from coremesh.cluster.machine.description import MachineDescription, Membership, Rom
 from coremesh.cluster.machine.device_host import DeviceHost
 from coremesh.cluster.machine.disks import check_disks
 from coremesh.cluster.machine.host import HostProcess
@@ -208,6 +208,7 @@ class MeshMachine:
         delay_us: tuple[int, int] = (0, 0),
         seed: int = 1,
         disks: Sequence[Path] = (),
+        roms: Sequence[Rom] = (),
     ) -> None:
         description = MachineDescription(
             vcpus=sum(shares),
@@ -220,8 +221,9 @@ class MeshMachine:
             shares=tuple(shares),
             policy=policy,
             disks=check_disks(list(disks)),
+            roms=tuple(roms),
         )
-        self.topology = Topology(MemoryMap(ram_bytes), shares)
+        self.topology = Topology(MemoryMap(ram_bytes).layout, shares)
         self._wires = Wires(len(shares), delay_us, seed)
         self._first = InProcessDeviceHost(description)
         others = [InProcessHost(description.without_images()) for _ in shares[1:]]
@@ -338,6 +340,7 @@ def run_on_mesh(
     delay_us: tuple[int, int] = (0, 0),
     ram_bytes: int = 128 * MIB,
     disks: Sequence[Path] = (),
+    roms: Sequence[Rom] = (),
 ) -> MeshResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
     with MeshMachine(
@@ -349,6 +352,7 @@ def run_on_mesh(
         delay_us=delay_us,
         ram_bytes=ram_bytes,
         disks=disks,
+        roms=roms,
     ) as machine:
         machine.start()
         return machine.finish(timeout)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from baremetal_machine import PASSED
-from mesh_machine import run_on_mesh
+from mesh_machine import MeshMachine, run_on_mesh
+from rom_image import ROM_BASE, rom
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -90,3 +91,22 @@ def test_given_memory_above_4_gib_when_two_hosts_use_it_then_all_of_it_is_there(
 ) -> None:
     result = run_on_mesh(guest("handover"), shares=(1, 1), ram_bytes=5 << 30)
     assert result.status == PASSED, result.story()
+
+
+def test_given_rom_when_all_hosts_run_from_it_and_write_to_it_then_each_has_a_copy_and_nothing_changes(
+    guest: Callable[[str], Path], backend: str
+) -> None:
+    """Its pages are read-only to all: no host asks for one of them to write it."""
+    words = f"rom={ROM_BASE} rounds=20"
+    with MeshMachine(
+        guest("rom").read_bytes(),
+        shares=(1, 2),
+        protection=backend,
+        cmdline=words,
+        roms=[rom()],
+    ) as machine:
+        machine.start()
+        result = machine.finish()
+        moved = [int(row["gpa"]) for host in machine.hosts for row in host.contended_pages(1000)]
+    assert result.status == PASSED, result.story()
+    assert moved and max(moved) < ROM_BASE

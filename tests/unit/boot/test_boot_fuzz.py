@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from coremesh.core.errors import ConfigurationError, GuestImageError
 from coremesh.core.image import plan_boot
-from coremesh.core.memory_map import GIB, MIB, MemoryMap
+from coremesh.core.memory_layout import GIB, MIB
+from coremesh.core.memory_map import MemoryMap
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from coremesh.core.errors import ConfigurationError, GuestImageError
 from coremesh.core.image import plan_boot
-from coremesh.core.memory_map import MIB, MemoryMap
+from coremesh.core.memory_layout import MIB
+from coremesh.core.memory_map import MemoryMap
 
 KernelMaker = Callable[..., bytes]
 

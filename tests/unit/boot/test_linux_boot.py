@@ -13,7 +13,8 @@ from coremesh.core.boot import BootPlan
 from coremesh.core.errors import ConfigurationError, GuestImageError
 from coremesh.core.linux_boot import load_linux
 from coremesh.core.linux_payload import unpack_linux
-from coremesh.core.memory_map import GIB, MIB, E820Type, MemoryMap
+from coremesh.core.memory_layout import GIB, MIB
+from coremesh.core.memory_map import E820Type, MemoryMap
 
 KernelMaker = Callable[..., bytes]
 

@@ -5,17 +5,15 @@ from itertools import pairwise
 
 import pytest
 from coremesh.core.errors import ConfigurationError
+from coremesh.core.memory_layout import GIB, MIB, Region
 from coremesh.core.memory_map import (
     ACPI_TABLES_BASE,
-    GIB,
     HIGH_RAM_BASE,
     LOW_RAM_LIMIT,
     MAXIMUM_RAM,
-    MIB,
     MP_TABLE_END,
     E820Type,
     MemoryMap,
-    Region,
 )
 
 SIZES = [

@@ -9,7 +9,7 @@ from coremesh.core.topology import Topology
 
 
 def place(shares: list[int], **changes: object) -> Mesh:
-    topology = Topology(MemoryMap(64 << 20), shares)
+    topology = Topology(MemoryMap(64 << 20).layout, shares)
     facts: dict[str, object] = {
         "host": 0,
         "hosts": len(shares),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 from coremesh.core.boot import BootPlan
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.memory_map import GIB, MIB, MemoryMap
+from coremesh.core.memory_layout import GIB, MIB
+from coremesh.core.memory_map import MemoryMap
 from coremesh.core.multiboot import load_multiboot
 
 KernelMaker = Callable[..., bytes]

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 from coremesh.core.errors import ConfigurationError
-from coremesh.core.memory_map import GIB, HIGH_RAM_BASE, LOW_RAM_LIMIT, MIB, PAGE_BYTES, MemoryMap
+from coremesh.core.memory_layout import GIB, MIB, PAGE_BYTES
+from coremesh.core.memory_map import HIGH_RAM_BASE, LOW_RAM_LIMIT, MemoryMap
 from coremesh.core.topology import LARGEST_COMMON_APIC_ID, MAX_HOSTS, Topology
 
 HUGE = 2 * MIB // PAGE_BYTES
 
 
 def topology(ram_bytes: int, hosts: Sequence[int], weights: Sequence[float] | None = None) -> Topology:
-    return Topology(MemoryMap(ram_bytes), hosts, weights)
+    return Topology(MemoryMap(ram_bytes).layout, hosts, weights)
 
 
 def shares(made: Topology) -> list[int]:
@@ -72,12 +73,12 @@ def test_each_host_is_a_package_of_its_own_while_there_are_ids() -> None:
 
 def test_the_hole_below_4_gib_divides_a_node_and_not_a_share() -> None:
     memory = MemoryMap(4 * GIB)
-    made = Topology(memory, [1, 1])
+    made = Topology(memory.layout, [1, 1])
     check(made, memory)
     first, second = made.nodes
     assert [(r.start, r.size) for r in first.regions] == [(0, 2 * GIB)]
     assert [(r.start, r.size) for r in second.regions] == [(2 * GIB, GIB), (4 * GIB, GIB)]
-    high = Topology(MemoryMap(8 * GIB), [1, 1])
+    high = Topology(MemoryMap(8 * GIB).layout, [1, 1])
     assert [(r.start, r.size) for r in high.nodes[0].regions] == [(0, LOW_RAM_LIMIT), (4 * GIB, GIB)]
     assert [(r.start, r.size) for r in high.nodes[1].regions] == [(5 * GIB, 4 * GIB)]
 
@@ -85,7 +86,7 @@ def test_the_hole_below_4_gib_divides_a_node_and_not_a_share() -> None:
 def test_a_tiny_memory_still_gives_everybody_a_home() -> None:
     for hosts in (2, 3, 7, MAX_HOSTS):
         memory = MemoryMap(2 * MIB)
-        check(Topology(memory, [1] * hosts), memory)
+        check(Topology(memory.layout, [1] * hosts), memory)
     lopsided = topology(2 * MIB, [1, 1, 1], [1e9, 1e-9, 1e-9])
     assert [end - first for first, end, _ in lopsided.homes] == [510, 1, 1]
 
@@ -95,7 +96,7 @@ def test_whatever_the_machine_every_page_has_one_home_and_borders_are_those_of_h
     for _ in range(300):
         memory = MemoryMap(chance.randrange(512, 1 << chance.randrange(10, 22)) * PAGE_BYTES)
         hosts = [chance.randrange(1, 8) for _ in range(chance.randrange(1, 9))]
-        made = Topology(memory, hosts)
+        made = Topology(memory.layout, hosts)
         check(made, memory)
         smallest = memory.ram_bytes / PAGE_BYTES * min(hosts) / sum(hosts)
         if smallest >= 4 * HUGE:

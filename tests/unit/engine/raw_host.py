@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from coremesh.core.engine import Host
+from coremesh.core.memory_layout import MemoryLayout, Region
 
 CODE = 0x1000
 RAM = 0x20_0000
@@ -19,8 +20,7 @@ LAPIC = 0xFEE0_0000
 def raw_host(code: bytes = SPIN, *, vcpus: int = 1, ram_bytes: int = RAM, code_buffer_bytes: int = 0) -> Host:
     """A host that was not started, its first vCPU in flat 32-bit protected mode at ``code``."""
     host = Host(
-        ram_bytes=ram_bytes,
-        low_ram_bytes=ram_bytes,
+        memory=MemoryLayout.of([Region(0, ram_bytes)]),
         apic_ids=list(range(vcpus)),
         total_vcpus=vcpus,
         code_buffer_bytes=code_buffer_bytes,
@@ -59,7 +59,7 @@ def long_mode_host(
     What lies behind BASE + ``ram_bytes`` - 2 MiB is not present. A fault pushes its vector and halts
     (:func:`fault`), after FNSAVE if ``saves_x87``.
     """
-    host = Host(ram_bytes=ram_bytes, low_ram_bytes=ram_bytes, apic_ids=[0], total_vcpus=1)
+    host = Host(memory=MemoryLayout.of([Region(0, ram_bytes)]), apic_ids=[0], total_vcpus=1)
     present, large = 3, 0x83
     pdpt, directory = TABLES + 0x1000, TABLES + 0x2000
     host.ram_write(TABLES, (pdpt | present).to_bytes(8, "little"))

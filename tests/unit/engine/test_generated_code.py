@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from coremesh.core.engine import Host
+from coremesh.core.memory_layout import MemoryLayout, Region
 from raw_host import SPIN, raw_host, until, until_halted
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the host is another")
@@ -287,7 +288,7 @@ def run_on_host(code: bytes, number: int) -> bytes:
 def run_in_guest(code: bytes, number: int) -> bytes:
     """What the guest leaves in the data: 64-bit mode, one page of 2 MiB."""
     ram = 0x20_0000
-    host = Host(ram_bytes=ram, low_ram_bytes=ram, apic_ids=[0], total_vcpus=1)
+    host = Host(memory=MemoryLayout.of([Region(0, ram)]), apic_ids=[0], total_vcpus=1)
     for level, entry in enumerate((TABLES + 0x1003, TABLES + 0x2003, 0x83)):
         host.ram_write(TABLES + 0x1000 * level, entry.to_bytes(8, "little"))
     host.ram_write(CODE, code)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from coremesh.core._native import StateError
 from coremesh.core.engine import Host
+from coremesh.core.errors import ConfigurationError
+from coremesh.core.memory_layout import MemoryLayout, Region
 from raw_host import CLI_HLT, CODE, HLT, RAM, SPIN, raw_host, until, until_halted
 
 STATS = [
@@ -221,9 +223,18 @@ def test_given_a_node_that_raises_when_the_guest_asks_it_then_it_reads_ones_and_
 
 
 def test_given_sizes_that_no_machine_has_when_a_host_is_made_then_an_error_says_so() -> None:
-    for ram, low in ((0, 0), (4097, 4097), (4096, 8192), (1 << 50, 1 << 31)):
-        with pytest.raises((ValueError, OSError)):
-            Host(ram_bytes=ram, low_ram_bytes=low, apic_ids=[0], total_vcpus=1)
+    refused = (
+        [],
+        [Region(0, 0)],
+        [Region(0, 4097)],
+        [Region(0, 8192), Region(4096, 4096)],
+        [Region(100, 4096)],
+    )
+    for regions in refused:
+        with pytest.raises(ConfigurationError):
+            MemoryLayout.of(regions)
+    with pytest.raises(ValueError, match="40 bits"):
+        Host(memory=MemoryLayout.of([Region(0, 1 << 50)]), apic_ids=[0], total_vcpus=1)
 
 
 def test_given_16_engines_in_one_process_when_they_run_then_each_has_its_own_code(  # U17

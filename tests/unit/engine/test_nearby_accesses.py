@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from coremesh.core.engine import Host
+from coremesh.core.memory_layout import MemoryLayout, Region
 from raw_host import until_halted
 
 RAM = 0x20_0000
@@ -74,7 +75,7 @@ class Guest:
         self.labels = {
             name: CODE + int(at, 16) for at, _, name in map(str.split, symbols.stdout.splitlines())
         }
-        self.host = Host(ram_bytes=RAM, low_ram_bytes=RAM, apic_ids=[0], total_vcpus=1)
+        self.host = Host(memory=MemoryLayout.of([Region(0, RAM)]), apic_ids=[0], total_vcpus=1)
         self._write_tables()
         self.host.ram_write(CODE, (folder / "guest").read_bytes())
         for page in (OPEN, READ_ONLY, OPEN_TOO, ABSENT, SAME_PLACE):

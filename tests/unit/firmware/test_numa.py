@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from coremesh.core.errors import ConfigurationError
-from coremesh.core.memory_map import GIB, MIB, MemoryMap
+from coremesh.core.memory_layout import GIB, MIB
+from coremesh.core.memory_map import MemoryMap
 from coremesh.core.topology import Topology
 from coremesh.hw.firmware.acpi import build_firmware
 
@@ -54,7 +55,7 @@ def affinities(srat: bytes) -> tuple[dict[int, int], list[tuple[int, int, int]]]
 
 def machine(ram_bytes: int, hosts: list[int]) -> tuple[Topology, dict[str, bytes]]:
     memory = MemoryMap(ram_bytes)
-    topology = Topology(memory, hosts)
+    topology = Topology(memory.layout, hosts)
     return topology, tables_of(memory, topology, topology.all_apic_ids)
 
 
@@ -89,7 +90,7 @@ def test_a_machine_of_one_host_has_the_tables_that_it_always_had() -> None:
     memory = MemoryMap(GIB)
     ids = list(range(8))
     plain = build_firmware(ids, memory)
-    assert build_firmware(ids, memory, Topology(memory, [8])) == plain
+    assert build_firmware(ids, memory, Topology(memory.layout, [8])) == plain
     digest = hashlib.sha256(repr(plain).encode()).hexdigest()
     assert digest == "6fafaed5f3e645d0202a8370c0a646d2dcd18e72d160525e887fdb3e87a41a1f"
 
@@ -97,14 +98,14 @@ def test_a_machine_of_one_host_has_the_tables_that_it_always_had() -> None:
 def test_hosts_of_another_machine_are_refused() -> None:
     memory = MemoryMap(GIB)
     with pytest.raises(ConfigurationError, match="not the machine's"):
-        build_firmware([0, 1, 2], memory, Topology(memory, [1, 1]))
+        build_firmware([0, 1, 2], memory, Topology(memory.layout, [1, 1]))
     with pytest.raises(ConfigurationError, match="not the machine's"):
-        build_firmware([0, 1], memory, Topology(MemoryMap(512 * MIB), [1, 1]))
+        build_firmware([0, 1], memory, Topology(MemoryMap(512 * MIB).layout, [1, 1]))
 
 
 def test_the_devices_are_near_the_first_node(tmp_path: Path) -> None:
     memory = MemoryMap(GIB)
-    several, _ = build_firmware([0, 1], memory, Topology(memory, [1, 1]))
+    several, _ = build_firmware([0, 1], memory, Topology(memory.layout, [1, 1]))
     one, _ = build_firmware([0, 1], memory)
     (dsdt,) = [data for _, data in several if data[:4] == b"DSDT"]
     (plain,) = [data for _, data in one if data[:4] == b"DSDT"]

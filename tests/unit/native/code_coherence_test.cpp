@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "ram_layouts.hpp"
 #include "ram/page_table.hpp"
 #include "ram/guest_ram.hpp"
 #include "toy_protocol.hpp"
@@ -52,8 +53,7 @@ class Coherence final : public CodeSink {
     Coherence(Protection protection, unsigned mixed_after, Flaw flaw, bool disk, unsigned hosts)
         : flaw_(flaw), disk_(disk) {
         for (unsigned host = 0; host < hosts; host++) {
-            rams_.push_back(
-                std::make_unique<GuestRam>(kPages * kPage, kPages * kPage, protection, hosts > 1));
+            rams_.push_back(std::make_unique<GuestRam>(one_block(kPages * kPage), protection, hosts > 1));
             rams_.back()->track_code(*this, kVcpus, {.mixed_after = mixed_after, .max_runs = 3});
             if (hosts > 1) protocol_.join(*rams_.back());
         }

@@ -9,6 +9,7 @@
 
 #include "check.hpp"
 #include "child_process.hpp"
+#include "ram_layouts.hpp"
 #include "ram/guest_ram.hpp"
 
 // Processes that die of a signal: ThreadSanitizer has handlers of its own in between.
@@ -42,7 +43,7 @@ void install(int signal, void (*handler)(int), int flags = 0) {
 STORY("given a crash handler installed before us, when somebody else's access faults, then it is called") {
     const int status = in_a_child([] {
         install(SIGSEGV, [](int) { _exit(42); });
-        const GuestRam ram(kMiB, kMiB, Protection::mprotect);
+        const GuestRam ram(one_block(kMiB), Protection::mprotect);
         ensure_fault_handlers();
         write_to_nothing();
     });
@@ -53,7 +54,7 @@ STORY(
     "given a crash handler installed after us, when handlers are ensured, then ours answers and it gets the "
     "rest") {
     const int status = in_a_child([] {
-        GuestRam ram(kMiB, kMiB, Protection::mprotect);
+        GuestRam ram(one_block(kMiB), Protection::mprotect);
         NoEngines sink;
         PageTable& code = ram.track_code(sink, 1);
         install(SIGSEGV, [](int) { _exit(42); });
@@ -116,7 +117,7 @@ STORY(
 STORY("given a jump into guest memory, then the host process ends by SIGSEGV instead of faulting for ever") {
     const int status = in_a_child([] {
         install(SIGSEGV, SIG_DFL);
-        GuestRam ram(kMiB, kMiB, Protection::mprotect);
+        GuestRam ram(one_block(kMiB), Protection::mprotect);
         NoEngines sink;
         ram.track_code(sink, 1);
         alarm(5);

@@ -11,6 +11,7 @@
 
 #include "ram/page_table.hpp"
 #include "ram/guest_ram.hpp"
+#include "ram_layouts.hpp"
 
 namespace coremesh {
 
@@ -50,7 +51,7 @@ class Diary final : public CodeSink {
 struct Machine {
     explicit Machine(Protection protection, unsigned engines = 4, PageTable::Options options = {},
                      uint64_t size = 4 * kMiB)
-        : ram(size, size / 2, protection), code(ram.track_code(diary, engines, options)) {}
+        : ram(two_blocks(size, size / 2), protection), code(ram.track_code(diary, engines, options)) {}
 
     void store(uint64_t page, uint8_t byte, unsigned at = 0) {
         static_cast<volatile uint8_t*>(ram.guest_base())[page * kPage + at] = byte;

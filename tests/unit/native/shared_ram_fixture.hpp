@@ -60,7 +60,7 @@ class Home final : public PageSink {
 struct SharedMachine {
     explicit SharedMachine(Protection protection, unsigned engines = 4, PageTable::Options options = {},
                            uint64_t size = 4 * kMiB)
-        : ram(size, size / 2, protection, true),
+        : ram(two_blocks(size, size / 2), protection, true),
           home(ram, size),
           table(ram.track_code(diary, engines, options)) {
         ram.set_page_sink(&home);

@@ -42,7 +42,7 @@ class Counting {
   public:
     Counting(Protection protection, ToyProtocol::Flaw flaw, PageTable::Options options) : protocol_(flaw) {
         for (unsigned host = 0; host < kHosts; host++) {
-            rams_.push_back(std::make_unique<GuestRam>(kPages * kPage, kPages * kPage, protection, true));
+            rams_.push_back(std::make_unique<GuestRam>(one_block(kPages * kPage), protection, true));
             rams_.back()->track_code(sink_, kThreads, options);
             protocol_.join(*rams_.back());
         }

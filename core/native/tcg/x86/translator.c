@@ -367,7 +367,7 @@ void CM_WRAP(translator_loop)(const TranslatorOps* ops, DisasContextBase* db, CP
         .env = engine->env,
         .dc = (struct cm_disassembly*)db,
         .page = tb->pc & TARGET_PAGE_MASK,
-        .host_page = page == UINT64_MAX ? NULL : engine->ram.guest_view + (page << TARGET_PAGE_BITS),
+        .host_page = page == UINT64_MAX ? NULL : engine->guest_view + (page << TARGET_PAGE_BITS),
     };
     TranslatorOps ours = *ops;
     ours.translate_insn = translate_insn;

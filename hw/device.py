@@ -65,6 +65,19 @@ class Device(Stateful):
         for register in self.REGISTERS:
             setattr(self, register.__name__.lower(), register.reset)
 
+    def start(self) -> None:
+        """The machine begins to run: start workers. Without the lock; the alarms are the node's."""
+
+    def stop(self) -> None:
+        """Returns when no worker runs any more. Without the lock; idempotent."""
+
+    def close(self) -> None:
+        """The machine has ended: give back what stands behind the device. After :meth:`stop`; idempotent."""
+
+    def counts(self) -> dict[str, int]:
+        """Accesses, how many of them waited for the lock, faults of the model; a device may add its own."""
+        return {"accesses": self.accesses, "contended": self.contended, "faults": self.faults}
+
     def save(self) -> State:
         """Registers, further state and the levels of the lines, as plain data. Takes the lock; any thread.
 

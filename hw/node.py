@@ -120,12 +120,24 @@ class DeviceNode:
         for device in self.devices.values():
             for alarm in device.alarms:
                 alarm.start()
+            device.start()
 
     def stop(self) -> None:
         """Stop them; returns when none runs any more. Accesses are still answered."""
         for device in self.devices.values():
             for alarm in device.alarms:
                 alarm.stop()
+            device.stop()
+
+    def close(self) -> None:
+        """The machine has ended: devices give back what stands behind them. After :meth:`stop`."""
+        for device in self.devices.values():
+            try:
+                device.close()
+            except (
+                OSError
+            ) as error:  # the last flush of a disk, for example: the others are closed all the same
+                logger.error("%s: %s", device.name, error)
 
     def reset(self) -> None:
         """The reset line of the board: every device, in no particular order. The vCPUs must be parked."""
@@ -150,8 +162,5 @@ class DeviceNode:
                 device.resume()
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """By device: accesses, how many of them waited for the device's lock, and faults of the model."""
-        return {
-            name: {"accesses": d.accesses, "contended": d.contended, "faults": d.faults}
-            for name, d in self.devices.items()
-        }
+        """By device: accesses, waits for its lock, faults of the model, and what it counts itself."""
+        return {name: device.counts() for name, device in self.devices.items()}

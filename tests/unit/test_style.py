@@ -58,7 +58,13 @@ def test_given_the_native_sources_when_clang_format_reads_them_then_it_changes_n
     clang_format = tool("clang-format")
     files = [
         path
-        for folder in ("core/native", "core/guests", "tests/unit/native", "tests/guest/baremetal")
+        for folder in (
+            "core/native",
+            "hw/native",
+            "core/guests",
+            "tests/unit/native",
+            "tests/guest/baremetal",
+        )
         for path in sorted((ROOT / folder).rglob("*"))
         if path.suffix in {".c", ".h", ".cpp", ".hpp"}
     ]

@@ -2,10 +2,13 @@
 // The Python face of the native core. Calls that may wait release the interpreter lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "bus/bus_master.hpp"
+#include "bus/doorbell.hpp"
 #include "python/module.hpp"
 #include "tcg/wraps.h"
 #include "tcg/x86/coverage.h"
@@ -90,6 +93,22 @@ class PythonNode final : public DeviceBackend {
 };
 
 thread_local PyThreadState* PythonNode::saved_ = nullptr;
+
+/// Guest RAM and interrupt fabric of a host, for devices in its process. The Python object keeps the host.
+class HostBusMaster final : public BusMaster {
+  public:
+    explicit HostBusMaster(Host& host) : host_(host) {}
+    bool read(uint64_t gpa, void* to, uint64_t length) noexcept override {
+        return host_.read_ram(gpa, to, length);
+    }
+    bool write(uint64_t gpa, const void* from, uint64_t length) noexcept override {
+        return host_.write_ram(gpa, from, length);
+    }
+    void message(uint64_t address, uint32_t data) noexcept override { host_.fabric().msi(address, data); }
+
+  private:
+    Host& host_;
+};
 
 // ---- registers as dictionaries
 
@@ -323,6 +342,7 @@ NB_MODULE(_native, m) {
 
     bind_link(m);
     bind_mesh_options(m);
+    bind_devices(m);
     nb::class_<Host> host_class(m, "NativeHost",
                                 "The vCPUs, local APICs and RAM of one host; see coremesh.core.engine.");
     host_class
@@ -356,8 +376,19 @@ NB_MODULE(_native, m) {
             nb::kw_only(), "memory"_a, "apic_ids"_a, "bootstrap"_a.none(), "total_vcpus"_a, "tsc_hz"_a,
             "timer_hz"_a, "protection"_a, "cpus"_a, "mesh"_a.none(), "code_buffer_bytes"_a)
         .def(
-            "connect", [](Host& host, nb::object node) { host.connect(std::make_shared<PythonNode>(node)); },
-            "node"_a)
+            "connect",
+            [](Host& host, nb::object node, std::shared_ptr<Doorbells> doorbells) {
+                std::shared_ptr<DeviceBackend> backend = std::make_shared<PythonNode>(std::move(node));
+                if (doorbells) {
+                    backend = std::make_shared<DoorbellNode>(std::move(backend), std::move(doorbells));
+                }
+                host.connect(std::move(backend));
+            },
+            "node"_a, "doorbells"_a.none() = nb::none())
+        .def(
+            "bus_master",
+            [](Host& host) -> std::shared_ptr<BusMaster> { return std::make_shared<HostBusMaster>(host); },
+            nb::keep_alive<0, 1>())
         .def(
             "claim",
             [](Host& host, int space, uint64_t first, uint64_t last) {

@@ -41,6 +41,8 @@ using AnyDict = nanobind::typed<nanobind::dict, nanobind::str, nanobind::any>;
 void bind_link(nanobind::module_& m);
 /// mesh.cpp: what a host must be told of the others; before the class of hosts.
 void bind_mesh_options(nanobind::module_& m);
+/// hw/native: the hot paths of devices. Before the class of hosts.
+void bind_devices(nanobind::module_& m);
 /// mesh.cpp: what a host does only in a machine of several.
 void bind_mesh(nanobind::class_<Host>& host);
 

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a device that does DMA asks of its host.
+#pragma once
+
+#include <cstdint>
+
+namespace coremesh {
+
+/// Any thread, several at a time; the thread must not hold a lock that a vCPU could need on its way to give a
+/// page up, because a call may wait for a page that another host has.
+class BusMaster {
+  public:
+    virtual ~BusMaster() = default;
+    /// Copies as a coherent participant, page by page. False: not RAM in one block, or the machine stops.
+    virtual bool read(uint64_t gpa, void* to, uint64_t length) noexcept = 0;
+    virtual bool write(uint64_t gpa, const void* from, uint64_t length) noexcept = 0;
+    /// A write of 32 bits outside RAM: an interrupt message (Intel SDM vol. 3A, 11.11). Does not wait.
+    virtual void message(uint64_t address, uint32_t data) noexcept = 0;
+};
+
+}  // namespace coremesh

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "hw/native/block_worker.hpp"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include "base/clock.hpp"
+
+namespace coremesh::virtio {
+namespace {
+
+constexpr uint64_t kSector = 512;
+constexpr uint64_t kPiece = uint64_t{1} << 20;  // moved at a time
+constexpr uint32_t kIn = 0, kOut = 1, kFlush = 4, kGetId = 8, kDiscard = 11, kWriteZeroes = 13;
+constexpr size_t kIdBytes = 20;
+
+struct Header {
+    uint32_t type, reserved;
+    uint64_t sector;
+};
+static_assert(sizeof(Header) == 16);
+
+struct Range {
+    uint64_t sector;
+    uint32_t sectors, flags;
+};
+static_assert(sizeof(Range) == 16);
+
+void add(std::atomic<uint64_t>& word, uint64_t value = 1) noexcept {
+    word.fetch_add(value, std::memory_order_relaxed);
+}
+
+/// Calls `move(done)`, which answers as read(2), until `length` bytes are moved.
+template <typename Move>
+int whole(uint64_t length, Move move) noexcept {
+    for (uint64_t done = 0; done < length;) {
+        const ssize_t piece = move(done);
+        if (piece > 0) {
+            done += static_cast<uint64_t>(piece);
+        } else if (piece == 0) {
+            return -EIO;  // the file has become shorter than it was when it was opened
+        } else if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+int allocate(int fd, int mode, uint64_t offset, uint64_t length) noexcept {
+    int result;
+    do {
+        result = fallocate(fd, mode, static_cast<off_t>(offset), static_cast<off_t>(length));
+    } while (result != 0 && errno == EINTR);
+    return result == 0 ? 0 : -errno;
+}
+
+}  // namespace
+
+// ---- FileStore
+
+int FileStore::read(uint64_t offset, void* to, uint64_t length) noexcept {
+    return whole(length, [&](uint64_t done) {
+        return pread(fd_, static_cast<uint8_t*>(to) + done, length - done, static_cast<off_t>(offset + done));
+    });
+}
+
+int FileStore::write(uint64_t offset, const void* from, uint64_t length) noexcept {
+    return whole(length, [&](uint64_t done) {
+        return pwrite(fd_, static_cast<const uint8_t*>(from) + done, length - done,
+                      static_cast<off_t>(offset + done));
+    });
+}
+
+int FileStore::flush() noexcept {
+    int result;
+    do {
+        result = fdatasync(fd_);
+    } while (result != 0 && errno == EINTR);
+    return result == 0 ? 0 : -errno;
+}
+
+int FileStore::discard(uint64_t offset, uint64_t length) noexcept {
+    if (!can_discard_ || length == 0) return 0;
+    return allocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+}
+
+int FileStore::zeroes(uint64_t offset, uint64_t length, bool unmap) noexcept {
+    if (length == 0) return 0;
+    const int mode =
+        (unmap && can_discard_ ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
+    const int result = allocate(fd_, mode, offset, length);
+    if (result != -EOPNOTSUPP && result != -ENOSYS && result != -EINVAL) return result;
+    static const std::array<uint8_t, 65536> kZeroes{};
+    for (uint64_t done = 0; done < length; done += kZeroes.size()) {
+        const int error =
+            write(offset + done, kZeroes.data(), std::min<uint64_t>(kZeroes.size(), length - done));
+        if (error) return error;
+    }
+    return 0;
+}
+
+// ---- BlockWorker
+
+void BlockWorker::start(const std::string& name) {
+    if (thread_.joinable()) return;
+    stopping_.store(false);
+    // Signals of the process are for other threads; faults are each thread's own.
+    sigset_t most, before;
+    sigfillset(&most);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&most, fault);
+    pthread_sigmask(SIG_SETMASK, &most, &before);
+    thread_ = std::thread([this, name] {
+        pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
+        run();
+    });
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void BlockWorker::stop() noexcept {
+    stopping_.store(true);
+    queue_->wake();
+    if (thread_.joinable()) thread_.join();
+}
+
+void BlockWorker::run() noexcept {
+    queue_->wake();  // whatever came while no worker ran
+    while (!stopping_.load()) {
+        queue_->wait(-1);
+        bool whole = true;
+        {
+            const VirtQueue::Visit visit(*queue_);
+            if (!visit.open() || stopping_.load()) continue;
+            whole = serve();
+            if (!whole) queue_->stop();
+        }
+        if (!whole) broken_();
+    }
+}
+
+bool BlockWorker::serve() noexcept {
+    Chain chain;
+    do {
+        queue_->suppress_notifications();
+        uint64_t taken = 0;
+        for (;;) {
+            if (!queue_->enabled() || stopping_.load()) return true;
+            const SplitQueue::Next next = queue_->pop(chain);
+            if (next == SplitQueue::Next::kBroken) return false;
+            if (next == SplitQueue::Next::kEmpty) break;
+            const int64_t begin = Clock::monotonic_ns();
+            uint32_t written = 0;
+            if (!execute(chain, written) || !queue_->push(chain.head, written)) return false;
+            queue_->notify();
+            add(words_.service_ns, static_cast<uint64_t>(Clock::monotonic_ns() - begin));
+            ++taken;
+        }
+        if (taken > words_.deepest.load(std::memory_order_relaxed)) words_.deepest.store(taken);
+    } while (queue_->allow_notifications());
+    return true;
+}
+
+bool BlockWorker::execute(const Chain& chain, uint32_t& written) noexcept {
+    Header header;
+    // 5.2.6: a header to read, and at the end of all a byte for the status.
+    if (chain.writable_bytes == 0) return false;
+    const auto got = queue_->gather(chain.readable, 0, &header, sizeof header);
+    if (!got || *got < sizeof header) return false;
+    const uint64_t bytes_in = chain.writable_bytes - 1, bytes_out = chain.readable_bytes - sizeof header;
+
+    Status status = Status::kUnsupported;
+    bool sound = true;
+    switch (header.type) {
+        case kIn:
+            add(words_.reads);
+            sound = transfer_in(chain, header.sector, bytes_in, status);
+            break;
+        case kOut:
+            add(words_.writes);
+            sound = transfer_out(chain, header.sector, bytes_out, status);
+            break;
+        case kFlush:
+            add(words_.flushes);
+            status = disk_->store->flush() == 0 ? Status::kOk : Status::kIoError;
+            break;
+        case kGetId: {
+            add(words_.others);
+            std::array<char, kIdBytes> id{};
+            std::copy_n(disk_->serial.begin(), std::min(disk_->serial.size(), kIdBytes), id.begin());
+            sound = queue_->scatter(chain.writable, 0, id.data(), std::min<uint64_t>(bytes_in, kIdBytes))
+                        .has_value();
+            status = Status::kOk;
+            break;
+        }
+        case kDiscard:
+        case kWriteZeroes:
+            add(words_.discards);
+            sound = discard(chain, header.type == kWriteZeroes, bytes_out, status);
+            break;
+        default:
+            add(words_.others);
+            break;
+    }
+    if (!sound) return false;
+    if (status != Status::kOk) add(words_.errors);
+    // 2.7.8.2: so many bytes from the first on have been written. Of a read that failed that is none.
+    const bool filled = bytes_in == 0 || (status == Status::kOk && header.type != kOut);
+    written = static_cast<uint32_t>(filled ? std::min<uint64_t>(bytes_in + 1, 0xFFFF'FFFF) : 0);
+    return queue_->scatter(chain.writable, bytes_in, &status, 1).has_value();
+}
+
+bool BlockWorker::transfer_in(const Chain& chain, uint64_t sector, uint64_t bytes, Status& status) noexcept {
+    status = Status::kIoError;
+    if (!within(sector, bytes)) return true;
+    buffer_.resize(std::min(bytes, kPiece));
+    for (uint64_t done = 0; done < bytes; done += kPiece) {
+        const uint64_t piece = std::min(kPiece, bytes - done);
+        if (disk_->store->read(sector * kSector + done, buffer_.data(), piece) != 0) return true;
+        if (!queue_->scatter(chain.writable, done, buffer_.data(), piece)) return false;
+    }
+    add(words_.bytes_read, bytes);
+    status = Status::kOk;
+    return true;
+}
+
+bool BlockWorker::transfer_out(const Chain& chain, uint64_t sector, uint64_t bytes, Status& status) noexcept {
+    status = Status::kIoError;
+    if (disk_->read_only || !within(sector, bytes)) return true;
+    buffer_.resize(std::min(bytes, kPiece));
+    for (uint64_t done = 0; done < bytes; done += kPiece) {
+        const uint64_t piece = std::min(kPiece, bytes - done);
+        if (!queue_->gather(chain.readable, sizeof(Header) + done, buffer_.data(), piece)) return false;
+        if (disk_->store->write(sector * kSector + done, buffer_.data(), piece) != 0) return true;
+    }
+    if (!disk_->write_back.load() && disk_->store->flush() != 0) return true;
+    add(words_.bytes_written, bytes);
+    status = Status::kOk;
+    return true;
+}
+
+bool BlockWorker::discard(const Chain& chain, bool zeroes, uint64_t bytes, Status& status) noexcept {
+    status = Status::kIoError;
+    if (disk_->read_only) return true;
+    // 5.2.6.2: a whole number of segments, not more than the configuration says.
+    if (bytes == 0 || bytes % sizeof(Range) != 0 || bytes / sizeof(Range) > kMostDiscardSegments) {
+        status = Status::kUnsupported;
+        return true;
+    }
+    std::array<Range, kMostDiscardSegments> ranges;
+    if (!queue_->gather(chain.readable, sizeof(Header), ranges.data(), bytes)) return false;
+    for (uint64_t i = 0; i < bytes / sizeof(Range); ++i) {
+        const Range& range = ranges[i];
+        // Unmap is bit 0, and for write zeroes only; the others are reserved.
+        if (range.flags & (zeroes ? ~1u : ~0u)) {
+            status = Status::kUnsupported;
+            return true;
+        }
+        const uint64_t length = uint64_t{range.sectors} * kSector;
+        if (range.sectors > kMostDiscardSectors || !within(range.sector, length)) return true;
+        const uint64_t offset = range.sector * kSector;
+        // A discard that fails has done no harm: the data is still there.
+        if (!zeroes) {
+            disk_->store->discard(offset, length);
+        } else if (disk_->store->zeroes(offset, length, range.flags & 1) != 0) {
+            return true;
+        }
+    }
+    if (zeroes && !disk_->write_back.load() && disk_->store->flush() != 0) return true;
+    status = Status::kOk;
+    return true;
+}
+
+BlockWorker::Counters BlockWorker::counters() const noexcept {
+    const auto read = [](const std::atomic<uint64_t>& word) { return word.load(std::memory_order_relaxed); };
+    return {read(words_.reads),      read(words_.writes), read(words_.flushes),    read(words_.discards),
+            read(words_.others),     read(words_.errors), read(words_.bytes_read), read(words_.bytes_written),
+            read(words_.service_ns), read(words_.deepest)};
+}
+
+}  // namespace coremesh::virtio

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The Python face of the devices' hot paths. Every call gives the interpreter's lock up: a worker may hold a
+// queue while it waits for that lock, to drive an interrupt pin for example.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+
+#include "base/clock.hpp"
+#include "hw/native/block_worker.hpp"
+#include "hw/native/interrupts.hpp"
+#include "hw/native/virt_queue.hpp"
+#include "python/module.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace coremesh {
+namespace {
+
+using namespace virtio;
+
+/// A Python callable for native threads. What it raises goes to sys.unraisablehook.
+template <typename... Args>
+std::function<void(Args...)> safely(nb::object callable, const char* whose) {
+    // The last reference may be given up by a native thread, which does not hold the interpreter's lock.
+    const std::shared_ptr<nb::object> held(new nb::object(std::move(callable)), [](nb::object* object) {
+        nb::gil_scoped_acquire gil;
+        delete object;
+    });
+    return [held, whose](Args... args) {
+        nb::gil_scoped_acquire gil;
+        try {
+            (*held)(args...);
+        } catch (nb::python_error& error) {
+            error.discard_as_unraisable(whose);
+        } catch (const std::exception&) {
+        }
+    };
+}
+
+/// Memory and interrupt fabric written in Python, for tests: `ram_read`, `ram_write`, `msi`.
+class PythonBusMaster final : public BusMaster {
+  public:
+    PythonBusMaster(nb::object ram, nb::object fabric) : ram_(std::move(ram)), fabric_(std::move(fabric)) {}
+    ~PythonBusMaster() override {
+        nb::gil_scoped_acquire gil;
+        ram_.reset();
+        fabric_.reset();
+    }
+    bool read(uint64_t gpa, void* to, uint64_t length) noexcept override {
+        return call([&] {
+            const auto data = nb::cast<nb::bytes>(ram_.attr("ram_read")(gpa, length));
+            if (data.size() != length) throw nb::value_error("short");
+            std::copy_n(data.c_str(), length, static_cast<char*>(to));
+        });
+    }
+    bool write(uint64_t gpa, const void* from, uint64_t length) noexcept override {
+        return call([&] { ram_.attr("ram_write")(gpa, nb::bytes(static_cast<const char*>(from), length)); });
+    }
+    void message(uint64_t address, uint32_t data) noexcept override {
+        call([&] { fabric_.attr("msi")(address, data); });
+    }
+
+  private:
+    template <typename Action>
+    static bool call(Action action) noexcept {
+        nb::gil_scoped_acquire gil;
+        try {
+            action();
+            return true;
+        } catch (const std::exception&) {  // IndexError: not RAM
+            return false;
+        }
+    }
+    nb::object ram_, fabric_;
+};
+
+/// A backend written in Python: hw/backend/block.py.
+class PythonStore final : public BlockStore {
+  public:
+    explicit PythonStore(nb::object backend) : backend_(std::move(backend)) {}
+    ~PythonStore() override {
+        nb::gil_scoped_acquire gil;
+        backend_.reset();
+    }
+    int read(uint64_t offset, void* to, uint64_t length) noexcept override {
+        return call([&] {
+            nb::object view = nb::steal(PyMemoryView_FromMemory(
+                static_cast<char*>(to), static_cast<Py_ssize_t>(length), PyBUF_WRITE));
+            backend_.attr("read")(offset, nb::make_tuple(view));
+            view.attr("release")();
+        });
+    }
+    int write(uint64_t offset, const void* from, uint64_t length) noexcept override {
+        return call([&] {
+            backend_.attr("write")(offset, nb::make_tuple(nb::bytes(static_cast<const char*>(from), length)));
+        });
+    }
+    int flush() noexcept override {
+        return call([&] { backend_.attr("flush")(); });
+    }
+    int discard(uint64_t offset, uint64_t length) noexcept override {
+        return call([&] { backend_.attr("discard")(offset, length); });
+    }
+    int zeroes(uint64_t offset, uint64_t length, bool unmap) noexcept override {
+        return call([&] { backend_.attr("zeroes")(offset, length, "unmap"_a = unmap); });
+    }
+
+  private:
+    template <typename Action>
+    static int call(Action action) noexcept {
+        nb::gil_scoped_acquire gil;
+        try {
+            action();
+            return 0;
+        } catch (nb::python_error& error) {
+            // A backend raises OSError when the host's disk fails; anything else is a mistake, and is shown.
+            if (!error.matches(PyExc_OSError)) error.discard_as_unraisable("coremesh disk backend");
+        } catch (const std::exception&) {
+        }
+        return -EIO;
+    }
+    nb::object backend_;
+};
+
+/// A request that a device written in Python has taken.
+struct Request {
+    Chain chain;
+    uint64_t life = 0;
+};
+
+using Position = std::tuple<uint16_t, uint16_t, uint16_t, bool>;
+
+Position position_of(VirtQueue& queue) {
+    const SplitQueue::Position p = queue.position();
+    return {p.next_available, p.next_used, p.signalled, p.signalled_valid};
+}
+
+std::optional<Request> take(VirtQueue& queue) {
+    const VirtQueue::Visit visit(queue);
+    Request request;
+    request.life = queue.life();
+    if (!visit.open() || queue.pop(request.chain) != SplitQueue::Next::kChain) return std::nullopt;
+    return request;
+}
+
+/// What the device may read of a request: at most `limit` bytes. Nothing when the queue was stopped since, or
+/// the buffers are not RAM.
+std::optional<std::string> data_of(VirtQueue& queue, const Request& request, uint64_t limit) {
+    const VirtQueue::Visit visit(queue);
+    if (!visit.open() || queue.life() != request.life) return std::nullopt;
+    std::string data(std::min(limit, request.chain.readable_bytes), '\0');
+    if (!queue.gather(request.chain.readable, 0, data.data(), data.size())) return std::nullopt;
+    return data;
+}
+
+/// The request goes back with as much of `data` as fits. False: the queue was stopped since, or its buffers
+/// are not RAM.
+bool complete(VirtQueue& queue, const Request& request, const char* data, size_t length) {
+    const VirtQueue::Visit visit(queue);
+    if (!visit.open() || queue.life() != request.life) return false;
+    const auto written = queue.scatter(request.chain.writable, 0, data,
+                                       std::min<uint64_t>(length, request.chain.writable_bytes));
+    return written && queue.push(request.chain.head, static_cast<uint32_t>(*written));
+}
+
+AnyDict counters_of(const BlockWorker& worker) {
+    const BlockWorker::Counters c = worker.counters();
+    nb::dict out;
+    out["reads"] = c.reads;
+    out["writes"] = c.writes;
+    out["flushes"] = c.flushes;
+    out["discards"] = c.discards;
+    out["other_requests"] = c.others;
+    out["errors"] = c.errors;
+    out["bytes_read"] = c.bytes_read;
+    out["bytes_written"] = c.bytes_written;
+    out["service_ns"] = c.service_ns;
+    out["deepest"] = c.deepest;
+    return out;
+}
+
+void bind_interrupts(nb::module_& m) {
+    using release = nb::call_guard<nb::gil_scoped_release>;
+    nb::class_<Interrupts>(m, "Interrupts", "MSI-X, ISR status and INTx of a virtio function on PCI.")
+        .def(
+            "__init__",
+            [](Interrupts* self, std::shared_ptr<BusMaster> bus, unsigned vectors, nb::object drive) {
+                if (vectors == 0 || vectors > Interrupts::kMostVectors)
+                    throw nb::value_error("too many vectors");
+                new (self)
+                    Interrupts(std::move(bus), vectors, safely<bool>(std::move(drive), "interrupt pin"));
+            },
+            "bus"_a, "vectors"_a, "drive"_a.sig("collections.abc.Callable[[bool], None]"))
+        .def_prop_ro("vectors", &Interrupts::vectors)
+        .def("queue", &Interrupts::queue, release(), "vector"_a)
+        .def("configuration", &Interrupts::configuration, release(), "vector"_a)
+        .def("take_isr", &Interrupts::take_isr, release())
+        .def("control", &Interrupts::control, release(), "enabled"_a, "masked"_a)
+        .def("read", &Interrupts::read, release(), "offset"_a, "size"_a)
+        .def("write", &Interrupts::write, release(), "offset"_a, "size"_a, "value"_a)
+        .def("reset", &Interrupts::reset, release())
+        .def("save",
+             [](Interrupts& self) {
+                 Interrupts::Saved s;
+                 {
+                     nb::gil_scoped_release unlocked;
+                     s = self.save();
+                 }
+                 return std::make_tuple(s.table, s.pending, s.isr, s.enabled, s.masked);
+             })
+        .def(
+            "load",
+            [](Interrupts& self,
+               const std::tuple<std::vector<uint32_t>, std::vector<uint64_t>, uint8_t, bool, bool>& s) {
+                nb::gil_scoped_release unlocked;
+                return self.load(
+                    {std::get<0>(s), std::get<1>(s), std::get<2>(s), std::get<3>(s), std::get<4>(s)});
+            },
+            "saved"_a)
+        .def("counters", [](Interrupts& self) -> AnyDict {
+            Interrupts::Counters c;
+            {
+                nb::gil_scoped_release unlocked;
+                c = self.counters();
+            }
+            nb::dict out;
+            out["messages"] = c.messages;
+            out["messages_held"] = c.held_back;
+            out["pin_interrupts"] = c.pins;
+            return out;
+        });
+}
+
+void bind_queue(nb::module_& m) {
+    using release = nb::call_guard<nb::gil_scoped_release>;
+    nb::class_<Request>(m, "Request", "A request of a driver, taken from its queue.")
+        .def_prop_ro("readable", [](const Request& r) { return r.chain.readable_bytes; })
+        .def_prop_ro("writable", [](const Request& r) { return r.chain.writable_bytes; })
+        .def_prop_ro("head", [](const Request& r) { return r.chain.head; });
+    nb::class_<VirtQueue, Doorbell>(m, "VirtQueue", "A split virtqueue between its threads: hw/native.")
+        .def(nb::init<std::shared_ptr<BusMaster>, std::shared_ptr<Interrupts>>(), "bus"_a, "interrupts"_a)
+        .def(
+            "start",
+            [](VirtQueue& self, uint16_t size, uint64_t descriptors, uint64_t available, uint64_t used,
+               bool event_idx, bool indirect, const Position& position) {
+                if (size == 0 || (size & (size - 1)) || size > SplitQueue::kLargest)
+                    throw nb::value_error("a queue has a power of two of entries");
+                nb::gil_scoped_release unlocked;
+                self.start({size, descriptors, available, used, event_idx, indirect},
+                           {std::get<0>(position), std::get<1>(position), std::get<2>(position),
+                            std::get<3>(position)});
+            },
+            "size"_a, "descriptors"_a, "available"_a, "used"_a, "event_idx"_a, "indirect"_a,
+            "position"_a = Position{0, 0, 0, false})
+        .def("stop", &VirtQueue::stop, release())
+        .def_prop_ro("enabled", &VirtQueue::enabled)
+        .def_prop_ro("idle", &VirtQueue::idle)
+        .def("set_vector", &VirtQueue::set_vector, "vector"_a)
+        .def("position",
+             [](VirtQueue& self) {
+                 nb::gil_scoped_release unlocked;
+                 return position_of(self);
+             })
+        .def("ring", &VirtQueue::ring, release())
+        .def("wake", &VirtQueue::wake, release())
+        .def(
+            "wait",
+            [](VirtQueue& self, double seconds) {
+                Unlocked unlocked;
+                self.wait(seconds < 0 ? -1 : Clock::monotonic_ns() + static_cast<int64_t>(seconds * 1e9));
+            },
+            "seconds"_a)
+        .def("take", &take, release())
+        .def(
+            "data",
+            [](VirtQueue& self, const Request& request, uint64_t limit) -> std::optional<nb::bytes> {
+                std::optional<std::string> data;
+                {
+                    nb::gil_scoped_release unlocked;
+                    data = data_of(self, request, limit);
+                }
+                if (!data) return std::nullopt;
+                return nb::bytes(data->data(), data->size());
+            },
+            "request"_a, "limit"_a)
+        .def(
+            "complete",
+            [](VirtQueue& self, const Request& request, nb::bytes data) {
+                nb::gil_scoped_release unlocked;
+                return complete(self, request, data.c_str(), data.size());
+            },
+            "request"_a, "data"_a)
+        .def("notify", &VirtQueue::notify, release())
+        .def("suppress_notifications", &VirtQueue::suppress_notifications, release())
+        .def("allow_notifications", &VirtQueue::allow_notifications, release())
+        .def("fault",
+             [](VirtQueue& self) {
+                 nb::gil_scoped_release unlocked;
+                 return std::string(name_of(self.fault()));
+             })
+        .def("counters", [](const VirtQueue& self) -> AnyDict {
+            const VirtQueue::Counters c = self.counters();
+            nb::dict out;
+            out["kicks"] = c.kicks;
+            out["requests"] = c.requests;
+            out["interrupts"] = c.interrupts;
+            out["queue_faults"] = c.faults;
+            return out;
+        });
+}
+
+void bind_block(nb::module_& m) {
+    using release = nb::call_guard<nb::gil_scoped_release>;
+    nb::class_<BlockDisk>(m, "BlockDisk", "What the queues of one virtio block device share.")
+        .def(
+            "__init__",
+            [](BlockDisk* self, nb::object backend, uint64_t sectors, bool read_only, std::string serial,
+               std::optional<int> fd, bool can_discard) {
+                new (self) BlockDisk;
+                if (fd) {
+                    self->store = std::make_shared<FileStore>(*fd, can_discard);
+                } else {
+                    self->store = std::make_shared<PythonStore>(std::move(backend));
+                }
+                self->sectors = sectors;
+                self->read_only = read_only;
+                self->serial = std::move(serial);
+            },
+            "backend"_a, "sectors"_a, "read_only"_a, "serial"_a, "fd"_a.none(), "can_discard"_a)
+        .def_prop_rw(
+            "write_back", [](const BlockDisk& self) { return self.write_back.load(); },
+            [](BlockDisk& self, bool value) { self.write_back.store(value); });
+    nb::class_<BlockWorker>(m, "BlockWorker", "Serves one request queue on a native thread.")
+        .def(
+            "__init__",
+            [](BlockWorker* self, std::shared_ptr<VirtQueue> queue, std::shared_ptr<BlockDisk> disk,
+               nb::object broken) {
+                new (self) BlockWorker(std::move(queue), std::move(disk),
+                                       safely(std::move(broken), "virtio block device"));
+            },
+            "queue"_a, "disk"_a, "broken"_a.sig("collections.abc.Callable[[], None]"))
+        .def("start", &BlockWorker::start, release(), "name"_a)
+        .def("stop", &BlockWorker::stop, release())
+        .def("counters", &counters_of)
+        .def_ro_static("MOST_SEGMENTS", &BlockWorker::kMostSegments)
+        .def_ro_static("MOST_DISCARD_SECTORS", &BlockWorker::kMostDiscardSectors)
+        .def_ro_static("MOST_DISCARD_SEGMENTS", &BlockWorker::kMostDiscardSegments);
+}
+
+}  // namespace
+
+void bind_devices(nb::module_& m) {
+    nb::class_<BusMaster>(m, "BusMaster", "Guest RAM and interrupt messages, for devices that do DMA.");
+    nb::class_<PythonBusMaster, BusMaster>(m, "PythonBusMaster", "One written in Python, for tests.")
+        .def(nb::init<nb::object, nb::object>(), "ram"_a, "fabric"_a);
+    nb::class_<Doorbell>(m, "Doorbell", "A register that only wakes a worker.");
+    nb::class_<DoorbellWindow>(m, "DoorbellWindow", "The doorbells of one device; the guest moves them.")
+        .def(
+            "move", [](DoorbellWindow& self, uint64_t base) { self.move(base); }, "base"_a);
+    nb::class_<Doorbells>(m, "Doorbells", "The doorbells of a machine, which vCPUs ring without Python.")
+        .def(nb::init<>())
+        .def(
+            "add",
+            [](Doorbells& self, std::vector<std::shared_ptr<Doorbell>> bells, uint64_t stride) {
+                auto window = std::make_shared<DoorbellWindow>(std::move(bells), stride);
+                self.add(window);
+                return window;
+            },
+            "bells"_a, "stride"_a);
+    bind_interrupts(m);
+    bind_queue(m);
+    bind_block(m);
+}
+
+}  // namespace coremesh

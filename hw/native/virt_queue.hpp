@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A virtqueue between the threads that use it: vCPUs ring, a transport starts and stops it, one worker
+// serves.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "bus/doorbell.hpp"
+#include "hw/native/interrupts.hpp"
+#include "hw/native/split_queue.hpp"
+
+namespace coremesh::virtio {
+
+/// ## State that two threads touch
+///
+///  - `word_`: 1 when the bell has been rung since the worker last looked. seq_cst; the worker sleeps on it.
+///  - `enabled_`, `inside_`: who stops the queue clears the first and then looks at the second; who enters
+///    counts itself in the second and then looks at the first. seq_cst.
+///  - `queue_`: under `mutex_`, which is held for one step of the state machine. Such a step may wait for a
+///    page of another host; no vCPU ever takes this lock.
+class VirtQueue final : public Doorbell {
+  public:
+    VirtQueue(std::shared_ptr<BusMaster> bus, std::shared_ptr<Interrupts> interrupts)
+        : bus_(std::move(bus)), interrupts_(std::move(interrupts)), queue_(*bus_) {}
+
+    // ---- the transport
+
+    void start(const SplitQueue::Layout& layout, const SplitQueue::Position& position = {}) noexcept;
+    /// No request is begun any more. What is under way ends by itself: `idle` tells when.
+    void stop() noexcept {
+        enabled_.store(false, std::memory_order_seq_cst);
+        wake();
+    }
+    bool enabled() const noexcept { return enabled_.load(std::memory_order_seq_cst); }
+    bool idle() const noexcept { return inside_.load(std::memory_order_seq_cst) == 0; }
+    void set_vector(uint16_t vector) noexcept { vector_.store(vector, std::memory_order_relaxed); }
+    SplitQueue::Position position() noexcept {
+        const std::lock_guard lock(mutex_);
+        return queue_.position();
+    }
+
+    // ---- vCPUs
+
+    void ring() noexcept override {
+        kicks_.fetch_add(1, std::memory_order_relaxed);
+        wake();
+    }
+
+    // ---- the worker
+
+    /// Sleeps until the bell rings, at most until `deadline_ns` (CLOCK_MONOTONIC; negative: for ever). Also
+    /// returns after `wake`.
+    void wait(int64_t deadline_ns) noexcept;
+    /// As the bell, but not counted: something else for the worker to look at.
+    void wake() noexcept;
+
+    /// Within its life requests may be taken and guest memory touched; `open` tells whether it may.
+    class Visit {
+      public:
+        explicit Visit(VirtQueue& queue) noexcept : queue_(queue) {
+            queue_.inside_.fetch_add(1, std::memory_order_seq_cst);
+            open_ = queue_.enabled();
+        }
+        ~Visit() { queue_.inside_.fetch_sub(1, std::memory_order_seq_cst); }
+        Visit(const Visit&) = delete;
+        Visit& operator=(const Visit&) = delete;
+        bool open() const noexcept { return open_; }
+
+      private:
+        VirtQueue& queue_;
+        bool open_;
+    };
+
+    SplitQueue::Next pop(Chain& chain) noexcept;
+    bool push(uint16_t head, uint32_t written) noexcept;
+    /// Tells the driver of what was pushed, if it wants to be told.
+    void notify() noexcept;
+    void suppress_notifications() noexcept;
+    bool allow_notifications() noexcept;
+    QueueFault fault() noexcept {
+        const std::lock_guard lock(mutex_);
+        return queue_.fault();
+    }
+    /// How often the queue was started: a request of an earlier life is not answered.
+    uint64_t life() const noexcept { return life_.load(std::memory_order_relaxed); }
+
+    /// Copies between a chain's buffers, from their byte `offset` on, and `data`. The number of bytes copied:
+    /// less than `length` where the buffers end; nothing where they are not RAM.
+    std::optional<uint64_t> gather(const std::vector<Segment>& segments, uint64_t offset, void* data,
+                                   uint64_t length) noexcept;
+    std::optional<uint64_t> scatter(const std::vector<Segment>& segments, uint64_t offset, const void* data,
+                                    uint64_t length) noexcept;
+
+    struct Counters {
+        uint64_t kicks = 0, requests = 0, interrupts = 0, faults = 0;
+    };
+    Counters counters() const noexcept {
+        return {kicks_.load(), requests_.load(), notified_.load(), faults_.load()};
+    }
+
+  private:
+    const std::shared_ptr<BusMaster> bus_;
+    const std::shared_ptr<Interrupts> interrupts_;
+    std::atomic<uint32_t> word_{0};
+    std::atomic<bool> enabled_{false};
+    std::atomic<unsigned> inside_{0};
+    std::atomic<uint16_t> vector_{kNoVector};
+    std::atomic<uint64_t> life_{0};
+    std::mutex mutex_;
+    SplitQueue queue_;
+    std::atomic<uint64_t> kicks_{0}, requests_{0}, notified_{0}, faults_{0};
+};
+
+}  // namespace coremesh::virtio

@@ -71,9 +71,6 @@ class Device(Stateful):
     def stop(self) -> None:
         """Returns when no worker runs any more. Without the lock; idempotent."""
 
-    def close(self) -> None:
-        """The machine has ended: give back what stands behind the device. After :meth:`stop`; idempotent."""
-
     def counts(self) -> dict[str, int]:
         """Accesses, how many of them waited for the lock, faults of the model; a device may add its own."""
         return {"accesses": self.accesses, "contended": self.contended, "faults": self.faults}

@@ -129,16 +129,6 @@ class DeviceNode:
                 alarm.stop()
             device.stop()
 
-    def close(self) -> None:
-        """The machine has ended: devices give back what stands behind them. After :meth:`stop`."""
-        for device in self.devices.values():
-            try:
-                device.close()
-            except (
-                OSError
-            ) as error:  # the last flush of a disk, for example: the others are closed all the same
-                logger.error("%s: %s", device.name, error)
-
     def reset(self) -> None:
         """The reset line of the board: every device, in no particular order. The vCPUs must be parked."""
         for device in self.devices.values():

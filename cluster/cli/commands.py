@@ -136,7 +136,7 @@ def boot(
         typer.Option(
             "--disk",
             metavar="FILE[,OPTION..]",
-            help="A disk; may be repeated. Options: if=ide, format=F, readonly, snapshot (keep no writes).",
+            help="A disk; may be repeated. Options: if=ide|virtio, format=F, readonly, snapshot.",
         ),
     ] = None,
     cdrom: Annotated[

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from coremesh.cluster.machine.description import MachineDescription, Membership
-from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks
+from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks, virtio_disks
 from coremesh.cluster.machine.homes import Write, divide
 from coremesh.core.errors import ConfigurationError, GuestImageError, PlatformError
 from coremesh.core.linux_payload import unpack_linux
@@ -77,9 +77,11 @@ def _assemble(
     membership: Membership | None,
     disks: list[tuple[Disk, BlockBackend]],
 ) -> Assembly:
+    from coremesh.core._native import Doorbells
     from coremesh.hw.board.pc import build_pc
     from coremesh.hw.firmware.acpi import build_firmware
     from coremesh.hw.memory import GuestMemory
+    from coremesh.hw.virtio.pci import VirtioPci
 
     memory = memory_of(description)
     topology = topology_of(description)
@@ -88,6 +90,10 @@ def _assemble(
     plan = _plan(description, memory, rsdp, unpack=description.unpack)
 
     host = build_host(description, membership)
+    doorbells = Doorbells()
+    virtio = [
+        VirtioPci(model, host.bus_master(), doorbells) for model in virtio_disks(disks, description.vcpus)
+    ]
     node = build_pc(
         host,
         console=port,
@@ -97,8 +103,9 @@ def _assemble(
         apic_ids=apic_ids,
         drives=ide_drives(disks),
         memory=GuestMemory(host),
+        functions=[device.function for device in virtio],
     )
-    host.connect(node)
+    host.connect(node, doorbells)
     claims = node.claims()
     writes = [*tables, *plan.writes, *((rom.gpa, rom.data) for rom in description.roms)]
     shares = {0: writes} if topology is None else divide(writes, memory.layout, topology.homes)

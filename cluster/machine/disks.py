@@ -16,8 +16,9 @@ from coremesh.core.input_file import path_of
 if TYPE_CHECKING:
     from coremesh.hw.ata.drive import Drive
     from coremesh.hw.backend.block import BlockBackend
+    from coremesh.hw.virtio.model import VirtioModel
 
-INTERFACES: Final = ("ide",)
+INTERFACES: Final = ("ide", "virtio")
 FORMATS: Final = ("raw",)
 #: The format of an image whose file's name ends so. Of all others it is raw, unless a person says otherwise:
 #: what is in the image does not count, since the guest writes that.
@@ -31,9 +32,9 @@ class Disk:
     """One disk of a machine, or with `cdrom` a drive with that disc.
 
     `path` is the image, or a block device, on the host that has the devices. `interface` is how the guest
-    sees it: 'ide'. `image_format` is one of :data:`FORMATS`; None takes it from the name's ending. With
-    `read_only` a write is an error to the guest; with `snapshot` its writes go to a temporary file and are
-    lost with the machine.
+    sees it: 'ide' or 'virtio'. `image_format` is one of :data:`FORMATS`; None takes it from the name's
+    ending. With `read_only` a write is an error to the guest; with `snapshot` its writes go to a temporary
+    file and are lost with the machine.
     """
 
     path: str | os.PathLike[str]
@@ -68,7 +69,7 @@ class Disk:
 
 
 def parse_disk(text: str) -> Disk:
-    """Return the disk that a person wrote as ``FILE[,if=ide][,format=F][,readonly][,snapshot]``.
+    """Return the disk that a person wrote as ``FILE[,if=ide|virtio][,format=F][,readonly][,snapshot]``.
 
     A comma in the file's name is written twice. Raises :class:`ConfigurationError`.
     """
@@ -148,6 +149,19 @@ def open_disks(disks: Iterable[Disk], stack: ExitStack) -> list[tuple[Disk, Bloc
         stack.callback(image.close)
         opened.append((disk, image))
     return opened
+
+
+def virtio_disks(opened: Iterable[tuple[Disk, BlockBackend]], vcpus: int) -> list[VirtioModel]:
+    """Return the virtio devices of a machine's disks, in their order, with a queue for each vCPU up to 8."""
+    from coremesh.hw.virtio.block import MOST_QUEUES, VirtioBlock
+
+    mine = [image for disk, image in opened if disk.interface == "virtio"]
+    return [
+        VirtioBlock(
+            image, name=f"virtio-blk{number}", queues=min(vcpus, MOST_QUEUES), serial=f"CM{number + 1:05d}"
+        )
+        for number, image in enumerate(mine)
+    ]
 
 
 def ide_drives(opened: Iterable[tuple[Disk, BlockBackend]]) -> list[Drive | None]:

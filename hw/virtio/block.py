@@ -64,7 +64,6 @@ class VirtioBlock(VirtioModel):
                 1,  # write_zeroes_may_unmap
             ),
         )
-        self._backend = backend
         self._disk = BlockDisk(
             backend=backend,
             sectors=backend.size // SECTOR_BYTES,
@@ -114,13 +113,6 @@ class VirtioBlock(VirtioModel):
         """See :class:`VirtioModel`."""
         for worker in self._workers:
             worker.stop()
-
-    def close(self) -> None:
-        """See :class:`VirtioModel`. What was written is durable then."""
-        try:
-            self._backend.flush()
-        finally:
-            self._backend.close()
 
     def counts(self) -> dict[str, int]:
         """See :class:`VirtioModel`. Bytes, nanoseconds of service, and 'deepest', the longest queue seen."""

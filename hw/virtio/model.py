@@ -65,9 +65,6 @@ class VirtioModel:
     def stop(self) -> None:
         """Returns when no worker runs any more. Without the lock."""
 
-    def close(self) -> None:
-        """Give back what stands behind the device. After :meth:`stop`; idempotent."""
-
     def counts(self) -> dict[str, int]:
         """What the device has done, for :meth:`coremesh.hw.node.DeviceNode.counters`. Any thread."""
         found: dict[str, int] = {}

@@ -394,10 +394,6 @@ class VirtioPci(Device):
         """Returns when no worker runs any more."""
         self.model.stop()
 
-    def close(self) -> None:
-        """Give back what stands behind the device."""
-        self.model.close()
-
     def save(self) -> State:
         """See :class:`~coremesh.hw.device.Device`; the node has been stopped."""
         for registers, queue in zip(self._registers, self.queues, strict=True):

@@ -138,7 +138,7 @@ class VirtioPci(Device):
         CONFIG_GENERATION,
         QUEUE_SELECT,
     )
-    STATE = ("_driver_features", "_registers", "_resetting", "_config", "_interrupts_state")
+    STATE = ("_driver_features", "_queue_registers", "_resetting", "_config", "_interrupts_state")
     widths = (1, 2, 4, 8)
     device_status: int
     device_feature_select: int
@@ -156,10 +156,10 @@ class VirtioPci(Device):
         self._window: DoorbellWindow | None = None
         if doorbells is not None:
             self._window = doorbells.add(list(self.queues), _NOTIFY_STRIDE)
-        self._registers = [QueueRegisters(size) for size in model.queue_sizes]
+        self._queue_registers = [QueueRegisters(size) for size in model.queue_sizes]
         self._driver_features = 0
         self._resetting = False
-        self._config = b""
+        self._config = bytearray(len(model.config))
         self._interrupts_state: tuple[Any, ...] = ()
         self.resets_needed = 0
         model.bind(self, self.queues)
@@ -228,7 +228,11 @@ class VirtioPci(Device):
         return bytes(data)
 
     def _selected(self) -> QueueRegisters | None:
-        return self._registers[self.queue_select] if self.queue_select < len(self._registers) else None
+        return (
+            self._queue_registers[self.queue_select]
+            if self.queue_select < len(self._queue_registers)
+            else None
+        )
 
     def _write_common(self, at: int, size: int, value: int) -> None:
         if at == DEVICE_STATUS.offset and size == 1:
@@ -327,7 +331,7 @@ class VirtioPci(Device):
 
     def _activate(self) -> None:
         self.model.activate(self._driver_features)
-        for registers, queue in zip(self._registers, self.queues, strict=True):
+        for registers, queue in zip(self._queue_registers, self.queues, strict=True):
             if registers.enabled and not queue.enabled:
                 self._start_queue(registers, queue)
 
@@ -337,7 +341,7 @@ class VirtioPci(Device):
         self._resetting = False
         super().reset()
         self._driver_features = 0
-        for registers, queue in zip(self._registers, self.queues, strict=True):
+        for registers, queue in zip(self._queue_registers, self.queues, strict=True):
             registers.reset()
             queue.set_vector(NO_VECTOR)
         self.interrupts.take_isr()
@@ -396,16 +400,16 @@ class VirtioPci(Device):
 
     def save(self) -> State:
         """See :class:`~coremesh.hw.device.Device`; the node has been stopped."""
-        for registers, queue in zip(self._registers, self.queues, strict=True):
+        for registers, queue in zip(self._queue_registers, self.queues, strict=True):
             if registers.enabled:
                 registers.position = queue.position()
-        self._config = bytes(self.model.config)
+        self._config[:] = self.model.config
         self._interrupts_state = self.interrupts.save()
         return super().save()
 
     def resume(self) -> None:
         """Loaded: the queues go on where they were."""
-        if len(self._config) != len(self.model.config) or not self.interrupts.load(self._interrupts_state):
+        if not self.interrupts.load(self._interrupts_state):
             raise StateError(f"the saved state of {self.name} is of another device; attach the same one")
         self.model.config[:] = self._config
         if (

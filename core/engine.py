@@ -11,8 +11,10 @@ from coremesh.core import cpuid
 from coremesh.core._native import CpuDescription, MeshOptions, NativeHost, calls_under_way, host_tsc_hz
 from coremesh.core.memory_layout import MemoryKind, MemoryLayout
 from coremesh.core.mesh import Mesh
+from coremesh.core.state import State, StateError, check_shape, check_version
 
 MAX_VCPUS = 255
+STATE_VERSION = 1
 _WORD = (1 << 64) - 1
 _LEAVE_SECONDS = 5.0
 
@@ -81,6 +83,40 @@ class Host(NativeHost):
         """
         low, high = self.transact_words(operation, gpa, size, _words(operand), _words(expected))
         return low | high << 64
+
+    def save_state(self) -> State:
+        """The state of all vCPUs and their local APICs at one moment between two instructions, and the clock.
+
+        While paused, or before the start. Plain data: 'version'; 'tsc', what the machine's time-stamp counter
+        shows, and 'tsc_hz'; 'vcpus' in order, each with 'registers', 'lapic', 'events' (what waits for it,
+        and whether it sleeps) and 'msrs' (by number). RAM is not part of it (:meth:`ram_extents`). What a
+        device sends meanwhile is in it or is not: stop the devices first.
+        Raises RuntimeError when the machine runs or has ended.
+        """
+        return {"version": STATE_VERSION, "tsc_hz": self.tsc_hz, **self.save_vcpus()}
+
+    def load_state(self, state: State) -> None:
+        """Continue from what :meth:`save_state` of a host with the same vCPUs returned; before the start.
+
+        Time goes on from the saved moment at once: call :meth:`start` soon. Raises
+        :class:`~coremesh.core.state.StateError` for what is not a state of this machine, naming the field,
+        and RuntimeError for a host that was started or is one of several. The host is to be thrown away then.
+        """
+        owner = "the vCPUs"
+        check_version(state, STATE_VERSION, owner)
+        check_shape(state, self.save_state(), owner)
+        if state["tsc_hz"] != self.tsc_hz:
+            raise StateError(
+                f"the state was saved with a time-stamp counter of {state['tsc_hz']} Hz, this machine has "
+                f"{self.tsc_hz} Hz: build it with tsc_hz={state['tsc_hz']}"
+            )
+        try:
+            self.load_vcpus(state)
+        except (ValueError, OverflowError) as error:
+            raise StateError(
+                f"the saved state of {owner} holds in {error} what no processor of this machine holds; it is "
+                "damaged: load another copy of it"
+            ) from error
 
 
 _alive: weakref.WeakSet[Host] = weakref.WeakSet()

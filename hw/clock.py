@@ -48,12 +48,18 @@ class HostClock:
     """The host's clock: guest devices live in real time."""
 
     # The C functions themselves: devices ask for the time at many an access of a vCPU.
-    now = staticmethod(time.monotonic_ns)
+    now: Callable[[], int] = staticmethod(time.monotonic_ns)
     wall = staticmethod(time.time_ns)
+
+    def __init__(self, now: int | None = None) -> None:
+        """``now``: nanoseconds that the clock shows at this moment, for a machine that goes on from there."""
+        if now is not None:
+            ahead = now - time.monotonic_ns()
+            self.now = lambda: time.monotonic_ns() + ahead
 
     def alarm(self, name: str, lock: threading.Lock, expire: Callable[[], None]) -> Alarm:
         """An alarm with a thread of its own, which sleeps to the deadline and not by ticks."""
-        return HostAlarm(name, lock, expire)
+        return HostAlarm(name, lock, expire, self.now)
 
 
 class HostAlarm:
@@ -63,7 +69,10 @@ class HostAlarm:
     find out by itself, which saves a wake-up for every timer that a guest keeps pushing back.
     """
 
-    def __init__(self, name: str, lock: threading.Lock, expire: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, lock: threading.Lock, expire: Callable[[], None], now: Callable[[], int]
+    ) -> None:
+        self._now = now
         self._name = name
         self._changed = threading.Condition(lock)
         self._expire = expire
@@ -105,7 +114,7 @@ class HostAlarm:
                 if deadline is None:
                     self._changed.wait()
                     continue
-                left = deadline - time.monotonic_ns()
+                left = deadline - self._now()
                 if left > 0:
                     self._changed.wait(left / 1e9)
                     continue

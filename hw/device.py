@@ -15,10 +15,11 @@ import threading
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from coremesh.core.state import State, StateError, check_keys, check_version
 from coremesh.hw.clock import Alarm
 from coremesh.hw.irq import IrqLine
 from coremesh.hw.registers import Register
-from coremesh.hw.state import State, StateError, Stateful, check_keys
+from coremesh.hw.state import Stateful
 
 
 class Device(Stateful):
@@ -97,12 +98,8 @@ class Device(Stateful):
         is to be thrown away then.
         """
         fields = {name.lstrip("_") for name in self.STATE}
+        check_version(state, self.VERSION, self.name)
         check_keys(state, {"version", "registers", "lines"} | fields, self.name)
-        if state["version"] != self.VERSION:
-            raise StateError(
-                f"the state of {self.name} was saved in version {state['version']}, this is version "
-                f"{self.VERSION}: load it with the Coremesh that saved it"
-            )
         registers = {register.__name__: register for register in self.REGISTERS}
         check_keys(state["registers"], set(registers), f"{self.name}'s registers")
         if len(state["lines"]) != len(self.lines):

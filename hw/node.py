@@ -11,11 +11,11 @@ import threading
 from collections.abc import Iterable, Mapping
 
 from coremesh.core.errors import ConfigurationError
+from coremesh.core.state import State, check_keys
 from coremesh.hw.decode import LAST, ONES, PORT, SIZES, SPACE_NAMES, At, DecodeTable
 from coremesh.hw.device import Device
 from coremesh.hw.isa.i8259a import Pic8259A
 from coremesh.hw.isa.ioapic import IoApic82093AA
-from coremesh.hw.state import State, check_keys
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class DeviceNode:
     def load(self, state: Mapping[str, State]) -> None:
         """Continue from what :meth:`save` of a node with the same devices returned. Not while it runs.
 
-        Raises :class:`~coremesh.hw.state.StateError` for a state of another machine.
+        Raises :class:`~coremesh.core.state.StateError` for a state of another machine.
         """
         check_keys(state, set(self.devices), "the device node")
         for name, device in self.devices.items():

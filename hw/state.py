@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""State as plain data: what JSON holds, and nothing that a version of Python or of the code would bind.
+"""A device's state as plain data (:mod:`coremesh.core.state`).
 
 A part declares the attributes that are its state; the rest of it is wiring, made anew by the code that builds
 the machine. Byte strings become ``{"hex": "..."}``, tuples and queues become lists.
@@ -9,13 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from coremesh.core.errors import CoremeshError
-
-State = dict[str, Any]
-
-
-class StateError(CoremeshError):
-    """A saved state that does not fit this machine: of another version, another part, or damaged."""
+from coremesh.core.state import State, StateError, check_keys
 
 
 class Stateful:
@@ -33,16 +27,6 @@ class Stateful:
         for name in self.STATE:
             key = name.lstrip("_")
             setattr(self, name, restored(getattr(self, name), state[key], f"{owner}.{key}"))
-
-
-def check_keys(state: Mapping[str, Any], expected: set[str], owner: str) -> None:
-    """Raise :class:`StateError` unless ``state`` has the ``expected`` fields and no other."""
-    if not isinstance(state, Mapping) or set(state) != expected:
-        found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-        raise StateError(
-            f"the saved state of {owner} has {found}, not {sorted(expected)}; it was saved by another "
-            "version of Coremesh, or by another machine: load it with the version that saved it"
-        )
 
 
 def plain(value: Any) -> Any:

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 from coremesh.cluster.machine.description import MachineDescription, Membership
 from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks, virtio_disks
 from coremesh.cluster.machine.homes import Write, divide
+from coremesh.cluster.machine.machine_state import MachineState
 from coremesh.core.errors import ConfigurationError, GuestImageError, PlatformError
 from coremesh.core.linux_payload import unpack_linux
 from coremesh.core.memory_layout import Region
 from coremesh.core.memory_map import MemoryMap
 
 if TYPE_CHECKING:
-    from coremesh.core.boot import BootPlan
+    from coremesh.core.boot import BootPlan, RegisterValue
     from coremesh.core.engine import Host
     from coremesh.core.mesh import Mesh
     from coremesh.core.topology import Topology
     from coremesh.hw.backend.block import BlockBackend
     from coremesh.hw.backend.console import ConsolePort
+    from coremesh.hw.clock import Clock
     from coremesh.hw.node import DeviceNode
     from coremesh.hw.power import PowerEvent
 
@@ -41,13 +43,14 @@ class Portion:
 
 @dataclass(frozen=True)
 class Assembly:
-    """The parts that go on living: the native `host`, the device `node`, and other hosts' portions.
+    """The parts that go on living: the native `host`, the device `node`, its `clock`, other hosts' portions.
 
     `close` gives back what the devices hold of this computer, such as disk images, when none runs any more.
     """
 
     host: Host
     node: DeviceNode
+    clock: Clock
     elsewhere: dict[int, Portion] = field(default_factory=dict, repr=False)
     close: Callable[[], None] = lambda: None
 
@@ -57,16 +60,19 @@ def assemble(
     port: ConsolePort,
     on_power: Callable[[PowerEvent], None],
     membership: Membership | None = None,
+    state: MachineState | None = None,
 ) -> Assembly:
     """Build the host with the devices up to the point where its vCPUs can be started.
 
     The serial port speaks through `port`; `on_power` is called on a thread that must not wait for a vCPU.
-    Raises :class:`GuestImageError` for a kernel that cannot be loaded, :class:`DiskError` for a disk that
-    cannot be opened, :class:`PlatformError` for a host that lacks what the engine needs.
+    With a `state` the machine goes on from there, and no image is read; time passes from now on.
+    Raises :class:`GuestImageError` for a kernel that cannot be loaded, :class:`StateError` for a state of
+    another machine, :class:`DiskError` for a disk that cannot be opened, :class:`PlatformError` for a host
+    that lacks what the engine needs.
     """
     with contextlib.ExitStack() as stack:
         disks = open_disks(description.disks, stack)
-        assembled = _assemble(description, port, on_power, membership, disks)
+        assembled = _assemble(description, port, on_power, membership, disks, state)
         return replace(assembled, close=stack.pop_all().close)
 
 
@@ -76,20 +82,26 @@ def _assemble(
     on_power: Callable[[PowerEvent], None],
     membership: Membership | None,
     disks: list[tuple[Disk, BlockBackend]],
+    state: MachineState | None,
 ) -> Assembly:
     from coremesh.core._native import Doorbells
     from coremesh.hw.board.pc import build_pc
-    from coremesh.hw.firmware.acpi import build_firmware
+    from coremesh.hw.clock import HostClock
     from coremesh.hw.memory import GuestMemory
     from coremesh.hw.virtio.pci import VirtioPci
 
     memory = memory_of(description)
     topology = topology_of(description)
     apic_ids = list(range(description.vcpus)) if topology is None else topology.all_apic_ids
-    tables, rsdp = build_firmware(apic_ids, memory, topology)
-    plan = _plan(description, memory, rsdp, unpack=description.unpack)
-
-    host = build_host(description, membership)
+    writes: list[Write] = []
+    if state is None:
+        writes, registers = _images(description, memory, topology, apic_ids)
+        host, clock = build_host(description, membership), HostClock()
+    else:
+        state.check()
+        host = build_host(description, membership, state.tsc_hz)
+        state.put_ram(host)
+        clock = HostClock(state.clock_ns)
     doorbells = Doorbells()
     virtio = [
         VirtioPci(model, host.bus_master(), doorbells) for model in virtio_disks(disks, description.vcpus)
@@ -104,19 +116,35 @@ def _assemble(
         drives=ide_drives(disks),
         memory=GuestMemory(host),
         functions=[device.function for device in virtio],
+        clock=clock,
     )
     host.connect(node, doorbells)
     claims = node.claims()
-    writes = [*tables, *plan.writes, *((rom.gpa, rom.data) for rom in description.roms)]
     shares = {0: writes} if topology is None else divide(writes, memory.layout, topology.homes)
     portions = {number: Portion(claims, shares.get(number, [])) for number in range(description.hosts)}
     lay(host, portions.pop(0))
-    host.set_registers(0, plan.registers)
-    return Assembly(host, node, portions)
+    if state is None:
+        host.set_registers(0, registers)
+    else:
+        state.put(host, node, clock)
+    return Assembly(host, node, clock, portions)
 
 
-def build_host(description: MachineDescription, membership: Membership | None = None) -> Host:
-    """Build one host's vCPUs and RAM; `membership` says which of several it is.
+def _images(
+    description: MachineDescription, memory: MemoryMap, topology: Topology | None, apic_ids: list[int]
+) -> tuple[list[Write], dict[str, RegisterValue]]:
+    """What is laid into memory before the start, and the bootstrap processor's registers."""
+    from coremesh.hw.firmware.acpi import build_firmware
+
+    tables, rsdp = build_firmware(apic_ids, memory, topology)
+    plan = _plan(description, memory, rsdp, unpack=description.unpack)
+    return [*tables, *plan.writes, *((rom.gpa, rom.data) for rom in description.roms)], plan.registers
+
+
+def build_host(
+    description: MachineDescription, membership: Membership | None = None, tsc_hz: int = 0
+) -> Host:
+    """Build one host's vCPUs and RAM; `membership` says which of several it is. `tsc_hz` 0: the host's own.
 
     Raises as :func:`assemble`.
     """
@@ -125,7 +153,7 @@ def build_host(description: MachineDescription, membership: Membership | None = 
     memory = memory_of(description)
     topology = topology_of(description)
     if topology is None or membership is None:
-        apic_ids, mesh, tsc_hz = list(range(description.vcpus)), None, 0
+        apic_ids, mesh = list(range(description.vcpus)), None
     else:
         apic_ids = list(topology.apic_ids(membership.host))
         mesh, tsc_hz = _mesh(description, topology, membership), membership.tsc_hz

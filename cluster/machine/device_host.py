@@ -18,12 +18,14 @@ from coremesh.cluster.machine import lifeline
 from coremesh.cluster.machine.assembly import Portion, assemble
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.ending import MachineEnd
-from coremesh.cluster.machine.host import HostProcess
+from coremesh.cluster.machine.host import HostProcess, Prepared
+from coremesh.cluster.machine.machine_state import MachineState
 from coremesh.core.errors import MachineStateError
 from coremesh.hw.backend.console import ConsolePort
 
 if TYPE_CHECKING:
     from coremesh.core.engine import Host
+    from coremesh.hw.clock import Clock
     from coremesh.hw.node import DeviceNode
     from coremesh.hw.power import PowerEvent
 
@@ -47,11 +49,34 @@ class DeviceHost(HostProcess):
         self._elsewhere: dict[int, Portion] = {}
         self._shell_ready = threading.Event()
         self._shell_seconds: float | None = None
+        self._clock: Clock | None = None
+        self._state: MachineState | None = None
         super().__init__(description, driver)
 
     def portion_of(self, host: int) -> Portion:
         """Return what another host is to lay of what was put together here; once, to save the memory."""
         return self._elsewhere.pop(host)
+
+    # --- state -------------------------------------------------------------------------------------------
+
+    def save(self) -> MachineState:
+        """Return the state of the machine, which has one host and is paused; it stays as it is."""
+        with self._lock:
+            if not self._paused or self._host is None or self._clock is None:
+                raise MachineStateError("a machine is saved while it is paused: call pause() first.")
+            if self._membership is not None:
+                raise MachineStateError("a machine of several hosts cannot be saved yet.")
+            node = self._devices()
+            node.stop()
+            try:
+                return MachineState.take(self._host, node, self._clock)
+            finally:
+                node.start()
+
+    def restore(self, state: MachineState) -> Prepared:
+        """As :meth:`prepare`, but the machine goes on from `state` when it is started: soon, time passes."""
+        self._state = state
+        return self.prepare()
 
     # --- console -----------------------------------------------------------------------------------------
 
@@ -96,7 +121,9 @@ class DeviceHost(HostProcess):
     # --- what this host does more than others ------------------------------------------------------------
 
     def _assemble(self) -> Host:
-        assembled = assemble(self._description, self._port, self._on_power, self._membership)
+        assembled = assemble(self._description, self._port, self._on_power, self._membership, self._state)
+        self._state = None  # it may be large
+        self._clock = assembled.clock
         self._node, self._elsewhere = assembled.node, assembled.elsewhere
         self._close_parts = assembled.close
         return assembled.host

@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from coremesh.core._native import BusMaster, Doorbells, DoorbellWindow, Interrupts, VirtQueue
+from coremesh.core.state import State, StateError
 from coremesh.hw.decode import MMIO, At
 from coremesh.hw.device import Device
 from coremesh.hw.pci.function import INTA, Bar, PciFunction
 from coremesh.hw.registers import Bit, Bits, Register
-from coremesh.hw.state import State, StateError, Stateful
+from coremesh.hw.state import Stateful
 from coremesh.hw.virtio.model import EVENT_IDX, INDIRECT_DESC, VERSION_1, VirtioModel
 
 logger = logging.getLogger(__name__)

@@ -311,7 +311,12 @@ bool Clock::witness(uint64_t tsc) noexcept {
 }
 
 void Clock::set(uint64_t tsc) noexcept {
-    if (!following_) return;
+    if (!following_) {
+        host_base_ = host_counter();
+        start_ = tsc;
+        steer({host_base_, tsc, 0, ratio_, tsc, ratio_});
+        return;
+    }
     const uint64_t version = lock_course();
     const uint64_t rate = course().rate;
     steer({host_counter(), tsc, 0, rate, tsc, rate});

@@ -17,11 +17,11 @@ namespace coremesh {
 /// invariant (CPUID 8000_0007 EDX[8]) and trusted by the host's kernel; otherwise CLOCK_MONOTONIC scaled to
 /// `hz()`. Every method may be called by any thread, and none that reads takes a lock.
 ///
-/// A machine of one host has a clock that never changes after construction. Where several hosts make one
-/// machine each has a *following* clock, which is brought to that of host 0: a little faster or slower for a
-/// while (`follow`), and forward at once when a message proves that another host is ahead (`witness`). What
-/// `tsc()` gives never falls, on one thread or between two that synchronise, whatever is asked of the clock;
-/// `set` alone may turn it back, and is for the time before the guest runs.
+/// A machine of one host has a clock that never changes after its vCPUs have started. Where several hosts
+/// make one machine each has a *following* clock, which is brought to that of host 0: a little faster or
+/// slower for a while (`follow`), and forward at once when a message proves that another host is ahead
+/// (`witness`). What `tsc()` gives never falls, on one thread or between two that synchronise, whatever is
+/// asked of the clock; `set` alone may turn it back, and is for the time before the guest runs.
 ///
 /// ## State that two threads touch (following clocks only)
 ///
@@ -78,6 +78,10 @@ class Clock {
     /// CLOCK_MONOTONIC now, in ns.
     static int64_t monotonic_ns() noexcept;
 
+    /// Shows `tsc` now, even if that is less than before. Only while no vCPU runs and, of a clock that does
+    /// not follow, no other thread reads it: no timer is armed. Keeps the rate.
+    void set(uint64_t tsc) noexcept;
+
     // ---- following clocks; without effect on others ------------------------------------------------------
 
     bool following() const noexcept { return following_; }
@@ -95,9 +99,6 @@ class Clock {
     /// To be called before anything that the message brings can be seen by a vCPU. True if the clock had to
     /// jump. A stamp more than `kCredibleSeconds` ahead is not believed, and counted.
     bool witness(uint64_t tsc) noexcept;
-
-    /// Shows `tsc` now, even if that is less than before. Only while no vCPU runs. Keeps the rate.
-    void set(uint64_t tsc) noexcept;
 
     static constexpr uint64_t kCredibleSeconds = 3600;
 

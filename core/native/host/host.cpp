@@ -98,6 +98,27 @@ void Host::start_link(std::shared_ptr<link::Link> link) {
 
 bool Host::joined(std::chrono::duration<double> timeout) { return !mesh_ || mesh_->joined(timeout); }
 
+Host::Saved Host::save() {
+    std::lock_guard lock(mutex_);
+    if (phase_ == Phase::kRunning) throw StateError("pause the machine before saving its state");
+    if (phase_ == Phase::kStopped || ending_)
+        throw StateError("the machine has ended: there is nothing to go on");
+    Saved saved;
+    for (auto& vcpu : vcpu_list_) saved.vcpus.push_back(vcpu->save());
+    saved.tsc = clock_.tsc();  // last: no event of the state is later
+    return saved;
+}
+
+void Host::load(const Saved& saved) {
+    std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kMade || mesh_) {
+        throw StateError("a state is loaded before start(), and into a machine of one host");
+    }
+    if (saved.vcpus.size() != vcpu_list_.size()) throw std::invalid_argument("vcpus");
+    clock_.set(saved.tsc);
+    for (size_t i = 0; i < vcpu_list_.size(); ++i) vcpu_list_[i]->load(saved.vcpus[i]);
+}
+
 void Host::start() {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kMade) throw StateError("this machine was started before");

@@ -78,6 +78,19 @@ class Host final : private VcpuEnvironment,
     GuestRam& ram() noexcept { return ram_; }
     x86::Fabric& fabric() noexcept { return fabric_; }
 
+    /// All vCPUs at one moment between two instructions, and the machine's clock after it.
+    struct Saved {
+        uint64_t tsc = 0;
+        std::vector<VcpuState> vcpus;
+    };
+    /// While paused, or before start(). Devices must be quiet too: an interrupt of theirs that comes
+    /// meanwhile is in the state or is not. Throws StateError when the machine runs or has ended.
+    Saved save();
+    /// Before start(), of a host made with the same vCPUs; time goes on from `saved.tsc` now. Throws
+    /// StateError for a host that was started or is one of several, std::invalid_argument that names what
+    /// does not fit: the host is to be thrown away then.
+    void load(const Saved& saved);
+
     void start();
     void pause();
     void resume();

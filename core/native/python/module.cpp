@@ -480,6 +480,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("protection", [](const Host& host) { return std::string(name_of(host.protection())); })
         .def_prop_ro("vcpus", &Host::vcpus);
     bind_mesh(host_class);
+    bind_state(host_class);
 
     m.def("doctor", &doctor, "What this host offers the engine, found by trying.");
     m.def(

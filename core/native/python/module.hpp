@@ -45,5 +45,7 @@ void bind_mesh_options(nanobind::module_& m);
 void bind_devices(nanobind::module_& m);
 /// mesh.cpp: what a host does only in a machine of several.
 void bind_mesh(nanobind::class_<Host>& host);
+/// state.cpp: saved state, as dictionaries of numbers and of lists of numbers.
+void bind_state(nanobind::class_<Host>& host);
 
 }  // namespace coremesh

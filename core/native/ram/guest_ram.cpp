@@ -120,6 +120,21 @@ bool GuestRam::untouched(uint64_t page) const noexcept {
     return data < 0 ? errno == ENXIO : data >= at + static_cast<off_t>(kPage);
 }
 
+std::vector<GuestRam::Extent> GuestRam::extents() const {
+    std::vector<Extent> found;
+    for (off_t at = 0; static_cast<uint64_t>(at) < size();) {
+        const off_t data = lseek(file_, at, SEEK_DATA);
+        if (data < 0 && errno == ENXIO) break;
+        at = data < 0 ? -1 : lseek(file_, data, SEEK_HOLE);
+        if (at < 0) {
+            throw PlatformError(std::string("the memory in use cannot be found: lseek: ") +
+                                std::strerror(errno) + "; a kernel from 3.1 on has it for tmpfs");
+        }
+        found.push_back({static_cast<uint64_t>(data), static_cast<uint64_t>(at - data)});
+    }
+    return found;
+}
+
 bool GuestRam::discard(uint64_t page) noexcept {
     if (untouched(page)) return true;
     const auto at = static_cast<off_t>(page * kPage);

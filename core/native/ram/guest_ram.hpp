@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <vector>
 
 #include "ram/page_table.hpp"
 #include "ram/protection.hpp"
@@ -76,6 +77,12 @@ class GuestRam {
     /// zeros. Of a page that the guest may touch now the answer is old at once: take it from the guest first.
     /// Any thread.
     bool untouched(uint64_t page) const noexcept;
+    /// Where there is memory behind RAM: runs of whole pages by RAM offset, ascending. All the rest reads as
+    /// zeros. While no page is touched for the first time. Throws PlatformError when the host cannot say.
+    struct Extent {
+        uint64_t offset, length;
+    };
+    std::vector<Extent> extents() const;
     /// Gives the memory of a RAM page back to the host: it reads as zeros, and is untouched. For a page that
     /// is not granted. False when the host refuses. Any thread.
     bool discard(uint64_t page) noexcept;

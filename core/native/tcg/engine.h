@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/state_entry.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -169,6 +171,32 @@ uint64_t cm_engine_guest_pc(const cm_engine*, uintptr_t host_pc);
 // The engine calls `service` next. Does not return. Only to be followed by the end of the run: registers that
 // the instruction had changed already stay changed.
 void cm_engine_abandon(cm_engine*);
+
+// ---- The whole architectural state, to be kept and taken up elsewhere (x86/saved_state.c). While the vCPU's
+// thread waits at the gate or was not started; never the engine's own blob, which holds host pointers (U15).
+
+// What the state consists of, in the order of its words; NULL behind the last.
+const struct cm_state_entry* cm_engine_state_entry(size_t index);
+// `words` has room for all of them.
+void cm_engine_save(const cm_engine*, uint64_t* words);
+// For an engine that has run nothing since it was opened. NULL, or the name of the entry that holds what no
+// processor holds; nothing was changed then.
+const char* cm_engine_load(cm_engine*, const uint64_t* words);
+
+// Each member of the engine's CPU state, and what becomes of it when the state is saved and loaded: for a
+// test that finds what was forgotten.
+enum cm_member_role {
+    CM_MEMBER_SAVED,    // the same bytes after a load
+    CM_MEMBER_FIXED,    // the same in each engine of a machine, always
+    CM_MEMBER_SCRATCH,  // without meaning between two instructions, or another form of what is saved
+};
+struct cm_state_member {
+    const char* name;
+    size_t offset, size;
+    enum cm_member_role role;
+};
+const struct cm_state_member* cm_engine_state_members(size_t* members, size_t* size);
+const uint8_t* cm_engine_state_image(const cm_engine*);
 
 struct cm_wrap_hit;
 const struct cm_wrap_hit* cm_wrap_hits(size_t* count);

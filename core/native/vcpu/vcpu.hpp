@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,6 +41,24 @@ struct CpuDescription {
     uint32_t highest_basic = 0, highest_hypervisor = 0, highest_extended = 0;
     /// MSRs kept by value, as they are after reset.
     std::unordered_map<uint32_t, uint64_t> msrs;
+};
+
+/// What a vCPU is between two instructions; the machine's clock is not part of it.
+struct VcpuState {
+    /// Beside registers and local APIC.
+    struct Events {
+        uint64_t activity_state;  ///< SDM vol. 3C 25.4.2: 0 active, 1 HLT, 3 wait-for-SIPI
+        uint64_t nmi_pending, init_pending, sipi_pending, sipi_vector;
+        uint64_t tsc_adjust;  ///< IA32_TSC_ADJUST: the vCPU's TSC less the machine's
+
+        /// The words above by name; null behind the last.
+        static const cm_state_entry* entry(size_t index) noexcept;
+    };
+
+    std::vector<uint64_t> registers;  ///< cm_engine_state_entry
+    x86::LapicState lapic{};
+    Events events{};
+    std::map<uint32_t, uint64_t> msrs;  ///< those of CpuDescription
 };
 
 class Vcpu;
@@ -130,6 +149,11 @@ class Vcpu final : public x86::VcpuPort {
     // ---- while the vCPU is not inside guest code (before start, paused, stopped)
     void registers(cm_registers& out) const { cm_engine_get_registers(engine_, &out); }
     void set_registers(const cm_registers& in) { cm_engine_set_registers(engine_, &in); }
+
+    VcpuState save() noexcept;
+    /// Before start, of a vCPU just made. The machine's clock is set already: the local APIC's timer is
+    /// armed. Throws std::invalid_argument that names the word which does not fit.
+    void load(const VcpuState& state);
 
     void start();
     void join();

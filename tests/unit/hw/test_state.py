@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from coremesh.core.state import StateError
 from coremesh.hw.board.pc import PC
 from coremesh.hw.decode import MMIO, PORT
-from coremesh.hw.state import StateError, plain
+from coremesh.hw.state import plain
 
 DEVICES = sorted(chip.name for chip in PC.chips)
 

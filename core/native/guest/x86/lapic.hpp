@@ -4,8 +4,10 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
+#include "base/state_entry.h"
 #include "guest/x86/interrupt_message.hpp"
 #include "guest/x86/lapic_timer.hpp"
 #include "guest/x86/vector_bitmap.hpp"
@@ -43,6 +45,23 @@ struct LapicOptions {
     uint64_t timer_hz = 1'000'000'000;      ///< input clock of the timer; CPUID leaf 15H tells the guest
     unsigned physical_address_bits = 40;    ///< MAXPHYADDR: above it, IA32_APIC_BASE bits are reserved
     bool eoi_broadcast_suppression = true;  ///< version register bit 24: SVR bit 12 exists
+};
+
+/// What a local APIC is between two instructions of its vCPU. The mode of the timer is in its LVT entry, the
+/// processor priority follows from the task priority and the ISR.
+struct LapicState {
+    uint64_t apic_id, apic_base, task_priority, spurious, error_status, errors, command;
+    uint64_t logical_destination, destination_format;
+    uint64_t lvt[6];  ///< timer, thermal, performance, LINT0, LINT1, error
+    uint64_t irr[4], isr[4], tmr[4];
+    uint64_t lint0, lint1, extint_message;
+    uint64_t timer_running, timer_initial, timer_divide, timer_first;
+    uint64_t timer_start;         ///< machine TSC
+    uint64_t timer_tsc_deadline;  ///< the vCPU's TSC
+    uint64_t timer_due;           ///< machine TSC of the next expiry, or 0
+
+    /// The words above by name; null behind the last.
+    static const cm_state_entry* entry(size_t index) noexcept;
 };
 
 /// A local APIC of one vCPU.
@@ -141,6 +160,12 @@ class Lapic final : private LapicTimer::Listener {
     /// processor LINT0 = ExtINT (virtual wire mode, MP specification 1.4, 3.6.2.2).
     void enter_virtual_wire() noexcept;
 
+    /// While the vCPU does not run and no device sends. Waits for an expiry of the timer that has begun.
+    void save(LapicState& state) noexcept;
+    /// For a local APIC just made, whose vCPU's TSC is the machine's clock plus `tsc_offset`; the timer is
+    /// armed. Null, or the name of the word that no local APIC of this ID holds; nothing was changed then.
+    const char* load(const LapicState& state, uint64_t tsc_offset) noexcept;
+
     /// The vCPU's TSC is the machine's clock plus `offset`.
     void set_tsc_offset(uint64_t offset) noexcept { timer_.set_tsc_offset(offset); }
 
@@ -172,6 +197,7 @@ class Lapic final : private LapicTimer::Listener {
     bool read_x2apic(uint32_t reg, uint64_t& value) noexcept;
     bool write_x2apic(uint32_t reg, uint64_t value) noexcept;
     bool write_base(uint64_t value) noexcept;
+    bool is_base(uint64_t value) const noexcept;
     void write_task_priority(uint8_t value) noexcept;
     void write_spurious(uint32_t value) noexcept;
     void write_lvt(Lvt entry, uint32_t value) noexcept;

@@ -262,14 +262,18 @@ bool Lapic::write_msr(uint32_t index, uint64_t value) noexcept {
     return write_x2apic(index - kMsrX2apicFirst, value);
 }
 
+/// No reserved bit, and one of the three modes of table 11-5.
+bool Lapic::is_base(uint64_t value) const noexcept {
+    const uint64_t above = ~((uint64_t{1} << options_.physical_address_bits) - 1);
+    return !(value & (above | 0x2FF)) && (value & (kBaseEnable | kBaseX2apic)) != kBaseX2apic;
+}
+
 /// 11.12.5: from off only to xAPIC, from xAPIC anywhere, from x2APIC only off.
 bool Lapic::write_base(uint64_t value) noexcept {
-    const uint64_t above = ~((uint64_t{1} << options_.physical_address_bits) - 1);
-    if (value & (above | 0x2FF)) return false;
+    if (!is_base(value)) return false;
     const uint64_t mode_bits = kBaseEnable | kBaseX2apic;
     const uint64_t before = base_.load(std::memory_order_relaxed) & mode_bits;
     const uint64_t after = value & mode_bits;
-    if (after == kBaseX2apic) return false;
     if (before == 0 && after == mode_bits) return false;
     if (before == mode_bits && after == kBaseEnable) return false;
 

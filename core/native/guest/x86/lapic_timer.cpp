@@ -33,6 +33,26 @@ void LapicTimer::reset() noexcept {
     divide_shift_ = 1;
 }
 
+LapicTimer::Saved LapicTimer::save() noexcept {
+    const uint64_t armed = timer_.cancel();
+    const Saved saved{running_, initial_, divide_configuration_, first_, start_, tsc_deadline_, armed};
+    if (armed != 0) timer_.arm(armed);
+    return saved;
+}
+
+void LapicTimer::load(Mode mode, uint64_t tsc_offset, const Saved& saved) noexcept {
+    mode_ = mode;
+    tsc_offset_ = tsc_offset;
+    running_ = saved.running;
+    initial_ = saved.initial;
+    divide_configuration_ = saved.divide_configuration;
+    divide_shift_ = divide_shift_of(saved.divide_configuration);
+    first_ = saved.first;
+    start_ = saved.start;
+    tsc_deadline_ = saved.tsc_deadline;
+    if (saved.armed != 0) timer_.arm(saved.armed);  // last: publishes the fields to the callback
+}
+
 void LapicTimer::set_mode(Mode mode) noexcept {
     if (mode == mode_) return;
     const uint64_t armed = timer_.cancel();

@@ -55,6 +55,20 @@ class LapicTimer final : private TimerQueue::Client {
     /// value.
     void set_tsc_offset(uint64_t offset) noexcept;
 
+    /// What is kept of it; the mode is that of the LVT entry, the TSC's offset the vCPU's.
+    struct Saved {
+        bool running;
+        uint32_t initial, divide_configuration, first;
+        uint64_t start;         ///< machine TSC
+        uint64_t tsc_deadline;  ///< as the guest wrote it
+        uint64_t armed;         ///< machine TSC; 0: no interrupt is due
+    };
+    /// While the vCPU does not run. An expiry that has begun reaches the listener before this returns, and
+    /// one that is saved as due does not until then.
+    Saved save() noexcept;
+    /// For a timer that was never started; arms it.
+    void load(Mode mode, uint64_t tsc_offset, const Saved& saved) noexcept;
+
     /// Waits for an expiry that has begun to reach the listener, so that what the guest does next comes after
     /// it.
     void settle() noexcept { timer_.settle(); }

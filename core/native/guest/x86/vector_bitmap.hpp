@@ -73,6 +73,19 @@ class VectorBitmap {
                                      (32 * (index & 1)));
     }
 
+    /// Any thread. Vectors 64*word .. 64*word+63.
+    uint64_t word(unsigned index) const noexcept { return words_[index].load(std::memory_order_acquire); }
+
+    /// While there is neither producer nor consumer.
+    void restore(const uint64_t (&words)[4]) noexcept {
+        uint32_t summary = 0;
+        for (unsigned word = 0; word < words_.size(); ++word) {
+            words_[word].store(words[word], std::memory_order_relaxed);
+            if (words[word]) summary |= 1u << word;
+        }
+        summary_.store(summary, std::memory_order_seq_cst);
+    }
+
   private:
     /// Clears the summary bit of an empty word. True if the word filled again meanwhile.
     bool retire(unsigned word) noexcept {

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 struct cm_engine;
+struct CPUX86State;
 struct TCGContext;
 struct uc_struct;
 
@@ -28,6 +29,8 @@ void cm_platform_reset(struct cm_engine* engine);
 // What the block that was translated last has in it, for those who look for it.
 enum { CM_CALLS = 1, CM_LOCKS = 2, CM_LOADS_TABLES = 4 };
 unsigned cm_block_contents(const struct cm_engine* engine);
+// The bits that the guest may set in CR4.
+uint64_t cm_settable_cr4(const struct CPUX86State* env);
 // In a block between translation and code generation: LGDT and LIDT refuse a base that is not canonical.
 void cm_check_table_bases(struct TCGContext* tcg);
 // In a block between translation and code generation: helpers that read RFLAGS find what computes them.

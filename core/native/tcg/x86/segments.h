@@ -9,6 +9,14 @@
 #define COREMESH_TCG_X86_SEGMENTS_H
 
 #include "../internals.h"
+
+// The access rights of a descriptor cache as struct cm_segment has them, and back.
+static inline uint32_t cm_segment_access(const SegmentCache* cache) {
+    return (cache->flags >> 8 & 0xff) | (cache->flags >> 12 & 0xf00);
+}
+static inline uint32_t cm_segment_flags(uint32_t access) {
+    return (access & 0xff) << 8 | (access & 0xf00) << 12;
+}
 #include "platform.h"
 
 // What is under way, for its faults.

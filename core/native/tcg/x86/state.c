@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The architectural state, field by field: never the engine's own blob, which holds host pointers (U15).
-#include "../internals.h"
+#include "segments.h"
 #ifdef COREMESH_HOST_SSE
 #include "float.h"
 #endif
@@ -9,18 +9,14 @@ static void read_segment(const SegmentCache* cache, struct cm_segment* out) {
     out->selector = cache->selector;
     out->base = cache->base;
     out->limit = cache->limit;
-    out->access = (cache->flags >> 8 & 0xff) | (cache->flags >> 12 & 0xf00);
-}
-
-static uint32_t segment_flags(const struct cm_segment* segment) {
-    return (segment->access & 0xff) << 8 | (segment->access & 0xf00) << 12;
+    out->access = cm_segment_access(cache);
 }
 
 static void write_table_segment(SegmentCache* cache, const struct cm_segment* in) {
     cache->selector = in->selector;
     cache->base = in->base;
     cache->limit = in->limit;
-    cache->flags = segment_flags(in);
+    cache->flags = cm_segment_flags(in->access);
 }
 
 void cm_engine_get_registers(cm_engine* engine, struct cm_registers* out) {
@@ -62,7 +58,7 @@ void cm_engine_set_registers(cm_engine* engine, const struct cm_registers* in) {
     for (size_t i = 0; i < sizeof segments / sizeof *segments; i++) {
         const struct cm_segment* from = segments[i].from;
         cpu_x86_load_seg_cache(env, segments[i].index, from->selector, from->base, from->limit,
-                               segment_flags(from));
+                               cm_segment_flags(from->access));
     }
     write_table_segment(&env->ldt, &in->ldtr);
     write_table_segment(&env->tr, &in->tr);

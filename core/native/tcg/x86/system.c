@@ -79,7 +79,7 @@ target_ulong CM_WRAP(helper_read_crN)(CPUX86State* env, int reg) {
     return reg == 8 ? engine->ops->read_cr8(engine->opaque) : CM_REAL(helper_read_crN)(env, reg);
 }
 
-static uint64_t settable_cr4(const CPUX86State* env) {
+uint64_t cm_settable_cr4(const CPUX86State* env) {
     uint64_t bits = CR4_TSD_MASK | CR4_DE_MASK | CR4_PSE_MASK | CR4_PAE_MASK | CR4_MCE_MASK | CR4_PGE_MASK |
                     CR4_PCE_MASK | CR4_OSFXSR_MASK | CR4_OSXMMEXCPT_MASK;
     if (env->features[FEAT_1_EDX] & CPUID_VME) bits |= CR4_VME_MASK | CR4_PVI_MASK;
@@ -106,7 +106,7 @@ static bool control_register_faults(const CPUX86State* env, int reg, uint64_t va
         case 3:
             return long_mode && value >> 40;
         case 4:
-            if (value & ~settable_cr4(env)) return true;
+            if (value & ~cm_settable_cr4(env)) return true;
             return long_mode && !(value & CR4_PAE_MASK);
         default:
             return reg == 8 && value > 15;

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coremesh.cluster.machine.disks import Disk
     from coremesh.cluster.machine.ending import MachineEnd
     from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
+    from coremesh.cluster.machine.networks import Network
     from coremesh.cluster.machine.shell import CommandResult
     from coremesh.core.errors import (
         ConfigurationError,
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
         ImageFetchError,
         InternalError,
         MachineStateError,
+        NetworkError,
         OutputError,
         PlatformError,
     )
+    from coremesh.hw.backend.network.switch import Switch
 
 __all__ = [
     "Command",
@@ -51,9 +54,12 @@ __all__ = [
     "Machine",
     "MachineEnd",
     "MachineStateError",
+    "Network",
+    "NetworkError",
     "OutputError",
     "PlatformError",
     "SweepResult",
+    "Switch",
     "fetch_debian",
     "loads",
     "shutdown",
@@ -68,6 +74,8 @@ _HOMES = {
     "CommandResult": "coremesh.cluster.machine.shell",
     "Console": "coremesh.cluster.machine.console",
     "Disk": "coremesh.cluster.machine.disks",
+    "Network": "coremesh.cluster.machine.networks",
+    "Switch": "coremesh.hw.backend.network.switch",
     "DebianImage": "coremesh.cluster.machine.images.debian_image",
     "Machine": "coremesh.cluster.launch.machine",
     "MachineEnd": "coremesh.cluster.machine.ending",

@@ -37,6 +37,10 @@ class DiskError(CoremeshError):
     """A disk image that is missing, in use by another program, of a wrong size, or not to be opened."""
 
 
+class NetworkError(CoremeshError):
+    """A network that a machine cannot have: a library that is missing, a port or a socket that is taken."""
+
+
 class ImageFetchError(CoremeshError):
     """A guest image could not be got from the distribution's package tools."""
 

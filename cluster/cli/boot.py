@@ -19,6 +19,7 @@ from coremesh.cluster.machine.describe import load_image
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
 from coremesh.cluster.machine.images.debian_image import fetch_debian
+from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.options import check, share_vcpus
 from coremesh.cluster.machine.terminal import PlainText
 from coremesh.core.errors import (
@@ -56,6 +57,7 @@ class BootOptions:
     address: str | None = None
     disks: tuple[str, ...] = ()
     cdrom: Path | None = None
+    net: tuple[str, ...] = ()
 
 
 def boot_guest(options: BootOptions) -> int:
@@ -75,6 +77,7 @@ def boot_guest(options: BootOptions) -> int:
         "unpack",
         "disks",
         "cdrom",
+        "net",
     ):
         check(name, getattr(options, name))
     if options.command is not None:
@@ -115,6 +118,7 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
             address=options.address,
             disks=options.disks,
             cdrom=options.cdrom,
+            net=options.net,
         )
     if machine.warning:
         say(machine.warning)
@@ -163,7 +167,11 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
         return builtin_guest(), None, []
     return (
         image.kernel.read_bytes(),
-        image.initramfs(disks=bool(options.disks or options.cdrom)) if initrd is None else initrd,
+        image.initramfs(
+            disks=bool(options.disks or options.cdrom), network=network_of(check("net", options.net))
+        )
+        if initrd is None
+        else initrd,
         modules,
     )
 

@@ -142,6 +142,14 @@ def boot(
     cdrom: Annotated[
         Path | None, typer.Option("--cdrom", metavar="FILE", help="A CD-ROM drive with this image in it.")
     ] = None,
+    net: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--net",
+            metavar="NETWORK",
+            help="A network card: user[,forward=tcp:2222:22], socket=ADDRESS, switch=ADDRESS, none.",
+        ),
+    ] = None,
     policy: Annotated[
         str,
         typer.Option(
@@ -182,6 +190,7 @@ def boot(
         address=address,
         disks=tuple(disk or ()),
         cdrom=cdrom,
+        net=tuple(net or ()),
     )
     raise typer.Exit(boot_guest(options))
 

@@ -218,6 +218,14 @@ def _ray() -> Finding:
         return Finding("Ray", BAD, "not installed", "install coremesh with pip, which brings it")
 
 
+def _user_network() -> Finding:
+    from coremesh.hw.backend.network import slirp
+
+    if not slirp.available():
+        return Finding("user network", NOTE, "no libslirp", "for --net user: apt install libslirp0")
+    return Finding("user network", GOOD, "libslirp", "--net user, with ports forwarded")
+
+
 def _package_tools() -> Finding:
     missing = packages.missing_tools()
     if missing:
@@ -318,6 +326,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _loopback,
     _shared_memory,
     _temporary_folder,
+    _user_network,
     _package_tools,
     _image_cache,
 )

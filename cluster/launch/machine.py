@@ -31,6 +31,7 @@ from coremesh.cluster.machine.describe import describe
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.disks import Disk
 from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.networks import Network
 from coremesh.cluster.machine.options import Image, check
 from coremesh.cluster.machine.shell import PROMPT, CommandResult
 from coremesh.core.errors import (
@@ -74,7 +75,8 @@ class Machine:
     `prompt` is a regular expression (bytes, or text) for the prompt of the guest's shell.
     `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `unpack` lets the host
     unpack a bzImage's kernel, which saves the guest seconds and costs it KASLR. `disks` are paths of images,
-    texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD image. `progress` is told about
+    texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD image. `net` are its network
+    cards, texts as of ``--net`` or :class:`Network`. `progress` is told about
     a fetch (what, 0..1).
 
     Raises :class:`ConfigurationError`, :class:`GuestImageError`, :class:`ImageFetchError` or
@@ -102,6 +104,7 @@ class Machine:
         unpack: bool = True,
         disks: Sequence[Disk | str | os.PathLike[str]] = (),
         cdrom: str | os.PathLike[str] | None = None,
+        net: str | Network | Sequence[str | Network] = (),
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
         address = check("address", address)
@@ -123,6 +126,7 @@ class Machine:
             unpack=unpack,
             disks=disks,
             cdrom=cdrom,
+            net=net,
             progress=progress,
         )
         self.shares = self._description.shares
@@ -328,6 +332,26 @@ class Machine:
         if host >= len(self._hosts):
             raise ConfigurationError(f"there is no host {host}; they count from 0.")
         return int(self._hosts.call("transact", *checked, host=host))
+
+    def forward(self, port: str, *, card: int = 0) -> int:
+        """Lead a port of the host to the guest's from now on: ``tcp:2222:22``, the host's before the guest's.
+
+        The host is the one with the devices, and by default only its own programs reach the port;
+        ``tcp:*:2222:22`` lets others. Port 0 lets the host choose. `card` counts the network cards. Returns
+        the host's port. Raises :class:`NetworkError` for one that is taken, ConfigurationError for a card
+        that is not on a 'user' network.
+        """
+        forward, card = check("forward", port), check("card", card)
+        return int(self._call("forward", forward, card))
+
+    def capture(self, path: str | os.PathLike[str], *, card: int = 0) -> None:
+        """Write what passes a network card from now on into a pcap file on the host with the devices.
+
+        It is complete when the machine has ended. Raises :class:`NetworkError` for a file that cannot be
+        written, ConfigurationError for a card that there is not.
+        """
+        place, card = check("capture", path), check("card", card)
+        self._call("capture", place.absolute(), card)
 
     def device_stats(self) -> pandas.DataFrame:
         """Return accesses and lock contention: one row a device."""

@@ -12,6 +12,7 @@ from coremesh.cluster.machine.description import MachineDescription, Membership
 from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks, virtio_disks
 from coremesh.cluster.machine.homes import Write, divide
 from coremesh.cluster.machine.machine_state import MachineState
+from coremesh.cluster.machine.networks import open_networks, virtio_cards
 from coremesh.core.errors import ConfigurationError, GuestImageError, PlatformError
 from coremesh.core.linux_payload import unpack_linux
 from coremesh.core.memory_layout import Region
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from coremesh.core.topology import Topology
     from coremesh.hw.backend.block import BlockBackend
     from coremesh.hw.backend.console import ConsolePort
+    from coremesh.hw.backend.network.capture import Tap
     from coremesh.hw.clock import Clock
     from coremesh.hw.node import DeviceNode
     from coremesh.hw.power import PowerEvent
+    from coremesh.hw.virtio.model import VirtioModel
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,15 @@ class Portion:
 class Assembly:
     """The parts that go on living: the native `host`, the device `node`, its `clock`, other hosts' portions.
 
-    `close` gives back what the devices hold of this computer, such as disk images, when none runs any more.
+    `taps` are the network cards' ends. `close` gives back what the devices hold of this computer, such as
+    disk images, when none runs any more.
     """
 
     host: Host
     node: DeviceNode
     clock: Clock
     elsewhere: dict[int, Portion] = field(default_factory=dict, repr=False)
+    taps: list[Tap] = field(default_factory=list, repr=False)
     close: Callable[[], None] = lambda: None
 
 
@@ -67,13 +72,15 @@ def assemble(
     The serial port speaks through `port`; `on_power` is called on a thread that must not wait for a vCPU.
     With a `state` the machine goes on from there, and no image is read; time passes from now on.
     Raises :class:`GuestImageError` for a kernel that cannot be loaded, :class:`StateError` for a state of
-    another machine, :class:`DiskError` for a disk that cannot be opened, :class:`PlatformError` for a host
-    that lacks what the engine needs.
+    another machine, :class:`DiskError` for a disk that cannot be opened, :class:`NetworkError` for such a
+    network, :class:`PlatformError` for a host that lacks what the engine needs.
     """
     with contextlib.ExitStack() as stack:
         disks = open_disks(description.disks, stack)
-        assembled = _assemble(description, port, on_power, membership, disks, state)
-        return replace(assembled, close=stack.pop_all().close)
+        networks = open_networks(description.networks, stack)
+        models = [*virtio_disks(disks, description.vcpus), *virtio_cards(networks)]
+        assembled = _assemble(description, port, on_power, membership, disks, models, state)
+        return replace(assembled, taps=[tap for _, tap in networks], close=stack.pop_all().close)
 
 
 def _assemble(
@@ -82,6 +89,7 @@ def _assemble(
     on_power: Callable[[PowerEvent], None],
     membership: Membership | None,
     disks: list[tuple[Disk, BlockBackend]],
+    models: list[VirtioModel],
     state: MachineState | None,
 ) -> Assembly:
     from coremesh.core._native import Doorbells
@@ -103,9 +111,7 @@ def _assemble(
         state.put_ram(host)
         clock = HostClock(state.clock_ns)
     doorbells = Doorbells()
-    virtio = [
-        VirtioPci(model, host.bus_master(), doorbells) for model in virtio_disks(disks, description.vcpus)
-    ]
+    virtio = [VirtioPci(model, host.bus_master(), doorbells) for model in models]
     node = build_pc(
         host,
         console=port,

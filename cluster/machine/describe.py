@@ -10,6 +10,7 @@ from coremesh.cluster.machine.cmdline import command_line
 from coremesh.cluster.machine.description import MachineDescription, Module
 from coremesh.cluster.machine.disks import check_places
 from coremesh.cluster.machine.images import debian_image
+from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.options import Image, check, share_vcpus
 from coremesh.cluster.machine.shell import PROMPT
 from coremesh.core.errors import GuestImageError
@@ -36,6 +37,7 @@ def describe(
     unpack: Any = True,
     disks: Any = (),
     cdrom: Any = None,
+    net: Any = (),
     progress: Any = None,
 ) -> MachineDescription:
     """Return the machine that these options describe; their meaning is that of `Machine`'s.
@@ -60,6 +62,7 @@ def describe(
     if (disc := check("cdrom", cdrom)) is not None:
         drives = (*drives, disc)
     check_places(drives)
+    networks = check("net", net)
     kernel, initrd = check("kernel", kernel), check("initrd", initrd)
     pairs = check("modules", modules)
 
@@ -68,7 +71,7 @@ def describe(
         debian = debian_image.fetch_debian(progress=progress)
         kernel_bytes = debian.kernel.read_bytes()
         initrd_bytes = (
-            debian.initramfs(disks=bool(drives))
+            debian.initramfs(disks=bool(drives), network=network_of(networks))
             if initrd is None
             else load_image(initrd, "initrd", ram_bytes)
         )
@@ -89,6 +92,7 @@ def describe(
         modules=tuple(Module(load_image(image, "module", ram_bytes), text) for image, text in pairs),
         shares=shares,
         disks=drives,
+        networks=networks,
         **wanted,
     )
     check_images(description)

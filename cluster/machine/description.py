@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from coremesh.cluster.machine.disks import Disk
+from coremesh.cluster.machine.networks import Network
 from coremesh.core.mesh import Policy
 
 HostsWanted = int | Sequence[int | Mapping[str, int]]
@@ -40,7 +41,8 @@ class MachineDescription:
 
     `shares` has one number a host: its vCPUs. Host 0 has the devices and the first vCPUs. `policy` is one of
     :data:`POLICIES`; `wire` carries the messages between hosts, one of
-    :data:`coremesh.core.links.WIRES`. `disks` are on the host that has the devices. `roms` are beside the
+    :data:`coremesh.core.links.WIRES`. `disks` and `networks` are those of the host
+    that has the devices. `roms` are beside the
     RAM; their pages are at home on host 0.
     """
 
@@ -58,6 +60,7 @@ class MachineDescription:
     curve: bool = True
     wire: str = "auto"
     disks: tuple[Disk, ...] = ()
+    networks: tuple[Network, ...] = ()
     roms: tuple[Rom, ...] = ()
 
     @property
@@ -68,7 +71,7 @@ class MachineDescription:
     def without_images(self) -> MachineDescription:
         """Return the description as a host needs it that reads no image."""
         roms = tuple(replace(rom, data=b"") for rom in self.roms)
-        return replace(self, kernel=b"", initrd=None, modules=(), disks=(), roms=roms)
+        return replace(self, kernel=b"", initrd=None, modules=(), disks=(), networks=(), roms=roms)
 
     def vcpus_of(self, host: int) -> int:
         """How many vCPUs `host` runs."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coremesh.cluster.machine import lifeline
@@ -20,11 +21,13 @@ from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.host import HostProcess, Prepared
 from coremesh.cluster.machine.machine_state import MachineState
-from coremesh.core.errors import MachineStateError
+from coremesh.core.errors import ConfigurationError, MachineStateError
 from coremesh.hw.backend.console import ConsolePort
 
 if TYPE_CHECKING:
     from coremesh.core.engine import Host
+    from coremesh.hw.backend.network.capture import Tap
+    from coremesh.hw.backend.network.slirp import Forward
     from coremesh.hw.clock import Clock
     from coremesh.hw.node import DeviceNode
     from coremesh.hw.power import PowerEvent
@@ -45,6 +48,7 @@ class DeviceHost(HostProcess):
     ) -> None:
         self._node: DeviceNode | None = None
         self._close_parts: Callable[[], None] = lambda: None
+        self._taps: list[Tap] = []
         self._port = ConsolePort()
         self._elsewhere: dict[int, Portion] = {}
         self._shell_ready = threading.Event()
@@ -114,6 +118,26 @@ class DeviceHost(HostProcess):
         """Return the absolute position after the last byte that the guest has printed."""
         return int(self._port.end)
 
+    def forward(self, forward: Forward, card: int) -> int:
+        """Lead a port of this host to the guest; return this host's port. Raises :class:`NetworkError`."""
+        from coremesh.hw.backend.network.slirp import SlirpPort
+
+        port = self._card(card).port
+        if not isinstance(port, SlirpPort):
+            raise ConfigurationError("only a 'user' network forwards ports of the host.")
+        return port.forward(forward)
+
+    def capture(self, path: Path, card: int) -> None:
+        """Write what passes a network card into a pcap file. Raises :class:`NetworkError`."""
+        from coremesh.hw.backend.network.capture import Capture
+
+        self._card(card).add(Capture(path))
+
+    def _card(self, number: int) -> Tap:
+        if number >= len(self._taps):
+            raise ConfigurationError(f"the machine has {len(self._taps)} network cards; they count from 0.")
+        return self._taps[number]
+
     def device_counters(self) -> dict[str, dict[str, int]]:
         """Return accesses and lock contention by device."""
         return self._devices().counters()
@@ -125,7 +149,7 @@ class DeviceHost(HostProcess):
         self._state = None  # it may be large
         self._clock = assembled.clock
         self._node, self._elsewhere = assembled.node, assembled.elsewhere
-        self._close_parts = assembled.close
+        self._close_parts, self._taps = assembled.close, assembled.taps
         return assembled.host
 
     def _start_parts(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.disks import check_cdrom, check_disks
+from coremesh.cluster.machine.networks import check_networks
 from coremesh.cluster.machine.shell import MAX_COMMAND
 from coremesh.core.errors import ConfigurationError, shown
 from coremesh.core.input_file import path_of
@@ -306,6 +307,12 @@ def _path(what: str) -> Callable[[Any], Any]:
     return lambda value: path_of(what, value)
 
 
+def _forward(value: Any) -> Any:
+    from coremesh.hw.backend.network.slirp import parse_forward
+
+    return parse_forward(value)
+
+
 #: What each option may be, by the name of the parameter.
 CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     # Machine(...); the command line's options have the same names
@@ -326,6 +333,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "unpack": _flag("unpack"),
     "disks": check_disks,
     "cdrom": check_cdrom,
+    "net": check_networks,
     "progress": _or_none(_function("progress")),
     # its methods
     "command": _text("a command", raw_bytes=True, longest=MAX_COMMAND),
@@ -342,6 +350,9 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "host": _number("a host's number", 0, MAX_HOSTS - 1),
     "vcpu": _number("a vCPU's number", 0, MAX_VCPUS - 1),
     "length": _number("length", 0, 1 << 30),
+    "forward": _forward,
+    "capture": _path("capture"),
+    "card": _number("a network card's number", 0, 7),
     # Console
     "data": _data("what is typed"),
     # other commands

@@ -15,6 +15,7 @@
 
 #include "base/clock.hpp"
 #include "hw/native/block_worker.hpp"
+#include "hw/native/frames.hpp"
 #include "hw/native/interrupts.hpp"
 #include "hw/native/virt_queue.hpp"
 #include "python/module.hpp"
@@ -318,6 +319,33 @@ void bind_queue(nb::module_& m) {
         });
 }
 
+void bind_frames(nb::module_& m) {
+    m.def(
+        "take_frames",
+        [](VirtQueue& queue, size_t most) {
+            Sent sent;
+            {
+                nb::gil_scoped_release unlocked;
+                sent = take_frames(queue, most);
+            }
+            nb::typed<nb::list, nb::bytes> frames;
+            for (const std::string& frame : sent.frames) frames.append(nb::bytes(frame.data(), frame.size()));
+            return std::make_tuple(frames, sent.refused, sent.broken, sent.more);
+        },
+        "queue"_a, "most"_a,
+        "Frames that the driver sends: (frames, refused, broken, whether there may be more).");
+    m.def(
+        "deliver_frames",
+        [](VirtQueue& queue, const std::vector<nb::bytes>& frames) {
+            std::vector<std::string_view> views;
+            for (const nb::bytes& frame : frames) views.emplace_back(frame.c_str(), frame.size());
+            nb::gil_scoped_release unlocked;
+            const Delivered done = deliver_frames(queue, views);
+            return std::make_tuple(done.frames, done.refused, done.broken);
+        },
+        "queue"_a, "frames"_a, "Frames for the driver: (how many it has, or were dropped; dropped; broken).");
+}
+
 void bind_block(nb::module_& m) {
     using release = nb::call_guard<nb::gil_scoped_release>;
     nb::class_<BlockDisk>(m, "BlockDisk", "What the queues of one virtio block device share.")
@@ -378,6 +406,7 @@ void bind_devices(nb::module_& m) {
             "bells"_a, "stride"_a);
     bind_interrupts(m);
     bind_queue(m);
+    bind_frames(m);
     bind_block(m);
 }
 

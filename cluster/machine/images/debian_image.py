@@ -23,7 +23,7 @@ from pathlib import Path
 
 import platformdirs
 from coremesh.cluster.machine.images import packages
-from coremesh.cluster.machine.images.initramfs import busybox_initramfs, disk_initramfs
+from coremesh.cluster.machine.images.initramfs import busybox_initramfs, disk_initramfs, network_entries
 from coremesh.cluster.machine.images.modules import module_archive
 from coremesh.cluster.machine.options import check
 from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError, shown
@@ -60,15 +60,17 @@ class DebianImage:
         """The statically linked busybox."""
         return self.folder / _BUSYBOX
 
-    def initramfs(self, *, disks: bool = False) -> bytes:
+    def initramfs(self, *, disks: bool = False, network: str = "") -> bytes:
         """Return the initramfs that `coremesh boot` uses with this kernel.
 
-        With `disks` it loads the drivers of disks and file systems first, and goes on in the root file system
-        that the kernel's word ``root=`` names, if there is one.
+        With `disks` or a `network` it loads the drivers of disks and file systems first, and goes on in the
+        root file system that the kernel's word ``root=`` names, if there is one. A `network` 'dhcp' is
+        configured before the shell starts, 'manual' is left to it.
         """
-        if not disks:
+        if not disks and not network:
             return busybox_initramfs(self.busybox.read_bytes())
-        return disk_initramfs(self.busybox.read_bytes(), (self.folder / _MODULES).read_bytes())
+        modules = (self.folder / _MODULES).read_bytes()
+        return disk_initramfs(self.busybox.read_bytes(), modules, network_entries(network))
 
 
 def cache_folder() -> Path:

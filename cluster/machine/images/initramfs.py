@@ -83,6 +83,30 @@ umount /dev /proc
 exec /bin/busybox init
 """
 
+# Appended to the above where the machine has network cards.
+_NETWORK_RC = {
+    "manual": "ip link set lo up\n",
+    "dhcp": """\
+ip link set lo up
+for card in /sys/class/net/eth*; do
+    udhcpc -q -n -t 4 -T 1 -i "${card##*/}" -s /etc/dhcp >/dev/null 2>&1
+done
+""",
+}
+
+DHCP = """\
+#!/bin/busybox sh
+case $1 in
+deconfig) ip link set "$interface" up ;;
+bound | renew)
+    ip addr flush dev "$interface"
+    ip addr add "$ip/${mask:-24}" dev "$interface"
+    for gateway in $router; do ip route add default via "$gateway" dev "$interface"; done
+    for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf
+    ;;
+esac
+"""
+
 # A session of its own with the console as controlling terminal gives the shell job control; when it ends, the
 # machine is switched off.
 CONSOLE = """\
@@ -206,3 +230,11 @@ def disk_initramfs(busybox: bytes, modules: bytes, extra: Iterable[Entry] = ()) 
     start = Entry.file("init.disk", DISK_INIT.encode(), 0o755)
     # A later member takes an earlier one's place.
     return busybox_initramfs(busybox, [start, Entry.symlink("init", "init.disk"), *extra]) + modules
+
+
+def network_entries(network: str) -> list[Entry]:
+    """Return what an initramfs has more for network cards: 'dhcp', 'manual', or '' for none."""
+    if not network:
+        return []
+    rc = RC + _NETWORK_RC[network]
+    return [Entry.file("etc/rc", rc.encode(), 0o755), Entry.file("etc/dhcp", DHCP.encode(), 0o755)]

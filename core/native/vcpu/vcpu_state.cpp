@@ -57,7 +57,7 @@ VcpuState Vcpu::save() noexcept {
     out.events.nmi_pending = (requests & kRequestNmi) != 0;
     out.events.init_pending = (requests & kRequestInit) != 0;
     out.events.sipi_pending = (requests & kRequestSipi) != 0;
-    out.events.sipi_vector = mailbox_.sipi_vector();
+    out.events.sipi_vector = out.events.sipi_pending ? mailbox_.sipi_vector() : 0;
     out.events.tsc_adjust = tsc_adjust_;
     out.msrs.insert(cpu_.msrs.begin(), cpu_.msrs.end());
     return out;

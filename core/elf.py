@@ -8,8 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from coremesh.core.errors import GuestImageError
-from coremesh.core.memory_layout import Region
-from coremesh.core.memory_map import MemoryMap
+from coremesh.core.memory_layout import MemoryLayout, Region
 from elftools.common.utils import struct_parse
 from elftools.elf.elffile import ELFFile
 
@@ -78,7 +77,7 @@ def read_elf(image: bytes, *, bits: int, machine: str) -> ElfImage:
     if elf.elfclass != bits or not elf.little_endian or header["e_machine"] != machine:
         raise GuestImageError(
             f"this is an ELF{elf.elfclass} file for {header['e_machine']}, but a little-endian "
-            f"ELF{bits} file for {machine} is needed; build the kernel for x86"
+            f"ELF{bits} file for {machine} is needed; build the kernel for that"
         )
     if kind not in ("ET_EXEC", "ET_DYN"):
         raise GuestImageError(
@@ -96,7 +95,7 @@ def read_elf(image: bytes, *, bits: int, machine: str) -> ElfImage:
     return ElfImage(_physical_entry(header["e_entry"], segments), segments)
 
 
-def check_segments(segments: Sequence[Segment], memory: MemoryMap, floor: int) -> None:
+def check_segments(segments: Sequence[Segment], memory: MemoryLayout, floor: int) -> None:
     """Raise :class:`GuestImageError` unless all segments are RAM at or above ``floor`` and do not overlap."""
     regions = sorted((segment.region for segment in segments), key=lambda region: region.start)
     for region in regions:

@@ -7,11 +7,11 @@ import time
 import weakref
 from collections.abc import Sequence
 
-from coremesh.core import cpuid
-from coremesh.core._native import CpuDescription, MeshOptions, NativeHost, calls_under_way, host_tsc_hz
+from coremesh.core._native import MeshOptions, NativeHost, calls_under_way, host_tsc_hz
 from coremesh.core.memory_layout import MemoryKind, MemoryLayout
 from coremesh.core.mesh import Mesh
 from coremesh.core.state import State, StateError, check_shape, check_version
+from coremesh.core.x86 import processors  # of the one architecture that there is
 
 MAX_VCPUS = 255
 STATE_VERSION = 1
@@ -43,19 +43,6 @@ class Host(NativeHost):
         code_buffer_bytes: int = 0,
     ) -> None:
         rate = tsc_hz or host_tsc_hz()
-        topology = None if mesh is None else cpuid.Topology(cores=mesh.package_cores)
-        highest = (cpuid.HIGHEST_BASIC, cpuid.HIGHEST_HYPERVISOR, cpuid.HIGHEST_EXTENDED)
-        cpus = [
-            CpuDescription(
-                cpuid=cpuid.cpuid_table(apic_id, total_vcpus, rate, topology),
-                indexed_leaves=sorted(cpuid.SUBLEAF_LEAVES),
-                highest=highest,
-                msrs={
-                    msr: value for msr, value in cpuid.MSR_AT_RESET.items() if msr != cpuid.IA32_TSC_ADJUST
-                },
-            )
-            for apic_id in apic_ids
-        ]
         super().__init__(
             memory=[
                 (region.gpa, region.bytes, region.offset, region.kind is MemoryKind.ROM)
@@ -65,9 +52,11 @@ class Host(NativeHost):
             bootstrap=0 if 0 in apic_ids else None,
             total_vcpus=total_vcpus,
             tsc_hz=rate,
-            timer_hz=cpuid.core_crystal(rate).hz,
+            timer_hz=processors.timer_hz(rate),
             protection=protection,
-            cpus=cpus,
+            cpus=processors.describe_processors(
+                apic_ids, total_vcpus, rate, None if mesh is None else mesh.package_cores
+            ),
             mesh=None if mesh is None else _options(mesh),
             code_buffer_bytes=code_buffer_bytes,
         )

@@ -1,68 +1,44 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kind of kernel a file is, and the loader that starts it."""
+"""What a loader decides: the bytes to lay in RAM and the registers the first vCPU starts with."""
 
-from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass, field
 
-from coremesh.core.boot import BootPlan
-from coremesh.core.elf import elf_class
-from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.linux_boot import is_bzimage, load_linux
-from coremesh.core.memory_map import MemoryMap
-from coremesh.core.multiboot import find_header, load_multiboot
+from coremesh.core.errors import ConfigurationError
+from coremesh.core.memory_layout import MemoryLayout
 
-INITRD_MODULE_NAME: Final = "initrd"
-
-_STRANGERS: Final = (
-    (b"\x1f\x8b", "a gzip archive", "unpack it with gunzip"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it with unzstd"),
-    (b"\xfd7zXZ\0", "an xz archive", "unpack it with unxz"),
-    (
-        b"!<arch>\n",
-        "an archive, perhaps a Debian package",
-        "unpack it with dpkg-deb -x and give its boot/vmlinuz",
-    ),
-    (b"070701", "a cpio archive", "give it as the initramfs, and a kernel beside it"),
-    (b"MZ", "an EFI program without a Linux boot header", "give a bzImage, an ELF or a Multiboot kernel"),
-)
+RegisterValue = int | tuple[int, ...]
 
 
-def plan_boot(
-    kernel: bytes,
-    initrd: bytes | None,
-    cmdline: str,
-    memory: MemoryMap,
-    acpi_rsdp: int,
-    modules: Sequence[tuple[bytes, str]] = (),
-) -> BootPlan:
-    """Recognise a bzImage, a Multiboot kernel or an ELF64 vmlinux, and plan its start.
+@dataclass(frozen=True, slots=True)
+class BootPlan:
+    """What starts a guest: ``writes`` are (guest-physical address, bytes), ``registers`` the first vCPU's.
 
-    A Multiboot kernel gets the initramfs as its first module, named ``initrd``, and then ``modules``,
-    bytes and a string each. Raises :class:`GuestImageError` for a file of another kind or a damaged one,
-    :class:`ConfigurationError` when the machine does not suit it. May be called from any thread.
+    Registers have the architecture's names and values (:mod:`coremesh.core.x86.boot`). RAM that no write
+    covers must read as zero. ``entry_name`` says for a person what was recognised.
     """
-    linux = is_bzimage(kernel)
-    if not linux and find_header(kernel) is not None:
-        first = [] if initrd is None else [(initrd, INITRD_MODULE_NAME)]
-        return load_multiboot(kernel, [*first, *modules], cmdline, memory)
-    if linux or elf_class(kernel) == 64:
-        if modules:
-            raise ConfigurationError(
-                "Linux takes no modules; put them into the initramfs, or give a Multiboot kernel"
-            )
-        return load_linux(kernel, initrd, cmdline, memory, acpi_rsdp)
-    raise GuestImageError(f"{_stranger(kernel)}; 'coremesh fetch' gets a Debian kernel")
+
+    writes: list[tuple[int, bytes]]
+    registers: dict[str, RegisterValue] = field(default_factory=dict)
+    entry_name: str = ""
+
+    def check(self, memory: MemoryLayout) -> None:
+        """Raise :class:`ConfigurationError` if a write would leave RAM."""
+        for gpa, data in self.writes:
+            if not memory.is_ram(gpa, len(data)):
+                raise ConfigurationError(
+                    f"{len(data)} bytes at guest address {gpa:#x} lie outside the machine's memory; "
+                    "give it more memory"
+                )
 
 
-def _stranger(kernel: bytes) -> str:
-    if not kernel:
-        return "the kernel file is empty"
-    if elf_class(kernel) == 32:
-        return "the kernel is a 32-bit ELF file without a Multiboot header: add one to its first 8 KiB"
-    for magic, kind, cure in _STRANGERS:
-        if kernel.startswith(magic):
-            return f"the kernel file is {kind}: {cure}"
-    return (
-        "the kernel file is of no known kind: a Linux bzImage (vmlinuz), an ELF64 vmlinux "
-        "or a Multiboot 1 kernel is needed"
-    )
+def encode_command_line(cmdline: str, longest: int) -> bytes:
+    """The command line as the guest reads it: bytes with a closing zero, which ``longest`` does not count."""
+    data = cmdline.encode("utf-8", errors="surrogateescape")
+    if b"\0" in data:
+        raise ConfigurationError("the kernel's command line contains a zero byte; remove it")
+    if len(data) > longest:
+        raise ConfigurationError(
+            f"the kernel's command line has {len(data)} bytes, and this kernel takes at most {longest}; "
+            "shorten it"
+        )
+    return data + b"\0"

@@ -104,6 +104,13 @@ class MemoryLayout:
         """The size of the memory file, ROM included."""
         return sum(region.bytes for region in self.regions)
 
+    def is_ram(self, start: int, size: int) -> bool:
+        """Tell whether all of ``[start, start + size)`` is RAM of one region."""
+        return any(
+            region.kind is MemoryKind.RAM and region.gpa <= start and 0 <= size <= region.end - start
+            for region in self.regions
+        )
+
     def region_at(self, gpa: int) -> MemoryRegion:
         """The region that the byte at ``gpa`` lies in. IndexError for an address without memory."""
         for region in self.regions:

@@ -40,8 +40,8 @@ from coremesh.core.errors import (
     HostLostError,
     MachineStateError,
 )
-from coremesh.core.memory_map import MemoryMap
 from coremesh.core.symbols import SymbolTable
+from coremesh.core.x86.memory_map import MemoryMap
 
 if TYPE_CHECKING:
     import pandas

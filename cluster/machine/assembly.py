@@ -14,13 +14,13 @@ from coremesh.cluster.machine.homes import Write, divide
 from coremesh.cluster.machine.machine_state import MachineState
 from coremesh.cluster.machine.networks import open_networks, virtio_cards
 from coremesh.core.errors import ConfigurationError, GuestImageError, PlatformError
-from coremesh.core.linux_payload import unpack_linux
 from coremesh.core.memory_layout import Region
-from coremesh.core.memory_map import MemoryMap
+from coremesh.core.x86.linux_payload import unpack_linux
+from coremesh.core.x86.memory_map import MemoryMap
 
 if TYPE_CHECKING:
-    from coremesh.core.boot import BootPlan, RegisterValue
     from coremesh.core.engine import Host
+    from coremesh.core.image import BootPlan, RegisterValue
     from coremesh.core.mesh import Mesh
     from coremesh.core.topology import Topology
     from coremesh.hw.backend.block import BlockBackend
@@ -221,7 +221,7 @@ def _mesh(description: MachineDescription, topology: Topology, membership: Membe
 
 
 def _plan(description: MachineDescription, memory: MemoryMap, rsdp: int, *, unpack: bool) -> BootPlan:
-    from coremesh.core.image import plan_boot
+    from coremesh.core.x86.kernel import plan_boot
 
     kernel = description.kernel
     if unpack:

@@ -21,8 +21,8 @@ from coremesh.cluster.machine.networks import check_networks
 from coremesh.cluster.machine.shell import MAX_COMMAND
 from coremesh.core.errors import ConfigurationError, shown
 from coremesh.core.input_file import path_of
-from coremesh.core.memory_map import MemoryMap
 from coremesh.core.mesh import MAX_HOSTS, POLICIES, Policy
+from coremesh.core.x86.memory_map import MemoryMap
 
 Image = str | os.PathLike[str] | bytes
 

@@ -7,7 +7,7 @@ Read it as a list.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from coremesh.core.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT, PCI_WINDOW_BASE, PCI_WINDOW_END
+from coremesh.core.x86.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT, PCI_WINDOW_BASE, PCI_WINDOW_END
 from coremesh.hw.ata.drive import Drive
 from coremesh.hw.ata.piix3_ide import PLACES, Piix3Ide
 from coremesh.hw.backend.console import ConsolePort

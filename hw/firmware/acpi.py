@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from coremesh.core.errors import ConfigurationError
-from coremesh.core.memory_map import (
+from coremesh.core.topology import Node, Topology
+from coremesh.core.x86.memory_map import (
     ACPI_TABLES_BASE,
     ACPI_TABLES_END,
     IOAPIC_BASE,
@@ -27,7 +28,6 @@ from coremesh.core.memory_map import (
     PCI_WINDOW_END,
     MemoryMap,
 )
-from coremesh.core.topology import Node, Topology
 from coremesh.hw.board.board import Board, Chip
 from coremesh.hw.board.pc import PC, ioapic_id
 from coremesh.hw.decode import PORT

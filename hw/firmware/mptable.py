@@ -9,8 +9,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from coremesh.core import cpuid
-from coremesh.core.memory_map import IOAPIC_BASE, LAPIC_BASE, MP_TABLE_BASE
+from coremesh.core.x86 import cpuid
+from coremesh.core.x86.memory_map import IOAPIC_BASE, LAPIC_BASE, MP_TABLE_BASE
 from coremesh.hw.board.board import Board
 from coremesh.hw.board.pc import PC, ioapic_id
 from coremesh.hw.pci.function import INTA, INTB, INTC, INTD, pirq_of

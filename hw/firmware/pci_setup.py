@@ -9,7 +9,7 @@ Source: PCI Firmware Specification 3.0; Intel 82371SB datasheet (PIRQRC, ELCR).
 
 from typing import Protocol
 
-from coremesh.core.memory_map import PCI_WINDOW_BASE, PCI_WINDOW_END
+from coremesh.core.x86.memory_map import PCI_WINDOW_BASE, PCI_WINDOW_END
 from coremesh.hw.ata.piix3_ide import IDETIM
 from coremesh.hw.board.board import Board
 from coremesh.hw.decode import PORT

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from coremesh.cluster.machine.images.debian_image import fetch_debian
 from coremesh.cluster.machine.images.initramfs import Entry, busybox_initramfs
-from coremesh.core.linux_payload import unpack_linux
+from coremesh.core.x86.linux_payload import unpack_linux
 from resident import own_memory_mib
 
 QEMU = "qemu-system-x86_64"

@@ -12,7 +12,7 @@ from coremesh.cluster.machine.homes import divide
 from coremesh.cluster.machine.options import parse_hosts, share_vcpus
 from coremesh.core.errors import ConfigurationError, PlatformError
 from coremesh.core.memory_layout import GIB, MIB, PAGE_BYTES
-from coremesh.core.memory_map import HIGH_RAM_BASE, MemoryMap
+from coremesh.core.x86.memory_map import HIGH_RAM_BASE, MemoryMap
 from hypothesis import given
 from hypothesis import strategies as st
 

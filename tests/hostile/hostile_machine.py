@@ -21,11 +21,11 @@ from functools import cache
 from pathlib import Path
 
 import hostile_code
-from coremesh.core import cpuid
 from coremesh.core._native import InProcessSwitch, host_tsc_hz
 from coremesh.core.engine import Host
 from coremesh.core.memory_layout import MemoryLayout, Region
 from coremesh.core.mesh import Mesh
+from coremesh.core.x86 import cpuid
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.board.pc import build_pc
 

@@ -33,7 +33,7 @@ struct CpuidLeaf {
     uint32_t out[4];
 };
 
-/// The processor's description, computed by the machine (core/cpuid.py).
+/// The processor's description, computed by the machine (core/x86/processors.py).
 struct CpuDescription {
     std::vector<CpuidLeaf> cpuid;
     /// Leaves whose answer depends on ECX.

@@ -25,9 +25,9 @@ from coremesh.core._native import InProcessSwitch, Link
 from coremesh.core.engine import Host
 from coremesh.core.links.door import LinkEnd
 from coremesh.core.links.tuning import OVERFLOW
-from coremesh.core.memory_map import MemoryMap
 from coremesh.core.mesh import Policy
 from coremesh.core.topology import Topology
+from coremesh.core.x86.memory_map import MemoryMap
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.power import PowerEvent
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.image import plan_boot
 from coremesh.core.memory_layout import GIB, MIB
-from coremesh.core.memory_map import MemoryMap
+from coremesh.core.x86.kernel import plan_boot
+from coremesh.core.x86.memory_map import MemoryMap
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +47,7 @@ def attempt(image: bytes, memory: MemoryMap) -> None:
     try:
         with contextlib.suppress(GuestImageError, ConfigurationError):
             plan = plan_boot(image, b"initrd", "console=ttyS0", memory, 0xE_0000)
-            plan.check(memory)
+            plan.check(memory.layout)
             entry = plan.registers["rip"]
             assert isinstance(entry, int) and memory.is_ram(entry, 1)
         assert tracemalloc.get_traced_memory()[1] < CHEAP + 4 * len(image)

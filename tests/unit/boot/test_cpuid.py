@@ -4,9 +4,9 @@
 import struct
 
 import pytest
-from coremesh.core import cpuid
-from coremesh.core.cpuid import IsaLevel, Leaf1Ecx, Leaf1Edx, answer, cpuid_table
 from coremesh.core.errors import ConfigurationError
+from coremesh.core.x86 import cpuid
+from coremesh.core.x86.cpuid import IsaLevel, Leaf1Ecx, Leaf1Edx, answer, cpuid_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.image import plan_boot
 from coremesh.core.memory_layout import MIB
-from coremesh.core.memory_map import MemoryMap
+from coremesh.core.x86.kernel import plan_boot
+from coremesh.core.x86.memory_map import MemoryMap
 
 KernelMaker = Callable[..., bytes]
 

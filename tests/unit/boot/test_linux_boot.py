@@ -9,12 +9,12 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from coremesh.core.boot import BootPlan
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.linux_boot import load_linux
-from coremesh.core.linux_payload import unpack_linux
+from coremesh.core.image import BootPlan
 from coremesh.core.memory_layout import GIB, MIB
-from coremesh.core.memory_map import E820Type, MemoryMap
+from coremesh.core.x86.linux_boot import load_linux
+from coremesh.core.x86.linux_payload import unpack_linux
+from coremesh.core.x86.memory_map import E820Type, MemoryMap
 
 KernelMaker = Callable[..., bytes]
 
@@ -253,7 +253,7 @@ def test_a_damaged_vmlinux_is_named(elf: KernelMaker, changes: dict[str, object]
 def test_debians_own_kernel_is_accepted(debian_kernel: bytes) -> None:
     memory = MemoryMap(512 * MIB)
     plan = load_linux(debian_kernel, bytes(5 * MIB), "console=ttyS0", memory, RSDP)
-    plan.check(memory)
+    plan.check(memory.layout)
     assert register(plan, "rip") == 16 * MIB + 0x200
 
 

@@ -14,8 +14,8 @@ from coremesh.core.memory_layout import (
     MemoryRegion,
     Region,
 )
-from coremesh.core.memory_map import MemoryMap
 from coremesh.core.topology import Topology
+from coremesh.core.x86.memory_map import MemoryMap
 
 TOP = 4 * GIB - 256 * KIB
 ROM = Region(TOP, 256 * KIB)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from coremesh.core.errors import ConfigurationError
 from coremesh.core.memory_layout import GIB, MIB, Region
-from coremesh.core.memory_map import (
+from coremesh.core.x86.memory_map import (
     ACPI_TABLES_BASE,
     HIGH_RAM_BASE,
     LOW_RAM_LIMIT,

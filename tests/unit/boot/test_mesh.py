@@ -3,9 +3,9 @@
 
 import pytest
 from coremesh.core.errors import ConfigurationError
-from coremesh.core.memory_map import MemoryMap
 from coremesh.core.mesh import Mesh
 from coremesh.core.topology import Topology
+from coremesh.core.x86.memory_map import MemoryMap
 
 
 def place(shares: list[int], **changes: object) -> Mesh:

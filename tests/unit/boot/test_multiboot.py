@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from coremesh.core.boot import BootPlan
 from coremesh.core.errors import ConfigurationError, GuestImageError
+from coremesh.core.image import BootPlan
 from coremesh.core.memory_layout import GIB, MIB
-from coremesh.core.memory_map import MemoryMap
-from coremesh.core.multiboot import load_multiboot
+from coremesh.core.x86.memory_map import MemoryMap
+from coremesh.core.x86.multiboot import load_multiboot
 
 KernelMaker = Callable[..., bytes]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 from coremesh.core.errors import ConfigurationError
 from coremesh.core.memory_layout import GIB, MIB, PAGE_BYTES
-from coremesh.core.memory_map import HIGH_RAM_BASE, LOW_RAM_LIMIT, MemoryMap
 from coremesh.core.topology import LARGEST_COMMON_APIC_ID, MAX_HOSTS, Topology
+from coremesh.core.x86.memory_map import HIGH_RAM_BASE, LOW_RAM_LIMIT, MemoryMap
 
 HUGE = 2 * MIB // PAGE_BYTES
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from coremesh.core.memory_layout import MIB
-from coremesh.core.memory_map import MemoryMap
+from coremesh.core.x86.memory_map import MemoryMap
 from coremesh.hw.firmware.acpi import build_firmware
 
 Install = Callable[[Sequence[int]], tuple[bytes, int]]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from coremesh.core.errors import ConfigurationError
 from coremesh.core.memory_layout import GIB, MIB
-from coremesh.core.memory_map import MemoryMap
 from coremesh.core.topology import Topology
+from coremesh.core.x86.memory_map import MemoryMap
 from coremesh.hw.firmware.acpi import build_firmware
 
 

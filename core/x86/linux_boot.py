@@ -10,7 +10,11 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from coremesh.core.boot import (
+from coremesh.core.elf import check_segments, elf_class, read_elf
+from coremesh.core.errors import ConfigurationError, GuestImageError
+from coremesh.core.image import BootPlan, encode_command_line
+from coremesh.core.memory_layout import GIB, MIB, PAGE_BYTES, Region
+from coremesh.core.x86.boot import (
     CR0_ET,
     CR0_NE,
     CR0_PE,
@@ -20,16 +24,11 @@ from coremesh.core.boot import (
     EFER_LME,
     FLAT_CODE_64,
     RFLAGS_FIXED,
-    BootPlan,
     bios_data_area,
-    encode_command_line,
     flat_gdt,
     flat_segments,
 )
-from coremesh.core.elf import check_segments, elf_class, read_elf
-from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.memory_layout import GIB, MIB, PAGE_BYTES, Region
-from coremesh.core.memory_map import EXTENDED_MEMORY_BASE, KERNEL_FLOOR, MemoryMap
+from coremesh.core.x86.memory_map import EXTENDED_MEMORY_BASE, KERNEL_FLOOR, MemoryMap
 
 LINUX_MINIMUM_RAM: Final = 64 * MIB
 
@@ -258,7 +257,7 @@ def _place_vmlinux(image: bytes, memory: MemoryMap) -> _Kernel:
             "give Debian's vmlinuz or a vmlinux for x86-64"
         )
     elf = read_elf(image, bits=64, machine="EM_X86_64")
-    check_segments(elf.segments, memory, KERNEL_FLOOR)
+    check_segments(elf.segments, memory.layout, KERNEL_FLOOR)
     if elf.entry >= IDENTITY_MAPPED:
         raise GuestImageError(
             f"the entry point {elf.entry:#x} lies above 4 GiB; link the kernel to start below 4 GiB"

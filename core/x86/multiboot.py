@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from coremesh.core.boot import (
+from coremesh.core.elf import Segment, check_segments, elf_class, read_elf
+from coremesh.core.errors import ConfigurationError, GuestImageError
+from coremesh.core.image import BootPlan, encode_command_line
+from coremesh.core.memory_layout import KIB, MIB, PAGE_BYTES
+from coremesh.core.x86.boot import (
     CR0_ET,
     CR0_NE,
     CR0_PE,
@@ -18,16 +22,11 @@ from coremesh.core.boot import (
     LOADER_AREA,
     LOADER_END,
     RFLAGS_FIXED,
-    BootPlan,
     bios_data_area,
-    encode_command_line,
     flat_gdt,
     flat_segments,
 )
-from coremesh.core.elf import Segment, check_segments, elf_class, read_elf
-from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.memory_layout import KIB, MIB, PAGE_BYTES
-from coremesh.core.memory_map import EBDA_BASE, EXTENDED_MEMORY_BASE, KERNEL_FLOOR, MemoryMap
+from coremesh.core.x86.memory_map import EBDA_BASE, EXTENDED_MEMORY_BASE, KERNEL_FLOOR, MemoryMap
 
 HEADER_MAGIC: Final = 0x1BADB002
 LOADER_MAGIC: Final = 0x2BADB002
@@ -171,7 +170,7 @@ def _place_by_addresses(image: bytes, header: Header, memory: MemoryMap) -> _Ker
     segment = Segment(
         header.load_addr, header.load_addr, end - header.load_addr, image[offset : offset + size]
     )
-    check_segments((segment,), memory, KERNEL_FLOOR)
+    check_segments((segment,), memory.layout, KERNEL_FLOOR)
     return _Kernel([(segment.paddr, segment.data)], header.entry_addr, end)
 
 
@@ -182,7 +181,7 @@ def _place_elf(image: bytes, memory: MemoryMap) -> _Kernel:
             "'objcopy -O elf32-i386', or set bit 16 and the address fields of its header"
         )
     elf = read_elf(image, bits=32, machine="EM_386")
-    check_segments(elf.segments, memory, KERNEL_FLOOR)
+    check_segments(elf.segments, memory.layout, KERNEL_FLOOR)
     end = max(segment.region.end for segment in elf.segments)
     writes = [(segment.paddr, segment.data) for segment in elf.segments if segment.data]
     return _Kernel(writes, elf.entry, end)

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 from coremesh.core.elf import elf_class
 from coremesh.core.errors import GuestImageError
-from coremesh.core.linux_boot import read_setup_header
 from coremesh.core.memory_layout import GIB
+from coremesh.core.x86.linux_boot import read_setup_header
 
 PAYLOAD_FIELDS: Final = 0x248
 """payload_offset, from the end of the setup code, and payload_length: in the header since protocol 2.08."""

@@ -33,7 +33,7 @@ from functools import cache
 from typing import Final
 
 from coremesh.core.errors import ConfigurationError
-from coremesh.core.memory_map import PHYSICAL_ADDRESS_BITS
+from coremesh.core.x86.memory_map import PHYSICAL_ADDRESS_BITS
 
 CpuidTable = dict[tuple[int, int], tuple[int, int, int, int]]
 """(leaf, subleaf) -> (EAX, EBX, ECX, EDX). Leaves outside SUBLEAF_LEAVES are stored under subleaf 0."""

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a loader decides: the bytes to lay in RAM and the registers the bootstrap processor starts with."""
+"""How a loader starts the bootstrap processor: segments, control registers, the BIOS data area."""
 
-from dataclasses import dataclass, field
 from typing import Final
 
-from coremesh.core.errors import ConfigurationError
+from coremesh.core.image import RegisterValue
 from coremesh.core.memory_layout import KIB
-from coremesh.core.memory_map import EBDA_BASE, MemoryMap
-
-RegisterValue = int | tuple[int, ...]
+from coremesh.core.x86.memory_map import EBDA_BASE
 
 LOADER_AREA: Final = 0x1000
 """First byte of conventional memory that loaders use; below lie the vectors and the BIOS data area."""
@@ -34,28 +31,6 @@ FLAT_CODE_32: Final = 0xC9B
 FLAT_CODE_64: Final = 0xA9B
 TSS_BUSY: Final = 0x8B
 LDT: Final = 0x82
-
-
-@dataclass(frozen=True, slots=True)
-class BootPlan:
-    """What starts a guest: ``writes`` are (guest-physical address, bytes), ``registers`` the first vCPU's.
-
-    Segment registers are (selector, base, limit in bytes, attributes), ``gdtr`` and ``idtr`` (base, limit).
-    RAM that no write covers must read as zero. ``entry_name`` says for a person what was recognised.
-    """
-
-    writes: list[tuple[int, bytes]]
-    registers: dict[str, RegisterValue] = field(default_factory=dict)
-    entry_name: str = ""
-
-    def check(self, memory: MemoryMap) -> None:
-        """Raise :class:`ConfigurationError` if a write would leave RAM."""
-        for gpa, data in self.writes:
-            if not memory.is_ram(gpa, len(data)):
-                raise ConfigurationError(
-                    f"{len(data)} bytes at guest address {gpa:#x} lie outside the machine's memory; "
-                    "give it more memory"
-                )
 
 
 def segment_descriptor(base: int, limit: int, attributes: int) -> int:
@@ -105,16 +80,3 @@ def bios_data_area() -> list[tuple[int, bytes]]:
         (0x413, conventional_kib),
         (EBDA_BASE, b"\x01"),  # the area's size in KiB
     ]
-
-
-def encode_command_line(cmdline: str, longest: int) -> bytes:
-    """The command line as the guest reads it: bytes with a closing zero, which ``longest`` does not count."""
-    data = cmdline.encode("utf-8", errors="surrogateescape")
-    if b"\0" in data:
-        raise ConfigurationError("the kernel's command line contains a zero byte; remove it")
-    if len(data) > longest:
-        raise ConfigurationError(
-            f"the kernel's command line has {len(data)} bytes, and this kernel takes at most {longest}; "
-            "shorten it"
-        )
-    return data + b"\0"

@@ -118,7 +118,7 @@ class MemoryMap:
 
     def is_ram(self, start: int, size: int) -> bool:
         """Tell whether all of ``[start, start + size)`` is RAM of one region."""
-        return any(region.contains(start, size) for region in self.regions)
+        return self.layout.is_ram(start, size)
 
     def e820(self) -> list[E820Entry]:
         """The firmware's memory map, in rising order and without overlap."""

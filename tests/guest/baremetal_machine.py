@@ -48,6 +48,7 @@ class RunResult:
     seconds: float
     stats: list[dict[str, int | str]] = field(default_factory=list)
     detail: str = ""
+    code: dict[str, int] = field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
         """The ``key=value`` words of the output; a key that comes twice keeps its last value."""
@@ -200,7 +201,9 @@ class BaremetalMachine:
         else:
             state = self.host.registers(0)
             detail = " ".join(f"{name}={value:x}" for name, value in state.items() if isinstance(value, int))
-        return RunResult(self.output(), ended, status, seconds, self.host.stats(), detail)
+        return RunResult(
+            self.output(), ended, status, seconds, self.host.stats(), detail, self.host.code_counters()
+        )
 
 
 def run_on_coremesh(

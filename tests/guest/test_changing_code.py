@@ -23,4 +23,4 @@ def test_given_code_beside_hot_data_when_all_cores_write_then_faults_stay_rare(
     """40,000 stores into a page of running code must not each cost a fault of the host."""
     result = run_on_coremesh(guest("smc"), vcpus=2, cmdline="strict generations=50")
     assert result.status == PASSED, result.story()
-    assert result.total("code_faults") < 20_000, result.stats
+    assert result.code["faults"] < 20_000, result.code

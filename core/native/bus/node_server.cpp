@@ -52,7 +52,7 @@ void NodeServer::received(HostId from, std::span<const uint8_t> payload) noexcep
     {
         const std::lock_guard lock(mutex_);
         if (!request || from == 0 || from >= hosts_ || request->lane() >= kLanes) {
-            ++counters_.refused;
+            ++counters_.device_refused;
             return;
         }
         std::unique_ptr<Lane>& place = lanes_[size_t{from} * kLanes + request->lane()];
@@ -61,11 +61,11 @@ void NodeServer::received(HostId from, std::span<const uint8_t> payload) noexcep
             place->host = from;
         }
         if (place->count == kDepth) {
-            ++counters_.refused;
+            ++counters_.device_refused;
             return;
         }
         place->waiting[(place->first + place->count++) % kDepth] = {*request, now};
-        counters_.deepest = std::max(counters_.deepest, ++counters_.depth);
+        counters_.device_queue_longest = std::max(counters_.device_queue_longest, ++counters_.device_queue);
         if (!place->busy) enlist(*place);
     }
     work_.fetch_add(1, std::memory_order_seq_cst);
@@ -90,10 +90,10 @@ bool NodeServer::next(Lane*& lane, DeviceRequest& request) noexcept {
         }
         const Lane::Waiting& waiting = lane->waiting[lane->first];
         request = waiting.request;
-        counters_.waited_ns += static_cast<uint64_t>(Clock::monotonic_ns() - waiting.since);
+        counters_.device_queued_ns += static_cast<uint64_t>(Clock::monotonic_ns() - waiting.since);
         lane->first = (lane->first + 1) % kDepth;
         --lane->count;
-        --counters_.depth;
+        --counters_.device_queue;
         return true;
     }
     return false;
@@ -101,9 +101,9 @@ bool NodeServer::next(Lane*& lane, DeviceRequest& request) noexcept {
 
 void NodeServer::done(Lane& lane, uint64_t device_ns, bool answered) noexcept {
     const std::lock_guard lock(mutex_);
-    ++counters_.served;
-    counters_.device_ns += device_ns;
-    if (!answered) ++counters_.unanswered;
+    ++counters_.device_served;
+    counters_.device_called_ns += device_ns;
+    if (!answered) ++counters_.device_unanswered;
     if (lane.count != 0) {
         enlist(lane);
     } else {
@@ -161,7 +161,7 @@ void NodeServer::stop() noexcept {
     }
 }
 
-NodeServer::Counters NodeServer::counters() const noexcept {
+NodeServerCounters NodeServer::counters() const noexcept {
     const std::lock_guard lock(mutex_);
     return counters_;
 }

@@ -13,6 +13,7 @@
 #include "base/host_set.hpp"
 #include "base/pi_mutex.hpp"
 #include "bus/bus.hpp"
+#include "bus/counters.hpp"
 #include "bus/device_message.hpp"
 
 namespace coremesh {
@@ -47,16 +48,7 @@ class NodeServer {
     /// Returns when no worker runs any more; requests that wait are dropped. Idempotent. Not from a worker.
     void stop() noexcept;
 
-    struct Counters {
-        uint64_t served = 0;
-        uint64_t refused = 0;     ///< messages that were no request, or one too many
-        uint64_t unanswered = 0;  ///< answers that could not be sent
-        uint64_t depth = 0;       ///< requests that wait now
-        uint64_t deepest = 0;     ///< the most that have waited at once
-        uint64_t waited_ns = 0;   ///< all requests together, from arrival to the call of the device
-        uint64_t device_ns = 0;   ///< time in the device's code
-    };
-    Counters counters() const noexcept;
+    NodeServerCounters counters() const noexcept;
 
   private:
     struct Lane;
@@ -74,7 +66,7 @@ class NodeServer {
     std::vector<std::unique_ptr<Lane>> lanes_;  // by host and lane, made when first used
     Lane* ready_ = nullptr;                     // first of the lanes that have work and no worker
     Lane* last_ready_ = nullptr;
-    Counters counters_;
+    NodeServerCounters counters_;
     std::atomic<uint32_t> work_{0};
     std::atomic<bool> stopping_{false};
     std::vector<std::thread> workers_;  // last: everything above is ready when they start

@@ -87,13 +87,13 @@ RemoteNode::Lane* RemoteNode::lane() noexcept {
 uint64_t RemoteNode::ask(DeviceRequest request, uint64_t otherwise) noexcept {
     Lane* const lane = this->lane();
     if (lane == nullptr || cancelled_.load(std::memory_order_seq_cst)) {
-        cut_off_.fetch_add(1, std::memory_order_relaxed);
+        counters_.device_cut_off.fetch_add(1, std::memory_order_relaxed);
         return otherwise;
     }
     lane->next = (lane->next + 1) & kNumberMask;
     if (lane->next == 0) lane->next = 1;
     request.ticket = (uint64_t{seat.lane} << DeviceRequest::kLaneShift) | lane->next;
-    asked_.fetch_add(1, std::memory_order_relaxed);
+    counters_.device_asked.fetch_add(1, std::memory_order_relaxed);
 
     const int64_t begin = Clock::monotonic_ns();
     lane->waits_for.store(request.ticket, std::memory_order_seq_cst);
@@ -106,33 +106,34 @@ uint64_t RemoteNode::ask(DeviceRequest request, uint64_t otherwise) noexcept {
             futex_wait_until(lane->word, word, -1);
         }
     }
-    waited_ns_.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - begin), std::memory_order_relaxed);
+    counters_.device_waited_ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - begin),
+                                         std::memory_order_relaxed);
     if (answered) return lane->value;
-    cut_off_.fetch_add(1, std::memory_order_relaxed);
+    counters_.device_cut_off.fetch_add(1, std::memory_order_relaxed);
     return otherwise;
 }
 
 void RemoteNode::post(DeviceRequest request) noexcept {
     Lane* const lane = this->lane();
     if (lane == nullptr) {
-        cut_off_.fetch_add(1, std::memory_order_relaxed);
+        counters_.device_cut_off.fetch_add(1, std::memory_order_relaxed);
         return;
     }
     const uint64_t number = lane->posted.load(std::memory_order_relaxed) + 1;
     for (bool first = true;; first = false) {
         const uint32_t word = lane->word.load(std::memory_order_seq_cst);
         if (cancelled_.load(std::memory_order_seq_cst)) {
-            cut_off_.fetch_add(1, std::memory_order_relaxed);
+            counters_.device_cut_off.fetch_add(1, std::memory_order_relaxed);
             return;
         }
         if (number - lane->served.load(std::memory_order_seq_cst) <= kPosted) break;
-        if (first) held_back_.fetch_add(1, std::memory_order_relaxed);
+        if (first) counters_.device_held_back.fetch_add(1, std::memory_order_relaxed);
         futex_wait_until(lane->word, word, -1);
     }
     request.ticket = (uint64_t{seat.lane} << DeviceRequest::kLaneShift) | kPostedBit | (number & kNumberMask);
-    posted_.fetch_add(1, std::memory_order_relaxed);
+    counters_.device_posted.fetch_add(1, std::memory_order_relaxed);
     lane->posted.store(number, std::memory_order_seq_cst);
-    if (!send(request)) cut_off_.fetch_add(1, std::memory_order_relaxed);
+    if (!send(request)) counters_.device_cut_off.fetch_add(1, std::memory_order_relaxed);
 }
 
 /// When host 0 has gone, nothing will ever be answered.
@@ -147,7 +148,7 @@ void RemoteNode::received(std::span<const uint8_t> payload) noexcept {
     const auto reply = DeviceReply::decode(payload);
     const uint64_t index = reply ? reply->ticket >> DeviceRequest::kLaneShift : kLanes;
     if (index >= kLanes) {
-        refused_.fetch_add(1, std::memory_order_relaxed);
+        counters_.device_strays.fetch_add(1, std::memory_order_relaxed);
         return;
     }
     Lane& lane = (*lanes_)[index];
@@ -156,13 +157,13 @@ void RemoteNode::received(std::span<const uint8_t> payload) noexcept {
         const uint64_t number = lane.served.load(std::memory_order_relaxed) + 1;
         if ((number & kNumberMask) != (reply->ticket & kNumberMask) ||
             number > lane.posted.load(std::memory_order_seq_cst)) {
-            refused_.fetch_add(1, std::memory_order_relaxed);
+            counters_.device_strays.fetch_add(1, std::memory_order_relaxed);
             return;
         }
         lane.served.store(number, std::memory_order_seq_cst);
     } else {
         if (reply->ticket == 0 || lane.waits_for.load(std::memory_order_seq_cst) != reply->ticket) {
-            refused_.fetch_add(1, std::memory_order_relaxed);
+            counters_.device_strays.fetch_add(1, std::memory_order_relaxed);
             return;
         }
         lane.value = reply->value;
@@ -174,13 +175,6 @@ void RemoteNode::received(std::span<const uint8_t> payload) noexcept {
 void RemoteNode::cancel() noexcept {
     if (cancelled_.exchange(true, std::memory_order_seq_cst)) return;
     for (Lane& lane : *lanes_) lane.change();
-}
-
-RemoteNode::Counters RemoteNode::counters() const noexcept {
-    const auto read = [](const std::atomic<uint64_t>& value) {
-        return value.load(std::memory_order_relaxed);
-    };
-    return {read(asked_), read(posted_), read(held_back_), read(waited_ns_), read(refused_), read(cut_off_)};
 }
 
 }  // namespace coremesh

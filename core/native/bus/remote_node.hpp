@@ -10,6 +10,7 @@
 #include <span>
 
 #include "bus/bus.hpp"
+#include "bus/counters.hpp"
 #include "bus/device_message.hpp"
 
 namespace coremesh {
@@ -52,15 +53,7 @@ class RemoteNode final : public DeviceBackend {
     /// The machine stops: every wait ends at once, and no other begins. Any thread, for good.
     void cancel() noexcept;
 
-    struct Counters {
-        uint64_t asked = 0;      ///< requests that a vCPU waited for
-        uint64_t posted = 0;     ///< requests that none waited for
-        uint64_t held_back = 0;  ///< times a vCPU had to wait because `kPosted` were under way
-        uint64_t waited_ns = 0;  ///< time that vCPUs slept for answers, together
-        uint64_t refused = 0;    ///< messages that were no answer to anything
-        uint64_t cut_off = 0;    ///< accesses that read all ones because nobody could answer
-    };
-    Counters counters() const noexcept;
+    RemoteNodeCounters counters() const noexcept { return read_counters(counters_); }
 
   private:
     struct Lane;
@@ -74,7 +67,7 @@ class RemoteNode final : public DeviceBackend {
     const std::unique_ptr<std::array<Lane, kLanes>> lanes_;
     const uint64_t identity_;  // of this object among all that were made: threads remember it
     std::atomic<bool> cancelled_{false};
-    std::atomic<uint64_t> asked_{0}, posted_{0}, held_back_{0}, waited_ns_{0}, refused_{0}, cut_off_{0};
+    RemoteNodeAtomics counters_;
 };
 
 }  // namespace coremesh

@@ -45,7 +45,7 @@ void Agent::need(uint64_t page, Access want, bool atomic, uint64_t now_us, Actio
 void Agent::rmw(uint64_t page, const Operation& operation, uint64_t ticket, uint64_t now_us, Actions& out) {
     const Access enough = operation.reads_only() ? Access::kRead : Access::kWrite;
     if (access_.get(page) >= enough) {
-        ++counters_.rmw_local;
+        ++counters_.atomics_here;
         ++contended_.of(page).local;
         return complete(page, ticket, Outcome::kRetry, 0, out);
     }
@@ -212,7 +212,7 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
     if (slot.waiting) out.add(Action::Kind::kWake, page);
     if (slot.ticket != 0) {
         if (take_ticket(slot.ticket, page)) {
-            ++counters_.rmw_retried;
+            ++counters_.atomics_retried;
             ++contended_.of(page).retried;
             complete(page, slot.ticket, Outcome::kRetry, 0, out);
         }
@@ -274,11 +274,11 @@ void Agent::on_outcome(HostId from, const Message& message, Actions& out) {
     if (!take_ticket(message.ticket, message.page)) return reject(ProtocolViolation::kState);
     ContendedPage& entry = contended_.of(message.page);
     if (executed) {
-        ++counters_.rmw_remote;
+        ++counters_.atomics_remote;
         ++entry.remote;
         complete(message.page, message.ticket, Outcome::kValue, message.value, out);
     } else {
-        ++counters_.rmw_retried;
+        ++counters_.atomics_retried;
         ++entry.retried;
         complete(message.page, message.ticket, Outcome::kRetry, 0, out);
     }

@@ -107,7 +107,7 @@ class Agent {
     bool has_ticket(uint64_t ticket, uint64_t page) const noexcept;
     bool any_ticket(uint64_t page) const noexcept;
     void send(HostId to, Message::Kind kind, uint64_t page, uint64_t serial, Actions& out);
-    void reject(ProtocolViolation why) noexcept { ++counters_.violations[static_cast<size_t>(why)]; }
+    void reject(ProtocolViolation why) noexcept { counters_.reject(why); }
 
     const uint32_t hold_us_;
     const uint32_t hold_cap_us_;

@@ -146,7 +146,7 @@ void Agent::on_execute(HostId from, const Message& message, Actions& out) {
     if (message.requester == outbox_.self()) return reject(ProtocolViolation::kHost);
     if (!valid(message.operation)) return reject(ProtocolViolation::kOperation);
     if (access_.get(message.page) != Access::kWrite) return reject(ProtocolViolation::kState);
-    ++counters_.rmw_executed;
+    ++counters_.atomics_executed;
     Action& action = out.add(Action::Kind::kExecute, message.page);
     action.to = message.requester;
     action.message = message;

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+
+#include "base/counters.hpp"
 
 namespace coremesh::coherence {
 
@@ -18,39 +21,44 @@ enum class ProtocolViolation : uint8_t {
 };
 inline constexpr unsigned kProtocolViolations = 6;
 
-struct Counters {
-    // As the user of pages.
-    uint64_t read_fetches = 0;   ///< copies received for somebody who waited
-    uint64_t write_fetches = 0;  ///< pages received to write
-    uint64_t upgrades = 0;       ///< from read to write without data
-    uint64_t prefetches = 0;     ///< copies received for nobody yet
-    uint64_t prefetches_declined = 0;
-    uint64_t pages_sent = 0;     ///< copies and pages given to others
-    uint64_t downgrades = 0;     ///< write to read, for another host
-    uint64_t invalidations = 0;  ///< to none, for another host
-    uint64_t deferred = 0;       ///< of these, put off until a hold ended
-    uint64_t losses = 0;         ///< pages asked for again soon after they were lost
-    // Memory transactions of this host's threads, and those done for others.
-    uint64_t rmw_local = 0;     ///< the page was here
-    uint64_t rmw_remote = 0;    ///< executed at the owner
-    uint64_t rmw_retried = 0;   ///< the page was moved here, or was on its way
-    uint64_t rmw_executed = 0;  ///< for other hosts
-    // As the home.
-    uint64_t requests = 0;         ///< of all hosts, this one too
-    uint64_t queued = 0;           ///< of these, had to wait for one before
-    uint64_t owner_moves = 0;      ///< the right to write went to another host
-    uint64_t forwarded_execs = 0;  ///< transactions sent to an owner
-    uint64_t migrations = 0;       ///< of these, reads that were given the right to write at once
-    uint64_t contended_marks = 0;  ///< pages that became contended
-    uint64_t returned_moves = 0;   ///< contended pages moved to the one host that used them
-    std::array<uint64_t, kProtocolViolations> violations{};
+#define COREMESH_PROTOCOL_COUNTERS(X)                                                       \
+    /* As the user of pages. */                                                             \
+    X(read_fetches, "pages", "copies received for a thread that waited")                    \
+    X(write_fetches, "pages", "pages received to write")                                    \
+    X(upgrades, "pages", "from read to write without data")                                 \
+    X(prefetches, "pages", "copies received before a thread wanted them")                   \
+    X(prefetches_declined, "pages", "prefetches that the home declined")                    \
+    X(pages_sent, "pages", "copies and pages given to other hosts")                         \
+    X(downgrades, "pages", "from write to read, for another host")                          \
+    X(invalidations, "pages", "given up for another host")                                  \
+    X(deferred, "times", "of these two, put off until a hold ended")                        \
+    X(losses, "pages", "asked for again soon after they were lost")                         \
+    /* Memory transactions of this host's threads, and those done for others. */            \
+    X(atomics_here, "operations", "asked of the protocol, and the page had come meanwhile") \
+    X(atomics_remote, "operations", "executed at the owner of the page")                    \
+    X(atomics_retried, "operations", "the page was moved here, or was on its way")          \
+    X(atomics_executed, "operations", "executed here for other hosts")                      \
+    /* As the home. */                                                                      \
+    X(home_requests, "messages", "requests to this home, of all hosts, this one too")       \
+    X(home_queued, "messages", "of these, had to wait for one before")                      \
+    X(owner_moves, "pages", "the right to write went to another host")                      \
+    X(atomics_forwarded, "operations", "sent to an owner by this home")                     \
+    X(migrations, "pages", "reads that were given the right to write at once")              \
+    X(contended_marks, "pages", "pages that became contended")                              \
+    X(returned_moves, "pages", "contended pages moved to the one host that used them")      \
+    X(violations, "messages", "dropped, because no host that keeps to the protocol sends them")
 
-    uint64_t violations_total() const noexcept {
-        uint64_t total = 0;
-        for (uint64_t one : violations) total += one;
-        return total;
+struct Counters {
+    COREMESH_COUNTER_WORDS(COREMESH_PROTOCOL_COUNTERS)
+    /// Of `violations`, by reason.
+    std::array<uint64_t, kProtocolViolations> reasons{};
+
+    void reject(ProtocolViolation why) noexcept {
+        ++violations;
+        ++reasons[static_cast<size_t>(why)];
     }
 };
+COREMESH_VISIT_COUNTERS(Counters, COREMESH_PROTOCOL_COUNTERS)
 
 /// One page as this host's threads met it. Sums over all hosts say who fights for it.
 struct ContendedPage {

@@ -38,7 +38,7 @@ void Directory::request(const Message& message, uint64_t now_us, Actions& out) {
         return reject(ProtocolViolation::kState);  // it has asked already, and is to be answered once
     }
     if (under_way_[from] >= kMostRequests) return reject(ProtocolViolation::kTooMany);
-    ++counters_.requests;
+    ++counters_.home_requests;
     if ((message.flags & Message::kPrefetch) != 0 && message.kind == Kind::kGetS &&
         (page.active != 0 || outbox_.congested(from) || Contention::warm(page.heat, milliseconds(now_us)))) {
         return reply(Kind::kDecline, message, out);  // a guess takes nothing from anybody who needs the page
@@ -48,7 +48,7 @@ void Directory::request(const Message& message, uint64_t now_us, Actions& out) {
     const uint32_t number = requests_.take();
     requests_[number].message = message;
     if (page.active != 0) {
-        ++counters_.queued;
+        ++counters_.home_queued;
         requests_[page.last].next = number;
         page.last = number;
         return;
@@ -156,7 +156,7 @@ bool Directory::serve_rmw(Page& page, Request& request, uint32_t now_ms, Actions
     if (remote) {
         // The page need not be busy: what the home sends to this owner later arrives later, so it is still
         // the owner when this arrives.
-        ++counters_.forwarded_execs;
+        ++counters_.atomics_forwarded;
         order(Kind::kExec, owner(page), request, 0, out);
         answered(page, message);
         return false;

@@ -74,7 +74,7 @@ class Directory {
     void order(Message::Kind kind, HostId to, const Request& request, uint64_t sharers, Actions& out,
                uint8_t flags = 0);
     void end(const Request& request, Actions& out);
-    void reject(ProtocolViolation why) noexcept { ++counters_.violations[static_cast<size_t>(why)]; }
+    void reject(ProtocolViolation why) noexcept { counters_.reject(why); }
 
     bool owned(const Page& page) const noexcept { return page.state != State::kShared; }
     HostId owner(const Page& page) const noexcept {

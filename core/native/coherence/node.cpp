@@ -71,7 +71,7 @@ void Node::receive(HostId from, const Message& message, uint64_t now_us, Actions
         }
         why = ProtocolViolation::kPage;
     }
-    ++parts_->counters.violations[static_cast<size_t>(why)];
+    parts_->counters.reject(why);
 }
 
 void Node::dispatch(HostId from, const Message& message, uint64_t now_us, Actions& out) {
@@ -81,7 +81,7 @@ void Node::dispatch(HostId from, const Message& message, uint64_t now_us, Action
         case Message::Kind::kRmw:
         case Message::Kind::kDone:
             if (homes_.of(message.page) != self_) {
-                ++parts_->counters.violations[static_cast<size_t>(ProtocolViolation::kNotHome)];
+                parts_->counters.reject(ProtocolViolation::kNotHome);
                 return;
             }
             return parts_->directory.receive(from, message, now_us, out);

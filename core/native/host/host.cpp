@@ -378,18 +378,17 @@ void Host::code_written(unsigned engine, uint64_t ram_page) noexcept {
     vcpu_list_[engine]->post_code_written(ram_page);
 }
 
-bool Host::self_write(const FaultContext& fault) noexcept {
+void Host::self_write(const FaultContext& fault) noexcept {
     Vcpu* vcpu = Vcpu::current();
     // Also without code that was posted in this fault: on several hosts the page may have been away, and the
     // block under way was posted when it went.
-    if (!vcpu) return false;
+    if (!vcpu) return;
 #ifdef COREMESH_HOST_SSE
     // The kernel gave the handler an MXCSR of its own; the guest's comes back when the handler is left by a
     // jump.
     cm_float_interrupted(fault.ucontext);
 #endif
     cm_engine_self_write(vcpu->engine(), fault.host_pc, fault.offset, fault.ucontext);
-    return false;
 }
 
 void Host::on_eoi(uint8_t vector) noexcept {

@@ -125,7 +125,7 @@ class Host final : private VcpuEnvironment,
     bool anybody_inside(const Vcpu* except) const noexcept;
     // CodeSink
     void code_written(unsigned engine, uint64_t ram_page) noexcept override;
-    bool self_write(const FaultContext& fault) noexcept override;
+    void self_write(const FaultContext& fault) noexcept override;
     // PageSink
     void page_needed(const FaultContext& fault, uint64_t ram_page, Access want) noexcept override;
     /// Where in the guest's code this thread's vCPU is (cm_engine_guest_pc); 0 on other threads.

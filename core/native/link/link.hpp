@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include "base/counters.hpp"
 #include "base/host_set.hpp"
 
 namespace coremesh::link {
@@ -47,21 +48,28 @@ inline constexpr std::array<const char*, kRefusals> kRefusalNames = {
 /// Why a peer was given up by the link itself. Missing heartbeats are not the link's affair (link/lease.hpp).
 enum class Loss : uint8_t { kOverflow, kGap };
 
+#define COREMESH_KEPT_LINK_COUNTERS(X)                                   \
+    X(sent_bytes, "bytes", "sent, headers included")                     \
+    X(received_bytes, "bytes", "received, headers included")             \
+    X(overflowed, "frames", "that had to wait in this host's own queue") \
+    X(overflow_now, "frames", "that wait there at this moment")          \
+    X(overflow_high_water, "frames", "the most that ever waited")        \
+    X(not_sent, "frames", "that were not taken: the peer is gone, or the queue full")
+
+#define COREMESH_LINK_COUNTERS(X)                          \
+    X(sent_frames, "frames", "sent, of all types")         \
+    X(received_frames, "frames", "received, of all types") \
+    COREMESH_KEPT_LINK_COUNTERS(X)                         \
+    X(lost, "peers", "given up")
+
 /// What passed between this host and one peer. A snapshot: each number is exact, they are not of one moment.
 struct LinkCounters {
-    uint64_t sent_frames = 0;
-    uint64_t sent_bytes = 0;  // headers included
-    uint64_t received_frames = 0;
-    uint64_t received_bytes = 0;
+    COREMESH_COUNTER_WORDS(COREMESH_LINK_COUNTERS)
     std::array<uint64_t, kTypes> sent{};      // frames by type
     std::array<uint64_t, kTypes> received{};  // frames by type
     std::array<uint64_t, kRefusals> refused{};
-    uint64_t overflowed = 0;           // frames that had to wait in the own queue
-    uint64_t overflow_now = 0;         // frames that wait there now
-    uint64_t overflow_high_water = 0;  // the most that ever waited
-    uint64_t not_sent = 0;             // send() said false
-    bool lost = false;
 };
+COREMESH_VISIT_COUNTERS(LinkCounters, COREMESH_LINK_COUNTERS)
 
 /// What is true of the link as a whole.
 struct LinkFacts {
@@ -74,20 +82,6 @@ struct LinkFacts {
     uint64_t keys_accepted = 0;                          // handshakes of listed keys
     uint64_t keys_refused = 0;                           // handshakes of unknown keys
 };
-
-/// Calls `put(name, value)` for the counters that are one number, in a stable order.
-template <typename Put>
-void describe(const LinkCounters& counters, Put&& put) {
-    put("sent_frames", counters.sent_frames);
-    put("sent_bytes", counters.sent_bytes);
-    put("received_frames", counters.received_frames);
-    put("received_bytes", counters.received_bytes);
-    put("overflowed", counters.overflowed);
-    put("overflow_now", counters.overflow_now);
-    put("overflow_high_water", counters.overflow_high_water);
-    put("not_sent", counters.not_sent);
-    put("lost", static_cast<uint64_t>(counters.lost));
-}
 
 /// The machine's side of a link. All but stamp() run on the protocol thread, one at a time, and must not
 /// block: nothing arrives meanwhile.

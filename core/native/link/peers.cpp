@@ -56,13 +56,20 @@ void Peers::count_overflow(HostId peer, size_t waiting, bool added) noexcept {
     Peer& to = peers_[peer];
     if (added) add(to.overflowed);
     to.overflow_now.store(waiting, std::memory_order_relaxed);
-    if (waiting > read(to.overflow_high)) to.overflow_high.store(waiting, std::memory_order_relaxed);
+    if (waiting > read(to.overflow_high_water))
+        to.overflow_high_water.store(waiting, std::memory_order_relaxed);
+}
+
+LinkCounters Peers::read_counters(const Peer& counters) noexcept {
+    LinkCounters now;
+    COREMESH_KEPT_LINK_COUNTERS(COREMESH_COUNTER_READ)
+    return now;
 }
 
 LinkCounters Peers::counters(HostId peer) const noexcept {
-    LinkCounters counters;
-    if (!is_peer(peer)) return counters;
+    if (!is_peer(peer)) return {};
     const Peer& from = peers_[peer];
+    LinkCounters counters = read_counters(from);
     for (size_t type = 0; type < kTypes; ++type) {
         counters.sent[type] = read(from.sent[type]);
         counters.received[type] = read(from.received[type]);
@@ -70,12 +77,6 @@ LinkCounters Peers::counters(HostId peer) const noexcept {
         counters.received_frames += counters.received[type];
     }
     for (size_t why = 0; why < kRefusals; ++why) counters.refused[why] = read(from.refused[why]);
-    counters.sent_bytes = read(from.sent_bytes);
-    counters.received_bytes = read(from.received_bytes);
-    counters.overflowed = read(from.overflowed);
-    counters.overflow_now = read(from.overflow_now);
-    counters.overflow_high_water = read(from.overflow_high);
-    counters.not_sent = read(from.not_sent);
     counters.lost = lost(peer);
     return counters;
 }

@@ -62,8 +62,7 @@ class Peers {
     struct Peer {
         Sequence sequence;  // protocol thread
         std::atomic<bool> lost{false};
-        Counter sent_bytes{0}, received_bytes{0}, overflowed{0}, overflow_now{0}, overflow_high{0},
-            not_sent{0};
+        COREMESH_COUNTER_ATOMICS(COREMESH_KEPT_LINK_COUNTERS)
         std::array<Counter, kTypes> sent{}, received{};
         std::array<Counter, kRefusals> refused{};
     };
@@ -71,6 +70,7 @@ class Peers {
     static void add(Counter& counter, uint64_t by = 1) noexcept {
         counter.fetch_add(by, std::memory_order_relaxed);
     }
+    static LinkCounters read_counters(const Peer& counters) noexcept;
     static uint64_t read(const Counter& counter) noexcept { return counter.load(std::memory_order_relaxed); }
 
     const Identity identity_;

@@ -17,6 +17,7 @@
 #include "base/pi_mutex.hpp"
 #include "coherence/node.hpp"
 #include "coherence/page_codec.hpp"
+#include "memory/counters.hpp"
 #include "ram/guest_ram.hpp"
 
 namespace coremesh {
@@ -42,12 +43,6 @@ struct MessageSender {
 class SharedMemory {
   public:
     using Wide = coherence::Wide;
-
-    struct Counters {
-        std::atomic<uint64_t> waits{0}, wait_ns{0};
-        std::atomic<uint64_t> pages_sent_zero{0}, pages_sent_sparse{0}, pages_sent_raw{0}, page_bytes{0};
-        std::atomic<uint64_t> malformed{0};
-    };
 
     /// Throws what coherence::Node throws. `ram` is coherent and outlives this.
     SharedMemory(GuestRam& ram, const coherence::Options& options, MessageSender& sender);
@@ -89,7 +84,7 @@ class SharedMemory {
 
     coherence::Counters protocol_counters() noexcept;
     std::vector<coherence::ContendedPage> contended(size_t count);
-    const Counters& counters() const noexcept { return counters_; }
+    MemoryCounters counters() const noexcept { return read_counters(counters_); }
 
   private:
     struct Timer {
@@ -159,7 +154,7 @@ class SharedMemory {
     std::array<uint64_t, 2> held_{};
     std::array<uint8_t, coherence::kMaxEncodedPage> encoded_;
     std::atomic<bool> cancelled_{false};
-    Counters counters_;
+    MemoryAtomics counters_;
 };
 
 }  // namespace coremesh

@@ -46,7 +46,7 @@ void put_named(nb::dict& out, const char* prefix, const std::array<const char*, 
 AnyDict counters_of(const Link& link, unsigned peer) {
     const link::LinkCounters counters = link.counters(static_cast<HostId>(peer));
     AnyDict out;
-    describe(counters, [&](const char* name, uint64_t value) { out[name] = value; });
+    each_counter(counters, [&](const CounterFacts& facts, uint64_t value) { out[facts.name] = value; });
     put_named(out, "sent_", link::kTypeNames, counters.sent);
     put_named(out, "received_", link::kTypeNames, counters.received);
     put_named(out, "refused_", link::kRefusalNames, counters.refused);

@@ -91,87 +91,6 @@ uint64_t transact(Host& host, const std::string& operation, uint64_t gpa, unsign
     return static_cast<uint64_t>(*old);
 }
 
-void put_protocol(nb::dict& out, const coherence::Counters& c) {
-    out["read_fetches"] = c.read_fetches;
-    out["write_fetches"] = c.write_fetches;
-    out["upgrades"] = c.upgrades;
-    out["prefetches"] = c.prefetches;
-    out["prefetches_declined"] = c.prefetches_declined;
-    out["pages_sent"] = c.pages_sent;
-    out["downgrades"] = c.downgrades;
-    out["invalidations"] = c.invalidations;
-    out["deferred"] = c.deferred;
-    out["losses"] = c.losses;
-    out["atomics_remote"] = c.rmw_remote;
-    out["atomics_retried"] = c.rmw_retried;
-    out["atomics_executed"] = c.rmw_executed;
-    out["home_requests"] = c.requests;
-    out["home_queued"] = c.queued;
-    out["owner_moves"] = c.owner_moves;
-    out["migrations"] = c.migrations;
-    out["contended_marks"] = c.contended_marks;
-    out["returned_moves"] = c.returned_moves;
-    out["violations"] = c.violations_total();
-}
-
-AnyDict mesh_stats(Host& host) {
-    nb::dict out;
-    Mesh* mesh = host.mesh();
-    if (!mesh) return out;
-    put_protocol(out, mesh->memory().protocol_counters());
-    const SharedMemory::Counters& memory = mesh->memory().counters();
-    out["waits"] = memory.waits.load();
-    out["wait_ns"] = memory.wait_ns.load();
-    out["pages_sent_zero"] = memory.pages_sent_zero.load();
-    out["pages_sent_sparse"] = memory.pages_sent_sparse.load();
-    out["pages_sent_raw"] = memory.pages_sent_raw.load();
-    out["page_bytes"] = memory.page_bytes.load();
-    out["malformed"] = memory.malformed.load();
-    uint64_t local = 0;
-    for (size_t i = 0; i < host.vcpus(); ++i) {
-        for (const uint64_t count : host.vcpu(i).engine_counters().atomics) local += count;
-    }
-    const uint64_t remote = nb::cast<uint64_t>(out["atomics_remote"]);
-    out["atomics_local"] = local > remote ? local - remote : 0;
-
-    const auto interrupts = mesh->router().counters();
-    out["interrupts_sent"] = interrupts.sent;
-    out["interrupts_received"] = interrupts.received;
-    out["interrupts_refused"] = interrupts.refused;
-    const auto clock = mesh->follower().facts();
-    out["clock_error_ns"] = clock.error_ns;
-    out["clock_worst_error_ns"] = clock.worst_error_ns;
-    out["clock_uncertainty_ns"] = clock.uncertainty_ns;
-    out["clock_drift_ppb"] = clock.drift_ppb;
-    out["clock_jumps"] = clock.changes.jumps;
-    if (const auto& node = mesh->remote_node()) {
-        const auto devices = node->counters();
-        out["device_asked"] = devices.asked;
-        out["device_posted"] = devices.posted;
-        out["device_waited_ns"] = devices.waited_ns;
-    }
-    if (mesh->node_server()) {
-        const auto devices = mesh->node_server()->counters();
-        out["device_served"] = devices.served;
-        out["device_refused"] = devices.refused;
-    }
-    nb::list links;
-    for (unsigned peer = 0; mesh->link() && peer < mesh->hosts(); ++peer) {
-        if (peer == mesh->self()) continue;
-        const link::LinkCounters counters = mesh->link()->counters(static_cast<HostId>(peer));
-        nb::dict row;
-        row["peer"] = peer;
-        link::describe(counters, [&](const char* name, uint64_t value) { row[name] = value; });
-        uint64_t refused = 0;
-        for (const uint64_t count : counters.refused) refused += count;
-        row["refused"] = refused;
-        links.append(row);
-    }
-    out["links"] = links;
-    out["protocol_thread"] = mesh->link() ? mesh->link()->facts().priority : "none";
-    return out;
-}
-
 nb::typed<nb::list, AnyDict> contended_pages(Host& host, size_t count) {
     nb::list out;
     if (!host.mesh()) return out;
@@ -248,7 +167,6 @@ void bind_mesh(nb::class_<Host>& host) {
             },
             "operation"_a, "gpa"_a, "size"_a, "operand"_a, "expected"_a,
             "A memory transaction; values as (low, high) 64 bits. See Host.transact.")
-        .def("mesh_stats", &mesh_stats)
         .def("contended_pages", &contended_pages, "count"_a);
 }
 

@@ -186,65 +186,6 @@ CpuDescription cpu_from(const nb::dict& table, const std::vector<uint32_t>& inde
     return cpu;
 }
 
-const char* state_name(const Host& host, const Vcpu& vcpu) {
-    if (host.paused()) return "parked";
-    switch (vcpu.state()) {
-        case Vcpu::State::kWaitForSipi:
-            return "wait-for-sipi";
-        case Vcpu::State::kRunning:
-            return "running";
-        case Vcpu::State::kHalted:
-            return "halted";
-        default:
-            return "stopped";
-    }
-}
-
-AnyDict stats_of(Host& host, size_t index) {
-    Vcpu& vcpu = host.vcpu(index);
-    const cm_engine_counters& e = vcpu.engine_counters();
-    const Vcpu::Counters& c = vcpu.counters();
-    nb::dict out;
-    out["apic_id"] = vcpu.lapic().apic_id();
-    out["state"] = state_name(host, vcpu);
-    out["translations"] = e.translations;
-    out["code_bytes"] = vcpu.code_bytes();
-    out["exits_io"] = c.exits_io.load();
-    out["exits_mmio"] = c.exits_mmio.load();
-    out["exits_halt"] = c.exits_halt.load();
-    out["exits_exception"] = e.exceptions;
-    out["exits_kick"] = c.exits_kick.load();
-    out["interrupts"] = e.interrupts;
-    out["ipis_sent"] = vcpu.lapic().ipis_sent();
-    out["kicks"] = c.kicks.load();
-    out["halted_ns"] = c.halted_ns.load();
-    out["run_ns"] = c.run_ns.load();
-    const char* const sizes[5] = {"atomics_1", "atomics_2", "atomics_4", "atomics_8", "atomics_16"};
-    for (int i = 0; i < 5; ++i) out[sizes[i]] = e.atomics[i];
-    out["atomics_misaligned"] = e.atomics_misaligned;
-    out["atomics_crossing"] = e.atomics_crossing;
-    out["code_invalidations"] = c.code_invalidations.load();
-    out["code_faults"] = e.self_restarts;
-    out["checked_block_misses"] = e.checked_block_misses;
-    return out;
-}
-
-AnyDict code_counters(Host& host) {
-    const PageCounters counters = host.ram().page_table()->counters();
-    nb::dict out;
-    out["faults"] = counters.faults;
-    out["spurious"] = counters.spurious;
-    out["invalidations"] = counters.invalidations;
-    out["protects"] = counters.protects;
-    out["mixed_pages"] = counters.mixed_pages;
-    out["evictions"] = counters.evictions;
-    out["pages_needed"] = counters.needed;
-    out["pages_mapped_late"] = counters.mapped;
-    out["pages_granted"] = counters.granted;
-    out["pages_revoked"] = counters.revoked;
-    return out;
-}
-
 AnyDict doctor() {
     const ProtectionProbe probe = probe_protection();
     nb::dict out;
@@ -458,13 +399,6 @@ NB_MODULE(_native, m) {
                 return out;
             },
             "timeout"_a)
-        .def("stats",
-             [](Host& host) -> nb::typed<nb::list, AnyDict> {
-                 nb::list out;
-                 for (size_t i = 0; i < host.vcpus(); ++i) out.append(stats_of(host, i));
-                 return out;
-             })
-        .def("code_counters", &code_counters)
         .def(
             "msi", [](Host& host, uint64_t address, uint32_t data) { host.fabric().msi(address, data); },
             "address"_a, "data"_a)
@@ -481,6 +415,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("vcpus", &Host::vcpus);
     bind_mesh(host_class);
     bind_state(host_class);
+    bind_counters(m, host_class);
 
     m.def("doctor", &doctor, "What this host offers the engine, found by trying.");
     m.def(

@@ -47,5 +47,7 @@ void bind_devices(nanobind::module_& m);
 void bind_mesh(nanobind::class_<Host>& host);
 /// state.cpp: saved state, as dictionaries of numbers and of lists of numbers.
 void bind_state(nanobind::class_<Host>& host);
+/// counters.cpp: what a host counts, by name, and the table of the names.
+void bind_counters(nanobind::module_& m, nanobind::class_<Host>& host);
 
 }  // namespace coremesh

@@ -27,9 +27,8 @@ class CodeSink {
     virtual void code_written(unsigned engine, uint64_t ram_page) noexcept = 0;
     /// Last thing in the handler, in the faulting thread: owners are posted and kicked, the page is writable,
     /// no lock is held, no signal is blocked. May leave by siglongjmp (a precise restart of self-modifying
-    /// code). On return the store is executed; the value says whether the thread's own code was hit, and is
-    /// only counted.
-    virtual bool self_write(const FaultContext& fault) noexcept = 0;
+    /// code). On return the store is executed.
+    virtual void self_write(const FaultContext& fault) noexcept = 0;
 
   protected:
     ~CodeSink() = default;

@@ -251,8 +251,8 @@ void PageTable::note_grant(uint64_t first, uint64_t end, Access to) noexcept {
         less += before > to;
         if (before != to) granted_[page].store(static_cast<uint8_t>(to), std::memory_order_release);
     }
-    if (more) count_.granted.fetch_add(more, std::memory_order_relaxed);
-    if (less) count_.revoked.fetch_add(less, std::memory_order_relaxed);
+    if (more) count_.pages_granted.fetch_add(more, std::memory_order_relaxed);
+    if (less) count_.pages_revoked.fetch_add(less, std::memory_order_relaxed);
 }
 
 // the budget of mappings (mprotect)
@@ -296,25 +296,6 @@ void PageTable::make_room() noexcept {
             hand_.store(run.end, std::memory_order_relaxed);
         }
     }
-}
-
-PageCounters PageTable::counters() const noexcept {
-    const auto read = [](const std::atomic<uint64_t>& count) {
-        return count.load(std::memory_order_relaxed);
-    };
-    PageCounters now;
-    now.faults = read(count_.faults);
-    now.spurious = read(count_.spurious);
-    now.self_writes = read(count_.self_writes);
-    now.invalidations = read(count_.invalidations);
-    now.protects = read(count_.protects);
-    now.evictions = read(count_.evictions);
-    now.mixed_pages = read(count_.mixed_pages);
-    now.needed = read(count_.needed);
-    now.mapped = read(count_.mapped);
-    now.granted = read(count_.granted);
-    now.revoked = read(count_.revoked);
-    return now;
 }
 
 }  // namespace coremesh

@@ -28,25 +28,11 @@
 #include "ram/fault_handler.hpp"
 #include "base/lazy_array.hpp"
 #include "ram/mapped_pages.hpp"
+#include "ram/page_counters.hpp"
 #include "ram/page_locks.hpp"
 #include "ram/page_sinks.hpp"
 
 namespace coremesh {
-
-struct PageCounters {
-    uint64_t faults = 0;         ///< write faults on pages guarded for their code
-    uint64_t spurious = 0;       ///< faults on pages that had just become accessible
-    uint64_t self_writes = 0;    ///< faults for which self_write said so
-    uint64_t invalidations = 0;  ///< posts of code_written, whatever the reason
-    uint64_t protects = 0;       ///< pages made read-only for their code
-    uint64_t evictions = 0;      ///< pages given up to stay below vm.max_map_count (mprotect only)
-    uint64_t mixed_pages = 0;    ///< pages that have become mixed
-    // A RAM of several hosts.
-    uint64_t needed = 0;   ///< calls of page_needed
-    uint64_t mapped = 0;   ///< faults on pages that were granted but not mapped yet, or not any more
-    uint64_t granted = 0;  ///< pages by which set_access gave more
-    uint64_t revoked = 0;  ///< pages by which set_access took some or all
-};
 
 class PageTable final : private FaultTarget {
   public:
@@ -117,7 +103,7 @@ class PageTable final : private FaultTarget {
     /// write: an engine may translate in between, and is found by the second call.
     bool announce_write(uint64_t offset, uint64_t length) noexcept;
 
-    PageCounters counters() const noexcept;
+    PageCounters counters() const noexcept { return read_counters(count_); }
     unsigned engines() const noexcept { return engines_; }
     /// Runs of pages mapped not as at the start (mprotect only, else 0).
     uint64_t runs() const noexcept { return mapped_.runs(); }
@@ -167,10 +153,7 @@ class PageTable final : private FaultTarget {
     PageLocks locks_;
     std::atomic<uint64_t> hand_{0};  ///< where make_room looks next; under all locks
 
-    mutable struct {
-        std::atomic<uint64_t> faults{0}, spurious{0}, self_writes{0}, invalidations{0}, protects{0},
-            evictions{0}, mixed_pages{0}, needed{0}, mapped{0}, granted{0}, revoked{0};
-    } count_;
+    mutable PageAtomics count_;
 
     FaultRange range_;  ///< last: the handler finds a complete object
 };

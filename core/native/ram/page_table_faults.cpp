@@ -78,15 +78,13 @@ bool PageTable::on_fault(uintptr_t address, void* ucontext) noexcept {
 }
 
 /// No lock is held: the sink may not come back.
-void PageTable::tell_writer(const FaultContext& fault) noexcept {
-    if (sink_.self_write(fault)) count_.self_writes.fetch_add(1, std::memory_order_relaxed);
-}
+void PageTable::tell_writer(const FaultContext& fault) noexcept { sink_.self_write(fault); }
 
 /// False when there is nobody to ask. No lock is held: the sink may sleep, or not come back.
 bool PageTable::ask(const FaultContext& fault, Access want) noexcept {
     PageSink* const sink = page_sink_.load();
     if (!sink) return false;
-    count_.needed.fetch_add(1, std::memory_order_relaxed);
+    count_.pages_needed.fetch_add(1, std::memory_order_relaxed);
     sink->page_needed(fault, fault.ram_page, want);
     return true;
 }
@@ -123,7 +121,7 @@ PageTable::Outcome PageTable::resolve(uint64_t page, Access want, bool needed, b
         error = mapped_.set(page, Access::kWrite);
         if (posted) count_write(page);
     } else {
-        count_.mapped.fetch_add(1, std::memory_order_relaxed);
+        count_.pages_mapped_late.fetch_add(1, std::memory_order_relaxed);
         Access to = limit(page, granted);
         if (reads_by_copy_ && to == Access::kRead) {
             if (granted < Access::kWrite) return Outcome::kLost;

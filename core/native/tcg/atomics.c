@@ -45,12 +45,20 @@ static bool elsewhere(const struct target* target, enum cm_operation operation, 
     return engine->ops->transact(engine->opaque, operation, offset, size, &operand, &expected, old);
 }
 
+static inline uint64_t* count_of(struct cm_engine_counters* counters, unsigned size) {
+    _Static_assert(offsetof(struct cm_engine_counters, atomics_16) ==
+                       offsetof(struct cm_engine_counters, atomics_1) + 4 * sizeof(uint64_t),
+                   "by the logarithm of the size");
+    return (uint64_t*)((char*)counters + offsetof(struct cm_engine_counters, atomics_1)) +
+           __builtin_ctz(size);
+}
+
 static struct target find(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi, uintptr_t ra) {
     struct target target = {NULL, cm_engine_of(env->uc), {UINT64_MAX, UINT64_MAX}};
     unsigned mmu_idx = get_mmuidx(oi);
     CPUTLBEntry* entry = tlb_entry(env, mmu_idx, addr);
     struct cm_engine_counters* counters = &target.engine->counters;
-    counters->atomics[__builtin_ctz(size)]++;
+    (*count_of(counters, size))++;
     target.engine->atomic_from = ra;
     if (unlikely(addr & (size - 1))) {
         unsigned alignment = get_alignment_bits(get_memop(oi));
@@ -96,7 +104,7 @@ static inline uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned si
         }
         engine->counters.atomics_misaligned++;
     }
-    engine->counters.atomics[__builtin_ctz(size)]++;
+    (*count_of(&engine->counters, size))++;
     engine->atomic_from = ra;
     return (uint8_t*)(addr + entry->addend);
 }

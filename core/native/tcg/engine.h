@@ -96,10 +96,26 @@ struct cm_ram_layout {
 enum { CM_RAM_REGIONS = 64 };
 
 // Counted by the engine's thread without locks; read by others at any time (a torn read is not possible).
+// A row is a name, a unit and what is counted (base/counters.hpp).
+#define CM_ENGINE_COUNTERS(X)                                                                   \
+    X(translations, "blocks", "blocks of guest code translated")                                \
+    X(exits_exception, "times", "exceptions delivered to the guest")                            \
+    X(interrupts, "times", "interrupts delivered to the guest")                                 \
+    X(checked_block_misses, "times", "blocks on a mixed page found changed when they were run") \
+    X(self_restarts, "times", "stores into the page of the running block that ended the block") \
+    X(pauses, "times", "PAUSE instructions")                                                    \
+    X(atomics_1, "operations", "locked operations on 1 byte")                                   \
+    X(atomics_2, "operations", "locked operations on 2 bytes")                                  \
+    X(atomics_4, "operations", "locked operations on 4 bytes")                                  \
+    X(atomics_8, "operations", "locked operations on 8 bytes")                                  \
+    X(atomics_16, "operations", "locked operations on 16 bytes")                                \
+    X(atomics_misaligned, "operations", "of these, misaligned ones")                            \
+    X(atomics_crossing, "operations", "of these, over two pages: all other vCPUs were stopped")
+
 struct cm_engine_counters {
-    uint64_t translations, exceptions, interrupts, kicks, checked_block_misses, self_restarts;
-    uint64_t atomics[5];  // of 1, 2, 4, 8, 16 bytes
-    uint64_t atomics_misaligned, atomics_crossing, pauses, fpu_slow;
+#define CM_ENGINE_COUNTER(name, unit, text) uint64_t name;
+    CM_ENGINE_COUNTERS(CM_ENGINE_COUNTER)
+#undef CM_ENGINE_COUNTER
 };
 
 // A segment register as the descriptor cache holds it (SDM vol. 3A 3.4.3). `access` is the descriptor's

@@ -21,6 +21,7 @@
 #include "bus/bus.hpp"
 #include "ram/guest_ram.hpp"
 #include "tcg/engine.h"
+#include "vcpu/counters.hpp"
 #include "vcpu/gate.hpp"
 #include "vcpu/mailbox.hpp"
 #include "guest/x86/fabric.hpp"
@@ -118,11 +119,6 @@ class Vcpu final : public x86::VcpuPort {
   public:
     enum class State : uint8_t { kWaitForSipi, kRunning, kHalted, kStopped };
 
-    struct Counters {
-        std::atomic<uint64_t> exits_io{0}, exits_mmio{0}, exits_halt{0}, exits_kick{0}, kicks{0},
-            halted_ns{0}, run_ns{0}, code_invalidations{0};
-    };
-
     /// Opens the engine. All vCPUs of a process are made by one thread, one after the other.
     Vcpu(VcpuEnvironment& around, unsigned index, uint32_t apic_id, bool bootstrap, CpuDescription cpu);
     ~Vcpu();
@@ -140,7 +136,7 @@ class Vcpu final : public x86::VcpuPort {
     bool inside() const noexcept { return inside_.load(std::memory_order_seq_cst); }
     Gate::Inside& inside_word() noexcept { return inside_; }
     State state() const noexcept { return state_.load(std::memory_order_relaxed); }
-    const Counters& counters() const noexcept { return counters_; }
+    VcpuCounters counters() const noexcept { return read_counters(counters_); }
     const cm_engine_counters& engine_counters() const noexcept { return *cm_engine_counters_of(engine_); }
     size_t code_bytes() const noexcept { return cm_engine_code_bytes(engine_); }
     unsigned index() const noexcept { return index_; }
@@ -201,7 +197,7 @@ class Vcpu final : public x86::VcpuPort {
     alignas(64) std::atomic<uint32_t> asleep_{0};
     Gate::Inside inside_{false};
     std::atomic<State> state_;
-    Counters counters_;
+    VcpuAtomics counters_;
 
     // The thread's own.
     uint64_t tsc_offset_ = 0, tsc_adjust_ = 0;

@@ -325,7 +325,7 @@ class MeshMachine:
             time.monotonic() - self._started,
             [vcpu for host in self.hosts for vcpu in host.stats()],
             detail,
-            [host.mesh_stats() for host in self.hosts],
+            mesh=[host.mesh_stats() for host in self.hosts],
         )
 
 

@@ -84,7 +84,7 @@ class Coherence final : public CodeSink {
         vcpus_[engine].written.fetch_or(1u << page);
         vcpus_[engine].kick.store(true);
     }
-    bool self_write(const FaultContext&) noexcept override { return false; }
+    void self_write(const FaultContext&) noexcept override {}
 
   private:
     struct Translation {

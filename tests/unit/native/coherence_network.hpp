@@ -255,7 +255,7 @@ class Network {
 
     uint64_t violations() const {
         uint64_t total = 0;
-        for (const auto& node : nodes_) total += node->counters().violations_total();
+        for (const auto& node : nodes_) total += node->counters().violations;
         return total;
     }
 

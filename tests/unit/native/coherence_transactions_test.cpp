@@ -140,8 +140,8 @@ STORY(
     CHECK(is_idle(network, other));
     CHECK_EQ(network.truth(0), 2u);
     CHECK(network.mapped(1, 0) == Access::kWrite);
-    CHECK_EQ(network.node(2).counters().rmw_remote, 1u);
-    CHECK_EQ(network.node(1).counters().rmw_executed, 1u);
+    CHECK_EQ(network.node(2).counters().atomics_remote, 1u);
+    CHECK_EQ(network.node(1).counters().atomics_executed, 1u);
     const auto fought = network.node(2).contended(5);
     CHECK_EQ(fought.size(), 1u);
     CHECK_EQ(fought[0].remote, 1u);
@@ -179,8 +179,8 @@ STORY("given policy never, when another host adds, then the page comes and the t
     let_holds_end(network);
     CHECK(network.mapped(1, 0) == Access::kWrite);
     CHECK_EQ(network.truth(0), 1u);
-    CHECK_EQ(network.node(1).counters().rmw_retried, 1u);
-    CHECK_EQ(network.node(0).counters().forwarded_execs, 0u);
+    CHECK_EQ(network.node(1).counters().atomics_retried, 1u);
+    CHECK_EQ(network.node(0).counters().atomics_forwarded, 0u);
 }
 
 STORY(
@@ -221,7 +221,7 @@ STORY(
     }
     CHECK_EQ(network.node(0).counters().contended_marks, 1u);
     CHECK(network.node(0).counters().owner_moves < 8);
-    CHECK(network.node(0).counters().forwarded_execs > 4);
+    CHECK(network.node(0).counters().atomics_forwarded > 4);
     let_holds_end(network);
 }
 

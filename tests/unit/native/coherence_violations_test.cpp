@@ -133,7 +133,7 @@ STORY(
             }
             out.clear();
         }
-        dropped += node.counters().violations_total();
+        dropped += node.counters().violations;
     }
     CHECK(dropped > 100'000);
 }
@@ -141,7 +141,7 @@ STORY(
 STORY("given messages out of place, when they come to honest hosts, then each is dropped for its reason") {
     Network network(3, 3, {});
     const auto count = [&](unsigned host, ProtocolViolation why) {
-        return network.node(host).counters().violations[static_cast<size_t>(why)];
+        return network.node(host).counters().reasons[static_cast<size_t>(why)];
     };
     const auto refused = [&](unsigned from, unsigned to, Message message, ProtocolViolation why) {
         const uint64_t before = count(to, why);

@@ -23,7 +23,7 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 class NoEngines final : public CodeSink {
     void code_written(unsigned, uint64_t) noexcept override {}
-    bool self_write(const FaultContext&) noexcept override { return false; }
+    void self_write(const FaultContext&) noexcept override {}
 };
 
 void write_to_nothing() {

@@ -233,7 +233,7 @@ STORY("given hosts that decline, then a search visits each once, ends with the f
     CHECK_EQ(machine.drain(), 3u);
     CHECK(machine.take(0x55).empty());
     uint64_t unclaimed = 0;
-    for (auto& host : machine.hosts) unclaimed += host->router.counters().unclaimed;
+    for (auto& host : machine.hosts) unclaimed += host->router.counters().interrupts_unclaimed;
     CHECK_EQ(unclaimed, 1u);
 }
 
@@ -275,7 +275,7 @@ STORY("given any schedule, then one interrupt for one of several is accepted at 
         found += takers;
     }
     CHECK(found > 1000);
-    for (auto& host : machine.hosts) CHECK_EQ(host->router.counters().refused, 0u);
+    for (auto& host : machine.hosts) CHECK_EQ(host->router.counters().interrupts_refused, 0u);
 }
 
 STORY(
@@ -308,7 +308,7 @@ STORY("given a host that has gone, then what is sent to it is counted, and a sea
         machine.drain();
         CHECK(machine.take(0x55) == Ids{2});
     }
-    CHECK(machine.hosts[0]->router.counters().lost > 0);
+    CHECK(machine.hosts[0]->router.counters().interrupts_lost > 0);
     machine.ipi(0, 0, 0x4055 | 3u << 18);
     machine.drain();
     CHECK(machine.take(0x55) == Ids{2});
@@ -320,7 +320,7 @@ STORY("given frames that their sender cannot mean, then they are refused and no 
     uint64_t refused = 0;
     const auto refuses = [&](uint8_t from, const InterruptFrame& frame) {
         router.received(from, frame.encode());
-        return router.counters().refused == ++refused;
+        return router.counters().interrupts_refused == ++refused;
     };
     using Kind = InterruptFrame::Kind;
     const IpiMessage good{.destination = 1, .source = 2, .vector = 0x55};
@@ -352,7 +352,7 @@ STORY("given frames that their sender cannot mean, then they are refused and no 
         router.received(2, std::span(bytes).first(length));
         ++refused;
     }
-    CHECK_EQ(router.counters().refused, refused);
+    CHECK_EQ(router.counters().interrupts_refused, refused);
     CHECK_EQ(machine[1].port.kicks + machine[1].port.nmis + machine[1].port.inits, 0);
     CHECK(machine.wire.empty());
     router.received(2, bytes);

@@ -35,16 +35,16 @@ class Diary final : public CodeSink {
     std::vector<FaultContext> faults;
     const uint8_t* watched = nullptr;  ///< in the protocol view
     std::function<void(uint64_t page)> on_post = [](uint64_t) {};
-    std::function<bool(const FaultContext&)> on_self_write = [](const FaultContext&) { return false; };
+    std::function<void(const FaultContext&)> on_self_write = [](const FaultContext&) {};
 
     void code_written(unsigned engine, uint64_t page) noexcept override {
         if (posts.size() < posts.capacity()) posts.push_back({engine, page, watched ? *watched : uint8_t{0}});
         on_post(page);
     }
-    bool self_write(const FaultContext& fault) noexcept override {
+    void self_write(const FaultContext& fault) noexcept override {
         // In a signal handler no memory may be asked for; what a story looks at comes first.
         if (faults.size() < faults.capacity()) faults.push_back(fault);
-        return on_self_write(fault);
+        on_self_write(fault);
     }
 };
 

@@ -30,7 +30,7 @@ bool usable(Protection protection) {
 
 class NoEngines final : public CodeSink {
     void code_written(unsigned, uint64_t) noexcept override {}
-    bool self_write(const FaultContext&) noexcept override { return false; }
+    void self_write(const FaultContext&) noexcept override {}
 };
 
 /// Field of /proc/self/status in KiB.

@@ -228,9 +228,9 @@ STORY("given a vCPU that reads and writes ports, then it gets the device's answe
     CHECK_EQ(hosts.node->acknowledge(), 0x42);
     hosts.devices.next_vector = -1;
     CHECK_EQ(hosts.node->acknowledge(), -1);
-    CHECK_EQ(hosts.node->counters().asked, 5u);
-    CHECK_EQ(hosts.node->counters().posted, 0u);
-    CHECK(eventually([&] { return hosts.server->counters().served == 5; }));
+    CHECK_EQ(hosts.node->counters().device_asked, 5u);
+    CHECK_EQ(hosts.node->counters().device_posted, 0u);
+    CHECK(eventually([&] { return hosts.server->counters().device_served == 5; }));
     CHECK(eventually([&] { return hosts.devices.threads == 2; }));
 }
 
@@ -250,10 +250,10 @@ STORY(
         if (kind == Kind::kEndOfInterrupt) CHECK_EQ(value, next++ % kHanging);
     }
     CHECK_EQ(next, 1000u);
-    CHECK_EQ(hosts.node->counters().posted, 1000u);
-    CHECK_EQ(hosts.node->counters().asked, 10u);
-    CHECK_EQ(hosts.server->counters().refused, 0u);
-    CHECK_EQ(hosts.node->counters().refused, 0u);
+    CHECK_EQ(hosts.node->counters().device_posted, 1000u);
+    CHECK_EQ(hosts.node->counters().device_asked, 10u);
+    CHECK_EQ(hosts.server->counters().device_refused, 0u);
+    CHECK_EQ(hosts.node->counters().device_strays, 0u);
 }
 
 STORY("given a write, of a port or of memory, then the vCPU waits until it is done") {
@@ -262,7 +262,7 @@ STORY("given a write, of a port or of memory, then the vCPU waits until it is do
     CHECK_EQ(hosts.devices.count(), 1u);
     hosts.node->write(Space::kPort, 0xCF8, 4, 1);
     CHECK_EQ(hosts.devices.count(), 2u);
-    CHECK_EQ(hosts.node->counters().posted, 0u);
+    CHECK_EQ(hosts.node->counters().device_posted, 0u);
 }
 
 STORY("given a device that hangs, then a vCPU that posts is held back, and goes on when the device does") {
@@ -277,16 +277,16 @@ STORY("given a device that hangs, then a vCPU that posts is held back, and goes 
         }
         hosts.node->thread_ends();
     });
-    CHECK(eventually([&] { return hosts.node->counters().held_back == 1; }));
+    CHECK(eventually([&] { return hosts.node->counters().device_held_back == 1; }));
     CHECK_EQ(done, RemoteNode::kPosted);
-    CHECK(eventually([&] { return hosts.server->counters().depth == RemoteNode::kPosted - 1; }));
+    CHECK(eventually([&] { return hosts.server->counters().device_queue == RemoteNode::kPosted - 1; }));
     // Another vCPU's access does not wait behind it.
     CHECK_EQ(hosts.node->read(Space::kPort, 0x107, 1), 7u);
     hosts.devices.open_gate();
     vcpu.join();
     CHECK(eventually([&] { return hosts.devices.count() == RemoteNode::kPosted + 5; }));
-    CHECK_EQ(hosts.server->counters().refused, 0u);
-    CHECK(hosts.server->counters().deepest >= RemoteNode::kPosted - 1);
+    CHECK_EQ(hosts.server->counters().device_refused, 0u);
+    CHECK(hosts.server->counters().device_queue_longest >= RemoteNode::kPosted - 1);
 }
 
 STORY("given many vCPUs, then each one's accesses are served in its order, and every answer is its own") {
@@ -314,8 +314,8 @@ STORY("given many vCPUs, then each one's accesses are served in its order, and e
         CHECK_EQ(value, next[id]++);
     }
     CHECK_EQ(next.size(), 8u);
-    CHECK(eventually([&] { return hosts.server->counters().served == 8u * 900u; }));
-    CHECK_EQ(hosts.server->counters().depth, 0u);
+    CHECK(eventually([&] { return hosts.server->counters().device_served == 8u * 900u; }));
+    CHECK_EQ(hosts.server->counters().device_queue, 0u);
 }
 
 STORY("given a machine that stops, then every wait ends at once with all ones, and no new one begins") {
@@ -332,20 +332,20 @@ STORY("given a machine that stops, then every wait ends at once with all ones, a
             hosts.node->thread_ends();
         });
     }
-    CHECK(eventually([&] { return hosts.node->counters().asked == 4; }));
+    CHECK(eventually([&] { return hosts.node->counters().device_asked == 4; }));
     CHECK_EQ(ones, 0);
     hosts.node->cancel();
     for (std::thread& vcpu : vcpus) vcpu.join();
     CHECK_EQ(ones, 8);
-    CHECK_EQ(hosts.node->counters().cut_off, 12u);
+    CHECK_EQ(hosts.node->counters().device_cut_off, 12u);
     hosts.devices.open_gate();  // the answers still come, to nobody
-    CHECK(eventually([&] { return hosts.server->counters().served == 4; }));
+    CHECK(eventually([&] { return hosts.server->counters().device_served == 4; }));
 }
 
 STORY("given a link that takes no more, then the access reads all ones instead of waiting") {
     RemoteNode node([](auto) { return false; });
     CHECK_EQ(node.read(Space::kPort, 0x60, 1), 0xFFu);
-    CHECK_EQ(node.counters().cut_off, 1u);
+    CHECK_EQ(node.counters().device_cut_off, 1u);
     node.thread_ends();
 }
 
@@ -360,18 +360,18 @@ STORY("given answers that nobody waits for, then they are counted and nobody is 
     answer(1);
     answer(~uint64_t{0});
     node.received({});
-    CHECK_EQ(node.counters().refused, 4u);
+    CHECK_EQ(node.counters().device_strays, 4u);
     node.end_of_interrupt(1);
     node.end_of_interrupt(2);
     const uint64_t first = DeviceRequest::decode(sent[0])->ticket,
                    second = DeviceRequest::decode(sent[1])->ticket;
     answer(second);  // out of order
-    CHECK_EQ(node.counters().refused, 5u);
+    CHECK_EQ(node.counters().device_strays, 5u);
     answer(first);
     answer(first);  // twice
     answer(second);
     answer(second);
-    CHECK_EQ(node.counters().refused, 7u);
+    CHECK_EQ(node.counters().device_strays, 7u);
     node.thread_ends();
 }
 
@@ -391,7 +391,7 @@ STORY("given a host that sends rubbish, then it is refused and counted, and no d
     server.received(0, read(1));  // host 0 has the devices itself
     server.received(3, read(1));  // no such host
     server.received(1, read(uint64_t{NodeServer::kLanes} << DeviceRequest::kLaneShift));  // no such lane
-    CHECK_EQ(server.counters().refused, 1003u);
+    CHECK_EQ(server.counters().device_refused, 1003u);
     CHECK_EQ(devices.count(), 0u);
     server.received(2, read(1));
     CHECK(eventually([&] { return answers == 1; }));
@@ -406,10 +406,10 @@ STORY("given a host that does not wait for answers, then its queue is bounded an
         devices, 2, [&](uint8_t, auto) { return ++answers > 0; }, 1);
     const auto stuck = DeviceRequest{.ticket = 1, .size = 1, .address = 0x666}.encode();
     server.received(1, stuck);
-    CHECK(eventually([&] { return server.counters().depth == 0; }));
+    CHECK(eventually([&] { return server.counters().device_queue == 0; }));
     for (unsigned index = 0; index < NodeServer::kDepth + 10; ++index) server.received(1, stuck);
-    CHECK_EQ(server.counters().refused, 10u);
-    CHECK_EQ(server.counters().depth, NodeServer::kDepth);
+    CHECK_EQ(server.counters().device_refused, 10u);
+    CHECK_EQ(server.counters().device_queue, NodeServer::kDepth);
     devices.open_gate();
     CHECK(eventually([&] { return answers == 1 + static_cast<int>(NodeServer::kDepth); }));
     server.stop();

@@ -46,7 +46,7 @@ STORY("given a page that is written at once, then it is asked for once, for writ
         machine.add(7, 1);  // reads and writes in one instruction
         CHECK_EQ(machine.home.asked.size(), 1u);
         CHECK(machine.home.asked[0].want == Access::kWrite);
-        CHECK_EQ(machine.table.counters().needed, 1u);
+        CHECK_EQ(machine.table.counters().pages_needed, 1u);
     });
 }
 
@@ -113,7 +113,7 @@ STORY("given a home that holds all pages from the start, then memory is committe
         CHECK(!machine.ram.untouched(5));
         CHECK(!machine.ram.untouched(9));
         for (const uint64_t page : {4, 6, 10, 100, 16383}) CHECK(machine.ram.untouched(page));
-        CHECK_EQ(machine.table.counters().granted, machine.ram.pages());
+        CHECK_EQ(machine.table.counters().pages_granted, machine.ram.pages());
     });
 }
 
@@ -127,7 +127,7 @@ STORY("given a guest that goes through memory held from the start, then it fault
             if (page != 150) machine.store(page, 1);
         }
         CHECK(machine.home.asked.empty());
-        CHECK(machine.table.counters().mapped < 30);
+        CHECK(machine.table.counters().pages_mapped_late < 30);
         machine.home.answer = false;
         CHECK(machine.refused(150, true));
         CHECK(machine.refused(200, false));

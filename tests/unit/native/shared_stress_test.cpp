@@ -26,7 +26,7 @@ class NoEngines final : public CodeSink {
     void code_written(unsigned, uint64_t) noexcept override {
         if (posts_.fetch_add(1, std::memory_order_relaxed) % 4 == 0) std::this_thread::yield();
     }
-    bool self_write(const FaultContext&) noexcept override { return false; }
+    void self_write(const FaultContext&) noexcept override {}
     std::atomic<uint64_t> posts_{0};
 };
 
@@ -109,8 +109,8 @@ Result stress(Protection protection, ToyProtocol::Flaw flaw, PageTable::Options 
         "       %-16s %8llu increments, %6llu page moves, host 0: %llu asked, %llu mapped late, "
         "%llu code faults, %llu spurious, %llu evictions; %lld lost, %llu backwards\n",
         std::string(name_of(protection)).c_str(), (unsigned long long)result.done,
-        (unsigned long long)result.moves, (unsigned long long)result.counters.needed,
-        (unsigned long long)result.counters.mapped, (unsigned long long)result.counters.faults,
+        (unsigned long long)result.moves, (unsigned long long)result.counters.pages_needed,
+        (unsigned long long)result.counters.pages_mapped_late, (unsigned long long)result.counters.faults,
         (unsigned long long)result.counters.spurious, (unsigned long long)result.counters.evictions, lost,
         (unsigned long long)result.backwards);
     return result;

@@ -131,17 +131,17 @@ void InterruptRouter::nmi_line() noexcept {
 void InterruptRouter::received(HostId from, std::span<const uint8_t> payload) noexcept {
     const auto frame = InterruptFrame::decode(payload);
     if (!frame || !believable(from, *frame)) {
-        refused_.fetch_add(1, std::memory_order_relaxed);
+        counters_.interrupts_refused.fetch_add(1, std::memory_order_relaxed);
         return;
     }
-    received_.fetch_add(1, std::memory_order_relaxed);
+    counters_.interrupts_received.fetch_add(1, std::memory_order_relaxed);
     switch (frame->kind) {
         case InterruptFrame::Kind::kMessage:
             port_.deliver(frame->message);
             return;
         case InterruptFrame::Kind::kSearch:
             if (port_.deliver(frame->message)) return;
-            passed_on_.fetch_add(1, std::memory_order_relaxed);
+            counters_.interrupts_passed_on.fetch_add(1, std::memory_order_relaxed);
             search(*frame, self_ + 1u);
             return;
         case InterruptFrame::Kind::kExtInt:
@@ -182,7 +182,7 @@ void InterruptRouter::search(InterruptFrame frame, unsigned start) noexcept {
         if (send(to, frame)) return;
         left &= ~bit(to);
     }
-    unclaimed_.fetch_add(1, std::memory_order_relaxed);
+    counters_.interrupts_unclaimed.fetch_add(1, std::memory_order_relaxed);
 }
 
 void InterruptRouter::send_to_others(uint64_t hosts, const InterruptFrame& frame) noexcept {
@@ -193,15 +193,8 @@ void InterruptRouter::send_to_others(uint64_t hosts, const InterruptFrame& frame
 bool InterruptRouter::send(HostId to, const InterruptFrame& frame) noexcept {
     const auto bytes = frame.encode();
     const bool sent = port_.send(to, bytes);
-    (sent ? sent_ : lost_).fetch_add(1, std::memory_order_relaxed);
+    (sent ? counters_.interrupts_sent : counters_.interrupts_lost).fetch_add(1, std::memory_order_relaxed);
     return sent;
-}
-
-InterruptRouter::Counters InterruptRouter::counters() const noexcept {
-    const auto read = [](const std::atomic<uint64_t>& value) {
-        return value.load(std::memory_order_relaxed);
-    };
-    return {read(sent_), read(received_), read(passed_on_), read(unclaimed_), read(refused_), read(lost_)};
 }
 
 }  // namespace coremesh::x86

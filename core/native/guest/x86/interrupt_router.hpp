@@ -13,6 +13,7 @@
 
 #include "base/host_set.hpp"
 #include "guest/x86/interrupt_message.hpp"
+#include "guest/x86/router_counters.hpp"
 
 namespace coremesh::x86 {
 
@@ -75,15 +76,7 @@ class InterruptRouter {
     /// A message of the interrupts' kind; from the protocol thread.
     void received(HostId from, std::span<const uint8_t> payload) noexcept;
 
-    struct Counters {
-        uint64_t sent = 0;
-        uint64_t received = 0;
-        uint64_t passed_on = 0;  ///< searches that found no taker here
-        uint64_t unclaimed = 0;  ///< searches that found none anywhere, as a bus drops them
-        uint64_t refused = 0;    ///< messages that make no sense, or not from that host
-        uint64_t lost = 0;       ///< could not be sent: the destination has gone
-    };
-    Counters counters() const noexcept;
+    RouterCounters counters() const noexcept { return read_counters(counters_); }
 
     /// The hosts, one bit each, on which the message may have destinations; this one among them.
     uint64_t hosts_of(const IpiMessage& message) const noexcept;
@@ -107,7 +100,7 @@ class InterruptRouter {
     std::vector<HostId> host_of_;  // by APIC id
     uint64_t with_vcpus_ = 0;      // hosts that have any
     std::atomic<uint32_t> turn_{0};
-    std::atomic<uint64_t> sent_{0}, received_{0}, passed_on_{0}, unclaimed_{0}, refused_{0}, lost_{0};
+    RouterAtomics counters_;
 };
 
 }  // namespace coremesh::x86

@@ -33,7 +33,7 @@ static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     struct cm_engine* engine = data;
     CPUX86State* env = engine->env;
     (void)uc;
-    engine->counters.exceptions++;
+    engine->counters.exits_exception++;
     engine->slow_store = 0;  // it may have been the store's: the delivery stores too
     // A shadow of STI or MOV SS ends with the instruction that raised this.
     env->hflags &= ~HF_INHIBIT_IRQ_MASK;

@@ -1,39 +1,89 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The traps of the engine, each with the test that fails without its cure; tests/README.md shows the table.
-
-The numbers are those of the project's list of facts about the stock engine; U10 is another
-architecture's.
-"""
+"""The traps of the engine: each has a cure in our sources and a test that fails without it. See TRAPS.md."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from raw_host import CLI_HLT, FLAT_CODE, HLT, SPIN, raw_host, until, until_halted
 
-TESTS = Path(__file__).parents[2]
-README = TESTS / "README.md"
-TRAPS = {*range(1, 10), *range(11, 32)}  # U10 is another architecture's
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "core" / "native" / "tcg" / "TRAPS.md"
+ANOTHER_ARCHITECTURE = {10}
 
 
-def table() -> dict[int, list[tuple[str, str]]]:
-    """From README.md: a trap's number to the (file, word of the test's name) pairs of its row."""
-    rows: dict[int, list[tuple[str, str]]] = {}
-    for line in README.read_text().splitlines():
-        if found := re.match(r"\| U(\d+) \|", line):
-            places = re.findall(r"`([\w/.]+)`(?: \((\w+)\))?", line.split("|")[3])
-            rows[int(found[1])] = [(file, word) for file, word in places]
-    return rows
+@dataclass
+class Trap:
+    """A section of TRAPS.md: our files, and the (file, word of the test's name) of its tests."""
+
+    sources: list[str]
+    tests: list[tuple[str, str]]
 
 
-def test_given_the_table_of_traps_when_it_is_read_then_every_trap_has_a_test_that_exists() -> None:
-    rows = table()
-    assert set(rows) == TRAPS
-    for number, places in rows.items():
-        assert places, f"U{number} has no test"
-        for file, word in places:
-            text = (TESTS / file).read_text()
-            assert word in text, f"U{number}: {file} has no {word!r}"
+def traps(page: str) -> dict[int, Trap]:
+    """The sections of the page by their numbers."""
+    found = {}
+    for section in re.split(r"^## U", page, flags=re.MULTILINE)[1:]:
+        number, text = section.split("\n", 1)
+        here = re.search(r"^- here: (.*)$", text, re.MULTILINE)
+        tests = re.search(r"^- test: ((?:.|\n)*)", text, re.MULTILINE)
+        found[int(number)] = Trap(
+            re.findall(r"`([\w.]+)`", here[1]) if here else [],
+            re.findall(r"`([\w/.]+)`(?: \((\w+)\))?", tests[1]) if tests else [],
+        )
+    return found
+
+
+def faults(page: str) -> list[str]:
+    """What the page says that is not so."""
+    rows = traps(page)
+    listed = {int(number) for number in re.findall(r"^\| U(\d+) \|", page, re.MULTILINE)}
+    wrong = (
+        [] if listed == set(rows) == set(range(1, len(rows) + 1)) else ["the list and the sections differ"]
+    )
+    sources = {path.name for path in (ROOT / "core").rglob("*") if path.suffix in {".c", ".cpp", ".py"}}
+    for number, trap in rows.items():
+        if number in ANOTHER_ARCHITECTURE:
+            continue
+        wrong += [f"U{number} has no cure"] * (not trap.sources) + [f"U{number} has no test"] * (
+            not trap.tests
+        )
+        wrong += [f"U{number}: there is no {source}" for source in trap.sources if source not in sources]
+        for file, word in trap.tests:
+            path = ROOT / file
+            if not path.is_file() or word not in path.read_text():
+                wrong.append(f"U{number}: {file} has no {word!r}")
+    return wrong
+
+
+def test_given_the_page_of_traps_when_it_is_read_then_each_has_a_cure_and_a_test_that_are_there() -> None:
+    assert faults(PAGE.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("`translate.c`", "`translation.c`"),
+        ("(hammer)", "(hammered)"),
+        ("## U7\n", "## U77\n"),
+        ("- test:", "- no:"),
+    ],
+)
+def test_given_a_page_that_names_what_is_not_there_when_it_is_read_then_that_is_found(
+    before: str, after: str
+) -> None:
+    """Controls: a file, a test and a section that do not exist, and a trap without a test."""
+    page = PAGE.read_text()
+    assert before in page
+    assert faults(page.replace(before, after))
+
+
+def test_given_our_sources_when_they_name_a_trap_then_the_page_has_it() -> None:
+    known = set(traps(PAGE.read_text()))
+    for path in (ROOT / "core" / "native").rglob("*.[ch]*"):
+        named = {int(number) for number in re.findall(r"\(U(\d+)[,)]", path.read_text())}
+        assert named <= known, path
 
 
 def test_given_code_that_reads_nothing_when_it_runs_for_long_then_it_is_translated_once() -> None:

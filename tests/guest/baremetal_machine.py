@@ -17,6 +17,7 @@ from pathlib import Path
 from coremesh.cluster.machine.assembly import assemble
 from coremesh.cluster.machine.description import MachineDescription, Module, Rom
 from coremesh.cluster.machine.disks import check_disks
+from coremesh.cluster.machine.machine_state import MachineState
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.power import PowerEvent
 
@@ -118,7 +119,7 @@ class BaremetalMachine:
     """A machine put together in this process. A context manager: leaving it ends all of its threads.
 
     ``host`` is the native engine, ``console`` what the guest prints. The constructor lays out RAM; ``start``
-    lets the guest run; ``finish`` waits for its end.
+    lets the guest run; ``finish`` waits for its end. With a ``state`` the guest goes on from there.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class BaremetalMachine:
         modules: Sequence[tuple[bytes, str]] = (),
         disks: Sequence[Path] = (),
         roms: Sequence[Rom] = (),
+        state: MachineState | None = None,
     ) -> None:
         self.console = ConsolePort()
         self.events: list[PowerEvent] = []
@@ -148,8 +150,8 @@ class BaremetalMachine:
             disks=check_disks(list(disks)),
             roms=tuple(roms),
         )
-        assembled = assemble(description, self.console, self._on_power)
-        self.host, self.node = assembled.host, assembled.node
+        assembled = assemble(description, self.console, self._on_power, state=state)
+        self.host, self.node, self._clock = assembled.host, assembled.node, assembled.clock
         self._close = assembled.close
 
     def _on_power(self, event: PowerEvent) -> None:
@@ -169,6 +171,15 @@ class BaremetalMachine:
         """Let the vCPUs run."""
         self._started = time.monotonic()
         self.host.start()
+
+    def save(self) -> MachineState:
+        """The state of this moment; the guest goes on."""
+        self.host.pause()
+        self.node.stop()
+        state = MachineState.take(self.host, self.node, self._clock)
+        self.node.start()
+        self.host.resume()
+        return state
 
     def output(self) -> str:
         """All that the guest has printed so far."""

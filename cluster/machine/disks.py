@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from coremesh.hw.virtio.model import VirtioModel
 
 INTERFACES: Final = ("ide", "virtio")
-FORMATS: Final = ("raw",)
+FORMATS: Final = ("raw", "qcow2", "vmdk", "vhdx", "vdi", "vhd")
 #: The format of an image whose file's name ends so. Of all others it is raw, unless a person says otherwise:
 #: what is in the image does not count, since the guest writes that.
-FORMATS_BY_SUFFIX: Final = {".qcow2": "qcow2", ".vmdk": "vmdk", ".vhdx": "vhdx", ".vdi": "vdi"}
+FORMATS_BY_SUFFIX: Final = {f".{name}": name for name in FORMATS}
+#: In the place of a file's name: the disk that ``coremesh fetch debian --disk`` made.
+FETCHED: Final = "debian"
 IDE_DRIVES: Final = 4
 _FIRST_CD: Final = 2  # device 0 of the second channel, where installers look first
 
@@ -44,9 +46,15 @@ class Disk:
     snapshot: bool = False
     cdrom: bool = False
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the name is that of the Debian disk of ``coremesh fetch``, and of no file."""
+        return os.fspath(self.path) == FETCHED and not Path(FETCHED).exists()
+
     def checked(self) -> Disk:
         """Return it with an absolute path and a known format. Raises :class:`ConfigurationError`."""
-        path = path_of("disk", self.path).absolute()
+        path = path_of("disk", self.path)
+        path = path if self.is_fetched else path.absolute()
         if self.interface not in INTERFACES:
             raise ConfigurationError(
                 f"no disk interface {shown(self.interface)}; there are {', '.join(INTERFACES)}."
@@ -140,12 +148,12 @@ def check_places(disks: Sequence[Disk]) -> None:
 
 def open_disks(disks: Iterable[Disk], stack: ExitStack) -> list[tuple[Disk, BlockBackend]]:
     """Open the images; `stack` closes them. Raises :class:`~coremesh.core.errors.DiskError`."""
-    from coremesh.hw.backend.block import open_image
+    from coremesh.hw.backend.formats import open_image
 
     opened = []
     for disk in disks:
         assert disk.image_format is not None  # checked() chose one
-        image = open_image(disk.path, disk.image_format, read_only=disk.read_only)
+        image = open_image(disk.path, disk.image_format, read_only=disk.read_only, snapshot=disk.snapshot)
         stack.callback(image.close)
         opened.append((disk, image))
     return opened

@@ -87,6 +87,17 @@ class RawImage:
             self.close()
             raise
 
+    @classmethod
+    def of_descriptor(cls, fd: int, name: str = "a temporary file") -> RawImage:
+        """The open file ``fd``, a whole number of sectors. It is not locked, and is the image's to close."""
+        image = cls.__new__(cls)
+        image.path = Path(name)
+        image.read_only = False
+        image.fd = fd
+        image.size = _size(fd, image.path)
+        image.can_discard = image._try_discard()
+        return image
+
     def read(self, offset: int, buffers: Sequence[bytearray | memoryview]) -> None:
         """See :class:`BlockBackend`."""
         self._check(offset, sum(map(len, buffers)))
@@ -222,17 +233,3 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if _libc.fallocate(fd, mode, offset, length):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-# --- by format ---------------------------------------------------------------------------------------------
-
-FORMATS: Final[dict[str, Callable[..., BlockBackend]]] = {"raw": RawImage}
-"""How to open an image of each format: called with the path and ``read_only``."""
-
-
-def open_image(path: str | os.PathLike[str], image_format: str, *, read_only: bool) -> BlockBackend:
-    """Open a disk image of ``image_format``. Raises :class:`DiskError`."""
-    opener = FORMATS.get(image_format)
-    if opener is None:
-        raise DiskError(f"no disk format {image_format!r}; there are {', '.join(sorted(FORMATS))}.")
-    return opener(path, read_only=read_only)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from coremesh.core.errors import DiskError
-from coremesh.hw.backend.block import RawImage, open_image
+from coremesh.hw.backend.block import RawImage
+from coremesh.hw.backend.formats import open_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

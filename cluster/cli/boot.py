@@ -15,7 +15,7 @@ from coremesh.cluster.cli.process import say
 from coremesh.cluster.cli.progress import fetch_progress, waiting
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS, default_words
-from coremesh.cluster.machine.describe import load_image
+from coremesh.cluster.machine.describe import load_image, resolved_disks
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
 from coremesh.cluster.machine.images.debian_image import fetch_debian
@@ -34,6 +34,7 @@ from coremesh.core.errors import (
 
 INTERRUPTED_STATUS = 130
 _POWER_OFF_SECONDS = 5.0
+_DISK_POWER_OFF_SECONDS = 60.0  # what the guest has in memory is written first
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def boot_guest(options: BootOptions) -> int:
     with machine:
         try:
             if options.command is not None:
-                return _run(machine, options.command, options.timeout)
+                return _run(machine, options.command, options)
             if sys.stdin.isatty() and sys.stdout.isatty():
                 return _interact(machine, options.timeout)
             return _stream(machine, options.timeout)
@@ -98,8 +99,8 @@ def boot_guest(options: BootOptions) -> int:
 
 
 def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
-    kernel, initrd, modules = _images(options)
-    append = options.append
+    kernel, initrd, modules, words = _images(options)
+    append = f"{words} {options.append}".strip()
     if options.command is not None and "quiet" in default_words(kernel, append=append, quiet=True):
         append = f"quiet {append}".strip()  # nobody sees the kernel's messages, and they cost time
     with waiting(f"starting {_size(shares)}"):
@@ -144,7 +145,8 @@ def _size(shares: tuple[int, ...]) -> str:
     return f"{vcpus} on {len(shares)} hosts" if len(shares) > 1 else vcpus
 
 
-def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes, str]]]:
+def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes, str]], str]:
+    """Return kernel, initramfs, modules, and the words with which the kernel finds its disk."""
     ram_bytes = check("memory", options.memory)
     modules = [_module(text, ram_bytes) for text in options.modules]
     initrd = None if options.initrd is None else load_image(options.initrd, "initrd", ram_bytes)
@@ -153,9 +155,14 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
             raise ConfigurationError(
                 "--builtin has its own kernel and no shell: leave out --kernel and --run."
             )
-        return builtin_guest(), None, []
+        return builtin_guest(), None, [], ""
     if options.kernel is not None:
-        return load_image(options.kernel, "kernel", ram_bytes), initrd, modules
+        return load_image(options.kernel, "kernel", ram_bytes), initrd, modules, ""
+    with waiting("checking the disk"):
+        _, system = resolved_disks(check("disks", options.disks))
+    if system is not None:
+        kernel = system.kernel.read_bytes()
+        return kernel, system.initrd.read_bytes() if initrd is None else initrd, modules, system.cmdline
     try:
         with fetch_progress() as progress:
             image = fetch_debian(progress=progress)
@@ -164,7 +171,7 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
             raise
         say(error)
         say("booting the built-in bare-metal guest instead; it has no shell.")
-        return builtin_guest(), None, []
+        return builtin_guest(), None, [], ""
     return (
         image.kernel.read_bytes(),
         image.initramfs(
@@ -173,6 +180,7 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
         if initrd is None
         else initrd,
         modules,
+        "",
     )
 
 
@@ -192,7 +200,8 @@ def _module(text: str, ram_bytes: int) -> tuple[bytes, str]:
     return load_image(text.split(" ", 1)[0], "module", ram_bytes), text
 
 
-def _run(machine: Machine, command: str, timeout: float | None) -> int:
+def _run(machine: Machine, command: str, options: BootOptions) -> int:
+    timeout = options.timeout
     try:
         result = machine.run(command, timeout, on_output=_print)
     except ConsoleTimeoutError as error:
@@ -206,7 +215,7 @@ def _run(machine: Machine, command: str, timeout: float | None) -> int:
         say(error)
         return end.exit_status if end is not None else 1
     machine.console.write("poweroff -f || poweroff\n")
-    machine.wait(_POWER_OFF_SECONDS)
+    machine.wait(_POWER_OFF_SECONDS if not options.disks else _DISK_POWER_OFF_SECONDS)
     return result.status
 
 

@@ -39,6 +39,8 @@ terminal the console goes to standard output as plain text, and standard input t
   coremesh boot --hosts 6,2 --address auto       6 and 2 cores on nodes of this machine's Ray cluster
   coremesh boot --kernel vmlinuz --initrd initrd.img --append 'quiet'
   coremesh boot --kernel test.elf --timeout 10   a Multiboot kernel
+  coremesh boot --disk debian                    the system of 'coremesh fetch debian --disk 4G'
+  coremesh boot --disk data.img --disk base.qcow2,snapshot --cdrom install.iso
 
 [bold]The kernel's command line[/bold]
 
@@ -216,20 +218,30 @@ def top(
 
 @app.command()
 def fetch(
+    what: Annotated[
+        str, typer.Argument(metavar="[debian]", help="Which system; Debian is the one there is.")
+    ] = "debian",
     flavour: Annotated[
         str, typer.Option("--flavour", help="Debian's kernel: amd64 or cloud-amd64.")
     ] = "amd64",
     refresh: Annotated[bool, typer.Option("--refresh", help="Get the newest even if one is cached.")] = False,
+    disk: Annotated[
+        str | None,
+        typer.Option("--disk", metavar="SIZE", help="Also make a bootable root disk of that size, as 4G."),
+    ] = None,
+    ssh: Annotated[
+        bool, typer.Option("--ssh", help="On the disk an SSH server, which lets in the keys of ~/.ssh.")
+    ] = False,
 ) -> None:
-    """Get Debian's kernel and busybox with Debian's package tools, verified, into the user's cache."""
-    from coremesh.cluster.cli.progress import fetch_progress
-    from coremesh.cluster.machine.images.debian_image import fetch_debian
+    """Get Debian's kernel and busybox with Debian's package tools, verified, into the user's cache.
+
+    With --disk also a whole Debian of Debian's own packages, without root: 'coremesh boot --disk debian'
+    boots it. The packages are unpacked here, and set up by a machine that boots the new disk: some minutes.
+    """
+    from coremesh.cluster.cli.fetch import fetch_images
 
     raise_on_signals()
-    with fetch_progress() as progress:
-        image = fetch_debian(flavour, refresh=refresh, progress=progress)
-    typer.echo(f"kernel   {image.kernel_version:24} {image.kernel}")
-    typer.echo(f"busybox  {image.busybox_version:24} {image.busybox}")
+    fetch_images(what, flavour, refresh=refresh, disk=disk, ssh=ssh)
 
 
 @app.command()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from coremesh.cluster.launch import preflight, private_ray
-from coremesh.cluster.machine.images import debian_image, packages
-from coremesh.core.errors import PlatformError
+from coremesh.cluster.machine.images import cache, debian_image, packages
+from coremesh.core.errors import ImageFetchError, PlatformError
 
 GOOD, NOTE, BAD = "good", "note", "bad"
 
@@ -234,8 +234,29 @@ def _package_tools() -> Finding:
     return Finding("Debian's tools", GOOD, ", ".join(packages.TOOLS), "fetch the guest's kernel")
 
 
+def _disk_formats() -> Finding:
+    from coremesh.hw.backend.nbd import PACKAGE, PROGRAM, QEMU_FORMATS
+
+    others = ", ".join(QEMU_FORMATS)
+    if shutil.which(PROGRAM) is None:
+        meaning = f"{others} need {PROGRAM}: 'apt install {PACKAGE}'"
+        return Finding("disk formats", NOTE, "raw", meaning)
+    return Finding("disk formats", GOOD, f"raw; {others} by {PROGRAM}", "--disk FILE,format=F")
+
+
+def _disk_making() -> Finding:
+    from coremesh.cluster.machine.images import ext4
+
+    try:
+        for name in ext4.TOOLS:
+            ext4.tool(name)
+    except ImageFetchError as error:
+        return Finding("disk making", NOTE, "not possible", str(error))
+    return Finding("disk making", GOOD, ", ".join(ext4.TOOLS), "'coremesh fetch debian --disk 4G'")
+
+
 def _image_cache() -> Finding:
-    folder = debian_image.cache_folder()
+    folder = cache.cache_folder()
     found = [image for flavour in debian_image.FLAVOURS if (image := debian_image.cached_debian(flavour))]
     if found:
         releases = ", ".join(image.release for image in found)
@@ -328,5 +349,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _temporary_folder,
     _user_network,
     _package_tools,
+    _disk_formats,
+    _disk_making,
     _image_cache,
 )

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from coremesh.cluster.machine.assembly import check_images
 from coremesh.cluster.machine.cmdline import command_line
 from coremesh.cluster.machine.description import MachineDescription, Module
-from coremesh.cluster.machine.disks import check_places
+from coremesh.cluster.machine.disks import Disk, check_places
 from coremesh.cluster.machine.images import debian_image
 from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.options import Image, check, share_vcpus
 from coremesh.cluster.machine.shell import PROMPT
 from coremesh.core.errors import GuestImageError
+
+if TYPE_CHECKING:
+    from coremesh.cluster.machine.images.debian_disk import DebianDisk
 
 #: An ELF kernel's file holds more than is loaded: symbols, line numbers.
 LARGEST_KERNEL: Final = 1 << 30
@@ -66,8 +69,15 @@ def describe(
     kernel, initrd = check("kernel", kernel), check("initrd", initrd)
     pairs = check("modules", modules)
 
+    drives, system = resolved_disks(drives)
     initrd_bytes: bytes | None
-    if kernel is None:
+    if kernel is None and system is not None:
+        kernel_bytes = system.kernel.read_bytes()
+        initrd_bytes = (
+            system.initrd.read_bytes() if initrd is None else load_image(initrd, "initrd", ram_bytes)
+        )
+        append = f"{system.cmdline} {append}".strip()
+    elif kernel is None:
         debian = debian_image.fetch_debian(progress=progress)
         kernel_bytes = debian.kernel.read_bytes()
         initrd_bytes = (
@@ -97,6 +107,18 @@ def describe(
     )
     check_images(description)
     return description
+
+
+def resolved_disks(disks: tuple[Disk, ...]) -> tuple[tuple[Disk, ...], DebianDisk | None]:
+    """Return `disks` with the file of the fetched Debian disk in the place of its name, and that disk.
+
+    Raises :class:`ImageFetchError` where a person names it and none was fetched. Any thread.
+    """
+    if not any(disk.is_fetched for disk in disks):
+        return disks, None
+    from coremesh.cluster.machine.images import debian_disk
+
+    return debian_disk.resolve(disks)
 
 
 def load_image(image: Image, what: str, ram_bytes: int) -> bytes:

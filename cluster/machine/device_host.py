@@ -7,6 +7,7 @@ One thread more than any host has: *shell watch* looks for the first prompt, for
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import threading
 import time
@@ -37,6 +38,7 @@ PANIC = b"Kernel panic - not syncing"
 _POLL_SECONDS = 1.0
 _QUIET_SECONDS = 0.05  # a prompt counts when nothing follows it for so long
 _NUDGE_SECONDS = 3.0  # silence after which a shell that is waited for is sent a newline
+_LOGIN = b" login: "
 _TAIL = 4096
 
 
@@ -55,6 +57,7 @@ class DeviceHost(HostProcess):
         self._shell_seconds: float | None = None
         self._clock: Clock | None = None
         self._state: MachineState | None = None
+        self._wanted_at = -math.inf  # when a caller last waited for the shell
         super().__init__(description, driver)
 
     def portion_of(self, host: int) -> Portion:
@@ -87,20 +90,15 @@ class DeviceHost(HostProcess):
     def wait_shell(self, timeout: float) -> float | None:
         """Return the seconds from the start of emulation to the first prompt; None at the timeout or the end.
 
-        A shell whose prompt was drowned by later messages is asked for another one by a newline.
+        A shell whose prompt was drowned by later messages is asked for another one by a newline. A login
+        prompt gets the name of root, which needs no password on the console of our own images.
         """
         deadline = time.monotonic() + timeout
-        position, since = -1, time.monotonic()
         while not self._shell_ready.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
-            now = time.monotonic()
-            if now >= deadline or self._ended.is_set():
+            # The watch outlives this call, which a caller makes again and again, each time for a second.
+            self._wanted_at = time.monotonic()
+            if self._wanted_at >= deadline or self._ended.is_set():
                 return None
-            end = self._port.end
-            if end != position:
-                position, since = end, now
-            elif end and now - since > _NUDGE_SECONDS:
-                self._port.feed(b"\n")
-                since = now
         return self._shell_seconds
 
     def read_console(self, cursor: int, timeout: float) -> tuple[bytes, int, bool]:
@@ -195,12 +193,21 @@ class DeviceHost(HostProcess):
         prompt = re.compile(self._description.prompt)
         cursor, tail = 0, b""
         seen_at: float | None = None
+        moved_at = time.monotonic()
         while not self._ended.is_set():
             data, cursor = self._port.read(cursor, _POLL_SECONDS if seen_at is None else _QUIET_SECONDS)
             if data:
+                moved_at = time.monotonic()
                 tail = (tail + data)[-_TAIL:]
                 seen_at = self._now() if prompt.search(tail) else None
             elif seen_at is not None:
                 self._shell_seconds = seen_at
                 self._shell_ready.set()
                 return
+            elif tail and self._is_wanted() and time.monotonic() - moved_at > _NUDGE_SECONDS:
+                self._port.feed(b"root\n" if tail.endswith(_LOGIN) else b"\n")
+                moved_at = time.monotonic()
+
+    def _is_wanted(self) -> bool:
+        """Whether a caller waits for the shell; without one the console is the person's alone."""
+        return time.monotonic() - self._wanted_at < 2 * _POLL_SECONDS

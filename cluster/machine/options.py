@@ -61,13 +61,18 @@ def parse_memory(size: Any) -> int:
     RAM.
     """
     if isinstance(size, str):
-        match = _SIZE.fullmatch(size.strip())
-        if match is None:
-            raise ConfigurationError(f"{shown(size)} is no memory size; write it like 512M, 1G or 1.5G.")
-        count = int(float(match[1]) * _UNITS[match[2].upper()])
+        count = parse_size(size, "memory")
     else:
         count = _integer(size, "the memory size is a number of bytes, or text like 512M, 1G or 1.5G")
     return MemoryMap(count).ram_bytes
+
+
+def parse_size(size: str, what: str) -> int:
+    """Return the bytes of a size such as '512M', in units of 1024; raise :class:`ConfigurationError`."""
+    match = _SIZE.fullmatch(size.strip())
+    if match is None:
+        raise ConfigurationError(f"{shown(size)} is no {what} size; write it like 512M, 1G or 1.5G.")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def check_vcpus(vcpus: Any) -> int:

@@ -8,21 +8,16 @@ old image or none; a file lock lets any number of processes ask for the same ima
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-from coremesh.cluster.machine.images import packages
+from coremesh.cluster.machine.images import cache, packages
 from coremesh.cluster.machine.images.initramfs import busybox_initramfs, disk_initramfs, network_entries
 from coremesh.cluster.machine.images.modules import module_archive
 from coremesh.cluster.machine.options import check
@@ -73,21 +68,10 @@ class DebianImage:
         return disk_initramfs(self.busybox.read_bytes(), modules, network_entries(network))
 
 
-def cache_folder() -> Path:
-    """Return the folder that holds fetched images; it need not exist."""
-    chosen = os.environ.get("COREMESH_CACHE")
-    try:
-        return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("coremesh"))
-    except RuntimeError as error:  # ~user, and no such user
-        raise ConfigurationError(
-            f"COREMESH_CACHE is {shown(chosen)}, which names no folder ({error})."
-        ) from None
-
-
 def cached_debian(flavour: str = "amd64") -> DebianImage | None:
     """Return the cached image after checking its hashes, or None if there is none or it is damaged."""
-    _check_flavour(flavour)
-    folder = cache_folder() / f"debian-{flavour}"
+    check_flavour(flavour)
+    folder = cache.cache_folder() / f"debian-{flavour}"
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
         for name in _FILES:
@@ -117,37 +101,37 @@ def fetch_debian(
     `refresh` fetches even so, and keeps the old image if that fails. `source_list` stands in for the system's
     apt sources. May be called from any thread or process at once. Raises :class:`ImageFetchError`.
     """
-    _check_flavour(flavour)
+    check_flavour(flavour)
     refresh, progress = check("refresh", refresh), check("progress", progress)
     source_list = check("source_list", source_list)
     report = progress or (lambda what, done: None)
-    cache = cache_folder()
+    folder = cache.cache_folder()
     # Before the lock: a cache that this user may only read can hold a valid image all the same. A folder that
     # is exchanged in this moment does not pass the check of its hashes, and is then looked at under the lock.
     if not refresh and (image := cached_debian(flavour)) is not None:
         return image
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with _locked(cache / f"debian-{flavour}.lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with cache.locked(folder / f"debian-{flavour}.lock"):
             if not refresh and (image := cached_debian(flavour)) is not None:
                 return image
-            _sweep(cache, flavour)
-            _check_space(cache)
-            with tempfile.TemporaryDirectory(prefix=f"fetch-{flavour}-", dir=cache) as work:
+            cache.sweep(folder, f"fetch-{flavour}-")
+            cache.check_space(folder, _SPACE_NEEDED)
+            with tempfile.TemporaryDirectory(prefix=f"fetch-{flavour}-", dir=folder) as work:
                 _fill(Path(work), flavour, report, source_list)
-                _exchange(Path(work) / "image", cache / f"debian-{flavour}")
+                cache.exchange(Path(work) / "image", folder / f"debian-{flavour}")
     except OSError as error:
-        raise _fetch_error(error, cache) from error
+        raise cache.fetch_error(error, folder) from error
     image = cached_debian(flavour)
     if image is None:
-        raise ImageFetchError(f"the image just written to {cache} does not read back. Check that disk.")
+        raise ImageFetchError(f"the image just written to {folder} does not read back. Check that disk.")
     return image
 
 
 def drop_debian(flavour: str = "amd64") -> None:
     """Remove a cached image, if there is one."""
-    _check_flavour(flavour)
-    shutil.rmtree(cache_folder() / f"debian-{flavour}", ignore_errors=True)
+    check_flavour(flavour)
+    shutil.rmtree(cache.cache_folder() / f"debian-{flavour}", ignore_errors=True)
 
 
 def read_image(path: str | os.PathLike[str], what: str, limit: int, why_limit: str) -> bytes:
@@ -184,56 +168,15 @@ def _fill(work: Path, flavour: str, report: packages.Progress, source_list: Path
         "kernel_version": packages.version(kernel_archive),
         "busybox_version": packages.version(busybox_archive),
         "sha256": {
-            name: _write(image / name, data)
+            name: cache.write(image / name, data)
             for name, data in zip(_FILES, (kernel, busybox, modules), strict=True)
         },
     }
-    _write(image / _MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    cache.write(image / _MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
     report("unpacking", 1.0)
 
 
-def _write(path: Path, data: bytes) -> str:
-    """Write through to the disk, so that a rename never publishes a file that a power cut would empty."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
-
-
-def _exchange(fresh: Path, place: Path) -> None:
-    if place.exists():
-        place.rename(fresh.with_name("old"))
-    fresh.rename(place)
-
-
-def _sweep(cache: Path, flavour: str) -> None:
-    """Remove what killed fetches left behind; the lock says that none of this flavour is at work."""
-    for folder in cache.glob(f"fetch-{flavour}-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_space(cache: Path) -> None:
-    free = shutil.disk_usage(cache).free
-    if free < _SPACE_NEEDED:
-        raise OSError(errno.ENOSPC, f"{free >> 20} MiB free, {_SPACE_NEEDED >> 20} MiB needed")
-
-
-def _fetch_error(error: OSError, cache: Path) -> ImageFetchError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what = f"no room in the image cache {cache} ({error.strerror})"
-    else:
-        what = f"the image cache {cache} cannot be used ({error.strerror})"
-    return ImageFetchError(f"{what}. Set COREMESH_CACHE to a folder on another disk, or give --kernel FILE.")
-
-
-def _check_flavour(flavour: str) -> None:
+def check_flavour(flavour: str) -> None:
+    """Raise :class:`ConfigurationError` for a kernel flavour that Debian has not."""
     if not isinstance(flavour, str) or flavour not in FLAVOURS:
         raise ConfigurationError(f"no kernel flavour {shown(flavour)}; there are {', '.join(FLAVOURS)}.")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -73,7 +73,9 @@ until found=$(device 2>/dev/null); do
     sleep 0.1
 done
 mkdir -p /root.disk
-if mount -t "$type" -o "$options" "$found" /root.disk && [ -x "/root.disk$init" ]; then
+# An absolute link there cannot be followed from here, so it is taken for a program.
+if mount -t "$type" -o "$options" "$found" /root.disk &&
+    { [ -L "/root.disk$init" ] || [ -x "/root.disk$init" ]; }; then
     mount -o move /dev /root.disk/dev
     umount /proc
     exec switch_root /root.disk "$init"

@@ -8,13 +8,14 @@ it downloads has passed the same check of signatures and hashes as any package o
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import subprocess
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeAlias, cast
@@ -107,6 +108,40 @@ class Apt:
             raise ImageFetchError(f"apt-get download {package} left no package behind. {WAY_OUT}")
         return archives[0]
 
+    def required(self) -> list[str]:
+        """Return the names of the packages that no Debian system is without."""
+        command = ["apt-cache", "-c", str(self._configuration), "dumpavail"]
+        result = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
+        found = set()
+        for paragraph in result.stdout.split("\n\n"):
+            if re.search(r"^(Essential: yes|Priority: required)$", paragraph, re.MULTILINE) and (
+                match := re.search(r"^Package: (\S+)$", paragraph, re.MULTILINE)
+            ):
+                found.add(match[1])
+        return sorted(found)
+
+    def download_all(self, packages: Sequence[str], what: str, progress: Progress) -> list[Path]:
+        """Return the downloaded and verified .debs of `packages` and of all that they depend on."""
+        arguments = ["install", "--yes", "--no-install-recommends", "--download-only", *packages]
+        self._get(arguments, what, progress)
+        archives = sorted((self._root / "cache/archives").glob("*.deb"))
+        if not archives:
+            raise ImageFetchError(f"apt-get install left no package behind. {WAY_OUT}")
+        return archives
+
+    def sources(self) -> list[str]:
+        """Return Debian's own sources of this host, as lines of sources.list(5)."""
+        form = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
+        command = ["apt-get", "-c", str(self._configuration), "indextargets", "--format", form]
+        command.append("Created-By: Packages")
+        result = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
+        lines: dict[str, None] = {}
+        for line in result.stdout.splitlines():
+            origin, uri, release, component = [*line.split("|"), "", "", ""][:4]
+            if origin == "Debian" and uri and component:
+                lines[f"deb {uri.rstrip('/')} {release} {component}"] = None
+        return list(lines)
+
     def _get(
         self, arguments: list[str], what: str, progress: Progress, folder: Path | None = None
     ) -> list[str]:
@@ -174,7 +209,7 @@ def extract(archive: Path, pattern: str) -> tuple[str, bytes]:
 
     The package is unpacked as a stream and only as far as needed; nothing of it is written to disk.
     """
-    with _contents(archive) as stream:
+    with contents(archive) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as members:
                 for member in members:
@@ -193,7 +228,7 @@ def extract_all(archive: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, 
 
     Raises :class:`ImageFetchError` for a damaged package.
     """
-    with _contents(archive) as stream:
+    with contents(archive) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as members:
                 for member in members:
@@ -206,8 +241,24 @@ def extract_all(archive: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, 
             raise ImageFetchError(f"{archive.name} is damaged: {error}. {WAY_OUT}") from error
 
 
+def control(archive: Path) -> dict[str, bytes]:
+    """Return the control files of a .deb by name. Raises :class:`ImageFetchError`."""
+    command = ["dpkg-deb", "--ctrl-tarfile", str(archive)]
+    done = subprocess.run(command, capture_output=True, env=_environment(), check=False)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as members:
+            return {
+                member.name.removeprefix("./"): cast(IO[bytes], members.extractfile(member)).read()
+                for member in members
+                if member.isreg()
+            }
+    except tarfile.TarError as error:
+        raise ImageFetchError(f"{archive.name} is no Debian package: {error}. {WAY_OUT}") from error
+
+
 @contextmanager
-def _contents(archive: Path) -> Iterator[IO[bytes]]:
+def contents(archive: Path) -> Iterator[IO[bytes]]:
+    """Give the tar stream of a .deb's files."""
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment())
     stream = cast(IO[bytes], process.stdout)

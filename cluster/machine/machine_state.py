@@ -98,10 +98,11 @@ class MachineState:
 
         Raises :class:`StateError` for a machine of another shape; it is to be thrown away then.
         """
-        node.load(self.plain["devices"])
         passed = max(0, clock.now() - self.clock_ns)  # the guest's two clocks stay together
         tsc = self.plain["host"]["tsc"] + passed * self.tsc_hz // _NS_PER_SECOND
+        # First, since a device that resumes may raise an interrupt at once.
         host.load_state({**self.plain["host"], "tsc": tsc})
+        node.load(self.plain["devices"])
 
     def write(self, folder: Path) -> None:
         """Write `machine.json` and the sparse file `ram` into `folder`, which is made if need be."""

@@ -2,13 +2,15 @@
 """Linux in this process, without Ray: booted, saved into a folder, or taken up from there.
 
 As a program it takes up the machine that was saved in a folder, runs shell commands in it, and prints their
-output as JSON: ``saved_machine.py FOLDER VCPUS MEMORY TYPED COMMAND...``. TYPED goes first, into the very
-shell that was saved; each command runs in a shell of its own.
+output as JSON: ``saved_machine.py FOLDER VCPUS MEMORY DISKS TYPED COMMAND...``. DISKS is a JSON list
+of [path, interface]. TYPED goes first, into the very shell that was saved; each command runs in a
+shell of its own.
 """
 
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from coremesh.cluster.machine.console import Console
 from coremesh.cluster.machine.describe import describe
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.device_host import DeviceHost
+from coremesh.cluster.machine.disks import Disk, check_disks
 from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.machine_state import MachineState
 
@@ -66,23 +69,23 @@ class LinuxHost:
         return self.host.wait(seconds)
 
 
-def boot(vcpus: int, memory: str) -> LinuxHost:
+def boot(vcpus: int, memory: str, disks: Sequence[Disk] = ()) -> LinuxHost:
     """Debian's kernel with busybox, started."""
-    return LinuxHost(describe(vcpus=vcpus, memory=memory, append="quiet"))
+    return LinuxHost(describe(vcpus=vcpus, memory=memory, append="quiet", disks=list(disks)))
 
 
-def resume(folder: Path, vcpus: int, memory: str) -> LinuxHost:
+def resume(folder: Path, vcpus: int, memory: str, disks: Sequence[Disk] = ()) -> LinuxHost:
     """The machine that was saved in ``folder``, going on. No kernel is read."""
     ram_bytes = int(memory.removesuffix("M")) << 20
-    return LinuxHost(
-        MachineDescription(vcpus=vcpus, ram_bytes=ram_bytes, kernel=b""), MachineState.read(folder)
-    )
+    description = MachineDescription(vcpus=vcpus, ram_bytes=ram_bytes, kernel=b"", disks=check_disks(disks))
+    return LinuxHost(description, MachineState.read(folder))
 
 
 def main() -> None:
-    folder, vcpus, memory, typed, *commands = sys.argv[1:]
+    folder, vcpus, memory, images, typed, *commands = sys.argv[1:]
+    disks = [Disk(path, interface=interface) for path, interface in json.loads(images)]
     begin = time.monotonic()
-    with resume(Path(folder), int(vcpus), memory) as linux:
+    with resume(Path(folder), int(vcpus), memory, disks) as linux:
         linux.type(typed)
         outputs = [linux.run(command) for command in commands]
         seconds = time.monotonic() - begin

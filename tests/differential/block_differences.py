@@ -64,7 +64,8 @@ MASKED: Final = (
         "SDM vol. 3A 4.7: whether the kernel has a mapping there is its own affair",
     ),
     Mask(
-        "#SS or #GP instead of #PF at the end of 4 GiB in 32-bit code", "the guest checks no segment limits"
+        "#SS or #GP instead of #PF at the end of 4 GiB in 32-bit code",
+        "operands that a function of the emulator accesses are not compared with a flat segment's limit",
     ),
     Mask("blocks that set bit 17 of MXCSR", "AMD64 APM vol. 1, 4.2.2: it is theirs alone, #GP(0) elsewhere"),
     Mask(

@@ -47,7 +47,6 @@ SIZES: Final = {
 }
 SELECTORS: Final = (0, 1, 3, 0x23, 0x2B, 0x33, 0x10, 0x13, 0x18, 0x30, 0x38, 0x60, 0x0F, 0x80, 0xFFFF)
 MOST_BYTES: Final = 15
-SEGMENT_POPS: Final = frozenset((b"\x07", b"\x17", b"\x1f", b"\x0f\xa1", b"\x0f\xa9"))
 IMPLICIT: Final = {
     **dict.fromkeys(("pcmpestri", "pcmpistri", "loop", "loope"), frozenset((RCX,))),
     **dict.fromkeys(("movs", "cmps", "stos", "scas", "lods", "ins", "outs"), frozenset((RAX, RCX, RSI, RDI))),
@@ -206,8 +205,6 @@ class Generator:
                 self._write(draft, row)
                 if row.name == "lar":
                     break  # undefined bits of its result would be stored, or lead to an address
-                if draft.bits == 32 and (row.opcode in SEGMENT_POPS or "Sw" in row.operands[:1]):
-                    break  # what follows would go through that segment, which may be null
             except NotHere:
                 draft.gpr, draft.written, draft.instructions, draft.length, draft.undefined = before
         return self._finished(draft)

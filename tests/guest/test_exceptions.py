@@ -19,7 +19,7 @@ def test_given_the_modes_before_long_mode_when_a_guest_visits_them_then_each_beh
     guest: Callable[[str], Path], protection: str
 ) -> None:
     """32-bit protected mode, ring 3 and SYSENTER there, virtual-8086, task switches, real mode and back."""
-    result = run_on_coremesh(guest("legacy"), vcpus=1, protection=protection, cmdline="strict")
+    result = run_on_coremesh(guest("legacy"), vcpus=1, protection=protection, cmdline="strict limits")
     assert result.status == PASSED, result.story()
 
 

@@ -341,6 +341,11 @@ exception_cases:
 9:  inb $0x80, %al
     END
     CASE "read of a missing page in 32-bit code", 14, 0, COMPAT+IS_FAULT, MISSING_PAGE+8
+9:  mov %ss:MISSING_PAGE+8, %eax
+    END
+    CASE "use of a null segment in 32-bit code", 13, 0, COMPAT+IS_FAULT+STRICT
+    xor %eax, %eax
+    mov %eax, %ds
 9:  mov MISSING_PAGE+8, %eax
     END
     CASE "lret in 32-bit code from a kernel stack", 14, 1, COMPAT+IS_FAULT+STRICT, KERNEL_PAGE+0x10

@@ -106,12 +106,11 @@ vector = vector + 1
     .endr
     // Stack: vector, error, EIP, CS, EFLAGS, [ESP, SS, [ES, DS, FS, GS]].
 caught:
-    push %ss
-    pop %ds
-    mov %eax, %ss:seen_eax
+    push %eax
     mov $SEL_DATA, %eax
     mov %eax, %ds
     mov %eax, %es
+    popl seen_eax               // the stack may be the small segment
     mov step, %edi
     imul $ROW, %edi
     add $legacy_log, %edi

@@ -106,7 +106,7 @@ def test_given_all_that_guests_do_when_it_is_done_once_then_every_replaced_funct
         ("atomics", "rounds=16"),
         ("smc", "strict"),
         ("exceptions", "strict"),
-        ("legacy", ""),
+        ("legacy", "limits"),
         ("timers", "rounds=200"),
     ):
         result = run_on_coremesh(guest(theme), vcpus=1, cmdline=cmdline)

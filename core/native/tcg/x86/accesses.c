@@ -13,6 +13,7 @@
 // it
 //   is not.
 #include "accesses.h"
+#include "segments.h"
 
 static bool is_load(const TCGOp* op) {
     return op->opc == INDEX_op_qemu_ld_i64 || op->opc == INDEX_op_qemu_ld_i32;
@@ -154,6 +155,8 @@ void cm_check_access(CPUX86State* env, target_ulong address, TCGMemOpIdx oi, MMU
         if (unlikely(!cm_is_canonical(wrong))) {
             probe_access(env, wrong, 1, kind, (int)get_mmuidx(oi), from);  // does not return
         }
+    } else {
+        cm_check_end_of_segment(env, address, size, from);
     }
     if (misaligned && cm_checks_alignment(env)) raise_exception_err_ra(env, EXCP11_ALGN, 0, from);
     if (op & CM_MO_WRITTEN) kind = MMU_DATA_STORE;

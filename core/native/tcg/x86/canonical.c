@@ -38,7 +38,11 @@ static bool is_at_stack(const CPUX86State* env, const struct cm_instruction* in,
     return from_below < 2 * widest;
 }
 
-static bool through_stack_segment(CPUX86State* env, target_ulong address) {
+// The segment of an access at RIP: SS, or that of the operand.
+static int segment_at(CPUX86State* env, target_ulong address) {
+    const enum cm_code_size size = env->hflags & HF_CS64_MASK   ? CM_CODE64
+                                   : env->hflags & HF_CS32_MASK ? CM_CODE32
+                                                                : CM_CODE16;
     uint8_t bytes[CM_LONGEST_INSTRUCTION];
     struct cm_instruction in;
     enum cm_decoded decoded = CM_NEEDS_MORE;
@@ -47,11 +51,19 @@ static bool through_stack_segment(CPUX86State* env, target_ulong address) {
     while (decoded == CM_NEEDS_MORE && length < sizeof bytes) {
         bytes[length] = cpu_ldub_code(env, env->segs[R_CS].base + env->eip + length);
         length++;
-        decoded = cm_decode(bytes, length, CM_CODE64, &in);
+        decoded = cm_decode(bytes, length, size, &in);
     }
-    if (decoded != CM_DECODED) return false;
-    if (uses_stack(&in) && is_at_stack(env, &in, address)) return true;
-    return in.is_memory && in.operand_segment == CM_SS;
+    if (decoded != CM_DECODED) return CM_DS;
+    if (uses_stack(&in) && is_at_stack(env, &in, address)) return CM_SS;
+    return in.operand_segment;
+}
+
+void cm_check_end_of_segment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t from) {
+    CPUState* cs = env_cpu(env);
+    if (address + size - 1 <= UINT32_MAX || !cpu_restore_state(cs, from, true)) return;
+    const int segment = segment_at(env, address);
+    if ((uint32_t)(address - env->segs[segment].base) + (uint64_t)size - 1 <= UINT32_MAX) return;
+    raise_exception_err_ra(env, segment == CM_SS ? EXCP0C_STACK : EXCP0D_GPF, 0, from);
 }
 
 static bool fill(CPUState* cs, vaddr address, int size, MMUAccessType access, int mmu_index, bool probe,
@@ -59,7 +71,7 @@ static bool fill(CPUState* cs, vaddr address, int size, MMUAccessType access, in
     CPUX86State* env = cs->env_ptr;
     if (!cm_is_canonical(address) && cm_long_mode(env) && !probe && access != MMU_INST_FETCH &&
         (env->hflags & HF_CS64_MASK) && cpu_restore_state(cs, ra, true)) {
-        const int vector = through_stack_segment(env, address) ? EXCP0C_STACK : EXCP0D_GPF;
+        const int vector = segment_at(env, address) == CM_SS ? EXCP0C_STACK : EXCP0D_GPF;
         raise_exception_err_ra(env, vector, 0, ra);
     }
     return x86_cpu_tlb_fill(cs, address, size, access, mmu_index, probe, ra);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // General-purpose instructions that the engine's decoder takes for others, or executes in the wrong order.
-#include "translator.h"
+#include "segment_limits.h"
 #include "tcg/tcg-op.h"
 
 enum { DS_PREFIX = 0x3e };  // without an effect in 64-bit code
@@ -114,6 +114,12 @@ static target_ulong on_stack(const CPUX86State* env, target_ulong offset) {
     return (uint32_t)(env->segs[R_SS].base + offset);
 }
 
+// Of the stack, in its segment.
+static void push_at(CPUX86State* env, target_ulong offset, unsigned size, uint64_t value, uintptr_t ra) {
+    cm_check_segment(env, R_SS, on_stack(env, offset), size, true, ra);
+    store(env, on_stack(env, offset), size, value, ra);
+}
+
 static uint64_t merged(uint64_t old, uint64_t value, uint64_t mask) { return (old & ~mask) | (value & mask); }
 
 // ENTER (SDM vol. 2A): the pushes, then a look at whether the new top of the stack can be written, and only
@@ -125,32 +131,21 @@ static void enter(CPUX86State* env, target_ulong address, union cm_operands in) 
     const unsigned size = code64 && in.operand_bytes == 4 ? 8 : in.operand_bytes, level = in.modrm & 31;
     const uint64_t operand = size == 8 ? UINT64_MAX : size == 4 ? UINT32_MAX : 0xffff;
     uint64_t top = (env->regs[R_ESP] - size) & stack, frame = top, from = env->regs[R_EBP];
-    store(env, on_stack(env, top), size, env->regs[R_EBP], GETPC());
+    push_at(env, top, size, env->regs[R_EBP], GETPC());
     for (unsigned outer = 1; outer < level; outer++) {
         from = (from - size) & stack, top = (top - size) & stack;
-        store(env, on_stack(env, top), size, load(env, on_stack(env, from), size, GETPC()), GETPC());
+        cm_check_segment(env, R_SS, on_stack(env, from), size, false, GETPC());
+        push_at(env, top, size, load(env, on_stack(env, from), size, GETPC()), GETPC());
     }
     if (level) {
         top = (top - size) & stack;
-        store(env, on_stack(env, top), size, frame, GETPC());
+        push_at(env, top, size, frame, GETPC());
     }
     top = (top - (uint16_t)in.immediate) & stack;
+    cm_check_segment(env, R_SS, on_stack(env, top), size, true, GETPC());
     cm_probe_write(env, on_stack(env, top), size, GETPC());
     env->regs[R_ESP] = code64 ? top : stack == UINT32_MAX ? top : merged(env->regs[R_ESP], top, stack);
     env->regs[R_EBP] = size == 4 ? (uint32_t)frame : merged(env->regs[R_EBP], frame, operand);
-}
-
-// PUSHA pushes EAX first (SDM vol. 2B), so that a fault reports the highest address that is missing.
-static void push_all(CPUX86State* env, target_ulong address, union cm_operands in) {
-    (void)address;
-    const unsigned size = in.operand_bytes;
-    const uint64_t stack = env->segs[R_SS].flags & DESC_B_MASK ? UINT32_MAX : 0xffff;
-    uint64_t top = env->regs[R_ESP];
-    for (unsigned number = R_EAX; number <= R_EDI; number++) {
-        top = (top - size) & stack;
-        store(env, on_stack(env, top), size, env->regs[number], GETPC());
-    }
-    env->regs[R_ESP] = merged(env->regs[R_ESP], top, stack);
 }
 
 static enum cm_translated translate_enter(struct cm_translator* t, const struct cm_instruction* in) {
@@ -233,8 +228,7 @@ static enum cm_translated move_swapped(struct cm_translator* t, const struct cm_
     return CM_TRANSLATED;
 }
 
-const struct cm_row cm_integer_rows[16] = {
-    {CM_MAP_1, 0x60, .modes = CM_IN_16 | CM_IN_32, .execute = push_all},
+const struct cm_row cm_integer_rows[15] = {
     {CM_MAP_1, 0x62, .form = CM_MEMORY, .modes = CM_IN_16 | CM_IN_32, .check = check_bounds},
     {CM_MAP_1, 0x63, .form = CM_MEMORY, .modes = CM_IN_16 | CM_IN_32, .translate = translate_arpl},
     {CM_MAP_1, 0x6c, 0x6f, .check = cm_check_string_port},

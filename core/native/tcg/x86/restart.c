@@ -5,6 +5,7 @@
 // of their lazy form before a store, they are computed before the instruction instead: the form is then part
 // of what a fault restores.
 #include "restart.h"
+#include "segment_limits.h"
 #include "exec/helper-gen.h"
 #include "tcg/tcg-op.h"
 
@@ -88,6 +89,7 @@ static void push_all(CPUX86State* env, target_ulong address, union cm_operands i
     for (unsigned i = R_EAX; i <= R_EDI; i++) {
         top -= in.operand_bytes;
         const target_ulong linear = base + (top & mask);
+        cm_check_segment(env, R_SS, linear, in.operand_bytes, true, ra);
         cm_check_alignment(env, linear, in.operand_bytes, ra);
         if (in.operand_bytes == 2) {
             cpu_stw_data_ra(env, (uint32_t)linear, (uint16_t)env->regs[i], ra);

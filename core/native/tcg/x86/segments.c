@@ -235,16 +235,19 @@ struct cm_stack cm_inner_stack(const struct cm_transfer* t, unsigned dpl, unsign
 
 void cm_load_segment(CPUX86State* env, int reg, uint32_t selector, const struct cm_descriptor* d) {
     cpu_x86_load_seg_cache(env, reg, selector & 0xffff, cm_base(d), cm_limit(d), d->high);
+    cm_note_segments(env);
 }
 
 void cm_load_null_stack_segment(CPUX86State* env, uint32_t selector, unsigned cpl) {
     cpu_x86_load_seg_cache(env, R_SS, selector, 0, 0, cpl << DESC_DPL_SHIFT);
+    cm_note_segments(env);
 }
 
 void cm_load_virtual_8086_segment(CPUX86State* env, int reg, uint32_t selector) {
     selector &= 0xffff;
     cpu_x86_load_seg_cache(env, reg, selector, selector << 4, 0xffff,
                            DESC_P_MASK | DESC_S_MASK | DESC_W_MASK | DESC_A_MASK | 3 << DESC_DPL_SHIFT);
+    cm_note_segments(env);
 }
 
 void cm_set_cpl(CPUX86State* env, unsigned cpl) { env->hflags = (env->hflags & ~HF_CPL_MASK) | cpl; }
@@ -267,6 +270,7 @@ void cm_drop_inner_segments(CPUX86State* env, unsigned cpl) {
         // Base and limit stay, which FS and GS show in 64-bit mode.
         cpu_x86_load_seg_cache(env, data[i], 0, segment->base, segment->limit, 0);
     }
+    cm_note_segments(env);
 }
 
 // ---- MOV, POP and LxS to a segment register
@@ -280,6 +284,7 @@ void CM_WRAP(helper_load_seg)(CPUX86State* env, int reg, int selector32) {
     if (cm_is_null(selector)) {
         if (reg != R_SS) {
             cpu_x86_load_seg_cache(env, reg, selector, 0, 0, 0);
+            cm_note_segments(env);
             return;
         }
         // SDM vol. 2B, MOV: only 64-bit code of an inner ring runs without a stack segment.

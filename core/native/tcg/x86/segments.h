@@ -111,6 +111,10 @@ void cm_check_eip(const struct cm_transfer* t, const struct cm_descriptor* code,
 void cm_check_code(const struct cm_transfer* t, uint32_t selector, const struct cm_descriptor* code,
                    bool gate);
 
+// #SS(0) or #GP(0) when an access of code that is not 64-bit runs over the end of 4 GiB in its segment, whose
+// offsets end there (canonical.c).
+void cm_check_end_of_segment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t from);
+
 // ---- a stack
 struct cm_stack {
     target_ulong base, pointer, mask;  // mask: all ones in 64-bit mode
@@ -133,6 +137,9 @@ void cm_load_segment(CPUX86State* env, int reg, uint32_t selector, const struct 
 void cm_load_null_stack_segment(CPUX86State* env, uint32_t selector, unsigned cpl);
 void cm_load_virtual_8086_segment(CPUX86State* env, int reg, uint32_t selector);
 void cm_set_cpl(CPUX86State* env, unsigned cpl);
+// After a change of a segment register by anything but the functions above: whether accesses have to be
+// checked (segment_limits.c).
+void cm_note_segments(CPUX86State* env);
 void cm_enter_code(CPUX86State* env, uint32_t selector, const struct cm_descriptor* code, unsigned cpl,
                    target_ulong eip);
 // After a return to an outer ring: segments that it may not use become null (SDM vol. 2B, RET).

@@ -3,6 +3,7 @@
 #include "segments.h"
 #ifdef COREMESH_HOST_SSE
 #include "float.h"
+#include "segments.h"
 #endif
 
 static void read_segment(const SegmentCache* cache, struct cm_segment* out) {
@@ -60,6 +61,7 @@ void cm_engine_set_registers(cm_engine* engine, const struct cm_registers* in) {
         cpu_x86_load_seg_cache(env, segments[i].index, from->selector, from->base, from->limit,
                                cm_segment_flags(from->access));
     }
+    cm_note_segments(env);
     write_table_segment(&env->ldt, &in->ldtr);
     write_table_segment(&env->tr, &in->tr);
     env->gdt.base = in->gdt_base, env->gdt.limit = in->gdt_limit;

@@ -4,6 +4,7 @@
 // engine's.
 #include "../internals.h"
 #include "platform.h"
+#include "segments.h"
 
 #define CR0_NW (1u << 29)
 #define CR0_CD (1u << 30)
@@ -66,6 +67,7 @@ void cm_platform_attach(struct cm_engine* engine) {
 
 void cm_platform_reset(struct cm_engine* engine) {
     engine->env->regs[R_EDX] = engine->env->cpuid_version;  // SDM vol. 3A table 10-1
+    cm_note_segments(engine->env);
 }
 
 // ---- control registers
@@ -178,6 +180,7 @@ void CM_WRAP(helper_syscall)(CPUX86State* env, int next_eip_addend) {
     }
     cpu_x86_load_seg_cache(env, R_SS, (selector + 8) & 0xfffc, 0, 0xffffffff,
                            flat | DESC_B_MASK | DESC_W_MASK);
+    cm_note_segments(env);
     env->eip = !long_mode ? (uint32_t)env->star : from_64 ? env->lstar : env->cstar;
 }
 
@@ -191,6 +194,7 @@ void CM_WRAP(helper_sysret)(CPUX86State* env, int dflag) {
     // SDM vol. 2B, SYSRET: a return address that is not canonical faults while still in ring 0.
     if (dflag == 2 && !cm_is_canonical(env->regs[R_ECX])) raise_gp(env, ra);
     CM_REAL(helper_sysret)(env, dflag);
+    cm_note_segments(env);
 }
 
 void CM_WRAP(helper_sysenter)(CPUX86State* env, int next_eip_addend) {
@@ -204,6 +208,7 @@ void CM_WRAP(helper_sysenter)(CPUX86State* env, int next_eip_addend) {
                            flat | code | DESC_CS_MASK | DESC_R_MASK);
     cpu_x86_load_seg_cache(env, R_SS, (env->sysenter_cs + 8) & 0xfffc, 0, 0xffffffff,
                            flat | DESC_B_MASK | DESC_W_MASK);
+    cm_note_segments(env);
     env->regs[R_ESP] = env->sysenter_esp;
     env->eip = env->sysenter_eip;
 }
@@ -217,6 +222,7 @@ void CM_WRAP(helper_sysexit)(CPUX86State* env, int dflag) {
     if (dflag == 2 && !(cm_is_canonical(env->regs[R_EDX]) && cm_is_canonical(env->regs[R_ECX])))
         raise_gp(env, ra);
     CM_REAL(helper_sysexit)(env, dflag);
+    cm_note_segments(env);
 }
 
 // ---- flags

@@ -14,6 +14,7 @@
 #include "coverage.h"
 #include "encodings.h"
 #include "engine_calls.h"
+#include "segment_limits.h"
 
 // --- Calls ---
 
@@ -305,6 +306,8 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
     fetch(t, db->pc_next);
     t->before = QTAILQ_LAST(&t->tcg->ops);
     t->locked = false;
+    const bool checks_segments = !t->dc->code64;
+    if (checks_segments) t->check_word = tcg_temp_new_i64(t->tcg);
     enum cm_translated done = may_be_ours(t) ? translate_ours(t, &in) : CM_TO_ENGINE;
     if (done == CM_TO_ENGINE) {
         cm_translate_by_engine(t);
@@ -319,6 +322,10 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
         } else if (done == CM_TRANSLATED_LAST || single) {
             db->is_jmp = DISAS_TOO_MANY;
         }
+    }
+    if (checks_segments) {
+        if (done != CM_TRANSLATED_RAISE) cm_emit_segment_checks(t);
+        tcg_temp_free_i64(t->tcg, t->check_word);
     }
     if (unlikely(cm_coverage_on)) cm_note_instruction(t, t->before);
     if (db->is_jmp != DISAS_NEXT) return;

@@ -81,6 +81,7 @@ struct cm_translator {
     TCGOp* before;          // the last op before this instruction's
     bool locked;            // it has a LOCK prefix
     unsigned contents;      // of the block: CM_CALLS and the like (platform.h)
+    TCGv_i64 check_word;    // segment_limits.c
     target_ulong mmx_next;  // right behind the last MMX instruction of this block (mmx.c)
 };
 
@@ -138,7 +139,7 @@ struct cm_table {
 extern const struct cm_table cm_tables[];
 extern const size_t cm_table_count;
 
-extern const struct cm_row cm_integer_rows[16];  // integer.c
+extern const struct cm_row cm_integer_rows[15];  // integer.c
 extern const struct cm_row cm_vector_rows[1];    // vector.c
 // The translating functions of other files, for the tables.
 enum cm_translated cm_translate_x87(struct cm_translator* t, const struct cm_instruction* in);
@@ -183,8 +184,8 @@ void cm_probe_read(CPUX86State* env, target_ulong address, unsigned size, uintpt
 // Of an operand that is not canonical the access itself raises what comes first.
 static inline void cm_check_alignment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
     if (unlikely(address & (size - 1)) && cm_checks_alignment(env) &&
-        (!(env->hflags & HF_CS64_MASK) ||
-         (cm_is_canonical(address) && cm_is_canonical(address + size - 1)))) {
+        (env->hflags & HF_CS64_MASK ? cm_is_canonical(address) && cm_is_canonical(address + size - 1)
+                                    : address + size - 1 <= UINT32_MAX)) {
         raise_exception_err_ra(env, EXCP11_ALGN, 0, ra);
     }
 }

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host processes of one machine, driven as one: placed, started in step, watched, ended together.
 
-They are brought up in step, as :mod:`coremesh.cluster.machine.bring_up` says. A machine of one host has one
-actor and nothing else. With several, a *watch* thread in this process then waits for the first host that
+They are brought up in step, as :mod:`coremesh.cluster.machine.bring_up` says. A machine of one
+host on this computer is a child process (child.py), without Ray; on a cluster it is one actor and nothing else.
+ With several, a *watch* thread in this process then waits for the first host that
 ends, decides what the machine ended with, and stops the others.
 """
 
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar, TypeVarTuple
 
 from coremesh.cluster.launch import session
+from coremesh.cluster.launch.child import Child, ChildCall
 from coremesh.cluster.launch.placement import Placement, place
 from coremesh.cluster.machine import bring_up
 from coremesh.cluster.machine.build import Build
@@ -54,7 +56,7 @@ _STOPPING = bring_up.Step("stopping the vCPUs", 25.0)
 class _Actor:
     """The actor of one host as it is brought up: :class:`bring_up.SteppedHost`."""
 
-    def __init__(self, remote: session.Remote, name: str, interface: str) -> None:
+    def __init__(self, remote: session.Remote | Child, name: str, interface: str) -> None:
         self.name = name
         self.interface = interface
         self._remote = remote
@@ -72,11 +74,11 @@ class _Actor:
 class Hosts:
     """The actors of one machine; `self[0]` is the one with the devices. Any thread may call."""
 
-    def __init__(self, description: MachineDescription) -> None:
-        """Start the actors' processes, in the Ray that this process uses."""
+    def __init__(self, description: MachineDescription, child: Child | None = None) -> None:
+        """Start the actors' processes, in the Ray that this process uses; or use `child` as the only host."""
         self._description = description
         self._placement: Placement | None = None
-        self._remotes: list[session.Remote] = []
+        self._remotes: list[session.Remote | Child] = []
         self._found: list[Examined] = []
         self._identities: list[ProcessIdentity] = []
         self._condemned: set[int] = set()  # hosts whose processes are to end
@@ -88,6 +90,12 @@ class Hosts:
         self._loss: HostLostError | None = None
         self.warning = ""  #: a word for the person about where the hosts run; often empty
         try:
+            if child is not None:
+                self._remotes = [child]
+                begun = bring_up.STEPS["examine"]
+                made = child.begin("__init__", description, ProcessIdentity.current())
+                made.result(begun.seconds, begun.doing)
+                return
             if description.hosts > 1:
                 self._placement = place(description.hosts)
                 # Who has started no cluster has asked for hosts that share this machine.
@@ -100,7 +108,7 @@ class Hosts:
     def __len__(self) -> int:
         return self._description.hosts
 
-    def __getitem__(self, host: int) -> session.Remote:
+    def __getitem__(self, host: int) -> session.Remote | Child:
         return self._remotes[host]
 
     # --- up ----------------------------------------------------------------------------------------------
@@ -335,18 +343,25 @@ class Hosts:
         self._decided.set()
 
 
-def _result(method: str, call: session.Call) -> Any:
+def _result(method: str, call: session.Call | ChildCall) -> Any:
     if method == "stop":
         return call.result(_STOPPING.seconds, _STOPPING.doing)
     return call.result()
 
 
-def _start_actors(description: MachineDescription, placement: Placement | None) -> list[session.Remote]:
+def start_child() -> Child:
+    """Start the process of the only host of a machine on this computer; it gets ready meanwhile."""
+    return Child(_GROUPS, _GROUP_OF, others=4)
+
+
+def _start_actors(
+    description: MachineDescription, placement: Placement | None
+) -> list[session.Remote | Child]:
     import ray
 
     remote: Any = ray.remote  # its annotations do not know concurrency groups
     driver = ProcessIdentity.current()
-    actors = []
+    actors: list[session.Remote | Child] = []
     for host in range(description.hosts):
         actor_class = remote(
             num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups=_GROUPS, max_concurrency=4

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster.launch import session, telemetry
-from coremesh.cluster.launch.hosts import Hosts
+from coremesh.cluster.launch import preflight, session, telemetry
+from coremesh.cluster.launch.hosts import Hosts, start_child
 from coremesh.cluster.launch.tables import (
     CONTENTION,
     Rows,
@@ -70,8 +70,9 @@ class Machine:
     initramfs; both are fetched at first use. `cmdline` replaces the kernel's default command line, `append`
     is added to it, and its words replace default ones of the same names (cmdline.py). `modules` are Multiboot
     modules: paths, bytes, or pairs of one of these and a text.
-    `address` names a Ray cluster to run on, "auto" the one that this machine is a node of; otherwise Ray is
-    started here, quietly, and shared by all machines of the process.
+    `address` names a Ray cluster to run on, "auto" the one that this machine is a node of. Without it one
+    host is a child process of this one; for several Ray is started here, quietly, and shared by all machines
+    of the process.
     `prompt` is a regular expression (bytes, or text) for the prompt of the guest's shell.
     `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `unpack` lets the host
     unpack a bzImage's kernel, which saves the guest seconds and costs it KASLR. `disks` are paths of images,
@@ -108,27 +109,36 @@ class Machine:
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
         address = check("address", address)
-        build = own_build()
-        self._description = describe(
-            vcpus=vcpus,
-            memory=memory,
-            kernel=kernel,
-            initrd=initrd,
-            cmdline=cmdline,
-            modules=modules,
-            hosts=hosts,
-            policy=policy,
-            curve=curve,
-            wire=wire,
-            append=append,
-            prompt=prompt,
-            protection=protection,
-            unpack=unpack,
-            disks=disks,
-            cdrom=cdrom,
-            net=net,
-            progress=progress,
-        )
+        # One host here needs no Ray. Its process gets ready while the images are read.
+        child = start_child() if address is None and isinstance(hosts, int) and hosts == 1 else None
+        try:
+            build = own_build()
+            self._description = describe(
+                vcpus=vcpus,
+                memory=memory,
+                kernel=kernel,
+                initrd=initrd,
+                cmdline=cmdline,
+                modules=modules,
+                hosts=hosts,
+                policy=policy,
+                curve=curve,
+                wire=wire,
+                append=append,
+                prompt=prompt,
+                protection=protection,
+                unpack=unpack,
+                disks=disks,
+                cdrom=cdrom,
+                net=net,
+                progress=progress,
+            )
+            if child is not None:
+                preflight.require_threads(preflight.threads_of(self._description.vcpus, 1))
+        except BaseException:
+            if child is not None:
+                child.kill()
+            raise
         self.shares = self._description.shares
         self.vcpus = self._description.vcpus
         self.memory = self._description.ram_bytes
@@ -137,11 +147,11 @@ class Machine:
         self._paused = False
         self._shell = threading.Lock()  # one command at a time
         self._timings: dict[str, float | None] = {
-            "ray_start": session.ensure(address, self.vcpus, len(self.shares))
+            "ray_start": 0.0 if child is not None else session.ensure(address, self.vcpus, len(self.shares))
         }
 
         begin = time.monotonic()
-        self._hosts = Hosts(self._description)
+        self._hosts = Hosts(self._description, child)
         self._finalizer = weakref.finalize(self, self._hosts.close)
         try:
             self._hosts.await_processes(build)
@@ -252,7 +262,10 @@ class Machine:
 
     @property
     def timings(self) -> dict[str, float | None]:
-        """Seconds spent: 'ray_start', 'actor_start', 'load' (RAM, devices, images) and 'boot' (emulation)."""
+        """Seconds spent: 'ray_start', 'actor_start', 'load' (RAM, devices, images) and 'boot' (emulation).
+
+        Without Ray the first is 0, and the second is the process's start beyond the reading of the images.
+        """
         return {**self._timings, "boot": self.boot_seconds}
 
     @property

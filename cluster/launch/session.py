@@ -129,15 +129,7 @@ class Call:
                     raise cause from None
                 if _is_missing_package(error):
                     raise PlatformError(_MISSING_PACKAGE.format(self._what)) from error
-                if isinstance(cause, OSError | MemoryError):
-                    raise PlatformError(
-                        f"{self._what} could not go on: {first_line(cause)}. 'coremesh doctor' says what "
-                        "this host offers."
-                    ) from error
-                raise InternalError(
-                    f"{self._what} failed ({type(cause or error).__name__}: {first_line(cause or error)}). "
-                    "This is an error in Coremesh: please report it with what led to it."
-                ) from error
+                raise own_error(cause or error, self._what) from error
             except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
                 if _is_missing_package(error):
                     raise PlatformError(_MISSING_PACKAGE.format(self._what)) from error
@@ -145,6 +137,20 @@ class Call:
                     f"{self._what} has gone ({first_line(error)}). Start the machine again; "
                     "if it was killed for want of memory, give a smaller --memory or fewer --vcpus."
                 ) from error
+
+
+def own_error(error: BaseException, what: str) -> CoremeshError:
+    """Return the error of ours that stands for one that a host's method has raised; ours stay as they are."""
+    if isinstance(error, CoremeshError):
+        return error
+    if isinstance(error, OSError | MemoryError):
+        return PlatformError(
+            f"{what} could not go on: {first_line(error)}. 'coremesh doctor' says what this host offers."
+        )
+    return InternalError(
+        f"{what} failed ({type(error).__name__}: {first_line(error)}). This is an error in Coremesh: please "
+        "report it with what led to it."
+    )
 
 
 def require_ray() -> None:
@@ -170,8 +176,8 @@ def attempt(work: Callable[[], Any]) -> None:
     thread.join(_ATTEMPT_SECONDS)
 
 
-def first_done(calls: Mapping[int, Call], timeout: float) -> int | None:
-    """Return the key of a call that has come to an end, or None after `timeout` seconds."""
+def first_done(calls: Mapping[int, Any], timeout: float) -> int | None:
+    """Return the key of a :class:`Call` that has come to an end, or None after `timeout` seconds."""
     import ray
 
     done, _ = ray.wait([call.reference for call in calls.values()], timeout=max(0.0, timeout))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host processes of one machine, driven as one: placed, started in step, watched, ended together.
 
-They are brought up in step, as :mod:`coremesh.cluster.machine.bring_up` says. A machine of one
-host on this computer is a child process (child.py), without Ray; on a cluster it is one actor and nothing else.
- With several, a *watch* thread in this process then waits for the first host that
-ends, decides what the machine ended with, and stops the others.
+They are brought up in step, as :mod:`coremesh.cluster.machine.bring_up` says. A machine of one host on this
+computer is a child process (child.py), without Ray; on a cluster it is one actor and nothing else. With
+several, a *watch* thread in this process then waits for the first host that ends, decides what the machine
+ended with, and stops the others.
 """
 
 from __future__ import annotations

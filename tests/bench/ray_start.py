@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the time of ``coremesh boot --run true`` goes: Ray's start, the actor's, loading, the boot itself.
+"""Where the time of ``coremesh boot --run true`` goes: the host's process, loading, the boot itself.
 
 python tests/bench/ray_start.py [--vcpus N] [--rounds N]
 """

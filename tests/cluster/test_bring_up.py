@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A host process that stands still before the guest runs: every step has a deadline, and says which host."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from coremesh.cluster.launch import session, warden
+from coremesh.cluster.launch.child import Child
 from coremesh.cluster.machine.bring_up import STEPS, Step
 from coremesh.core.errors import HostLostError
 
@@ -21,17 +23,29 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("one_ray")]
 DEADLINE = 3.0
 
 
+def parent(place: Path) -> int:
+    return int((place / "stat").read_text().rpartition(")")[2].split()[1])
+
+
 class Stopper:
     """Sends SIGSTOP to the process of a host when the driver is about to ask it for `step`."""
 
-    def __init__(self, step: str, host: int) -> None:
+    def __init__(self, step: str, host: int, hosts: int) -> None:
         self.step = step
         self.title = b"ray::DeviceHost" if host == 0 else b"ray::HostProcess"
+        self.child = hosts == 1
         self.stopped: list[int] = []
         self._before = set(self._processes())
 
     def _processes(self) -> list[int]:
         found = []
+        if self.child:
+            for place in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    command = (place / "cmdline").read_bytes()
+                    if b"coremesh.cluster.machine.host_server" in command and parent(place) == os.getpid():
+                        found.append(int(place.name))
+            return found
         for pid in warden.writers(str(Path(session.own_environment()["RAY_AUTH_TOKEN_PATH"]).parent)):
             try:
                 if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(self.title):
@@ -58,24 +72,25 @@ class Stopper:
 
 
 @pytest.fixture
-def standing_still(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], Stopper]]:
+def standing_still(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stopper]]:
     """A function that lets a host stand still at a step, whose deadline is short now."""
     made: list[Stopper] = []
 
-    def arrange(step: str, host: int) -> Stopper:
+    def arrange(step: str, host: int, hosts: int = 2) -> Stopper:
         session.ensure()
-        stopper = Stopper(step, host)
+        stopper = Stopper(step, host, hosts)
         made.append(stopper)
         # The process of `examine` must have come up to be stopped.
         seconds = 20.0 if step == "examine" else DEADLINE
         monkeypatch.setitem(STEPS, step, Step(STEPS[step].doing, seconds))
-        real = session.Remote.begin
+        kind: Any = session.Remote if hosts > 1 else Child
+        real = kind.begin
 
-        def begin(self: session.Remote, method: str, *arguments: Any) -> session.Call:
+        def begin(self: Any, method: str, *arguments: Any) -> Any:
             stopper.begin(method)
             return real(self, method, *arguments)
 
-        monkeypatch.setattr(session.Remote, "begin", begin)
+        monkeypatch.setattr(kind, "begin", begin)
         return stopper
 
     yield arrange
@@ -120,15 +135,15 @@ def check(kernel: Path, stopper: Stopper, hosts: int, name: str) -> None:
 
 @pytest.mark.parametrize("step", ["prepare", "start"])
 def test_given_two_hosts_when_one_stands_still_before_the_start_then_it_is_named_and_ended(
-    standing_still: Callable[[str, int], Stopper], kernel: Path, step: str
+    standing_still: Callable[..., Stopper], kernel: Path, step: str
 ) -> None:
     check(kernel, standing_still(step, 1), 2, "host 1")
 
 
 def test_given_one_host_when_it_stands_still_before_the_start_then_it_is_told_and_ended(
-    standing_still: Callable[[str, int], Stopper], kernel: Path
+    standing_still: Callable[..., Stopper], kernel: Path
 ) -> None:
-    check(kernel, standing_still("prepare", 0), 1, "the process that ran the vCPUs")
+    check(kernel, standing_still("prepare", 0, 1), 1, "the process that ran the vCPUs")
 
 
 @pytest.mark.slow
@@ -144,7 +159,7 @@ def test_given_one_host_when_it_stands_still_before_the_start_then_it_is_told_an
     ],
 )
 def test_given_two_hosts_when_one_stands_still_at_any_step_then_it_is_named_and_ended(
-    standing_still: Callable[[str, int], Stopper], kernel: Path, step: str, host: int
+    standing_still: Callable[..., Stopper], kernel: Path, step: str, host: int
 ) -> None:
     # While the hosts look for each other, each misses the other one.
     check(kernel, standing_still(step, host), 2, "host" if step == "join" else f"host {host}")

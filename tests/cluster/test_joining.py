@@ -112,7 +112,7 @@ def test_given_a_private_ray_and_a_cluster_with_a_token_when_auto_joins_then_the
         """
         token $HOME abcd
         mkfifo /tmp/said
-        boot --kernel $SPINS >/tmp/said 2>&1 & exec 3</tmp/said; read -u 3 line; echo "$line 0"
+        boot --hosts 2 --kernel $SPINS >/tmp/said 2>&1 & exec 3</tmp/said; read -u 3 line; echo "$line 0"
         boot --kernel $ENDS --address auto 2>&1 | sed 's/^/1 /'
         head >/dev/null 2>&1
         boot --kernel $ENDS --address auto --hosts 2 2>&1 | sed 's/^/2 /'

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
 from coremesh.cluster.machine.images.debian_image import fetch_debian
 from coremesh.cluster.machine.networks import network_of
+from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.cluster.machine.options import check, share_vcpus
 from coremesh.cluster.machine.terminal import PlainText
 from coremesh.core.errors import (
@@ -65,22 +66,10 @@ def boot_guest(options: BootOptions) -> int:
     """Boot, serve the console or run the command, and return the process's exit status."""
     # Before an image is got, and Machine says the same of what only it takes.
     shares = share_vcpus(options.hosts, options.vcpus)
-    for name in (
-        "policy",
-        "wire",
-        "memory",
-        "kernel",
-        "initrd",
-        "append",
-        "cmdline",
-        "timeout",
-        "address",
-        "unpack",
-        "disks",
-        "cdrom",
-        "net",
-    ):
-        check(name, getattr(options, name))
+    for field in fields(options):
+        if field.name in OPTIONS and field.name not in ("hosts", "vcpus"):
+            check(field.name, getattr(options, field.name))
+    check("timeout", options.timeout)
     if options.command is not None:
         check("command", options.command)
     try:

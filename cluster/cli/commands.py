@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from coremesh.cluster.cli.process import raise_on_signals
+from coremesh.cluster.machine.option_table import OPTIONS
 
 app = typer.Typer(
     name="coremesh",
@@ -67,46 +68,37 @@ terminal the console goes to standard output as plain text, and standard input t
 """
 
 
+def _option(name: str) -> Any:
+    """The machine's option `name` as the command line has it."""
+    option = OPTIONS[name]
+    flags = (option.flag,) if option.flag else ()
+    return typer.Option(*flags, metavar=option.metavar, help=option.text)
+
+
 @app.command(help=_BOOT_HELP)
 def boot(
     vcpus: Annotated[
         int | None,
-        typer.Option("--vcpus", metavar="N", help="Cores of the guest, 1 to 255; by default one a host."),
+        _option("vcpus"),
     ] = None,
     hosts: Annotated[
         str,
-        typer.Option(
-            "--hosts",
-            metavar="N|N,N..",
-            help="Number of hosts, or vCPUs per host: 6,2.",
-        ),
+        _option("hosts"),
     ] = "1",
-    memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="RAM, as 512M or 4G.")] = "1G",
-    kernel: Annotated[
-        Path | None, typer.Option("--kernel", metavar="FILE", help="bzImage, vmlinux or Multiboot image.")
-    ] = None,
-    initrd: Annotated[
-        Path | None, typer.Option("--initrd", metavar="FILE", help="Initial RAM file system.")
-    ] = None,
+    memory: Annotated[str, _option("memory")] = "1G",
+    kernel: Annotated[Path | None, _option("kernel")] = None,
+    initrd: Annotated[Path | None, _option("initrd")] = None,
     append: Annotated[
         str,
-        typer.Option(
-            "--append",
-            metavar="TEXT",
-            help="Added to the kernel's default command line; replaces its words of the same names.",
-        ),
+        _option("append"),
     ] = "",
     cmdline: Annotated[
         str | None,
-        typer.Option(
-            "--cmdline", metavar="TEXT", help="Given to the kernel instead of the default command line."
-        ),
+        _option("cmdline"),
     ] = None,
     module: Annotated[
         list[str] | None,
-        typer.Option(
-            "--module", metavar="'FILE TEXT'", help="A Multiboot module and its text; may be repeated."
-        ),
+        _option("modules"),
     ] = None,
     run: Annotated[
         str | None,
@@ -123,50 +115,28 @@ def boot(
     ] = False,
     unpack: Annotated[
         bool,
-        typer.Option(help="Unpack a bzImage on the host: seconds faster, but the kernel is not relocated."),
+        _option("unpack"),
     ] = True,
     address: Annotated[
         str | None,
-        typer.Option(
-            "--address",
-            metavar="ADDRESS",
-            help="Run on this Ray cluster, 'auto' or host:port, each host on a node of its own.",
-        ),
+        _option("address"),
     ] = None,
     disk: Annotated[
         list[str] | None,
-        typer.Option(
-            "--disk",
-            metavar="FILE[,OPTION..]",
-            help="A disk; may be repeated. Options: if=ide|virtio, format=F, readonly, snapshot.",
-        ),
+        _option("disks"),
     ] = None,
-    cdrom: Annotated[
-        Path | None, typer.Option("--cdrom", metavar="FILE", help="A CD-ROM drive with this image in it.")
-    ] = None,
+    cdrom: Annotated[Path | None, _option("cdrom")] = None,
     net: Annotated[
         list[str] | None,
-        typer.Option(
-            "--net",
-            metavar="NETWORK",
-            help="A network card: user[,forward=tcp:2222:22], socket=ADDRESS, switch=ADDRESS, none.",
-        ),
+        _option("net"),
     ] = None,
     policy: Annotated[
         str,
-        typer.Option(
-            "--policy",
-            metavar="POLICY",
-            help="Between hosts a locked operation goes to its page: never, always or adaptive.",
-        ),
+        _option("policy"),
     ] = "adaptive",
     wire: Annotated[
         str,
-        typer.Option(
-            "--wire",
-            metavar="WIRE",
-            help="What carries messages between hosts: shm (one computer), zmq (a network), or auto.",
-        ),
+        _option("wire"),
     ] = "auto",
 ) -> None:
     """Boot a guest."""

@@ -69,7 +69,8 @@ def sweep(
     command for the guest's shell, whose numbers are lines ``name=number``, or what the regular expressions in
     `numbers` find; or one of :mod:`coremesh.loads`. Parameters named as an option of :class:`Machine` set it;
     'engine' chooses 'coremesh' or 'qemu'; others, and 'seed', go to the function if it has such a parameter,
-    to a command as variables of the shell. `machine` are options that are the same for all.
+    to a command as variables of the shell. `machine` are options that are the same for all. Each trial's seed
+    is made from `seed`, a whole number, and its parameters: the same again in every sweep.
 
     `out` is a file .parquet or .csv; beside it, in ``out.rows``, each row is on disk as soon as its trial is
     done. With `resume` trials that succeeded there are not run again. A trial that fails is tried again up to

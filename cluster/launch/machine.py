@@ -32,6 +32,7 @@ from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.disks import Disk
 from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.networks import Network
+from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.cluster.machine.options import Image, check
 from coremesh.cluster.machine.shell import PROMPT, CommandResult
 from coremesh.core.errors import (
@@ -53,36 +54,56 @@ _WAIT_SLICE = 1.0  # seconds a remote wait blocks, so that Ctrl-C is noticed in 
 class Machine:
     """A guest computer with `vcpus` cores and `memory` bytes of RAM, running when the constructor returns.
 
-    ::
+    >>> from coremesh import Machine
+    >>> with Machine(vcpus=2, memory="256M") as machine:
+    ...     machine.run("nproc")
+    ...     machine.wait(timeout=0) is None  # it still runs
+    ...     int(machine.stats()["interrupts"].sum()) > 0
+    CommandResult(output='2\\n', status=0, raw=b'2\\n')
+    True
+    True
+    >>> machine.state
+    'stopped'
 
-        with Machine(vcpus=4) as machine:
-            print(machine.run("nproc").output)
+    The first machine fetches Debian's kernel. One host is a child process of this one; for several, Ray is
+    started here, quietly, and shared by all machines of the process. Options:
 
-    `hosts` spreads it over several: a number, or a list with the vCPUs of each, ``[6, 2]`` or ``[{"vcpus":
-    6}, {"vcpus": 2}]``; without `vcpus` each has one. All run on this machine unless `address` names a Ray
-    cluster, where each gets a node of its own if there are enough (:attr:`warning` says when not). `policy`
-    says when a locked operation goes to the page instead of the page to the operation: 'never', 'always' or
-    'adaptive'. `wire` carries messages between hosts: 'shm', shared memory, for hosts on one computer;
-    'zmq' for a network; 'auto' chooses, and :attr:`facts` tells which and why. `curve` encrypts and
-    authenticates what passes over a network; off only to measure its cost.
+    **Size.** `vcpus` is 1 to 255. `memory` is bytes, or text such as "512M" or "1.5G" in powers of 1024.
 
-    `kernel` and `initrd` are paths or bytes. Without a kernel the machine boots Debian's, with a busybox
-    initramfs; both are fetched at first use. `cmdline` replaces the kernel's default command line, `append`
-    is added to it, and its words replace default ones of the same names (cmdline.py). `modules` are Multiboot
-    modules: paths, bytes, or pairs of one of these and a text.
-    `address` names a Ray cluster to run on, "auto" the one that this machine is a node of. Without it one
-    host is a child process of this one; for several Ray is started here, quietly, and shared by all machines
-    of the process.
-    `prompt` is a regular expression (bytes, or text) for the prompt of the guest's shell.
-    `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `unpack` lets the host
-    unpack a bzImage's kernel, which saves the guest seconds and costs it KASLR. `disks` are paths of images,
-    texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD image. `net` are its network
-    cards, texts as of ``--net`` or :class:`Network`. `progress` is told about
-    a fetch (what, 0..1).
+    **What it boots.** `kernel` and `initrd` are paths or bytes: a bzImage, a vmlinux or a Multiboot image.
+    Without a kernel it is Debian's with a busybox initramfs, fetched at first use. `cmdline` replaces the
+    kernel's default command line; `append` is added to it, and its words replace default ones of the same
+    names. `modules` are Multiboot modules: paths, bytes, or pairs of one of these and a text. `unpack` lets
+    the host unpack a bzImage, which saves the guest seconds and costs it the random address of its kernel
+    (KASLR).
 
-    Raises :class:`ConfigurationError`, :class:`GuestImageError`, :class:`ImageFetchError` or
-    :class:`PlatformError` before anything runs. Methods may be called from any thread. A machine that is no
-    longer referred to is stopped, and so are all at the end of the process, however it ends.
+    **Devices.** `disks` are paths of images, texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD
+    image. `net` are network cards: texts as of ``--net``, or :class:`Network`.
+
+    **Hosts.** `hosts` is a number of hosts over which the vCPUs are spread, or the vCPUs of each: ``[6, 2]``
+    or ``[{"vcpus": 6}, {"vcpus": 2}]``. Without `vcpus` each host of a number has one. All run on this
+    computer unless `address` names a Ray cluster, "host:port", or "auto" for the cluster of which this
+    computer is a node; there each host gets a node of its own if there are enough (:attr:`warning` says when
+    not). `wire` carries the messages between hosts: 'shm' (shared memory) for hosts on one computer, 'zmq'
+    for a network; 'auto' chooses, and :attr:`facts` tells which and why. `curve` encrypts and authenticates
+    what passes over a network; turn it off only to measure its cost. `policy` says when a locked operation
+    goes to its page instead of the page to the operation: 'never', 'always' or 'adaptive'.
+
+    **The rest.** `prompt` is a regular expression (bytes, or text) for the prompt of the guest's shell.
+    `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `progress` is a
+    function that is told about a fetch: what is done, and how much of it (0..1), on the calling thread.
+
+    Raises :class:`ConfigurationError` for options that cannot be, :class:`GuestImageError`,
+    :class:`ImageFetchError`, :class:`DiskError` and :class:`NetworkError` for what it needs and does not
+    get, :class:`PlatformError` for a computer that lacks something, and :class:`HostLostError` when a host
+    has gone or does not answer. Then nothing is left running.
+
+    Any thread may call any method. A method of a machine that was stopped raises :class:`MachineStateError`,
+    one of a machine whose host was lost raises :class:`HostLostError`. A machine that is no longer referred
+    to is stopped, and so are all at the end of the process, however it ends.
+
+    Attributes, set once: `vcpus` and `shares` (vCPUs in all, and by host), `memory` in bytes, `cmdline` as
+    the kernel got it, and `console`, the guest's :class:`Console`.
     """
 
     def __init__(
@@ -108,31 +129,13 @@ class Machine:
         net: str | Network | Sequence[str | Network] = (),
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
-        address = check("address", address)
+        options = {name: value for name, value in locals().items() if name in OPTIONS}
+        address = check("address", options.pop("address"))
         # One host here needs no Ray. Its process gets ready while the images are read.
         child = start_child() if address is None and isinstance(hosts, int) and hosts == 1 else None
         try:
             build = own_build()
-            self._description = describe(
-                vcpus=vcpus,
-                memory=memory,
-                kernel=kernel,
-                initrd=initrd,
-                cmdline=cmdline,
-                modules=modules,
-                hosts=hosts,
-                policy=policy,
-                curve=curve,
-                wire=wire,
-                append=append,
-                prompt=prompt,
-                protection=protection,
-                unpack=unpack,
-                disks=disks,
-                cdrom=cdrom,
-                net=net,
-                progress=progress,
-            )
+            self._description = describe(**options)
             if child is not None:
                 preflight.require_threads(preflight.threads_of(self._description.vcpus, 1))
         except BaseException:
@@ -193,7 +196,11 @@ class Machine:
             return run_command(console, command, left, on_output)
 
     def wait_shell(self, timeout: float | None = None) -> float:
-        """Wait until a shell has shown its prompt; return :attr:`boot_seconds`."""
+        """Wait until a shell has shown its prompt; return :attr:`boot_seconds`.
+
+        Raises :class:`ConsoleTimeoutError` after `timeout` seconds (None: never), :class:`GuestCrashError` or
+        :class:`MachineStateError` when the machine ends before.
+        """
         begin, timeout = time.monotonic(), check("timeout", timeout)
         while self._timings.get("boot") is None:
             left = _WAIT_SLICE if timeout is None else min(_WAIT_SLICE, timeout - (time.monotonic() - begin))
@@ -210,19 +217,25 @@ class Machine:
         return seconds
 
     def pause(self) -> None:
-        """Park all vCPUs; returns when none runs."""
+        """Park all vCPUs, on all hosts; return when none of them runs. Guest time goes on.
+
+        Raises :class:`MachineStateError` when the machine has ended.
+        """
         self._require_alive()
         self._hosts.all("pause")
         self._paused = True
 
     def resume(self) -> None:
-        """Let parked vCPUs go on."""
+        """Let parked vCPUs go on. Raises :class:`MachineStateError` when the machine has ended."""
         self._require_alive()
         self._hosts.all("resume")
         self._paused = False
 
     def wait(self, timeout: float | None = None) -> MachineEnd | None:
-        """Wait for the machine's end and return it; None if it still runs after `timeout` seconds."""
+        """Wait for the machine's end and return it; None if it still runs after `timeout` seconds.
+
+        Without `timeout` it waits for ever; 0 only looks. Raises :class:`HostLostError`.
+        """
         begin, timeout = time.monotonic(), check("timeout", timeout)
         while self._end is None:
             left = _WAIT_SLICE if timeout is None else min(_WAIT_SLICE, timeout - (time.monotonic() - begin))
@@ -233,7 +246,10 @@ class Machine:
         return self._end
 
     def stop(self) -> MachineEnd:
-        """Switch the machine off if it still runs, free all it holds, and return how it ended."""
+        """Switch the machine off if it still runs, free all it holds, and return how it ended.
+
+        The guest is not asked to shut down. To call it again does nothing.
+        """
         if self._finalizer.alive:
             try:
                 self._end = self._end or self._hosts.stop()
@@ -318,7 +334,8 @@ class Machine:
         'gpa' is the page's guest-physical address, 'home' the host that arbitrates it, 'users' where in the
         guest's code it was needed most often. With a Linux guest's `symbols`, a file System.map or a copy of
         /proc/kallsyms, users are named, and there is 'symbols': which of the kernel's variables lie there.
-        `phys_base` is for a kernel that moved itself, see :class:`SymbolTable`.
+        `phys_base` (bytes) is for a kernel that moved itself, see :class:`SymbolTable`. Raises
+        :class:`MachineStateError` where there is only one host.
         """
         count, symbols, phys_base = (
             check("count", count), check("symbols", symbols), check("phys_base", phys_base),
@@ -354,16 +371,17 @@ class Machine:
         the host's port. Raises :class:`NetworkError` for one that is taken, ConfigurationError for a card
         that is not on a 'user' network.
         """
-        forward, card = check("forward", port), check("card", card)
+        forward, card = check("port", port), check("card", card)
         return int(self._call("forward", forward, card))
 
     def capture(self, path: str | os.PathLike[str], *, card: int = 0) -> None:
         """Write what passes a network card from now on into a pcap file on the host with the devices.
 
-        It is complete when the machine has ended. Raises :class:`NetworkError` for a file that cannot be
-        written, ConfigurationError for a card that there is not.
+        `card` counts the network cards from 0. The file is complete when the machine has ended. Raises
+        :class:`NetworkError` for a file that cannot be written, ConfigurationError for a card that there is
+        not.
         """
-        place, card = check("capture", path), check("card", card)
+        place, card = check("path", path), check("card", card)
         self._call("capture", place.absolute(), card)
 
     def device_stats(self) -> pandas.DataFrame:
@@ -396,7 +414,11 @@ class Machine:
         return shown
 
     def registers(self, vcpu: int = 0) -> dict[str, Any]:
-        """Return a vCPU's registers; the machine must be paused."""
+        """Return the registers of `vcpu`, which counts from 0, by their names in the SDM.
+
+        Integers; a segment register is (selector, base, limit, access). Raises :class:`MachineStateError`
+        unless the machine is paused or has ended, :class:`ConfigurationError` for a vCPU that there is not.
+        """
         vcpu = check("vcpu", vcpu)
         if vcpu >= self.vcpus:
             raise ConfigurationError(f"there is no vCPU {vcpu}; they count from 0.")

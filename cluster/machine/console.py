@@ -45,13 +45,20 @@ class Console:
         self._remote.call("feed_console", check("data", data))
 
     def read(self, timeout: float = 0.0) -> bytes:
-        """Return all that came since the last read, waiting up to `timeout` seconds for the first byte."""
+        """Return all that came since the last read, waiting up to `timeout` seconds for the first byte.
+
+        Raises :class:`HostLostError`.
+        """
         timeout = _patience(timeout)
         data, self._unread = self._unread, b""
         return data or self.take(timeout)[0]
 
     def next(self, timeout: float) -> bytes:
-        """Like :meth:`read`, but raises when the machine has ended and nothing is left to read."""
+        """Return what came, waiting up to `timeout` seconds for the first byte.
+
+        When the machine has ended and nothing is left, raises :class:`GuestCrashError` after a crash, else
+        :class:`MachineStateError`.
+        """
         data, over = self.take(timeout)
         if over:
             raise self._ended()
@@ -60,7 +67,7 @@ class Console:
     def take(self, timeout: float) -> tuple[bytes, bool]:
         """Return (the next bytes, whether the machine has ended and all was read).
 
-        Waits up to `timeout` seconds for the first byte.
+        Waits up to `timeout` seconds for the first byte. Raises :class:`HostLostError`.
         """
         timeout = _patience(timeout)
         if self._unread:
@@ -83,8 +90,8 @@ class Console:
     def expect(self, pattern: str | bytes | re.Pattern[bytes], timeout: float = 30.0) -> re.Match[bytes]:
         """Wait until the output not yet read matches `pattern` (a regular expression) and read up to its end.
 
-        The match's groups are bytes. Raises :class:`ConsoleTimeoutError` with the console's last bytes, or
-        what the machine ended with.
+        The match's groups are bytes. Raises :class:`ConsoleTimeoutError` with the console's last bytes after
+        `timeout` seconds, or what the machine ended with.
         """
         wanted, timeout = compiled_pattern("pattern", pattern), _patience(timeout)
         deadline = time.monotonic() + timeout

@@ -11,8 +11,8 @@ from coremesh.cluster.machine.description import MachineDescription, Module
 from coremesh.cluster.machine.disks import Disk, check_places
 from coremesh.cluster.machine.images import debian_image
 from coremesh.cluster.machine.networks import network_of
+from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.cluster.machine.options import Image, check, share_vcpus
-from coremesh.cluster.machine.shell import PROMPT
 from coremesh.core.errors import GuestImageError
 
 if TYPE_CHECKING:
@@ -22,52 +22,42 @@ if TYPE_CHECKING:
 LARGEST_KERNEL: Final = 1 << 30
 
 
-def describe(
-    *,
-    vcpus: Any = None,
-    memory: Any = "1G",
-    kernel: Any = None,
-    initrd: Any = None,
-    cmdline: Any = None,
-    modules: Any = (),
-    hosts: Any = 1,
-    policy: Any = "adaptive",
-    curve: Any = True,
-    wire: Any = "auto",
-    append: Any = "",
-    prompt: Any = PROMPT,
-    protection: Any = "auto",
-    unpack: Any = True,
-    disks: Any = (),
-    cdrom: Any = None,
-    net: Any = (),
-    progress: Any = None,
-) -> MachineDescription:
-    """Return the machine that these options describe; their meaning is that of `Machine`'s.
+def describe(**options: Any) -> MachineDescription:
+    """Return the machine that `options` describe: those of :data:`OPTIONS`, whose meaning is `Machine`'s.
 
     Reads the images, after all else was found right. Raises :class:`ConfigurationError`,
     :class:`GuestImageError` or :class:`ImageFetchError`. No engine and no Ray is needed. Any thread.
     """
-    shares = share_vcpus(hosts, vcpus)
-    ram_bytes = check("memory", memory)
-    given_line = check("cmdline", cmdline)
-    append = check("append", append)
+    unknown = set(options) - set(OPTIONS)
+    if unknown:
+        raise TypeError(f"a machine has no option {min(unknown)!r}")
+
+    def value(name: str) -> Any:
+        return options.get(name, OPTIONS[name].default)
+
+    def given(name: str) -> Any:
+        return check(name, value(name))
+
+    shares = share_vcpus(value("hosts"), value("vcpus"))
+    ram_bytes = given("memory")
+    given_line = given("cmdline")
+    append = given("append")
     wanted: dict[str, Any] = {
-        "prompt": check("prompt", prompt),
-        "protection": check("protection", protection),
-        "unpack": check("unpack", unpack),
-        "policy": check("policy", policy),
-        "curve": check("curve", curve),
-        "wire": check("wire", wire),
+        "prompt": given("prompt"),
+        "protection": given("protection"),
+        "unpack": given("unpack"),
+        "policy": given("policy"),
+        "curve": given("curve"),
+        "wire": given("wire"),
     }
-    progress = check("progress", progress)
-    drives = check("disks", disks)
-    if (disc := check("cdrom", cdrom)) is not None:
+    progress = given("progress")
+    drives = given("disks")
+    if (disc := given("cdrom")) is not None:
         drives = (*drives, disc)
     check_places(drives)
-    networks = check("net", net)
-    kernel, initrd = check("kernel", kernel), check("initrd", initrd)
-    pairs = check("modules", modules)
+    networks = given("net")
+    kernel, initrd = given("kernel"), given("initrd")
+    pairs = given("modules")
 
     drives, system = resolved_disks(drives)
     initrd_bytes: bytes | None

@@ -355,8 +355,8 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "host": _number("a host's number", 0, MAX_HOSTS - 1),
     "vcpu": _number("a vCPU's number", 0, MAX_VCPUS - 1),
     "length": _number("length", 0, 1 << 30),
-    "forward": _forward,
-    "capture": _path("capture"),
+    "port": _forward,
+    "path": _path("capture"),
     "card": _number("a network card's number", 0, 7),
     # Console
     "data": _data("what is typed"),

@@ -23,11 +23,8 @@ import secrets
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from coremesh.cluster.machine.option_table import PROMPT as PROMPT
 from coremesh.core.errors import ConfigurationError
-
-#: A shell's prompt at the end of what the console printed: not a line of the kernel's log (which begins with
-#: its time stamp), and perhaps followed by a line editor's control sequences (colours, cursor query).
-PROMPT = rb"(?:^|[\r\n])(?!\[ *\d+\.\d+\])[^\r\n]{0,120}[#$%>](?: |\x1b\[[0-9;?]*[A-Za-z])*$"
 
 INTERRUPT = b"\x03"
 QUIT = b"\x1c"
@@ -61,7 +58,10 @@ _RECEIVER = (
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a guest's command printed, standard output and error together, and its exit status."""
+    """What a guest's command printed, standard output and error together, and its exit status.
+
+    `output` is text; `raw` are its bytes. `status` is 0 to 255, as the guest's shell has it in ``$?``.
+    """
 
     output: str
     status: int

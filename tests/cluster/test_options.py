@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from coremesh.cluster.cli import commands
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine import options
 from coremesh.cluster.machine.console import Console
 from coremesh.cluster.machine.describe import LARGEST_KERNEL, describe
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.images.debian_image import fetch_debian
+from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.core.errors import ConfigurationError, CoremeshError, GuestImageError
 from coremesh.core.symbols import SymbolTable
+from coremesh.hw.backend.network.slirp import Forward
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -129,7 +133,31 @@ def sound(description: MachineDescription) -> bool:
 def test_every_option_and_every_parameter_of_a_method_is_declared_in_one_place() -> None:
     asked = {*MACHINE_OPTIONS, *(name for _, names in METHODS for name in names)}
     assert asked <= set(options.CHECKS), asked - set(options.CHECKS)
-    assert set(inspect.signature(describe).parameters) == set(MACHINE_OPTIONS) - {"address"}
+
+
+def test_given_the_table_of_options_when_machine_and_the_command_are_read_then_they_have_its_rows() -> None:
+    """Their parameters are written out for people and type checkers; names and defaults are the table's."""
+    parameters = inspect.signature(Machine).parameters
+    assert list(parameters) == list(OPTIONS)
+    assert {name: p.default for name, p in parameters.items()} == {
+        n: row.default for n, row in OPTIONS.items()
+    }
+
+    command: Any = typer.main.get_command(commands.app)
+    offered = {word: option for option in command.commands["boot"].params for word in option.opts}
+    for name, row in OPTIONS.items():
+        flag = row.flag or f"--{name}"
+        assert (flag in offered) == bool(row.text), name
+        if row.text:
+            option = offered.pop(flag)
+            assert option.help == row.text
+            assert (option.default or None) == (str(row.default) if name == "hosts" else row.default or None)
+    assert set(offered) == {"--run", "--timeout", "--builtin"}, "an option that the table does not have"
+
+
+def test_given_an_option_that_there_is_not_when_a_machine_is_described_then_it_is_named() -> None:
+    with pytest.raises(TypeError, match="'vcpu'"):
+        describe(vcpu=2)
 
 
 @pytest.mark.parametrize("name", sorted(options.CHECKS))
@@ -243,7 +271,7 @@ def test_given_junk_when_a_method_is_called_then_it_is_refused_or_passed_on_soun
 ) -> None:
     good: dict[str, Any] = {
         "command": "true", "timeout": 0, "gpa": 0x1000, "length": 16, "size": 8, "operation": "load",
-        "vcpu": 0,
+        "vcpu": 0, "port": "tcp:0:22", "path": "traffic.pcap",
     }  # fmt: skip
     wanted = {name: good[name] for name in names if name in good}
     for name in names:
@@ -253,7 +281,7 @@ def test_given_junk_when_a_method_is_called_then_it_is_refused_or_passed_on_soun
             with pytest.raises(CoremeshError):
                 getattr(machine, method)(**{**wanted, name: junk})
     for call in machine._hosts.calls:  # type: ignore[attr-defined]
-        assert all(type(word) in (str, int, float, bytes) for word in call), call
+        assert all(isinstance(word, str | int | float | bytes | Path | Forward) for word in call), call
 
 
 def test_given_junk_when_a_console_is_used_then_it_is_refused() -> None:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options of a machine, one row each: the default, and how the command line spells and explains it.
+
+The description of a machine and the command ``coremesh boot`` are made from these rows. What each option may
+be is in options.py, by the same name, because ``--help`` must not wait for what the checks import. Python
+needs two lists of names for people and type checkers to read: the parameters of `Machine` and those of the
+command. A test holds both equal to this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. `default` is what a machine gets without it; `text` is its line of ``--help``.
+
+    `flag` is empty where the command line makes it from the name, as ``--unpack / --no-unpack``. An option
+    without `text` is for programs alone.
+    """
+
+    default: Any
+    flag: str = ""
+    metavar: str | None = None
+    text: str = ""
+
+
+#: A shell's prompt at the end of what the console printed: not a line of the kernel's log (which begins with
+#: its time stamp), and perhaps followed by a line editor's control sequences (colours, cursor query).
+PROMPT: Final = rb"(?:^|[\r\n])(?!\[ *\d+\.\d+\])[^\r\n]{0,120}[#$%>](?: |\x1b\[[0-9;?]*[A-Za-z])*$"
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    "vcpus": Option(
+        None, "--vcpus", metavar="N", text="Cores of the guest, 1 to 255; by default one a host."
+    ),
+    "memory": Option("1G", "--memory", metavar="SIZE", text="RAM, as 512M or 4G."),
+    "kernel": Option(None, "--kernel", metavar="FILE", text="bzImage, vmlinux or Multiboot image."),
+    "initrd": Option(None, "--initrd", metavar="FILE", text="Initial RAM file system."),
+    "cmdline": Option(
+        None, "--cmdline", metavar="TEXT", text="Given to the kernel instead of the default command line."
+    ),
+    "modules": Option(
+        (), "--module", metavar="'FILE TEXT'", text="A Multiboot module and its text; may be repeated."
+    ),
+    "hosts": Option(1, "--hosts", metavar="N|N,N..", text="Number of hosts, or vCPUs per host: 6,2."),
+    "policy": Option(
+        "adaptive",
+        "--policy",
+        metavar="POLICY",
+        text="Between hosts a locked operation goes to its page: never, always or adaptive.",
+    ),
+    "curve": Option(True),
+    "wire": Option(
+        "auto",
+        "--wire",
+        metavar="WIRE",
+        text="What carries messages between hosts: shm (one computer), zmq (a network), or auto.",
+    ),
+    "append": Option(
+        "",
+        "--append",
+        metavar="TEXT",
+        text="Added to the kernel's default command line; replaces its words of the same names.",
+    ),
+    "address": Option(
+        None,
+        "--address",
+        metavar="ADDRESS",
+        text="Run on this Ray cluster, 'auto' or host:port, each host on a node of its own.",
+    ),
+    "prompt": Option(PROMPT),
+    "protection": Option("auto"),
+    "unpack": Option(
+        True, text="Unpack a bzImage on the host: seconds faster, but the kernel is not relocated."
+    ),
+    "disks": Option(
+        (),
+        "--disk",
+        metavar="FILE[,OPTION..]",
+        text="A disk; may be repeated. Options: if=ide|virtio, format=F, readonly, snapshot.",
+    ),
+    "cdrom": Option(None, "--cdrom", metavar="FILE", text="A CD-ROM drive with this image in it."),
+    "net": Option(
+        (),
+        "--net",
+        metavar="NETWORK",
+        text="A network card: user[,forward=tcp:2222:22], socket=ADDRESS, switch=ADDRESS, none.",
+    ),
+    "progress": Option(None),
+}

@@ -90,6 +90,11 @@ class IdeChannel(Device):
         """A drive may have been saved in the middle of its work."""
         self._go_on()
 
+    def counts(self) -> dict[str, int]:
+        """Also commands, bytes that the bus master or the medium moved, and the time that took, ns."""
+        own = {"commands": self.commands, "bytes_moved": self.bytes_moved, "busy_ns": self.busy_ns}
+        return {**super().counts(), **own}
+
     def recheck(self) -> None:
         """What :attr:`may_master` says has changed. Takes the lock; any thread but the worker's."""
         with self.lock:

@@ -2,6 +2,7 @@
 """A root disk made of Debian packages without privileges: files, owners, dpkg's database, the user's copy."""
 
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -145,6 +146,22 @@ def test_given_a_fetched_disk_when_a_machine_names_it_then_it_gets_a_copy_that_k
     assert system.cmdline == "root=UUID=1 rw"
     kept, _ = debian_disk.resolve(check_disks(["debian,snapshot"]))
     assert kept[0].path == fetched / "disk.img", "a snapshot needs no copy"
+
+
+def test_given_two_files_of_one_content_when_their_holes_differ_then_their_hashes_agree(
+    tmp_path: Path,
+) -> None:
+    """A file system moves the borders of holes when it writes a file back; the content stays the same."""
+    sparse, dense = tmp_path / "sparse", tmp_path / "dense"
+    with sparse.open("wb") as file:
+        file.truncate(1 << 20)
+        for at in (4096, 40960, 65536 + 8192):
+            os.pwrite(file.fileno(), b"x" * 4096, at)
+    dense.write_bytes(sparse.read_bytes())
+    assert debian_disk._hash(sparse) == debian_disk._hash(dense)
+    with dense.open("r+b") as file:
+        os.pwrite(file.fileno(), b"y", 65536 + 8192)
+    assert debian_disk._hash(sparse) != debian_disk._hash(dense)
 
 
 def test_given_the_cached_disk_when_it_was_changed_then_it_is_not_used(fetched: Path) -> None:

@@ -223,8 +223,10 @@ def _hash(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(os.fstat(file.fileno()).st_size.to_bytes(8, "little"))
+        done = 0  # an extent may begin in the piece in which the one before it ended
         for start, end in _data(file.fileno()):
-            for at in range(start - start % _PIECE, end, _PIECE):
+            for at in range(max(start - start % _PIECE, done), end, _PIECE):
+                done = at + _PIECE
                 piece = os.pread(file.fileno(), _PIECE, at)
                 if piece.count(0) != len(piece):
                     digest.update(at.to_bytes(8, "little") + piece)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian's drivers on the IDE controller: DMA, a load from all vCPUs, a disc, a machine that is killed."""
+
+import contextlib
+import hashlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("coremesh.core._native", reason="the engine is not built")
+
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.launch.session import shutdown
+from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
+from coremesh.core.errors import CoremeshError, ImageFetchError
+
+pytestmark = pytest.mark.linux
+
+LOAD = """
+cd /; mkdir -p /disk; mount -t ext4 /dev/sda /disk
+cat >/load <<'END'
+mkdir /disk/$1; for n in 1 2 3 4; do seq $((n * 4000)) >/disk/$1/$n; done; sync; rm /disk/$1/2
+END
+for cpu in $(seq 0 $(($(nproc) - 1))); do taskset -c $cpu sh /load $cpu & done
+wait
+umount /disk; echo 3 >/proc/sys/vm/drop_caches; mount -t ext4 -o ro /dev/sda /disk
+for cpu in $(seq 0 $(($(nproc) - 1))); do cat /disk/$cpu/* | sha256sum; done
+umount /disk
+"""
+WANTED = "{ seq 4000; seq 12000; seq 16000; } | sha256sum"
+
+# A log whose lines tell their number and carry a checksum; each is on the disk before it is announced.
+SYNCED_LOG = r"""
+cat >/log.sh <<'END'
+n=0
+while :; do
+    n=$((n + 1))
+    line="$n $(echo "record $n" | sha256sum | cut -c 1-64)"
+    echo "$line" | dd of=/disk/log.$1 oflag=append conv=notrunc,fsync 2>/dev/null || break
+    echo "synced $1 $n" >/dev/console
+done
+END
+mkdir -p /disk; mount -t ext4 /dev/sda /disk
+for cpu in $(seq 0 $(($(nproc) - 1))); do taskset -c $cpu sh /log.sh $cpu & done
+"""
+LOGS = 2
+SYNCED = re.compile(rb"synced (\d) (\d+)\r")
+
+
+@pytest.fixture(scope="module")
+def debian() -> Iterator[DebianImage]:
+    try:
+        yield fetch_debian()
+    except ImageFetchError as error:
+        pytest.skip(f"no Debian image: {error}")
+    shutdown()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An ext4 file system, made and later checked by the host's own tools."""
+    if shutil.which("mkfs.ext4") is None or shutil.which("e2fsck") is None:
+        pytest.skip("this host has no mkfs.ext4 and e2fsck: apt install e2fsprogs")
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", path], check=True)
+    return path
+
+
+def check(image: Path, *options: str) -> None:
+    done = subprocess.run(["e2fsck", *options, image], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("vcpus", "hosts"), [(4, 1), (2, 2)], ids=["one-host", "two-hosts"])
+def test_given_an_ide_disk_when_all_vcpus_write_then_each_reads_its_own_and_the_host_finds_it_sound(
+    debian: DebianImage, image: Path, tmp_path: Path, vcpus: int, hosts: int
+) -> None:
+    """By DMA, also from another host; the disc in the drive of the second channel reads as it is."""
+    disc = tmp_path / "disc.iso"
+    disc.write_bytes(random.Random(1).randbytes(512 << 10))
+    with Machine(
+        vcpus, "512M", debian.kernel, debian.initramfs(disks=True), hosts=hosts, disks=[image], cdrom=disc,
+        append="quiet",
+    ) as machine:  # fmt: skip
+        machine.wait_shell(200)
+        for device in ("1", "2"):
+            mode = machine.run(f"cat /sys/class/ata_device/dev{device}.0/dma_mode", 60).output.strip()
+            assert re.fullmatch(r"XFER_(MW|U)_?DMA_\d", mode), mode
+        wanted = machine.run(WANTED, 60).output
+        result = machine.run(LOAD, 200)
+        assert (result.status, result.output) == (0, wanted * vcpus)
+        read = machine.run("sha256sum </dev/sr0", 60).output
+        assert read == f"{hashlib.sha256(disc.read_bytes()).hexdigest()}  -\n"
+        # What the driver prints when registers do not agree with the interrupt that it got.
+        complaints = (
+            "dmesg | grep -E 'I/O error|EXT4-fs error|HSM|lost interrupt|failed command|frozen|limiting'"
+        )
+        assert machine.run(complaints, 60).output == ""
+        counts = machine.device_stats().loc["ide0"]
+        assert counts["bytes_moved"] > 200_000
+        assert counts["faults"] == 0
+    check(image, "-fn")
+
+
+@pytest.mark.timeout(300)
+def test_given_a_disk_that_may_only_be_read_or_is_a_snapshot_then_the_image_stays_as_it_is(
+    debian: DebianImage, image: Path, tmp_path: Path
+) -> None:
+    """A write to the first is an error in the guest; to the second it is there until the machine ends."""
+    other = tmp_path / "other.img"
+    shutil.copyfile(image, other)
+    before = image.read_bytes(), other.read_bytes()
+    disks = [f"{image},readonly", f"{other},snapshot"]
+    with Machine(
+        1, "256M", debian.kernel, debian.initramfs(disks=True), disks=disks, append="quiet"
+    ) as machine:
+        machine.wait_shell(200)
+        assert machine.run("dd if=/dev/zero of=/dev/sda bs=4k count=1 conv=fsync", 60).status != 0
+        wrote = machine.run("echo mine | dd of=/dev/sdb conv=fsync 2>/dev/null; head -c 4 /dev/sdb", 60)
+        assert wrote.output == "mine"
+    assert (image.read_bytes(), other.read_bytes()) == before
+
+
+def kill_during_fsyncs(debian: DebianImage, image: Path, seed: int) -> None:
+    """One round: what a guest was told to be on the disk is there after its machine was killed."""
+    disks = [image]
+    with Machine(
+        LOGS, "256M", debian.kernel, debian.initramfs(disks=True), disks=disks, append="quiet"
+    ) as machine:
+        machine.wait_shell(200)
+        machine.console.write(SYNCED_LOG)
+        output = b""
+        until: float | None = None
+        deadline = time.monotonic() + 120
+        while until is None or time.monotonic() < until:
+            output += machine.console.take(0.1)[0]
+            if until is None and len(SYNCED.findall(output)) > 3:
+                until = time.monotonic() + random.Random(seed).uniform(0.2, 2.0)
+            assert time.monotonic() < deadline, output
+        os.kill(machine.facts["pid"], signal.SIGKILL)
+        with contextlib.suppress(CoremeshError):  # what it said until then counts, too
+            while not (taken := machine.console.take(1.0))[1]:
+                output += taken[0]
+    synced = {str(log): 0 for log in range(LOGS)}
+    for log, number in SYNCED.findall(output):
+        synced[log.decode()] = max(synced[log.decode()], int(number))
+    assert any(synced.values())
+    subprocess.run(["e2fsck", "-fp", image], capture_output=True, check=False)  # replays the journal
+    check(image, "-fn")
+    for log, last in synced.items():
+        command = ["debugfs", "-R", f"cat /log.{log}", image]
+        text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        lines = text.splitlines()
+        assert len(lines) >= last, f"log {log}: {last} records were flushed, and {len(lines)} are there"
+        for number, line in enumerate(lines[:last], 1):
+            digest = hashlib.sha256(f"record {number}\n".encode()).hexdigest()
+            assert line == f"{number} {digest}", f"log {log}, record {number}"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", range(2))
+def test_given_fsyncs_when_the_machine_is_killed_then_what_was_flushed_is_there(
+    debian: DebianImage, image: Path, seed: int
+) -> None:
+    kill_during_fsyncs(debian, image, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_given_a_hundred_killed_machines_then_nothing_that_was_flushed_is_lost(
+    debian: DebianImage, image: Path
+) -> None:
+    for seed in range(100):
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        kill_during_fsyncs(debian, image, 100 + seed)

@@ -48,6 +48,7 @@ struct cm_engine {
     bool shutdown;         // a triple fault was seen
     target_ulong int_eip;  // RIP of an INT n whose delivery is under way (exceptions.c)
     char abort_text[96];   // why the engine gave up, or empty
+    uint64_t last_sti;     // its linear address, or 0 (x86/debug_registers.c)
     bool data_trap;        // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
     target_ulong split_write;    // the first part of a misaligned write to a watched page
     bool restart_at_store;       // leave the block before its next store (cm_engine_self_write)

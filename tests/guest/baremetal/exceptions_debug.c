@@ -76,6 +76,28 @@ static void instruction_breakpoint(void) {
     __asm__ volatile("" ::: "memory");
 }
 
+// MOV SS holds an instruction breakpoint back for good, STI does not (SDM vol. 3A 6.8.3).
+static void breakpoint_in_shadow(void) {
+    extern char behind_mov_ss[], behind_sti[];
+    uint64_t value = 0;
+    uint64_t selector = KERNEL_DATA;
+    reset();
+    write_dr(0, (uint64_t)behind_mov_ss);
+    write_dr(7, 0x402);
+    __asm__ volatile("movw %w1, %%ss\n behind_mov_ss: inc %0\n inc %0" : "+r"(value) : "r"(selector) : "cc");
+    check(hits == 0 && value == 2, "instruction breakpoint behind mov ss: %lu debug exceptions, %lu", hits,
+          value);
+    reset();
+    write_dr(0, (uint64_t)behind_sti);
+    write_dr(7, 0x402);
+    __asm__ volatile("movw %w1, %%ss\n pushfq\n cli\n sti\n behind_sti: inc %0\n popfq"
+                     : "+r"(value)
+                     : "r"(selector)
+                     : "cc", "memory");
+    expect_hit("instruction breakpoint behind sti", (uint64_t)behind_sti, 1);
+    write_dr(7, 0x400);
+}
+
 static void data_breakpoints(void) {
     reset();
     write_dr(1, (uint64_t)&watched[1]);
@@ -143,7 +165,10 @@ void test_debug(void) {
     single_step();
     instruction_breakpoint();
     data_breakpoints();
-    if (strict) breakpoint_before_interrupt();
+    if (strict) {
+        breakpoint_before_interrupt();
+        breakpoint_in_shadow();
+    }
     reset();
     trap_handlers[1] = NULL;
     // In ring 3: one step, and the interrupt gate clears TF for the handler.

@@ -62,6 +62,8 @@ static const struct {
     {"call gate with parameters", 0x80, 0, USER, false, false},
     {"call gate to data", 13, 0x10, USER, false, false},
     {"task switch with the T flag", 1, 0, CODE, false, true},
+    {"PAE paging with a reserved bit", 13, 0, CODE, false, true},
+    {"CR3 with a reserved bit", 13, 0, CODE, false, true},
     {"real mode and back", 0x80, 0, CODE, false, false},
 };
 #define STEPS (sizeof expected / sizeof expected[0])
@@ -146,9 +148,9 @@ void guest_main(void) {
           "task switch: EBX %x CR0 %x TR %x", task_seen[0], task_seen[1], task_seen[2]);
     check(task_seen[3] == 0xb0b0b0b0 && task_seen[4] & 0x4000 && (task_seen[5] & 0xffff) == 0x30,
           "nested task: EBX %x EFLAGS %x back link %x", task_seen[3], task_seen[4], task_seen[5]);
-    check(legacy_log[25].eax == 0x7777 && legacy_log[26].eax == 0x8888 && legacy_log[32].eax == 0x9999,
+    check(legacy_log[25].eax == 0x7777 && legacy_log[26].eax == 0x8888 && legacy_log[34].eax == 0x9999,
           "EAX after the task switches and real mode: %x %x %x", legacy_log[25].eax, legacy_log[26].eax,
-          legacy_log[32].eax);
+          legacy_log[34].eax);
     check((tss_a[9] & 0x8d5) == 0x894, "task switch: EFLAGS %x saved after 7fffffffh + 1", tss_a[9]);
     check(legacy_log[29].eax == 0x22221111, "call gate: parameters %x", legacy_log[29].eax);
     uint64_t dr6;

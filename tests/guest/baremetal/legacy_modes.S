@@ -298,7 +298,34 @@ steps:
 9:  andl $~1, tss_b+100
     clts
     ljmp $SEL_TSS_A, $0
-7:  STEP                        // 32: real mode: INT through the vector table, #DE, #GP at 64 KiB
+7:  STEP                        // 32: PAE paging: CR0.PG with a reserved bit in an entry that is present
+    xor %ecx, %ecx              // 1 GiB of pages of 2 MiB
+1:  mov %ecx, %eax
+    shl $21, %eax
+    or $0x83, %eax
+    mov %eax, pae_directory(, %ecx, 8)
+    inc %ecx
+    cmp $512, %ecx
+    jb 1b
+    movl $pae_directory + 1, pae_pointers
+    movl $3, pae_pointers + 24
+    mov $pae_pointers, %eax
+    mov %eax, %cr3
+    mov %cr0, %eax
+    or $0x80000000, %eax
+8:  mov %eax, %cr0
+9:  STEP                        // 33: MOV to CR3; an entry that is not present has no reserved bits
+    movl $2, pae_pointers + 24
+    mov %cr0, %eax
+    or $0x80000000, %eax
+    mov %eax, %cr0
+    movl $pae_directory + 0x21, pae_others
+    mov $pae_others, %eax
+8:  mov %eax, %cr3
+9:  mov %cr0, %eax
+    and $0x7fffffff, %eax
+    mov %eax, %cr0
+    STEP                        // 34: real mode: INT through the vector table, #DE, #GP at 64 KiB
     ljmp $SEL_CODE16, $(real_begin - low_begin)
 real_done:
     mov $SEL_DATA, %eax
@@ -459,9 +486,13 @@ saved_gdtr: .skip 10
 saved_idtr: .skip 10
     .align 4
 task_seen: .skip 32
-legacy_steps: .long 33
+legacy_steps: .long 35
 
     .bss
+    .align 4096
+pae_directory: .skip 4096
+pae_pointers: .skip 32
+pae_others: .skip 32
     .align 16
 legacy_idt: .skip 2048
 legacy_log: .skip 40 * ROW

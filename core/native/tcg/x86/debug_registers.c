@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // MOV to and from debug registers (SDM vol. 2B, MOV—Move to/from Debug Registers; vol. 3B 18.2).
+#include "decode.h"
 #include "segments.h"
 
 // DR4 and DR5 are other names of DR6 and DR7, unless CR4.DE makes them undefined (vol. 3B 18.2.2). An
@@ -16,6 +17,42 @@ static int checked_register(CPUX86State* env, int reg, uintptr_t ra) {
     }
     return reg;
 }
+
+// ---- instruction breakpoints
+//
+// The one on the instruction behind MOV SS or POP SS does not fire (SDM vol. 3A 6.8.3); behind STI, which
+// leaves the same mark in hflags, it does. So STI notes where it is, while there are breakpoints.
+
+void CM_REAL(helper_sti)(CPUX86State*);
+
+void CM_WRAP(helper_sti)(CPUX86State* env) {
+    struct cm_engine* engine = cm_engine_of(env->uc);
+    CM_HIT(helper_sti);
+    if (unlikely(!QTAILQ_EMPTY(&engine->cs->breakpoints)))
+        engine->last_sti = cm_engine_guest_pc(engine, GETPC() - GETPC_ADJ);
+    CM_REAL(helper_sti)(env);
+}
+
+static bool is_behind_stack_load(const struct cm_engine* engine) {
+    const CPUX86State* env = engine->env;
+    const uint64_t from_sti = env->segs[R_CS].base + env->eip - engine->last_sti;
+    const bool behind_sti = from_sti > 0 && from_sti <= CM_LONGEST_INSTRUCTION;
+    return (env->hflags & HF_INHIBIT_IRQ_MASK) && !behind_sti;
+}
+
+void CM_REAL(breakpoint_handler)(CPUState*);
+
+void CM_WRAP(breakpoint_handler)(CPUState* cs) {
+    struct cm_engine* engine = cm_engine_of(cs->uc);
+    CM_HIT(breakpoint_handler);
+    if (!cs->watchpoint_hit && is_behind_stack_load(engine)) {
+        engine->env->eflags |= RF_MASK;  // for this instruction
+        cpu_loop_exit_noexc(cs);
+    }
+    CM_REAL(breakpoint_handler)(cs);
+}
+
+// ---- MOV
 
 void CM_REAL(helper_set_dr)(CPUX86State*, int, target_ulong);
 target_ulong CM_REAL(helper_get_dr)(CPUX86State*, int);

@@ -93,9 +93,22 @@ uint64_t cm_settable_cr4(const CPUX86State* env) {
     return bits;
 }
 
+// Whether an entry of the four at `cr3` is present and has reserved bits set. PAE paging loads them all at
+// once (SDM vol. 3A 4.4.1, table 4-8).
+static bool pointers_fault(const CPUX86State* env, uint64_t cr3) {
+    const uint64_t above_address = UINT64_MAX << 40, reserved = above_address | 0x1e6;
+    const uint64_t* entries = (const uint64_t*)cm_ram_pointer(cm_engine_of(env->uc), cr3 & 0xffffffe0, 32);
+    for (int i = 0; i < 4; i++) {
+        const uint64_t entry = entries ? __atomic_load_n(&entries[i], __ATOMIC_RELAXED) : UINT64_MAX;
+        if ((entry & PG_PRESENT_MASK) && (entry & reserved)) return true;
+    }
+    return false;
+}
+
 // The #GP conditions of MOV to CRn (SDM vol. 2B, MOV—Move to/from Control Registers).
 static bool control_register_faults(const CPUX86State* env, int reg, uint64_t value) {
-    const bool long_mode = env->hflags & HF_LMA_MASK;
+    const bool long_mode = env->hflags & HF_LMA_MASK, paging = env->cr[0] & CR0_PG_MASK;
+    const uint64_t changed = value ^ env->cr[reg];
     switch (reg) {
         case 0:
             if (value >> 32) return true;
@@ -104,12 +117,18 @@ static bool control_register_faults(const CPUX86State* env, int reg, uint64_t va
             if ((value & CR0_PG_MASK) && !(env->cr[0] & CR0_PG_MASK) && (env->efer & MSR_EFER_LME)) {
                 return !(env->cr[4] & CR4_PAE_MASK) || (env->segs[R_CS].flags & DESC_L_MASK);
             }
-            return !(value & CR0_PG_MASK) && (env->hflags & HF_CS64_MASK);
+            if (!(value & CR0_PG_MASK)) return env->hflags & HF_CS64_MASK;
+            return (changed & (CR0_PG_MASK | CR0_CD | CR0_NW)) && !long_mode && (env->cr[4] & CR4_PAE_MASK) &&
+                   pointers_fault(env, env->cr[3]);
         case 3:
-            return long_mode && value >> 40;
+            if (long_mode) return value >> 40;
+            return paging && (env->cr[4] & CR4_PAE_MASK) && pointers_fault(env, value);
         case 4:
             if (value & ~cm_settable_cr4(env)) return true;
-            return long_mode && !(value & CR4_PAE_MASK);
+            if (long_mode) return !(value & CR4_PAE_MASK);
+            return paging && (value & CR4_PAE_MASK) &&
+                   (changed & (CR4_PAE_MASK | CR4_PGE_MASK | CR4_PSE_MASK | CR4_SMEP_MASK)) &&
+                   pointers_fault(env, env->cr[3]);
         default:
             return reg == 8 && value > 15;
     }

@@ -153,3 +153,36 @@ def test_a_machine_of_another_shape_refuses_the_state(saved_guest: Path, at_work
         BaremetalMachine(saved_guest, vcpus=1, ram_bytes=8 * MIB, state=state)
     with pytest.raises(StateError, match="no saved machine"):
         MachineState.read(saved_guest.parent)
+
+
+THEMES = [
+    ("interrupted", 1),
+    ("smp", 4),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (("atomics", 4), ("smc", 2), ("tables", 2), ("order", 2), ("timers", 2), ("legacy", 1))
+    ),
+]
+
+
+@pytest.mark.parametrize(("theme", "vcpus"), THEMES)
+def test_any_guest_may_be_saved_at_any_moment(guest: Callable[[str], Path], theme: str, vcpus: int) -> None:
+    """Given a guest that checks itself, when it is saved at random moments and goes on from each.
+
+    Then it finds nothing wrong, there and where it was saved.
+    """
+    seconds = run_on_coremesh(guest(theme), vcpus=vcpus).seconds
+    r = random.Random(theme)
+    for _ in range(3):
+        with BaremetalMachine(guest(theme), vcpus=vcpus) as machine:
+            machine.start()
+            time.sleep(r.random() * seconds * 0.7)
+            if machine.events:
+                continue  # it has come to its end before
+            state = machine.save()
+            here = machine.finish()
+        assert here.status == PASSED, here.story()
+        with BaremetalMachine(guest(theme), vcpus=vcpus, state=state) as machine:
+            machine.start()
+            there = machine.finish()
+        assert there.status == PASSED, there.story()

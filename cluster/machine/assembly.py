@@ -125,14 +125,18 @@ def _assemble(
         clock=clock,
     )
     host.connect(node, doorbells)
-    claims = node.claims()
-    shares = {0: writes} if topology is None else divide(writes, memory.layout, topology.homes)
-    portions = {number: Portion(claims, shares.get(number, [])) for number in range(description.hosts)}
-    lay(host, portions.pop(0))
-    if state is None:
-        host.set_registers(0, registers)
-    else:
-        state.put(host, node, clock)
+    try:
+        claims = node.claims()
+        shares = {0: writes} if topology is None else divide(writes, memory.layout, topology.homes)
+        portions = {number: Portion(claims, shares.get(number, [])) for number in range(description.hosts)}
+        lay(host, portions.pop(0))
+        if state is None:
+            host.set_registers(0, registers)
+        else:
+            state.put(host, node, clock)
+    except BaseException:
+        host.stop()  # host and node know each other: this gives both back
+        raise
     return Assembly(host, node, clock, portions)
 
 

@@ -237,6 +237,7 @@ static void load_modes(CPUX86State* env, const struct special* s) {
     load_segment(env, R_ES, s->es);
     load_segment(env, R_FS, s->fs);
     load_segment(env, R_GS, s->gs);
+    cm_note_segments(env);
     load_table_segment(&env->ldt, s->ldtr);
     load_table_segment(&env->tr, s->tr);
     env->gdt.base = s->gdtr[0], env->gdt.limit = (uint32_t)s->gdtr[1];

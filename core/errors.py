@@ -66,19 +66,34 @@ class MachineStateError(CoremeshError):
 
 
 class ConsoleTimeoutError(CoremeshError):
-    """The text waited for did not appear on the console in time; carries the console's last bytes."""
+    """The text waited for did not appear on the console in time.
 
-    def __init__(self, message: str, tail: bytes = b"") -> None:
-        super().__init__(message, tail)
+    `tail` holds the console's last bytes, `state` what the machine's vCPUs did then, where that is known.
+    """
+
+    def __init__(self, message: str, tail: bytes = b"", state: str = "") -> None:
+        super().__init__(message, tail, state)
         self.message = message
         self.tail = tail
+        self.state = state
 
     def __str__(self) -> str:
         return self.message
 
 
 class HostLostError(CoremeshError):
-    """The process or the machine that ran the vCPUs has gone."""
+    """The process or the machine that ran the vCPUs has gone.
+
+    `state` is what a host that is still there says of itself: its vCPUs, and the last messages between hosts.
+    """
+
+    def __init__(self, message: str, state: str = "") -> None:
+        super().__init__(message, state)
+        self.message = message
+        self.state = state
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.state}" if self.state else self.message
 
 
 class InternalError(CoremeshError):

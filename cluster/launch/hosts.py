@@ -47,6 +47,7 @@ _GROUP_OF = {
 }
 _WATCH_SECONDS = 10.0  # a remote wait of the watch; it returns at once when the host ends
 _VERDICT_SECONDS = 0.8  # for the device host to say which host is lost, after another one was cut off
+_REPORT_SECONDS = 0.3  # for the others to say what they did, before the loss is told
 _STOP_SECONDS = 2.0  # for the others to stop after a loss; whoever takes longer is killed
 _LOOK_SECONDS = 0.5  # between looks whether the machine is to end
 _LEAVE_SECONDS = 2.0  # for the watch to notice that the machine ends
@@ -273,7 +274,7 @@ class Hosts:
             end = self._judge(end)
             if end.lost:
                 lost = end.host or 0
-                self._lose(lost, self._link_lost(lost))
+                self._lose(lost, self._link_lost(lost, end.state))
             else:
                 self._decide(end)
                 with contextlib.suppress(Exception):
@@ -300,6 +301,7 @@ class Hosts:
         return said if said is not None else MachineEnd("host-lost", host=end.host)
 
     def _lose(self, lost: int, loss: HostLostError) -> None:
+        loss.state = loss.state or self._reports(lost)
         self._first_loss(loss)
         self._kill(lost)  # it may stand still, and somebody wait for its answer
         # What still runs is of no use without the lost host's memory: first the vCPUs, then the processes.
@@ -311,6 +313,19 @@ class Hosts:
                 del calls[host]
         self.close()
 
+    def _reports(self, lost: int) -> str:
+        """What the other hosts say of themselves, as far as they answer at once."""
+        calls = {host: remote.begin("report") for host, remote in enumerate(self._remotes) if host != lost}
+        texts: dict[int, str] = {}
+        deadline = time.monotonic() + _REPORT_SECONDS
+        while calls and (left := deadline - time.monotonic()) > 0:
+            host = session.first_done(calls, left)
+            if host is not None:
+                with contextlib.suppress(Exception):
+                    texts[host] = calls[host].result()
+                del calls[host]
+        return "\n".join(texts[host] for host in sorted(texts) if texts[host])
+
     def _process_lost(self, host: int, error: Exception) -> HostLostError:
         if self._loss is not None:
             return self._loss
@@ -318,11 +333,12 @@ class Hosts:
             return error
         return HostLostError(f"host {host}{self._on_node(host)} failed: {error}. Start the machine again.")
 
-    def _link_lost(self, host: int) -> HostLostError:
+    def _link_lost(self, host: int, state: str) -> HostLostError:
         return HostLostError(
             f"host {host}{self._on_node(host)} no longer answers the other hosts, and all have stopped. See "
             "that its node runs and that the network lets the hosts reach each other, then start the machine "
-            "again."
+            "again.",
+            state,
         )
 
     def _on_node(self, host: int) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -38,6 +39,7 @@ from coremesh.cluster.machine.shell import PROMPT, CommandResult
 from coremesh.core.errors import (
     ConfigurationError,
     ConsoleTimeoutError,
+    CoremeshError,
     HostLostError,
     MachineStateError,
 )
@@ -166,7 +168,7 @@ class Machine:
         except BaseException:
             self._finalizer()
             raise
-        self.console = Console(self._hosts, lambda: self.wait(0))
+        self.console = Console(self._hosts, lambda: self.wait(0), self._told)
         telemetry.show(self)
 
     # --- running -----------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ class Machine:
             raise MachineStateError("the machine is paused: call resume() first.")
         with self._shell:
             self.wait_shell(timeout)
-            console = Console(self._hosts, lambda: self.wait(0))
+            console = Console(self._hosts, lambda: self.wait(0), self._told)
             console.skip()
             left = None if timeout is None else max(0.1, timeout - (time.monotonic() - begin))
             return run_command(console, command, left, on_output)
@@ -207,7 +209,9 @@ class Machine:
             if left <= 0:
                 tail = self._tail()
                 raise ConsoleTimeoutError(
-                    f"no shell prompt on the console in {timeout:g} s; its last bytes: {tail[-200:]!r}", tail
+                    f"no shell prompt on the console in {timeout:g} s; its last bytes: {tail[-200:]!r}",
+                    tail,
+                    self._told(),
                 )
             self._timings["boot"] = self._call("wait_shell", left)
             if self._timings["boot"] is None and (end := self.wait(0)) is not None:
@@ -426,6 +430,34 @@ class Machine:
         host = self._description.host_of(vcpu)
         registers: dict[str, Any] = self._hosts.call("registers", vcpu, host=host)
         return registers
+
+    def report(self) -> str:
+        """Return as text what the vCPUs of each host do, and the last messages of the page protocol there.
+
+        Of a running machine too: for one that makes no progress. While it is paused, or when it has ended,
+        the text has each vCPU's mode and place.
+        """
+        self._require_alive()
+        return "\n".join(self._hosts.all("report"))
+
+    def _told(self) -> str:
+        with contextlib.suppress(CoremeshError):  # it has ended meanwhile
+            return self.report()
+        return ""
+
+    def trace(self, count: int = 1024) -> pandas.DataFrame:
+        """Return the last messages of the page protocol: one row a message, at most `count` of each host.
+
+        Columns: 'host' that noted it, 'time_ns' (CLOCK_MONOTONIC of that host), 'sent' (or received), 'peer',
+        'kind' of message, 'page' of the RAM file and its 'gpa', 'requester' that the transaction
+        is for, 'serial' of the transaction at the page's home, 'flags', the host's access 'before' and
+        'after' (I, S, M), and 'rejected' for what breaks the protocol. Raises MachineStateError on a machine
+        of one host.
+        """
+        self._require_several()
+        hosts = self._hosts.all("trace", check("count", count))
+        rows = [{"host": number, **row} for number, rows in enumerate(hosts) for row in rows]
+        return as_table(rows, "message")
 
     def read_memory(self, gpa: int, length: int) -> bytes:
         """Return `length` bytes of guest RAM at guest-physical address `gpa`; at most 1 GiB.

@@ -32,9 +32,13 @@ class Console:
     any.
     """
 
-    def __init__(self, remote: Source, end: Callable[[], MachineEnd | None]) -> None:
+    def __init__(
+        self, remote: Source, end: Callable[[], MachineEnd | None], report: Callable[[], str] = str
+    ) -> None:
+        """`end` tells how the machine ended, `report` what its vCPUs do, for an error that says so."""
         self._remote = remote
         self._end = end
+        self._report = report
         self._cursor = 0
         self._unread = b""  # taken from the machine, not yet given out
         self._last = b""
@@ -108,6 +112,7 @@ class Console:
                     f"{text!r} did not appear on the console in {timeout:g} s; "
                     f"its last bytes: {seen[-200:]!r}",
                     seen[-_TAIL:],
+                    self._report(),
                 )
             data, over = self.take(min(left, _POLL_SECONDS))
             seen += data

@@ -79,5 +79,5 @@ class MachineEnd:
     def error(self) -> CoremeshError:
         """Return the crash or the loss as an error to raise."""
         if self.lost:
-            return HostLostError(f"{self}.")
+            return HostLostError(f"{self}.", self.state)
         return GuestCrashError(f"{self}.", self.state)

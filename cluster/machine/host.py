@@ -26,6 +26,7 @@ from coremesh.cluster.machine import assembly, lifeline
 from coremesh.cluster.machine.build import Build, own_build
 from coremesh.cluster.machine.description import MachineDescription, Membership
 from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.post_mortem import Rows, format_trace, format_vcpus
 from coremesh.cluster.machine.registers import format_registers
 from coremesh.core.errors import ConfigurationError, MachineStateError
 
@@ -84,6 +85,7 @@ class HostProcess:
         self._reasons: queue.SimpleQueue[MachineEnd] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._end: MachineEnd | None = None
+        self._glances: Rows = []  # what the vCPUs did when the engine ended by itself
         self._paused = False
         self._driven = driver is not None  # this process is here for the machine alone
         if driver is not None:
@@ -229,6 +231,18 @@ class HostProcess:
                 )
             return dict(self.engine.registers(vcpu - self._first_vcpu()))
 
+    def report(self) -> str:
+        """Return as text what this host's vCPUs do, and the last messages to and from other hosts.
+
+        At any time once the machine is prepared; with registers while it is paused or has ended.
+        """
+        ended = self._ended.is_set() and bool(self._glances)
+        return self._told(self._glances if ended else self.engine.glances())
+
+    def trace(self, count: int) -> list[dict[str, Any]]:
+        """Return the last messages of the page protocol to and from this host, at most `count` of 1024."""
+        return list(self.engine.trace(count))
+
     def read_memory(self, gpa: int, length: int) -> bytes:
         """Return guest RAM."""
         return bytes(self.engine.ram_read(gpa, length))
@@ -256,11 +270,28 @@ class HostProcess:
 
     def _explain(self, end: MachineEnd) -> MachineEnd:
         """Add what is known of `end` beyond its kind."""
-        if end.kind in ("triple-fault", "internal-error") and end.vcpu is not None and end.vcpu >= 0:
-            with contextlib.suppress(Exception):
-                registers = self.engine.registers(end.vcpu - self._first_vcpu())
-                return replace(end, state=format_registers(end.vcpu, registers))
+        if end.kind not in ("triple-fault", "internal-error") and not end.lost:
+            return end
+        with contextlib.suppress(Exception):
+            return replace(end, state=self._post_mortem(end))
         return end
+
+    def _post_mortem(self, end: MachineEnd) -> str:
+        parts = []
+        if end.vcpu is not None and end.vcpu >= 0:
+            parts.append(format_registers(end.vcpu, self.engine.registers(end.vcpu - self._first_vcpu())))
+        return "\n".join([*parts, self._told(self._glances or self.engine.glances())])
+
+    def _told(self, glances: Rows) -> str:
+        with contextlib.suppress(RuntimeError):  # while vCPUs run, only they know their registers
+            registers = {glance["vcpu"]: self.engine.registers(glance["vcpu"]) for glance in glances}
+            return self._text(glances, registers)
+        return self._text(glances, {})
+
+    def _text(self, glances: Rows, registers: dict[int, Any]) -> str:
+        here = f"host {self._membership.host}:" if self._membership is not None else "vCPUs:"
+        vcpus = format_vcpus(glances, registers, self._first_vcpu())
+        return "\n".join(part for part in (here, vcpus, format_trace(self.engine.trace())) if part)
 
     def _last_words(self) -> None:
         """Called when the end is known, before those who wait for it are told."""
@@ -282,6 +313,7 @@ class HostProcess:
 
     def _end_of(self, report: dict[str, Any]) -> MachineEnd:
         """The engine counts its own vCPUs; a person those of the machine."""
+        self._glances = report.get("vcpus", [])
         vcpu, here = report.get("vcpu"), self._membership.host if self._membership is not None else None
         end = MachineEnd(report["kind"], detail=str(report.get("detail", "")), seconds=self._now())
         if end.lost:

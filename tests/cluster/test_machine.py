@@ -202,6 +202,7 @@ def test_a_triple_fault_is_a_crash_that_shows_the_vcpus_state(tiny: Callable[...
     end = ended(machine)
     assert (end.kind, end.vcpu, end.exit_status) == ("triple-fault", 0, 70)
     assert "rip=" in end.state
+    assert "vCPU 0: stopped, 32-bit" in end.state
     with pytest.raises(GuestCrashError, match="triple-faulted"):
         machine.console.expect("anything", 5)
 

@@ -145,6 +145,14 @@ def test_all_hosts_pause_and_registers_are_had_of_every_one(tiny: Callable[..., 
     machine.pause()
     assert machine.registers(0)["rip"] >> 20 == 1
     assert machine.registers(2)["rip"] == 0xFFF0  # at reset (SDM vol. 3A, 10.1.4)
+    report = machine.report()
+    assert "host 0:\n  vCPU 0: running, 32-bit rip=" in report
+    assert "vCPU 2: wait-for-sipi, real rip=fff0" in report
+    machine.transact("add", machine.memory - 4096, 8, 1)  # brings a page of host 1 to host 0
+    trace = machine.trace(5)
+    assert set(trace["host"]) == {0, 1}
+    assert set(trace["gpa"]) == {machine.memory - 4096}
+    assert not trace["rejected"].any()
     with pytest.raises(ConfigurationError):
         machine.registers(3)
     machine.resume()
@@ -234,12 +242,16 @@ def test_a_lost_host_is_told_in_three_seconds_and_nothing_is_left(
     before = placement_groups()
     machine = tiny(HI_AND_HANG)
     machine.console.expect("hi", 30)
+    machine.transact("add", machine.memory - 4096, 8, 1)  # brings a page of host 1 to host 0
     numbers = pids(machine)
     begin = time.monotonic()
     os.kill(numbers[victim], number)
-    with pytest.raises(HostLostError, match=f"host {victim}"):
+    with pytest.raises(HostLostError, match=f"host {victim}") as told:
         machine.wait(30)
     assert time.monotonic() - begin < SECONDS_TO_NOTICE
+    # The host that is left says what it did: its vCPU, and the messages between the two.
+    assert f"host {1 - victim}:\n  vCPU {1 - victim}: " in told.value.state
+    assert "messages of the page protocol" in told.value.state
     assert machine.state == "lost"
     assert gone(numbers, 10)
     machine.stop()

@@ -208,13 +208,17 @@ class BaremetalMachine:
             ended = self.events[0].kind
             status = self.events[0].value << 1 | 1 if ended == "debug-exit" else None
         elif crash:
-            ended, detail = str(crash["kind"]), str(crash["detail"])
+            vcpu = int(str(crash["vcpu"]))
+            ended, detail = str(crash["kind"]), f"{crash['detail']} {self._registers(vcpu)}"
         else:
-            state = self.host.registers(0)
-            detail = " ".join(f"{name}={value:x}" for name, value in state.items() if isinstance(value, int))
+            detail = self._registers(0)
         return RunResult(
             self.output(), ended, status, seconds, self.host.stats(), detail, self.host.code_counters()
         )
+
+    def _registers(self, vcpu: int) -> str:
+        state = self.host.registers(vcpu)
+        return " ".join(f"{name}={value:x}" for name, value in state.items() if isinstance(value, int))
 
 
 def run_on_coremesh(

@@ -41,6 +41,9 @@ struct Message {
         kResult,  ///< `ticket` is executed; `value` is what was there before
     };
     static constexpr uint8_t kKinds = 16;
+    static constexpr std::array<const char*, kKinds + 1> kNames = {
+        "(unreadable)", "GetS", "GetM",    "Rmw",   "Done",  "FwdS",  "FwdM",   "Inv",   "Exec",
+        "Grant",        "Have", "Decline", "Retry", "DataS", "DataM", "InvAck", "Result"};
     static constexpr uint8_t kPrefetch = 1;  ///< flag of kGetS: nobody waits for it
     static constexpr uint8_t kAtomic = 2;    ///< flag of kGetM: an atomic instruction asks
     static constexpr uint8_t kLosing =

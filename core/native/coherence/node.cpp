@@ -108,6 +108,8 @@ void Node::timer(uint64_t page, uint64_t now_us, Actions& out) {
 
 Counters Node::counters() const noexcept { return parts_->counters; }
 
+uint64_t Node::violations() const noexcept { return parts_->counters.violations; }
+
 void Node::used(uint64_t page, uint64_t place) noexcept { parts_->agent.used(page, place); }
 
 std::vector<ContendedPage> Node::contended(size_t count) const { return parts_->agent.contended(count); }

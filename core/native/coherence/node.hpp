@@ -70,6 +70,8 @@ class Node {
     const Homes& homes() const noexcept { return homes_; }
     HostId self() const noexcept { return self_; }
     Counters counters() const noexcept;
+    /// Messages that were dropped: counters().violations.
+    uint64_t violations() const noexcept;
     /// A thread at this place (not 0) of the guest's code needed the page: kept for the most contended pages.
     void used(uint64_t page, uint64_t place) noexcept;
     /// The pages that this host's threads contend for most, the most contended first, at most `count` of 512.

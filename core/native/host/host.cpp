@@ -2,8 +2,6 @@
 #include "host/host.hpp"
 
 #include <algorithm>
-#include <cinttypes>
-#include <cstdio>
 #include <cstring>
 #include <thread>
 #include <unistd.h>
@@ -206,19 +204,27 @@ void Host::end_exclusive(Vcpu& vcpu) noexcept {
     if (gate_.end_exclusive(vcpu.inside_word())) vcpu.post_park();
 }
 
-void Host::report(const VcpuFailure& failure) noexcept {
-    cm_registers registers;
-    vcpu_list_[failure.vcpu]->registers(registers);
+/// The first reason stays. What the vCPUs do is looked at now: after this they are told to stop.
+void Host::end(Ending ending) noexcept {
     {
         std::lock_guard lock(mutex_);
         if (!ending_) {
-            static const char* const kinds[] = {"triple-fault", "reset", "internal-error"};
-            std::string text = failure.text;
-            if (!text.empty()) text += '\n';
-            ending_ = Ending{kinds[static_cast<int>(failure.kind)], failure.vcpu, text + describe(registers)};
+            ending.vcpus = glances();
+            ending_ = std::move(ending);
         }
     }
     ended_.notify_all();
+}
+
+std::vector<VcpuGlance> Host::glances() {
+    std::vector<VcpuGlance> all;
+    for (auto& vcpu : vcpu_list_) all.push_back(vcpu->glance());
+    return all;
+}
+
+void Host::report(const VcpuFailure& failure) noexcept {
+    static const char* const kinds[] = {"triple-fault", "reset", "internal-error"};
+    end({kinds[static_cast<int>(failure.kind)], failure.vcpu, failure.text});
     // After a triple fault no vCPU may continue: the others would only wait for this one.
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
 }
@@ -280,7 +286,11 @@ bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, 
     std::memcpy(&wanted.operand, operand, sizeof wanted.operand);
     std::memcpy(&wanted.expected, expected, sizeof wanted.expected);
     coherence::Wide found;
-    if (!mesh_->memory().transact_elsewhere(page, wanted, found, place_of(0))) return false;
+    Vcpu* const vcpu = Vcpu::current();
+    if (vcpu) vcpu->waits_for(page);
+    const bool executed = mesh_->memory().transact_elsewhere(page, wanted, found, place_of(0));
+    if (vcpu) vcpu->waits_for(Vcpu::kNoPage);
+    if (!executed) return false;
     std::memcpy(old, &found, sizeof found);
     return true;
 }
@@ -288,10 +298,12 @@ bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, 
 void Host::page_needed([[maybe_unused]] const FaultContext& fault, uint64_t ram_page, Access want) noexcept {
     const bool atomic = want == Access::kWrite && ram_page == atomic_page;
     atomic_page = kNoPage;
-    if (mesh_->memory().obtain(ram_page, want, atomic, place_of(atomic ? 0 : fault.host_pc))) return;
+    Vcpu* const vcpu = Vcpu::current();
+    if (vcpu) vcpu->waits_for(ram_page);
+    const bool here = mesh_->memory().obtain(ram_page, want, atomic, place_of(atomic ? 0 : fault.host_pc));
+    if (here && vcpu) vcpu->waits_for(Vcpu::kNoPage);
     // The machine stops: the page will never come, and the instruction cannot be finished.
-    Vcpu* vcpu = Vcpu::current();
-    if (!vcpu) return;
+    if (here || !vcpu) return;
 #ifdef COREMESH_HOST_SSE
     cm_float_interrupted(fault.ucontext);
 #endif
@@ -299,13 +311,7 @@ void Host::page_needed([[maybe_unused]] const FaultContext& fault, uint64_t ram_
 }
 
 void Host::mesh_broken(const Breach& breach) noexcept {
-    {
-        std::lock_guard lock(mutex_);
-        if (!ending_) {
-            ending_ = Ending{breach.fenced ? "fenced" : "host-lost", 0, breach.reason, breach.host};
-        }
-    }
-    ended_.notify_all();
+    end({breach.fenced ? "fenced" : "host-lost", 0, breach.reason, breach.host});
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
 }
 
@@ -393,35 +399,6 @@ void Host::self_write(const FaultContext& fault) noexcept {
 
 void Host::on_eoi(uint8_t vector) noexcept {
     if (bus_.node()) bus_.node()->end_of_interrupt(vector);
-}
-
-std::string describe(const cm_registers& r) {
-    static const char* const names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-                                          "r8 ", "r9 ", "r10", "r11", "r12", "r13", "r14", "r15"};
-    std::string text;
-    char line[160];
-    for (int i = 0; i < 16; ++i) {
-        std::snprintf(line, sizeof line, "%s=%016" PRIx64 "%c", names[i], r.gpr[i], i % 4 == 3 ? '\n' : ' ');
-        text += line;
-    }
-    std::snprintf(line, sizeof line, "rip=%016" PRIx64 " rflags=%08" PRIx64 " efer=%" PRIx64 "\n", r.rip,
-                  r.rflags, r.efer);
-    text += line;
-    std::snprintf(line, sizeof line,
-                  "cr0=%08" PRIx64 " cr2=%016" PRIx64 " cr3=%016" PRIx64 " cr4=%08" PRIx64 "\n", r.cr0, r.cr2,
-                  r.cr3, r.cr4);
-    text += line;
-    const struct {
-        const char* name;
-        const cm_segment& segment;
-    } segments[] = {{"cs", r.cs}, {"ss", r.ss}, {"ds", r.ds}, {"es", r.es},
-                    {"fs", r.fs}, {"gs", r.gs}, {"tr", r.tr}};
-    for (const auto& [name, segment] : segments) {
-        std::snprintf(line, sizeof line, "%s=%04x base=%016" PRIx64 " limit=%08x access=%03x\n", name,
-                      segment.selector, segment.base, segment.limit, segment.access);
-        text += line;
-    }
-    return text;
 }
 
 }  // namespace coremesh

@@ -23,6 +23,8 @@ struct Ending {
     unsigned vcpu = 0;
     std::string detail;
     unsigned host = 0;  ///< "host-lost": which
+    /// What each vCPU did when the machine ended, before it was told to stop.
+    std::vector<VcpuGlance> vcpus = {};
 };
 
 /// A call that the host's present state does not allow.
@@ -103,11 +105,14 @@ class Host final : private VcpuEnvironment,
     Vcpu& vcpu(size_t index) { return *vcpu_list_.at(index); }
     /// Throws StateError while guest code may run.
     void require_at_rest() const;
+    /// What each vCPU does at this moment. Any thread.
+    std::vector<VcpuGlance> glances();
     bool paused() const noexcept { return phase_ == Phase::kPaused; }
     uint64_t tsc_hz() const noexcept { return clock_.hz(); }
     Protection protection() const noexcept { return ram_.protection(); }
 
   private:
+    void end(Ending ending) noexcept;
     enum class Phase { kMade, kRunning, kPaused, kStopped };
 
     // VcpuEnvironment
@@ -153,8 +158,5 @@ class Host final : private VcpuEnvironment,
     Phase phase_ = Phase::kMade;
     std::optional<Ending> ending_;
 };
-
-/// The registers as a person reads them.
-std::string describe(const cm_registers& registers);
 
 }  // namespace coremesh

@@ -35,7 +35,10 @@ SharedMemory::SharedMemory(GuestRam& ram, const coherence::Options& options, Mes
     to_self_.reserve(64);
 }
 
-uint64_t SharedMemory::now_us() noexcept { return static_cast<uint64_t>(Clock::monotonic_ns()) / 1000; }
+uint64_t SharedMemory::now_us() noexcept {
+    now_ns_ = Clock::monotonic_ns();
+    return static_cast<uint64_t>(now_ns_) / 1000;
+}
 
 void SharedMemory::unlock() noexcept {
     const uint64_t hosts = std::exchange(sent_to_, 0);
@@ -233,11 +236,25 @@ void SharedMemory::receive(HostId from, std::span<const uint8_t> bytes) noexcept
     if (message && message->has_page()) page = bytes.subspan(coherence::wire_size(message->kind));
     if (!message || (message->has_page() && !coherence::valid_page(page))) {
         counters_.malformed.fetch_add(1, std::memory_order_relaxed);
+        note_unreadable(from);
         return;
     }
     const Locked hold(*this);
     node_.congested(sender_.congested());
+    const Access before = node_.access(message->page);
+    const uint64_t violations = node_.violations();
     node_.receive(from, *message, now_us(), actions_);
+    // Before what follows from it is sent.
+    trace_.note({.time_ns = now_ns_,
+                 .page = message->page,
+                 .serial = message->serial,
+                 .kind = static_cast<uint8_t>(message->kind),
+                 .rejected = node_.violations() != violations,
+                 .peer = from,
+                 .requester = message->requester,
+                 .flags = message->flags,
+                 .before = before,
+                 .after = node_.access(message->page)});
     perform(page);
 }
 
@@ -275,6 +292,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
     switch (action.kind) {
         case Action::Kind::kSend:
             sent_to_ |= bit(action.to);
+            note_sent(action.to, action.message);
             sender_.send_message(action.to, {wire.data(), coherence::encode(action.message, wire)});
             return;
         case Action::Kind::kSendPage:
@@ -296,6 +314,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
                 to_self_.push_back(result);
             } else {
                 sent_to_ |= bit(action.to);
+                note_sent(action.to, result);
                 sender_.send_message(action.to, {wire.data(), coherence::encode(result, wire)});
             }
             return;
@@ -335,6 +354,7 @@ void SharedMemory::send_page(const Action& action) noexcept {
     form.fetch_add(1, std::memory_order_relaxed);
     counters_.page_bytes.fetch_add(length, std::memory_order_relaxed);
     sent_to_ |= bit(action.to);
+    note_sent(action.to, action.message);
     sender_.send_page(action.to, {wire.data(), head}, {encoded_.data(), length});
 }
 
@@ -346,6 +366,26 @@ SharedMemory::Wide SharedMemory::execute(const Operation& operation, uint64_t pa
     const Wide old = coherence::execute(operation, frame(page));
     if (!operation.reads_only()) table.announce_write(offset, operation.size);
     return old;
+}
+
+void SharedMemory::note_sent(HostId to, const coherence::Message& message) noexcept {
+    const Access access = node_.access(message.page);
+    trace_.note({.time_ns = now_ns_,
+                 .page = message.page,
+                 .serial = message.serial,
+                 .kind = static_cast<uint8_t>(message.kind),
+                 .sent = true,
+                 .peer = to,
+                 .requester = message.requester,
+                 .flags = message.flags,
+                 .before = access,
+                 .after = access});
+}
+
+void SharedMemory::note_unreadable(HostId from) noexcept {
+    const Locked hold(*this);
+    now_us();
+    trace_.note({.time_ns = now_ns_, .rejected = true, .peer = from});
 }
 
 void SharedMemory::set_timer(uint64_t page, uint32_t delay_us) noexcept {

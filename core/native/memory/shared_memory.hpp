@@ -17,6 +17,7 @@
 #include "base/pi_mutex.hpp"
 #include "coherence/node.hpp"
 #include "coherence/page_codec.hpp"
+#include "coherence/trace.hpp"
 #include "memory/counters.hpp"
 #include "ram/guest_ram.hpp"
 
@@ -84,6 +85,9 @@ class SharedMemory {
 
     coherence::Counters protocol_counters() noexcept;
     std::vector<coherence::ContendedPage> contended(size_t count);
+    /// The last messages to and from other hosts, oldest first. Without the protocol lock: also of a machine
+    /// in which a thread has stopped with it.
+    std::vector<coherence::TraceEntry> trace(size_t count) const { return trace_.last(count); }
     MemoryCounters counters() const noexcept { return read_counters(counters_); }
 
   private:
@@ -127,7 +131,7 @@ class SharedMemory {
     void unlock() noexcept;
     void lock_again() noexcept;
 
-    static uint64_t now_us() noexcept;
+    uint64_t now_us() noexcept;
     WaitQueue& wait_queue_of(uint64_t page) noexcept { return wait_queues_[page % kWaitQueues]; }
     uint8_t* frame(uint64_t page) noexcept { return ram_.protocol_base() + page * GuestRam::kPage; }
 
@@ -137,6 +141,8 @@ class SharedMemory {
     void do_one(const coherence::Action& action, std::span<const uint8_t> arrived) noexcept;
     void send_page(const coherence::Action& action) noexcept;
     Wide execute(const coherence::Operation& operation, uint64_t page) noexcept;
+    void note_sent(HostId to, const coherence::Message& message) noexcept;
+    void note_unreadable(HostId from) noexcept;
     void set_timer(uint64_t page, uint32_t delay_us) noexcept;
     Ticket* take_ticket() noexcept;
 
@@ -146,6 +152,8 @@ class SharedMemory {
     coherence::Node node_;
     coherence::Actions actions_;
     std::vector<coherence::Message> to_self_;
+    int64_t now_ns_ = 0;         // when now_us() was last asked
+    coherence::Trace trace_;     // written under the lock, read without
     uint64_t sent_to_ = 0;       // hosts that messages under this lock are for
     std::vector<Timer> timers_;  // a heap, soonest first
     std::array<WaitQueue, kWaitQueues> wait_queues_;

@@ -58,27 +58,13 @@ void put_all(nb::dict& out, const Counters& counters) {
     each_counter(counters, [&](const CounterFacts& facts, uint64_t value) { put(out, facts, value); });
 }
 
-const char* state_name(const Host& host, const Vcpu& vcpu) {
-    if (host.paused()) return "parked";
-    switch (vcpu.state()) {
-        case Vcpu::State::kWaitForSipi:
-            return "wait-for-sipi";
-        case Vcpu::State::kRunning:
-            return "running";
-        case Vcpu::State::kHalted:
-            return "halted";
-        default:
-            return "stopped";
-    }
-}
-
 nb::typed<nb::list, AnyDict> stats(Host& host) {
     nb::list out;
     for (size_t index = 0; index < host.vcpus(); ++index) {
         Vcpu& vcpu = host.vcpu(index);
         nb::dict row;
         put(row, kApicId, vcpu.lapic().apic_id());
-        put(row, kState, state_name(host, vcpu));
+        put(row, kState, host.paused() ? "parked" : vcpu.state_name());
         put_all(row, vcpu.engine_counters());
         put_all(row, vcpu.counters());
         put(row, kCodeBytes, vcpu.code_bytes());

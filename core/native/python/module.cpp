@@ -396,6 +396,7 @@ NB_MODULE(_native, m) {
                 out["vcpu"] = ending->vcpu;
                 out["detail"] = ending->detail;
                 out["host"] = ending->host;
+                out["vcpus"] = to_list(ending->vcpus);
                 return out;
             },
             "timeout"_a)
@@ -416,6 +417,7 @@ NB_MODULE(_native, m) {
     bind_mesh(host_class);
     bind_state(host_class);
     bind_counters(m, host_class);
+    bind_post_mortem(host_class);
 
     m.def("doctor", &doctor, "What this host offers the engine, found by trying.");
     m.def(

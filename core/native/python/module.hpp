@@ -47,6 +47,9 @@ void bind_devices(nanobind::module_& m);
 void bind_mesh(nanobind::class_<Host>& host);
 /// state.cpp: saved state, as dictionaries of numbers and of lists of numbers.
 void bind_state(nanobind::class_<Host>& host);
+/// post_mortem.cpp: what the vCPUs do, and the last messages of the page protocol.
+void bind_post_mortem(nanobind::class_<Host>& host);
+nanobind::list to_list(const std::vector<VcpuGlance>& vcpus);
 /// counters.cpp: what a host counts, by name, and the table of the names.
 void bind_counters(nanobind::module_& m, nanobind::class_<Host>& host);
 

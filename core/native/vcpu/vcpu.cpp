@@ -124,6 +124,33 @@ void Vcpu::wake() noexcept {
     }
 }
 
+const char* Vcpu::state_name() const noexcept {
+    switch (state()) {
+        case State::kWaitForSipi:
+            return "wait-for-sipi";
+        case State::kRunning:
+            return "running";
+        case State::kHalted:
+            return "halted";
+        default:
+            return "stopped";
+    }
+}
+
+VcpuGlance Vcpu::glance() noexcept {
+    const uint32_t requests = mailbox_.pending();
+    return {.vcpu = index_,
+            .state = state_name(),
+            .inside = inside(),
+            .waits_for = waits_for_.load(std::memory_order_relaxed),
+            .requested = lapic_.highest_requested(),
+            .extint = lapic_.extint_pending(),
+            .request = requests & kRequestInit   ? "init"
+                       : requests & kRequestSipi ? "sipi"
+                       : requests & kRequestNmi  ? "nmi"
+                                                 : ""};
+}
+
 void Vcpu::kick() noexcept {
     counters_.kicks.fetch_add(1, std::memory_order_relaxed);
     cm_engine_kick(engine_);

@@ -115,6 +115,17 @@ struct VcpuEnvironment {
     ~VcpuEnvironment() = default;
 };
 
+/// A vCPU as another thread sees it.
+struct VcpuGlance {
+    unsigned vcpu;
+    const char* state;    ///< "running", "halted", "wait-for-sipi", "stopped"
+    bool inside;          ///< inside guest code
+    uint64_t waits_for;   ///< page of RAM that its thread waits for; ~0: none
+    int requested;        ///< the highest vector in IRR; -1: none
+    bool extint;          ///< the 8259A wants an acknowledge cycle
+    const char* request;  ///< what waits in the mailbox: "nmi", "init", "sipi"; "": none of these
+};
+
 class Vcpu final : public x86::VcpuPort {
   public:
     enum class State : uint8_t { kWaitForSipi, kRunning, kHalted, kStopped };
@@ -135,6 +146,12 @@ class Vcpu final : public x86::VcpuPort {
     void post_park() noexcept;
     bool inside() const noexcept { return inside_.load(std::memory_order_seq_cst); }
     Gate::Inside& inside_word() noexcept { return inside_; }
+    /// What it does at this moment, for people.
+    VcpuGlance glance() noexcept;
+    const char* state_name() const noexcept;
+    /// The RAM page that this vCPU's thread waits for, kNoPage when it goes on. The thread itself.
+    void waits_for(uint64_t ram_page) noexcept { waits_for_.store(ram_page, std::memory_order_relaxed); }
+    static constexpr uint64_t kNoPage = ~uint64_t{0};
     State state() const noexcept { return state_.load(std::memory_order_relaxed); }
     VcpuCounters counters() const noexcept { return read_counters(counters_); }
     const cm_engine_counters& engine_counters() const noexcept { return *cm_engine_counters_of(engine_); }
@@ -196,6 +213,7 @@ class Vcpu final : public x86::VcpuPort {
     /// Shared: 1 while the thread sleeps, or is about to. Futex word.
     alignas(64) std::atomic<uint32_t> asleep_{0};
     Gate::Inside inside_{false};
+    std::atomic<uint64_t> waits_for_{kNoPage};
     std::atomic<State> state_;
     VcpuAtomics counters_;
 

@@ -189,6 +189,15 @@ bool Lapic::matches(const IpiMessage& message) const noexcept {
 // ---- vCPU thread
 // --------------------------------------------------------------------------------------------
 
+int Lapic::highest_requested() const noexcept {
+    for (unsigned word = 4; word-- > 0;) {
+        if (const uint64_t bits = irr_.word(word)) {
+            return static_cast<int>(word * 64 + 63 - static_cast<unsigned>(std::countl_zero(bits)));
+        }
+    }
+    return -1;
+}
+
 int Lapic::highest_pending() noexcept {
     const int vector = irr_.highest();
     if (vector < 0) return -1;

@@ -118,6 +118,11 @@ class Lapic final : private LapicTimer::Listener {
         return processor_priority_.load(std::memory_order_relaxed);
     }
 
+    // ---- any thread, for people
+
+    /// The highest vector in IRR, deliverable or not; -1: none.
+    int highest_requested() const noexcept;
+
     // ---- vCPU thread: delivery ---------------------------------------------------------------------------
 
     /// The vector that is pending above the processor priority, or -1. One load when nothing is pending.

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <csignal>
 #include <cstring>
 
@@ -54,6 +55,29 @@ int whole(uint64_t length, Move move) noexcept {
     return 0;
 }
 
+/// Calls `move(offset, first, count)`, which answers as preadv(2), until all buffers are moved.
+template <typename Move>
+int whole(uint64_t offset, std::vector<iovec>& buffers, Move move) noexcept {
+    size_t first = 0;
+    while (first < buffers.size()) {
+        const auto count = static_cast<int>(std::min<size_t>(buffers.size() - first, IOV_MAX));
+        const ssize_t piece = move(static_cast<off_t>(offset), &buffers[first], count);
+        if (piece == 0) return -EIO;
+        if (piece < 0) {
+            if (errno == EINTR) continue;
+            return -errno;
+        }
+        offset += static_cast<uint64_t>(piece);
+        auto left = static_cast<size_t>(piece);
+        while (first < buffers.size() && left >= buffers[first].iov_len) left -= buffers[first++].iov_len;
+        if (left) {
+            buffers[first].iov_base = static_cast<uint8_t*>(buffers[first].iov_base) + left;
+            buffers[first].iov_len -= left;
+        }
+    }
+    return 0;
+}
+
 int allocate(int fd, int mode, uint64_t offset, uint64_t length) noexcept {
     int result;
     do {
@@ -63,6 +87,9 @@ int allocate(int fd, int mode, uint64_t offset, uint64_t length) noexcept {
 }
 
 }  // namespace
+
+int BlockStore::read(uint64_t, std::vector<iovec>&) noexcept { return -ENOTSUP; }
+int BlockStore::write(uint64_t, std::vector<iovec>&) noexcept { return -ENOTSUP; }
 
 // ---- FileStore
 
@@ -77,6 +104,16 @@ int FileStore::write(uint64_t offset, const void* from, uint64_t length) noexcep
         return pwrite(fd_, static_cast<const uint8_t*>(from) + done, length - done,
                       static_cast<off_t>(offset + done));
     });
+}
+
+int FileStore::read(uint64_t offset, std::vector<iovec>& buffers) noexcept {
+    return whole(offset, buffers,
+                 [this](off_t at, iovec* first, int count) { return preadv(fd_, first, count, at); });
+}
+
+int FileStore::write(uint64_t offset, std::vector<iovec>& buffers) noexcept {
+    return whole(offset, buffers,
+                 [this](off_t at, iovec* first, int count) { return pwritev(fd_, first, count, at); });
 }
 
 int FileStore::flush() noexcept {
@@ -219,6 +256,17 @@ bool BlockWorker::execute(const Chain& chain, uint32_t& written) noexcept {
 bool BlockWorker::transfer_in(const Chain& chain, uint64_t sector, uint64_t bytes, Status& status) noexcept {
     status = Status::kIoError;
     if (!within(sector, bytes)) return true;
+    if (bytes != 0 && queue_->direct(chain.writable, 0, bytes, true, places_)) {
+        const int error = disk_->store->read(sector * kSector, places_);
+        queue_->wrote(chain.writable, 0, bytes);
+        if (error != -ENOTSUP) {
+            if (error == 0) {
+                add(words_.bytes_read, bytes);
+                status = Status::kOk;
+            }
+            return true;
+        }
+    }
     buffer_.resize(std::min(bytes, kPiece));
     for (uint64_t done = 0; done < bytes; done += kPiece) {
         const uint64_t piece = std::min(kPiece, bytes - done);
@@ -233,8 +281,13 @@ bool BlockWorker::transfer_in(const Chain& chain, uint64_t sector, uint64_t byte
 bool BlockWorker::transfer_out(const Chain& chain, uint64_t sector, uint64_t bytes, Status& status) noexcept {
     status = Status::kIoError;
     if (disk_->read_only || !within(sector, bytes)) return true;
-    buffer_.resize(std::min(bytes, kPiece));
-    for (uint64_t done = 0; done < bytes; done += kPiece) {
+    int moved = -ENOTSUP;
+    if (bytes != 0 && queue_->direct(chain.readable, sizeof(Header), bytes, false, places_)) {
+        moved = disk_->store->write(sector * kSector, places_);
+        if (moved != 0 && moved != -ENOTSUP) return true;
+    }
+    if (moved != 0) buffer_.resize(std::min(bytes, kPiece));
+    for (uint64_t done = 0; moved != 0 && done < bytes; done += kPiece) {
         const uint64_t piece = std::min(kPiece, bytes - done);
         if (!queue_->gather(chain.readable, sizeof(Header) + done, buffer_.data(), piece)) return false;
         if (disk_->store->write(sector * kSector + done, buffer_.data(), piece) != 0) return true;

@@ -23,6 +23,9 @@ class BlockStore {
     virtual ~BlockStore() = default;
     virtual int read(uint64_t offset, void* to, uint64_t length) noexcept = 0;
     virtual int write(uint64_t offset, const void* from, uint64_t length) noexcept = 0;
+    /// The same with several buffers, one behind the other; the array is used up. By default -ENOTSUP: copy.
+    virtual int read(uint64_t offset, std::vector<iovec>& buffers) noexcept;
+    virtual int write(uint64_t offset, std::vector<iovec>& buffers) noexcept;
     virtual int flush() noexcept = 0;
     virtual int discard(uint64_t offset, uint64_t length) noexcept = 0;
     virtual int zeroes(uint64_t offset, uint64_t length, bool unmap) noexcept = 0;
@@ -34,6 +37,8 @@ class FileStore final : public BlockStore {
     FileStore(int fd, bool can_discard) noexcept : fd_(fd), can_discard_(can_discard) {}
     int read(uint64_t offset, void* to, uint64_t length) noexcept override;
     int write(uint64_t offset, const void* from, uint64_t length) noexcept override;
+    int read(uint64_t offset, std::vector<iovec>& buffers) noexcept override;
+    int write(uint64_t offset, std::vector<iovec>& buffers) noexcept override;
     int flush() noexcept override;
     int discard(uint64_t offset, uint64_t length) noexcept override;
     int zeroes(uint64_t offset, uint64_t length, bool unmap) noexcept override;
@@ -100,7 +105,8 @@ class BlockWorker {
     const std::shared_ptr<VirtQueue> queue_;
     const std::shared_ptr<BlockDisk> disk_;
     const std::function<void()> broken_;
-    std::vector<uint8_t> buffer_;  // the worker's
+    std::vector<uint8_t> buffer_;  // the worker's, as the next
+    std::vector<iovec> places_;
     std::atomic<bool> stopping_{false};
     Words words_;
     std::thread thread_;

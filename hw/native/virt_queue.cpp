@@ -100,4 +100,22 @@ std::optional<uint64_t> VirtQueue::scatter(const std::vector<Segment>& segments,
     });
 }
 
+bool VirtQueue::direct(const std::vector<Segment>& segments, uint64_t offset, uint64_t length, bool to_write,
+                       std::vector<iovec>& places) noexcept {
+    places.clear();
+    const auto done = each_piece(segments, offset, length, [&](uint64_t gpa, uint64_t, uint64_t piece) {
+        uint8_t* const place = bus_->direct(gpa, piece, to_write);
+        if (place != nullptr) places.push_back({place, piece});
+        return place != nullptr;
+    });
+    return done == length;
+}
+
+void VirtQueue::wrote(const std::vector<Segment>& segments, uint64_t offset, uint64_t length) noexcept {
+    each_piece(segments, offset, length, [&](uint64_t gpa, uint64_t, uint64_t piece) {
+        bus_->wrote(gpa, piece);
+        return true;
+    });
+}
+
 }  // namespace coremesh::virtio

@@ -3,6 +3,8 @@
 // serves.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -95,6 +97,12 @@ class VirtQueue final : public Doorbell {
                                    uint64_t length) noexcept;
     std::optional<uint64_t> scatter(const std::vector<Segment>& segments, uint64_t offset, const void* data,
                                     uint64_t length) noexcept;
+
+    /// The same bytes as places in this process, for the host's kernel to move, if all of them are RAM that
+    /// this host has alone. False: copy instead. After the kernel has written there, `wrote`.
+    bool direct(const std::vector<Segment>& segments, uint64_t offset, uint64_t length, bool to_write,
+                std::vector<iovec>& places) noexcept;
+    void wrote(const std::vector<Segment>& segments, uint64_t offset, uint64_t length) noexcept;
 
     struct Counters {
         uint64_t kicks = 0, requests = 0, interrupts = 0, faults = 0;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One Coremesh machine in this process, without Ray, its console on stdout: what the benchmarks compare.
 
-    python one_machine.py VCPUS MEMORY_MIB KERNEL INITRAMFS CMDLINE as-is|unpack
+    python one_machine.py VCPUS MEMORY_MIB KERNEL INITRAMFS CMDLINE as-is|unpack [DISK..]
 
 With "unpack" the host unpacks the kernel, as ``coremesh boot`` has it, and that time counts: "EMULATION
 STARTS" is said before it. With "as-is" a bzImage unpacks itself in the guest.
@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from coremesh.cluster.machine.assembly import assemble
 from coremesh.cluster.machine.description import MachineDescription
+from coremesh.cluster.machine.disks import check_disks
 from coremesh.hw.backend.console import ConsolePort
 
 
@@ -33,6 +34,7 @@ def main() -> None:
         initrd=Path(initramfs).read_bytes(),
         cmdline=cmdline,
         unpack=form == "unpack",
+        disks=check_disks(sys.argv[7:]),
     )
     port = ConsolePort()
     ended = threading.Event()

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coremesh.cluster.machine.images.debian_image import fetch_debian
-from coremesh.cluster.machine.images.initramfs import Entry, busybox_initramfs
+from coremesh.cluster.machine.images.initramfs import Entry
 from coremesh.core.x86.linux_payload import unpack_linux
 from resident import own_memory_mib
 
@@ -57,7 +57,7 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Guest:
-    """One guest for both peers: paths of kernel and initramfs.
+    """One guest for both peers: paths of kernel and initramfs; ``disks`` are raw images and interfaces.
 
     With ``unpack`` Coremesh's host unpacks the kernel, as ``coremesh boot`` does, and that time counts.
     """
@@ -66,6 +66,7 @@ class Guest:
     initramfs: Path
     cmdline: str = CMDLINE
     unpack: bool = True
+    disks: tuple[tuple[Path, str], ...] = ()
 
     def vmlinux(self, folder: Path) -> Guest:
         """The same with the ELF file in the bzImage, written to ``folder``: nothing left to unpack."""
@@ -105,24 +106,25 @@ class Run:
 
 
 @contextmanager
-def guest(script: str | None = None) -> Iterator[Guest]:
+def guest(script: str | None = None, *, program: str = "load.c", drivers: bool = False) -> Iterator[Guest]:
     """The Debian kernel with busybox; with ``script``, a guest that runs it instead of a shell, and ends.
 
-    The script finds the program of ``guest/load.c`` as /bin/load.
+    The script finds ``guest/{program}``, by default load.c, under its name in /bin. With ``drivers`` those of
+    disks are loaded before it.
     """
     image = fetch_debian()
-    with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
         extra: list[Entry] = []
         if script is not None:
-            load = work / "load"
-            source = HERE / "guest" / "load.c"
-            subprocess.run(["gcc", "-O2", "-static", "-o", load, source], check=True)
-            extra.append(Entry.file("bin/load", load.read_bytes(), 0o755))
+            name = program.removesuffix(".c")
+            load = work / name
+            subprocess.run(["gcc", "-O2", "-static", "-o", load, HERE / "guest" / program], check=True)
+            extra.append(Entry.file(f"bin/{name}", load.read_bytes(), 0o755))
             text = SCRIPT.format(script=script, first=FIRST, last=LAST)
             extra.append(Entry.file("etc/console", text.encode(), 0o755))
         initramfs = work / "initramfs"
-        initramfs.write_bytes(busybox_initramfs(image.busybox.read_bytes(), extra))
+        initramfs.write_bytes(image.initramfs(disks=drivers, extra=extra))
         yield Guest(image.kernel, initramfs)
 
 
@@ -141,6 +143,12 @@ def run_qemu(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], t
         command = [QEMU, "-accel", "tcg,thread=multi", "-smp", str(vcpus), "-m", str(memory_mib)]
         command += ["-kernel", str(what.kernel), "-initrd", str(what.initramfs), "-append", what.cmdline]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
+        for number, (image, interface) in enumerate(what.disks):
+            device = "ide-hd"
+            if interface == "virtio":
+                device = f"virtio-blk-pci,disable-legacy=on,num-queues={vcpus}"
+            command += ["-drive", f"file={image},format=raw,if=none,id=d{number}"]
+            command += ["-device", f"{device},drive=d{number}"]
         command += ["-S", "-qmp", f"unix:{control},server=on,wait=off"]
         return _watch(command, marks, timeout, memory_mib, lambda: _continue(control))
 
@@ -149,6 +157,7 @@ def run_coremesh(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...
     """The same on Coremesh."""
     command = [sys.executable, str(HERE / "one_machine.py"), str(vcpus), str(memory_mib), str(what.kernel)]
     command += [str(what.initramfs), what.cmdline, "unpack" if what.unpack else "as-is"]
+    command += [f"{image},if={interface}" for image, interface in what.disks]
     return _watch(command, marks, timeout, memory_mib, None)
 
 

@@ -14,11 +14,17 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from coremesh.cluster.machine.images import cache, packages
-from coremesh.cluster.machine.images.initramfs import busybox_initramfs, disk_initramfs, network_entries
+from coremesh.cluster.machine.images.initramfs import (
+    Entry,
+    busybox_initramfs,
+    disk_initramfs,
+    network_entries,
+)
 from coremesh.cluster.machine.images.modules import module_archive
 from coremesh.cluster.machine.options import check
 from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError, shown
@@ -55,17 +61,17 @@ class DebianImage:
         """The statically linked busybox."""
         return self.folder / _BUSYBOX
 
-    def initramfs(self, *, disks: bool = False, network: str = "") -> bytes:
+    def initramfs(self, *, disks: bool = False, network: str = "", extra: Iterable[Entry] = ()) -> bytes:
         """Return the initramfs that `coremesh boot` uses with this kernel.
 
         With `disks` or a `network` it loads the drivers of disks and file systems first, and goes on in the
         root file system that the kernel's word ``root=`` names, if there is one. A `network` 'dhcp' is
-        configured before the shell starts, 'manual' is left to it.
+        configured before the shell starts, 'manual' is left to it. `extra` files follow the others.
         """
         if not disks and not network:
-            return busybox_initramfs(self.busybox.read_bytes())
+            return busybox_initramfs(self.busybox.read_bytes(), extra)
         modules = (self.folder / _MODULES).read_bytes()
-        return disk_initramfs(self.busybox.read_bytes(), modules, network_entries(network))
+        return disk_initramfs(self.busybox.read_bytes(), modules, [*network_entries(network), *extra])
 
 
 def cached_debian(flavour: str = "amd64") -> DebianImage | None:

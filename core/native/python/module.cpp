@@ -104,6 +104,16 @@ class HostBusMaster final : public BusMaster {
     bool write(uint64_t gpa, const void* from, uint64_t length) noexcept override {
         return host_.write_ram(gpa, from, length);
     }
+    uint8_t* direct(uint64_t gpa, uint64_t length, bool to_write) noexcept override {
+        if (host_.mesh() || length == 0 || !host_.ram().offset_of(gpa, length)) return nullptr;
+        // An engine may translate from the page at any time: what it has now goes before the bytes change,
+        // and what it gets while they do goes after (`wrote`).
+        if (to_write) host_.ram().code_written_by_host(gpa, length);
+        return host_.ram().protocol_view(gpa);
+    }
+    void wrote(uint64_t gpa, uint64_t length) noexcept override {
+        host_.ram().code_written_by_host(gpa, length);
+    }
     void message(uint64_t address, uint32_t data) noexcept override { host_.fabric().msi(address, data); }
 
   private:

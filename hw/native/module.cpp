@@ -138,11 +138,11 @@ struct Request {
     uint64_t life = 0;
 };
 
-using Position = std::tuple<uint16_t, uint16_t, uint16_t, bool>;
+using Position = std::tuple<uint16_t, uint16_t, uint16_t>;
 
 Position position_of(VirtQueue& queue) {
     const SplitQueue::Position p = queue.position();
-    return {p.next_available, p.next_used, p.signalled, p.signalled_valid};
+    return {p.next_available, p.next_used, p.signalled};
 }
 
 std::optional<Request> take(VirtQueue& queue) {
@@ -257,11 +257,10 @@ void bind_queue(nb::module_& m) {
                     throw nb::value_error("a queue has a power of two of entries");
                 nb::gil_scoped_release unlocked;
                 self.start({size, descriptors, available, used, event_idx, indirect},
-                           {std::get<0>(position), std::get<1>(position), std::get<2>(position),
-                            std::get<3>(position)});
+                           {std::get<0>(position), std::get<1>(position), std::get<2>(position)});
             },
             "size"_a, "descriptors"_a, "available"_a, "used"_a, "event_idx"_a, "indirect"_a,
-            "position"_a = Position{0, 0, 0, false})
+            "position"_a = Position{0, 0, 0})
         .def("stop", &VirtQueue::stop, release())
         .def_prop_ro("enabled", &VirtQueue::enabled)
         .def_prop_ro("idle", &VirtQueue::idle)

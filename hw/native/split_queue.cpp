@@ -129,22 +129,14 @@ bool SplitQueue::push(uint16_t head, uint32_t written) noexcept {
 bool SplitQueue::wants_interrupt() noexcept {
     if (fault_ != QueueFault::kNone || layout_.size == 0) return false;
     const uint16_t now = position_.next_used;
-    const bool anything = !position_.signalled_valid || position_.signalled != now;
-    if (!anything) return false;
+    const auto since = static_cast<uint16_t>(now - position_.signalled);
+    if (since == 0) return false;
+    position_.signalled = now;
     fence();
     uint16_t word;
-    if (!layout_.event_idx) {
-        position_.signalled = now;
-        position_.signalled_valid = true;
-        return load(layout_.available, word) && !(word & kNoInterrupt);
-    }
-    if (!load(used_event(), word)) return false;
+    if (!layout_.event_idx) return load(layout_.available, word) && !(word & kNoInterrupt);
     // 2.7.7.2: the driver wants one when an element with index `word` has become used since the last one.
-    const auto since = static_cast<uint16_t>(now - position_.signalled);
-    const bool wanted = !position_.signalled_valid || static_cast<uint16_t>(now - word - 1) < since;
-    position_.signalled = now;
-    position_.signalled_valid = true;
-    return wanted;
+    return load(used_event(), word) && static_cast<uint16_t>(now - word - 1) < since;
 }
 
 void SplitQueue::suppress_notifications() noexcept {

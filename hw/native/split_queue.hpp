@@ -47,8 +47,8 @@ struct QueueLayout {
 
 /// What goes on in a loaded machine.
 struct QueuePosition {
-    uint16_t next_available = 0, next_used = 0, signalled = 0;
-    bool signalled_valid = false;
+    uint16_t next_available = 0, next_used = 0;
+    uint16_t signalled = 0;  ///< the used index when the driver was last told, or did not want to be
 };
 
 /// No lock and no thread: the caller's, one at a time.

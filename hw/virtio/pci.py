@@ -120,7 +120,7 @@ class QueueRegisters(Stateful):
         self.vector = NO_VECTOR
         self.enabled = False
         self.descriptors = self.driver = self.device = 0
-        self.position: tuple[int, int, int, bool] = (0, 0, 0, False)
+        self.position: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def aligned(self) -> bool:

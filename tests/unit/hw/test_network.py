@@ -172,7 +172,7 @@ def test_a_connection_that_breaks_is_made_again(tmp_path: Path) -> None:
     a.port.send([frame(B, A)])
     with Switch(f"unix:{tmp_path}/s") as second:
         eventually(lambda: second.counts()["ports"] == 1)
-        assert a.port.counts()["connections_lost"] == 1
+        assert a.port.counts()["connections_lost"] >= 1
         a.port.close()
 
 

@@ -5,6 +5,7 @@ import errno
 import os
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -268,3 +269,49 @@ def test_each_queue_has_its_own_worker(disk: Disk) -> None:
     for ring in rings:
         assert len(ring.wait(20)) == 20
     assert disk.pc.node.counters()["vd"]["flushes"] == 40
+
+
+def test_the_hosts_kernel_moves_the_data_where_one_host_has_the_memory(path: Path) -> None:
+    """Given a machine of one host, then whole and cut buffers are read and written in its RAM itself."""
+    from coremesh.core._native import Interrupts, VirtQueue
+    from coremesh.core.engine import Host
+    from coremesh.core.memory_map import MemoryMap
+
+    memory = MemoryMap(16 << 20)
+    host = Host(memory=memory.layout, apic_ids=[0], total_vcpus=1)
+    bus = host.bus_master()
+    queue = VirtQueue(bus, Interrupts(bus, 1, lambda level: None))
+    image = RawImage(path)
+    model = VirtioBlock(image, name="vd", queues=1)
+    model.bind(None, [queue])  # type: ignore[arg-type]
+    rings, data, at = 0x10_0000, 0x20_0000, 0x30_0000
+    host.ram_write(rings, bytes(0x3000))
+    queue.start(8, rings, rings + 0x1000, rings + 0x2000, False, False)
+    model.start()
+
+    def request(kind: int, sector: int, pieces: list[tuple[int, int]], number: int) -> None:
+        host.ram_write(at, struct.pack("<IIQ", kind, 0, sector))
+        writes = vd.WRITE if kind == IN else 0
+        chain = [(at, 16, 0), *((gpa, size, writes) for gpa, size in pieces), (at + 64, 1, vd.WRITE)]
+        for i, (gpa, size, flags) in enumerate(chain):
+            last = i == len(chain) - 1
+            entry = struct.pack("<QIHH", gpa, size, flags | (0 if last else vd.NEXT), i + 1)
+            host.ram_write(rings + 16 * i, entry)
+        host.ram_write(rings + 0x1000 + 4 + 2 * number, b"\0\0")
+        host.ram_write(rings + 0x1002, (number + 1).to_bytes(2, "little"))
+        queue.ring()
+        deadline = time.monotonic() + 10
+        while int.from_bytes(host.ram_read(rings + 0x2002, 2), "little") != number + 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert host.ram_read(at + 64, 1) == b"\0"
+
+    content = os.urandom(8192)
+    host.ram_write(data, content)
+    request(OUT, 4, [(data, 1000), (data + 1000, 96), (data + 1096, 7096)], 0)
+    assert path.read_bytes()[2048 : 2048 + 8192] == content
+    request(IN, 4, [(data + 0x9001, 100), (data + 0xA000, 8092)], 1)
+    assert host.ram_read(data + 0x9001, 100) + host.ram_read(data + 0xA000, 8092) == content
+    model.stop()
+    image.close()
+    host.stop()

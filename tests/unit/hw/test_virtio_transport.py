@@ -353,7 +353,7 @@ def test_wrap(driver: Driver, pc: Any) -> None:
     (ring,) = driver.start(size=4)
     registers = pc.device._queue_registers[0]
     pc.device.queues[0].stop()
-    registers.position = (65534, 65534, 65534, True)
+    registers.position = (65534, 65534, 65534)
     ring.offered = ring.seen = 65534
     for part in (ring.available, ring.used):
         driver.ram.ram_write(part + 2, (65534).to_bytes(2, "little"))

@@ -49,9 +49,7 @@ class Queue:
         self.queue.set_vector(0)
         self.put16(AVAILABLE + 2, start)
         self.put16(USED + 2, start)
-        self.queue.start(
-            size, DESCRIPTORS, AVAILABLE, USED, event_idx, True, (start, start, start, bool(start))
-        )
+        self.queue.start(size, DESCRIPTORS, AVAILABLE, USED, event_idx, True, (start, start, start))
 
     def put16(self, gpa: int, value: int) -> None:
         self.ram.ram_write(gpa, struct.pack("<H", value & 0xFFFF))

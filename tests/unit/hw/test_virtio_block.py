@@ -275,7 +275,7 @@ def test_the_hosts_kernel_moves_the_data_where_one_host_has_the_memory(path: Pat
     """Given a machine of one host, then whole and cut buffers are read and written in its RAM itself."""
     from coremesh.core._native import Interrupts, VirtQueue
     from coremesh.core.engine import Host
-    from coremesh.core.memory_map import MemoryMap
+    from coremesh.core.x86.memory_map import MemoryMap
 
     memory = MemoryMap(16 << 20)
     host = Host(memory=memory.layout, apic_ids=[0], total_vcpus=1)

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from coremesh.core.errors import ConfigurationError, shown
@@ -28,13 +28,15 @@ class Network:
 
     `kind` is 'user' (the host's network by NAT, with `forwards` of the host's ports), 'socket' (a stream
     socket at `address` in QEMU's framing) or 'switch' (the same, a :class:`Switch`). `mac` is its Ethernet
-    address; None lets one be chosen.
+    address; None lets one be chosen. With `restrict` the guest reaches nothing by NAT, and is reached by
+    `forwards` alone.
     """
 
     kind: str = "user"
     forwards: tuple[Forward, ...] = ()
     address: str = ""
-    mac: str | None = field(default=None)
+    mac: str | None = None
+    restrict: bool = False
 
     def checked(self) -> Network:
         """Return it with an Ethernet address. Raises :class:`ConfigurationError`."""
@@ -44,8 +46,8 @@ class Network:
             raise ConfigurationError(f"no network {shown(self.kind)}; there are {', '.join(KINDS)}.")
         if self.kind != "user":
             parse_address(self.address)
-            if self.forwards:
-                raise ConfigurationError("only a 'user' network forwards ports of the host.")
+            if self.forwards or self.restrict:
+                raise ConfigurationError("only a 'user' network forwards ports and can be restricted.")
         mac = self.mac
         if mac is None:
             # The locally administered addresses that other emulators use too; random, so that machines on one
@@ -59,10 +61,10 @@ class Network:
 
 
 def parse_network(text: str) -> Network | None:
-    """Return what a person wrote: ``user[,forward=tcp:2222:22]``, ``socket=ADDRESS``, ``switch=ADDRESS``.
+    """Return what a person wrote: ``user``, ``socket=ADDRESS`` or ``switch=ADDRESS``.
 
-    Each may be followed by ``,mac=52:54:00:12:34:56``; ``none`` is no card. Raises
-    :class:`ConfigurationError`.
+    ``user`` may be followed by ``,forward=tcp:2222:22``, also several times, and ``,restrict``; each by
+    ``,mac=52:54:00:12:34:56``. ``none`` is no card. Raises :class:`ConfigurationError`.
     """
     from coremesh.hw.backend.network.slirp import parse_forward
 
@@ -82,9 +84,12 @@ def parse_network(text: str) -> Network | None:
             network = replace(network, forwards=(*network.forwards, parse_forward(value)))
         elif name == "mac" and equals and network.mac is None:
             network = replace(network, mac=value)
+        elif option == "restrict":
+            network = replace(network, restrict=True)
         else:
             raise ConfigurationError(
-                f"{shown(option)} is no option of a network; there are forward=PORT:PORT and mac=ADDRESS."
+                f"{shown(option)} is no option of a network; there are forward=PORT:PORT, "
+                "restrict and mac=ADDRESS."
             )
     return network
 
@@ -137,7 +142,10 @@ def open_networks(networks: Iterable[Network], stack: ExitStack) -> list[tuple[N
 
     opened = []
     for network in networks:
-        tap = Tap(SlirpPort(network.forwards) if network.kind == "user" else StreamPort(network.address))
+        if network.kind == "user":
+            tap = Tap(SlirpPort(network.forwards, restricted=network.restrict))
+        else:
+            tap = Tap(StreamPort(network.address))
         stack.callback(tap.close)
         opened.append((network, tap))
     return opened

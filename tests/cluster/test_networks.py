@@ -24,6 +24,7 @@ from coremesh.hw.backend.network.slirp import Forward
         ("user,forward=tcp:2222:22,forward=udp:53:53", Network(forwards=(
             Forward("tcp", 2222, 22), Forward("udp", 53, 53)
         ))),
+        ("user,restrict", Network(restrict=True)),
         ("socket=10.0.0.1:4000", Network("socket", address="10.0.0.1:4000")),
         ("switch=/run/s,mac=52:54:00:00:00:01", Network("switch", address="/run/s", mac="52:54:00:00:00:01")),
     ],
@@ -38,7 +39,8 @@ def test_given_a_network_as_text_when_it_is_parsed_then_its_options_are_there(
     "value",
     [
         "", "bridge", "user=1", "socket", "none,mac=1", "user,colour=red", "user,forward=22", "user,mac=1",
-        "switch=nowhere", "socket=a:1,forward=tcp:1:1", "user,mac=01:00:00:00:00:01", 7, ["user"] * 9,
+        "switch=nowhere", "socket=a:1,forward=tcp:1:1",
+        "socket=a:1,restrict", "user,restrict=on", "user,mac=01:00:00:00:00:01", 7, ["user"] * 9,
     ],
 )  # fmt: skip
 def test_given_what_is_no_network_when_it_is_checked_then_it_is_refused(value: object) -> None:

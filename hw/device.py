@@ -15,11 +15,13 @@ import threading
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from coremesh.core.state import State, StateError, check_keys, check_version
+from coremesh.core.state import State, StateError, check_keys, check_shape, check_version
 from coremesh.hw.clock import Alarm
 from coremesh.hw.irq import IrqLine
 from coremesh.hw.registers import Register
 from coremesh.hw.state import Stateful
+
+_MOST = (1 << 64) - 1  # that a register holds
 
 
 class Device(Stateful):
@@ -100,16 +102,20 @@ class Device(Stateful):
         fields = {name.lstrip("_") for name in self.STATE}
         check_version(state, self.VERSION, self.name)
         check_keys(state, {"version", "registers", "lines"} | fields, self.name)
-        registers = {register.__name__: register for register in self.REGISTERS}
-        check_keys(state["registers"], set(registers), f"{self.name}'s registers")
-        if len(state["lines"]) != len(self.lines):
-            raise StateError(f"{self.name} drives {len(self.lines)} lines, not {len(state['lines'])}")
+        check_shape(state["registers"], {r.__name__: 0 for r in self.REGISTERS}, f"{self.name}.registers")
+        check_shape(state["lines"], [False] * len(self.lines), f"{self.name}.lines")
+        for name, value in state["registers"].items():
+            if not 0 <= value <= _MOST:
+                raise StateError(
+                    f"the saved state of {self.name}.registers.{name} is damaged ({value} does not fit 64 "
+                    "bits); load another copy of it"
+                )
         with self.lock:
             for name, value in state["registers"].items():
-                setattr(self, name.lower(), int(value))
+                setattr(self, name.lower(), value)
             self.load_fields({key: state[key] for key in fields}, self.name)
             for line, level in zip(self.lines, state["lines"], strict=True):
-                line.restore(bool(level))
+                line.restore(level)
 
     def resume(self) -> None:
         """All devices have been loaded: arm the alarms that the state asks for. The lock is held."""

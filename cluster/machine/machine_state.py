@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coremesh.core.memory_layout import PAGE_BYTES
-from coremesh.core.state import State, StateError, check_keys, check_version
+from coremesh.core.state import State, StateError, check_keys, check_shape, check_version
 
 if TYPE_CHECKING:
     from coremesh.core.engine import Host
@@ -78,10 +78,10 @@ class MachineState:
         """Raise :class:`StateError` unless this is a state of this version."""
         check_version(self.plain, VERSION, _OWNER)
         check_keys(self.plain, {"version", "host", "devices", "clock_ns"}, _OWNER)
-        for name, kind in (("host", dict), ("devices", dict), ("clock_ns", int)):
-            if not isinstance(self.plain[name], kind):
-                raise StateError(f"the saved state of {_OWNER}.{name} is damaged; load another copy of it")
+        check_shape(self.plain["clock_ns"], 0, f"{_OWNER}.clock_ns")
         check_keys(self.plain["host"], {"version", "tsc", "tsc_hz", "vcpus"}, f"{_OWNER}.host")
+        for name in ("tsc", "tsc_hz"):
+            check_shape(self.plain["host"][name], 0, f"{_OWNER}.host.{name}")
 
     def put_ram(self, host: Host) -> None:
         """Lay the RAM into a host that was just made. Raises :class:`StateError` when it has less RAM."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -196,6 +197,23 @@ class Machine:
             console.skip()
             left = None if timeout is None else max(0.1, timeout - (time.monotonic() - begin))
             return run_command(console, command, left, on_output)
+
+    async def run_async(
+        self,
+        command: str,
+        timeout: float | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> CommandResult:
+        """As :meth:`run`, for an event loop, as a notebook's; `on_output` is called on another thread."""
+        return await asyncio.to_thread(self.run, command, timeout, on_output)
+
+    async def wait_shell_async(self, timeout: float | None = None) -> float:
+        """As :meth:`wait_shell`, for an event loop."""
+        return await asyncio.to_thread(self.wait_shell, timeout)
+
+    async def wait_async(self, timeout: float | None = None) -> MachineEnd | None:
+        """As :meth:`wait`, for an event loop."""
+        return await asyncio.to_thread(self.wait, timeout)
 
     def wait_shell(self, timeout: float | None = None) -> float:
         """Wait until a shell has shown its prompt; return :attr:`boot_seconds`.

@@ -79,11 +79,15 @@ def run_command(
                 f"there, end it first; the console's last bytes: {console.tail[-200:]!r}",
                 console.tail,
             )
-    while dialogue.state is State.RUNNING:
-        if not advance(deadline):
-            printed = bytes(output)
-            _interrupt(console, advance)
-            raise ConsoleTimeoutError(f"the command took longer than {timeout:g} s.", printed)
+    try:
+        while dialogue.state is State.RUNNING:
+            if not advance(deadline):
+                printed = bytes(output)
+                _interrupt(console, advance)
+                raise ConsoleTimeoutError(f"the command took longer than {timeout:g} s.", printed)
+    except KeyboardInterrupt:  # a notebook's kernel was interrupted: the shell is to be usable afterwards
+        _interrupt(console, advance)
+        raise
     advance(time.monotonic() + _SETTLE_SECONDS)
     assert dialogue.status is not None  # set by the step that left RUNNING
     return CommandResult(bytes(output).decode(errors="replace"), dialogue.status, bytes(output))

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Machines on a real Ray: a Linux guest handled as a person would, and tiny guests that end in every way."""
 
+import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -336,3 +339,34 @@ def test_what_fails_in_a_host_process_arrives_as_an_error_of_ours(
     with pytest.raises(kind, match=words):
         actor.begin(method).result()
     actor.kill()
+
+
+@pytest.mark.linux
+def test_given_an_interrupt_while_a_command_runs_when_the_next_is_run_then_the_machine_serves_it(
+    linux: Machine,
+) -> None:
+    """As a notebook's kernel is interrupted, in the main thread."""
+    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
+    begin = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        linux.run("sleep 60")
+    assert time.monotonic() - begin < 30
+    assert linux.run("echo again").output == "again\n"
+
+
+@pytest.mark.linux
+def test_given_an_event_loop_when_a_command_runs_then_the_loop_goes_on(linux: Machine) -> None:
+    async def story() -> tuple[str, int]:
+        work = asyncio.create_task(linux.run_async("sleep 0.5; echo done"))
+        turns = 0
+        while not work.done():
+            await asyncio.sleep(0.05)
+            turns += 1
+        assert await linux.wait_shell_async() == linux.boot_seconds
+        assert await linux.wait_async(0) is None
+        return (await work).output, turns
+
+    output, turns = asyncio.run(story())
+    assert output == "done\n"
+    assert turns >= 5

@@ -29,6 +29,7 @@ from coremesh.core.x86.boot import (
     flat_segments,
 )
 from coremesh.core.x86.memory_map import EXTENDED_MEMORY_BASE, KERNEL_FLOOR, MemoryMap
+from coremesh.core.x86.real_mode import real_mode_vectors
 
 LINUX_MINIMUM_RAM: Final = 64 * MIB
 
@@ -109,6 +110,7 @@ def load_linux(
     placed = _place_bzimage(kernel, memory) if is_bzimage(kernel) else _place_vmlinux(kernel, memory)
     line = encode_command_line(cmdline, min(placed.cmdline_size, COMMAND_LINE_ROOM - 1))
     writes = [
+        *real_mode_vectors(memory),
         *bios_data_area(),
         (GDT_ADDRESS, flat_gdt(FLAT_CODE_64)),
         (PAGE_TABLES, identity_page_tables()),

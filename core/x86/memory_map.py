@@ -7,6 +7,7 @@
     0009_FC00  extended BIOS data area          reserved
     000E_0000  ACPI tables                      reserved, RAM behind it
     000F_0000  MP table                         reserved, RAM behind it
+    000F_7000  real-mode interrupt stubs        reserved, RAM behind it
     000F_8000  unused                           reserved, RAM behind it
     0010_0000  extended memory                  up to 3 GiB
     C000_0000  PCI window, I/O APIC, local APIC never RAM
@@ -40,7 +41,9 @@ EBDA_BASE: Final = 0x9_FC00
 ACPI_TABLES_BASE: Final = 0xE_0000
 ACPI_TABLES_END: Final = 0xF_0000
 MP_TABLE_BASE: Final = 0xF_0000
-MP_TABLE_END: Final = 0xF_8000
+MP_TABLE_END: Final = 0xF_7000
+BIOS_BASE: Final = 0xF_7000
+"""Where real-mode interrupt vectors lead, up to ``KERNEL_FLOOR``."""
 KERNEL_FLOOR: Final = 0xF_8000
 """Segments of an ELF kernel may begin here: a linker told to put the text at 1 MiB puts the ELF headers, if
 it loads them, a page lower."""

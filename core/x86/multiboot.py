@@ -27,6 +27,7 @@ from coremesh.core.x86.boot import (
     flat_segments,
 )
 from coremesh.core.x86.memory_map import EBDA_BASE, EXTENDED_MEMORY_BASE, KERNEL_FLOOR, MemoryMap
+from coremesh.core.x86.real_mode import real_mode_vectors
 
 HEADER_MAGIC: Final = 0x1BADB002
 LOADER_MAGIC: Final = 0x2BADB002
@@ -120,6 +121,7 @@ def load_multiboot(
     gdt = flat_gdt(FLAT_CODE_32)
     return BootPlan(
         writes=[
+            *real_mode_vectors(memory),
             *bios_data_area(),
             (GDT_ADDRESS, gdt),
             (INFO_ADDRESS, _information(placed, modules, cmdline, memory)),

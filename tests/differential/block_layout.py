@@ -94,7 +94,13 @@ class Block:
             if rip == at:
                 return instruction.undefined
             at += len(instruction.code)
-        return self.undefined
+        if at <= rip <= at + len(self.ends):
+            return self.undefined
+        # Jumped out of it, from anywhere.
+        every = self.undefined
+        for instruction in self.instructions:
+            every |= instruction.undefined
+        return every
 
 
 @dataclass(frozen=True)

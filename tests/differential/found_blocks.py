@@ -214,5 +214,14 @@ FOUND: Final = (
     Found("loope at its end behind sub", "2c 18 e1 00", {"rcx": 1}),
     # The trap flag behind an instruction that ended the block.
     Found("pause in steps", "66 f3 90", flags=TF),
+    # Offsets end at 4 GiB, which goes before alignment; null and read-only segments.
+    Found("lods over the end of 4 GiB under AC", "ad", {"rsi": 0xFFFF_FFFF}, AC, CODE32),
+    Found("leave over the end of 4 GiB under AC", "66 c9", {"rbp": 0xFFFF_FFFE}, AC, CODE32),
+    Found("enter with a frame over the end of 4 GiB under AC", "c8 10 00 1f", {"rbp": 2}, AC, CODE32),
+    Found("store by a null DS", "31 c0 8e d8 89 07", {"rdi": DATA}, cs=CODE32),
+    Found("load by a DS of code", "b8 23 00 00 00 8e d8 8b 07", {"rdi": DATA}, cs=CODE32),
+    Found("store by CS", "2e 89 07", {"rdi": DATA}, cs=CODE32),
+    Found("fild by a null ES", "31 c0 8e c0 26 df 07", {"rdi": DATA}, cs=CODE32),
+    Found("lock inc by CS", "f0 2e ff 07", {"rdi": DATA}, cs=CODE32),
 )
 """By kind; a comment says what was wrong."""

@@ -142,6 +142,8 @@ void guest_main(void) {
     write_cr0(read_cr0() | CR0_AM);
     write_cr4(read_cr4() | CR4_FSGSBASE);
     linux_segments();
+    // As Linux has it; after a reset the LDT is what lies at address 0 (SDM vol. 3A, table 10-1).
+    __asm__ volatile("lldt %w0" ::"r"(0));
     elsewhere = option("other");
     if (elsewhere) {
         cores_start();

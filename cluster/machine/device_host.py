@@ -72,7 +72,7 @@ class DeviceHost(HostProcess):
             if not self._paused or self._host is None or self._clock is None:
                 raise MachineStateError("a machine is saved while it is paused: call pause() first.")
             if self._membership is not None:
-                raise MachineStateError("a machine of several hosts cannot be saved yet.")
+                raise MachineStateError("a machine of several hosts cannot be saved: run it on one.")
             node = self._devices()
             node.stop()
             try:

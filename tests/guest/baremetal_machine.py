@@ -151,7 +151,7 @@ class BaremetalMachine:
             roms=tuple(roms),
         )
         assembled = assemble(description, self.console, self._on_power, state=state)
-        self.host, self.node, self._clock = assembled.host, assembled.node, assembled.clock
+        self.host, self.node, self.clock = assembled.host, assembled.node, assembled.clock
         self._close = assembled.close
 
     def _on_power(self, event: PowerEvent) -> None:
@@ -176,7 +176,7 @@ class BaremetalMachine:
         """The state of this moment; the guest goes on."""
         self.host.pause()
         self.node.stop()
-        state = MachineState.take(self.host, self.node, self._clock)
+        state = MachineState.take(self.host, self.node, self.clock)
         self.node.start()
         self.host.resume()
         return state

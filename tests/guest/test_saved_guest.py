@@ -7,12 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from baremetal_machine import PASSED, BaremetalMachine, RunResult, run_on_coremesh
+from coremesh.cluster.machine.description import MachineDescription
+from coremesh.cluster.machine.device_host import DeviceHost
 from coremesh.cluster.machine.machine_state import MachineState
 from coremesh.core.engine import Host
+from coremesh.core.errors import MachineStateError
 from coremesh.core.memory_layout import MemoryLayout, Region
 from coremesh.core.state import StateError
 
@@ -108,7 +112,7 @@ def test_nothing_of_the_engines_cpu_state_is_forgotten(saved_guest: Path, at_wor
         at_work.host.pause()
         at_work.node.stop()
         first = at_work.host.engine_image(0)[2]
-        state = MachineState.take(at_work.host, at_work.node, at_work._clock)
+        state = MachineState.take(at_work.host, at_work.node, at_work.clock)
         with BaremetalMachine(saved_guest, vcpus=1, state=state) as other:
             second = other.host.engine_image(0)[2]
         for name, role, offset, length in members:
@@ -186,3 +190,25 @@ def test_any_guest_may_be_saved_at_any_moment(guest: Callable[[str], Path], them
             machine.start()
             there = machine.finish()
         assert there.status == PASSED, there.story()
+
+
+def test_a_host_is_saved_while_it_is_paused(saved_guest: Path) -> None:
+    """Given a host with devices, when it is saved at the wrong moment, then the error says what to do."""
+    kernel = saved_guest.read_bytes()
+    description = MachineDescription(vcpus=1, ram_bytes=128 * MIB, kernel=kernel, cmdline=ROUNDS)
+    first, second = DeviceHost(description), DeviceHost(replace(description, kernel=b""))
+    first.prepare()
+    first.start()
+    with pytest.raises(MachineStateError, match="pause"):
+        first.save()
+    first.pause()
+    state = first.save()
+    again = first.save()  # it stays as it is, but for its timers
+    before, after = (each.plain["host"]["vcpus"][0]["registers"] for each in (state, again))
+    assert before == after
+    assert first.stop().kind == "stopped"
+    second.restore(state)
+    second.start()
+    end = second.wait(60)
+    assert end is not None
+    assert (end.kind, end.exit_status) == ("debug-exit", PASSED)

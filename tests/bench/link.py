@@ -21,8 +21,9 @@ import time
 from typing import Any
 
 from coremesh.core._native import LinkProbe
-from coremesh.core.links import ShmEnds, ZmqEnds
 from coremesh.core.links.door import LinkEnd
+from coremesh.core.links.shm import ShmEnds
+from coremesh.core.links.zmq import ZmqEnds
 
 PAGE = 4096
 ASKED, ANSWERED = 52, 52 + PAGE  # bytes of a ping's two frames

@@ -7,8 +7,6 @@ The same machine each time, its vCPUs spread evenly over hosts on one switch, al
 processors. No Ray.
 """
 
-import sys
-
 import peers
 from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS
 from coremesh.cluster.machine.shell import PROMPT
@@ -93,4 +91,4 @@ def boot(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,7 +8,6 @@ other's store; *apart*: each counts in a word of its own of the same page; *alon
 sleeps.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -56,4 +55,4 @@ def measure(table: Table, network: Network, kernel: bytes, policy: str, what: st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,7 +8,6 @@ microseconds (one way; the floor says what comes of it). The guest is tests/gues
 holder of the pages sleeps, as the TCP server does.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -64,4 +63,4 @@ def measure(table: Table, network: Network, floor: TcpFloor, kernel: bytes, curv
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,7 +9,6 @@ make a difference. ``--words`` go to the kernel instead of the default words of 
 """
 
 import statistics
-import sys
 
 from coremesh import Machine
 from coremesh.cluster.machine.cmdline import ALWAYS, SEVERAL_HOSTS
@@ -72,4 +71,4 @@ def measure(machine: Machine, seconds: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,7 +7,6 @@ All hosts share this computer's processors, so that only what several hosts cost
 """
 
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
@@ -49,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,6 +9,7 @@ from typing import Any
 
 import coremesh
 import pytest
+from coremesh.cluster.api import __all__ as NAMES
 from coremesh.cluster.machine.images.debian_image import DebianImage
 
 UNITS = re.compile(
@@ -37,7 +38,7 @@ def parameters(function: Callable[..., Any]) -> dict[str, str]:
 
 def public() -> Iterator[tuple[str, list[str]]]:
     """Each public name, class, method and property with what its docstring lacks."""
-    for name in coremesh.__all__:
+    for name in NAMES:
         found = getattr(coremesh, name)
         if inspect.ismodule(found):
             yield name, documented(found.__doc__, {}, raises=False)

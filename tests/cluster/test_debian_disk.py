@@ -141,7 +141,8 @@ def test_given_a_fetched_disk_when_a_machine_names_it_then_it_gets_a_copy_that_k
     assert own.stat().st_blocks * 512 < 1 << 20, "holes stay holes"
     with own.open("r+b") as file:
         file.write(b"mine")
-    assert debian_disk.resolve(check_disks(["debian"]))[0][0].path.open("rb").read(4) == b"mine"
+    assert debian_disk.resolve(check_disks(["debian"]))[0][0].path == own
+    assert own.read_bytes()[:4] == b"mine"
     assert system is not None
     assert system.cmdline == "root=UUID=1 rw"
     kept, _ = debian_disk.resolve(check_disks(["debian,snapshot"]))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from coremesh.cluster.launch import hosts as module
+from coremesh.cluster.launch import session
 from coremesh.cluster.launch.hosts import Hosts
 from coremesh.cluster.launch.placement import Placement
 from coremesh.cluster.machine.build import Build
@@ -154,9 +155,9 @@ def hosts(actors: list[PlayedActor], group: PlayedGroup, monkeypatch: pytest.Mon
     nodes = tuple(f"10.0.0.{host}" for host in range(3))
     monkeypatch.setattr(module, "place", lambda count: Given("STRICT_SPREAD", nodes, None, "a word"))
     monkeypatch.setattr(module, "_start_actors", lambda description, placement: actors)
-    monkeypatch.setattr(module.session, "first_done", first_done)
-    monkeypatch.setattr(module.session, "is_own", lambda: False)  # whatever Ray earlier tests have left here
-    monkeypatch.setattr(module.session, "require_ray", lambda: None)
+    monkeypatch.setattr(session, "first_done", first_done)
+    monkeypatch.setattr(session, "is_own", lambda: False)  # whatever Ray earlier tests have left here
+    monkeypatch.setattr(session, "require_ray", lambda: None)
     description = MachineDescription(vcpus=6, ram_bytes=1 << 24, kernel=b"kernel", shares=(2, 2, 2))
     made = Hosts(description)
     yield made

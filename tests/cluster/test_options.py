@@ -227,7 +227,8 @@ def test_given_junk_when_a_machine_is_made_then_it_is_refused_before_ray_starts(
         "prompt": "(", "protection": None, "unpack": "no", "progress": 5,
     }.items():  # fmt: skip
         with pytest.raises(CoremeshError):
-            Machine(**{"kernel": kernel, name: junk})
+            options: dict[str, Any] = {"kernel": kernel, name: junk}
+            Machine(**options)
 
 
 class Silent:
@@ -286,15 +287,16 @@ def test_given_junk_when_a_method_is_called_then_it_is_refused_or_passed_on_soun
 
 def test_given_junk_when_a_console_is_used_then_it_is_refused() -> None:
     console = Console(Silent(), lambda: None)
+    junk: Any
     for junk in [5, None, [1], Hostile(), "\ud800", released()]:
         with pytest.raises(ConfigurationError):
-            console.write(junk)  # type: ignore[arg-type]
+            console.write(junk)
     for junk in ["(", b"(", 5, None, re.compile("text"), Hostile()][:4]:
         with pytest.raises(ConfigurationError):
-            console.expect(junk, 0.1)  # type: ignore[arg-type]
+            console.expect(junk, 0.1)
     for junk in [-1, float("nan"), None, "1", 1e300]:
         with pytest.raises(ConfigurationError):
-            console.read(junk)  # type: ignore[arg-type]
+            console.read(junk)
     assert not any("feed_console" in call for call in console._remote.calls)  # type: ignore[attr-defined]
 
 
@@ -391,7 +393,7 @@ def test_given_a_file_without_end_when_it_is_named_then_it_is_refused_at_once(
         "pipe": lambda: os.mkfifo(place),
         "socket": lambda: socket.socket(socket.AF_UNIX).bind(str(place)),
         "folder": place.mkdir,
-        "huge": lambda: (place.touch(), os.truncate(place, 6 << 30)),
+        "huge": lambda: place.open("wb").truncate(6 << 30),
     }
     making[kind]()
     kinds = {

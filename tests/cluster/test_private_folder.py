@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_given_a_folder_that_others_may_write_when_it_is_not_sticky_then_it_is_n
     base.chmod(0o777)
     assert not private_folder.is_safe_base(base)
     assert not private_folder.is_safe_base(inner), "it can be renamed away as a whole"
-    monkeypatch.setattr(private_folder.tempfile, "gettempdir", lambda: str(inner))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(inner))
     assert private_folder.base_folder(100) == Path("/tmp")
     base.chmod(0o1777)
     assert private_folder.base_folder(100) == inner

@@ -349,9 +349,9 @@ def test_given_its_ports_when_a_stranger_calls_each_service_then_none_works(boot
     token = (booted.folder / "token").read_text()
     with ThreadPoolExecutor(16) as pool:
         calls = [(port, service) for port in sorted(ports) for service in SERVICES]
-        without = dict(zip(calls, pool.map(lambda call: grpc_call(*call, ""), calls), strict=True))
-        wrong = dict(zip(calls, pool.map(lambda call: grpc_call(*call, "0" * 64), calls), strict=True))
-        right = dict(zip(calls, pool.map(lambda call: grpc_call(*call, token), calls), strict=True))
+        without = dict(zip(calls, pool.map(lambda to: grpc_call(to[0], to[1], ""), calls), strict=True))
+        wrong = dict(zip(calls, pool.map(lambda to: grpc_call(to[0], to[1], "0" * 64), calls), strict=True))
+        right = dict(zip(calls, pool.map(lambda to: grpc_call(to[0], to[1], token), calls), strict=True))
     for answers in (without, wrong):
         for call, answer in answers.items():
             assert LET_IN not in answer, call

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import coremesh
 import pandas
@@ -17,9 +17,6 @@ import pytest
 from coremesh.cluster.experiments import qemu
 from coremesh.cluster.experiments.journal import journal_of, read
 from coremesh.cluster.machine.images.debian_image import DebianImage
-
-if TYPE_CHECKING:
-    from conftest import Family
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
@@ -95,7 +92,7 @@ def test_given_trials_that_fail_and_die_when_swept_then_each_is_a_row_and_no_oth
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_given_a_sweep_that_is_ended_when_resumed_then_its_rows_are_there_and_nothing_runs_on(
-    kernel: bytes, tmp_path: Path, family: "Family", number: signal.Signals
+    kernel: bytes, tmp_path: Path, family: Any, number: signal.Signals
 ) -> None:
     (tmp_path / "kernel").write_bytes(kernel)
     script = tmp_path / "script.py"
@@ -150,7 +147,7 @@ def test_given_a_named_load_when_swept_over_cores_then_a_table_a_picture_and_a_p
     assert (table["guest_seconds"] > 0.9).all() and (table["host_seconds"] > 0.9).all()
 
     axes = result.plot("vcpus", "acquisitions_per_second", by="kind")
-    labels = {text.get_text() for text in axes.get_legend().get_texts()}
+    labels = {text.get_text() for text in (axes.get_legend() or pytest.fail("no legend")).get_texts()}
     assert labels == {"kind=mcs", "ideal"}
     page = result.report(tmp_path / "run.html").read_text()
     assert "data:image/png;base64," in page

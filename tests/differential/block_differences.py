@@ -355,8 +355,8 @@ def story(difference: Difference, image: bytes) -> str:
         if any(value):
             name = f"st{number}" if number < 8 else f"xmm{number - 8}"
             lines.append(f"  {name}={value[: 10 if number < 8 else 16][::-1].hex()}")
-    for number, value in enumerate(block.gpr):
-        at = value - DATA_BASE
+    for number, register in enumerate(block.gpr):
+        at = register - DATA_BASE
         if 0 <= at < len(image) - 16:
             lines.append(f"  [{REGISTERS[number]}] = {image[at : at + 16].hex(' ')}")
     for name, (ours, theirs) in difference.what.items():

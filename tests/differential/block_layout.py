@@ -137,7 +137,25 @@ class Outcome:
         step = tuple(words[33 + 3 * n : 36 + 3 * n] for n in range(min(steps, MAX_STEPS)))
         base = 33 + 3 * MAX_STEPS
         change = tuple(words[base + 2 * n : base + 2 * n + 2] for n in range(min(changes, MAX_CHANGES)))
-        return cls(words[:16], *words[16:25], words[25:29], words[29], step, changes, changes_hash, change)
+        rip, rflags, cs, ss, vector, error, cr2, fs_base, gs_base = words[16:25]
+        return cls(
+            gpr=words[:16],
+            rip=rip,
+            rflags=rflags,
+            cs=cs,
+            ss=ss,
+            vector=vector,
+            error=error,
+            cr2=cr2,
+            fs_base=fs_base,
+            gs_base=gs_base,
+            selectors=words[25:29],
+            fxsave=words[29],
+            steps=step,
+            changes=changes,
+            changes_hash=changes_hash,
+            change=change,
+        )
 
 
 def code_is_mapped(address: int) -> bool:

@@ -645,10 +645,10 @@ def _x87() -> str:
         ("df", "fild:0:Mw fisttp:1:Mw fist:2:Mw fistp:3:Mw fbld:4:Mt fild:5:Mq fbstp:6:Mt fistp:7:Mq"),
     ):
         for word in names.split():
-            name, digit, operand = word.split(":")
-            lines.append(f"{name} {code}/{digit} {operand}")
+            name, slot, operand = word.split(":")
+            lines.append(f"{name} {code}/{slot} {operand}")
     for stack in range(8):
-        for name, code in (
+        for name, value in (
             ("fld", 0xD9C0),
             ("fxch", 0xD9C8),
             ("fcmovb", 0xDAC0),
@@ -669,8 +669,8 @@ def _x87() -> str:
             ("fucomip", 0xDFE8),
             ("fcomip", 0xDFF0),
         ):
-            lines.append(f"{name} {code + stack:04x} -")
-    for name, code in (
+            lines.append(f"{name} {value + stack:04x} -")
+    for name, value in (
         ("fnop", 0xD9D0),
         ("fchs", 0xD9E0),
         ("fabs", 0xD9E1),
@@ -698,7 +698,7 @@ def _x87() -> str:
         ("fninit", 0xDBE3),
         ("fnstsw", 0xDFE0),
     ):
-        lines.append(f"{name} {code:04x} -")
+        lines.append(f"{name} {value:04x} -")
     return "\n".join(lines)
 
 

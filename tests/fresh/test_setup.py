@@ -189,7 +189,7 @@ def test_given_a_configure_script_that_failed_when_the_engine_is_built_then_its_
     cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or shutil.which("cmake")
     if cmake is None:
         pytest.skip("cmake is not installed; the test extra has it")
-    check = [cmake, f"-DBUILD={tmp_path}", "-P", REPOSITORY / "core/native/unicorn.cmake"]
+    check: list[str | Path] = [cmake, f"-DBUILD={tmp_path}", "-P", REPOSITORY / "core/native/unicorn.cmake"]
     for configuration, status in (("/* nothing found */\n", 1), ("#define CONFIG_POSIX 1\n", 0)):
         (tmp_path / "config-host.h").write_text(configuration)
         done = subprocess.run(check, capture_output=True, text=True, timeout=60)

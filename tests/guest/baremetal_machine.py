@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from coremesh.cluster.machine.assembly import assemble
 from coremesh.cluster.machine.description import MachineDescription, Module, Rom
@@ -195,7 +196,7 @@ class BaremetalMachine:
 
     def finish(self, timeout: float = 60.0) -> RunResult:
         """Wait for the guest's end, or give up; the vCPUs are parked then."""
-        crash: dict[str, object] | None = None
+        crash: Any = None
         deadline = time.monotonic() + timeout
         while not self._over.wait(0.002):
             crash = self.host.wait(0.0)

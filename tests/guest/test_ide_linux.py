@@ -159,7 +159,7 @@ def kill_during_fsyncs(debian: DebianImage, image: Path, seed: int) -> None:
     subprocess.run(["e2fsck", "-fp", image], capture_output=True, check=False)  # replays the journal
     check(image, "-fn")
     for log, last in synced.items():
-        command = ["debugfs", "-R", f"cat /log.{log}", image]
+        command: list[str | Path] = ["debugfs", "-R", f"cat /log.{log}", image]
         text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         lines = text.splitlines()
         assert len(lines) >= last, f"log {log}: {last} records were flushed, and {len(lines)} are there"

@@ -323,10 +323,10 @@ SYSTEM: tuple[tuple[int, Callable[[random.Random, int, list[int]], bytes]], ...]
 _SYSTEM_WEIGHTS = [weight for weight, _ in SYSTEM]
 _SYSTEM_KINDS = [kind for _, kind in SYSTEM]
 # Rings above 0 gain little from what #GP refuses.
-_USER_WEIGHTS = [
-    {_msr: 1, _control: 1, _paging: 0, _debug: 1, _port: 2, _apic: 1}.get(kind, weight)
-    for weight, kind in SYSTEM
-]
+_REFUSED: dict[Callable[[random.Random, int, list[int]], bytes], int] = {
+    _msr: 1, _control: 1, _paging: 0, _debug: 1, _port: 2, _apic: 1,
+}  # fmt: skip
+_USER_WEIGHTS = [_REFUSED.get(kind, weight) for weight, kind in SYSTEM]
 
 
 def block(rng: random.Random, mode: int, at: int, values: list[int]) -> bytes:

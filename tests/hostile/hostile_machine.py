@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hostile_code
 from coremesh.core._native import InProcessSwitch, host_tsc_hz
@@ -415,7 +416,7 @@ def _watch(hosts: Sequence[Host], vcpus: int) -> tuple[str, str, tuple[int, ...]
     deadline = moved[0] + ENDLESS_SECONDS + 0.05 * vcpus
     while True:
         time.sleep(0.001)
-        ends = [end for host in hosts if (end := host.wait(0.0))]
+        ends: list[Any] = [end for host in hosts if (end := host.wait(0.0))]
         try:
             now = _progress(hosts[0], vcpus)
         except IndexError:  # of several hosts: the page of the counters does not come any more

@@ -30,14 +30,14 @@ def build_host(description: MachineDescription, host: int) -> None:
 
     import __main__
 
-    __main__.kept["host"] = (DeviceHost if host == 0 else HostProcess)(description)  # type: ignore[attr-defined]
+    __main__.kept["host"] = (DeviceHost if host == 0 else HostProcess)(description)
 
 
 def call_host(method: str, *words: Any) -> Any:
     """On a host: call a method of its part."""
     import __main__
 
-    return getattr(__main__.kept["host"], method)(*words)  # type: ignore[attr-defined]
+    return getattr(__main__.kept["host"], method)(*words)
 
 
 class ProcessCall(Generic[Result]):

@@ -92,7 +92,7 @@ def run_guest(
     ) as machine:
         end = machine.wait(120)
         output = b"".join(machine.console.follow()) if end is not None else b""
-        mesh = machine.mesh_stats().to_dict("list")
+        mesh = {str(name): list(column) for name, column in machine.mesh_stats().items()}
         return (end.kind if end else "timeout", end.value if end else None, output.decode(), mesh)
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from driver import Driver, StoryError
@@ -135,10 +136,9 @@ def places() -> list[str]:
 
     group = placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD")
     try:
+        remote: Any = ray.remote(num_cpus=1)
         actors = [
-            ray.remote(num_cpus=1)(Actor)  # type: ignore[call-overload]
-            .options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, index))
-            .remote()
+            remote(Actor).options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, index)).remote()
             for index in range(2)
         ]
         return [str(address) for address in ray.get([actor.address.remote() for actor in actors], timeout=60)]

@@ -292,7 +292,7 @@ class MeshMachine:
     def finish(self, timeout: float = 60.0) -> MeshResult:
         """Wait for the guest's end, or give up; the vCPUs are parked then."""
         deadline = time.monotonic() + timeout
-        crash: dict[str, object] | None = None
+        crash: Any = None
         while not self._first.over.wait(0.002) and time.monotonic() < deadline and crash is None:
             for number, host in enumerate(self.hosts):
                 crash = crash or host.wait(0.0)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coremesh.core.engine import Host
@@ -40,7 +41,7 @@ def test_given_two_hosts_at_work_when_frames_are_swallowed_then_both_stop_within
         began = time.monotonic()
 
         def watch(number: int) -> None:
-            end = machine.hosts[number].wait(10.0)
+            end: Any = machine.hosts[number].wait(10.0)
             ends[number] = (time.monotonic() - began, str(end and end["kind"]))
 
         watchers = [threading.Thread(target=watch, args=(number,)) for number in (0, 1)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from baremetal_machine import PASSED
+from coremesh.core.mesh import Policy
 from mesh_machine import MeshMachine
 
 pytestmark = pytest.mark.timeout(120)
@@ -133,7 +134,7 @@ def test_given_a_fought_over_word_when_the_pages_are_listed_then_its_page_is_amo
 
 @pytest.mark.parametrize("policy", ["never", "always"])
 def test_given_guests_that_fight_for_a_word_when_the_pages_are_listed_then_the_instructions_are_told(
-    guest: Callable[[str], Path], policy: str
+    guest: Callable[[str], Path], policy: Policy
 ) -> None:
     """Those of plain accesses, which fault, and of locked ones, which may be done elsewhere."""
     kernel = guest("mesh_atomics").read_bytes()

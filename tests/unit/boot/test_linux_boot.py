@@ -150,7 +150,7 @@ def test_an_initramfs_lies_below_what_the_kernel_can_reach(bzimage: KernelMaker)
 
 def test_no_two_writes_of_a_plan_overlap(bzimage: KernelMaker) -> None:
     plan = load_linux(bzimage(), bytes(MIB), "x" * 2047, MEMORY, RSDP)
-    plan.check(MEMORY)
+    plan.check(MEMORY.layout)
     spans = sorted((start, start + len(data)) for start, data in plan.writes)
     assert all(left[1] <= right[0] for left, right in pairwise(spans))
 

@@ -26,7 +26,7 @@ class Machine:
 
     @classmethod
     def after(cls, plan: BootPlan) -> "Machine":
-        plan.check(MEMORY)
+        plan.check(MEMORY.layout)
         ram = bytearray(MEMORY.ram_bytes)
         for gpa, data in plan.writes:
             assert not any(ram[gpa : gpa + len(data)]), "two writes overlap"

@@ -198,7 +198,7 @@ def test_given_a_node_that_raises_when_the_guest_asks_it_then_it_reads_ones_and_
 
 
 def test_given_sizes_that_no_machine_has_when_a_host_is_made_then_an_error_says_so() -> None:
-    refused = (
+    refused: tuple[list[Region], ...] = (
         [],
         [Region(0, 0)],
         [Region(0, 4097)],

@@ -99,7 +99,8 @@ def random_operands(rng: np.random.Generator, count: int) -> np.ndarray:
     integers = np.array(
         [0, 1, -1, 0x7FFF, -0x8000, 0x7FFF_FFFF, -(1 << 31), (1 << 63) - 1, -(1 << 63)], np.int64
     )
-    for number, (choices, size) in enumerate(((doubles, 8), (floats, 4), (integers, 8)), start=1):
+    kinds: tuple[tuple[np.ndarray, int], ...] = ((doubles, 8), (floats, 4), (integers, 8))
+    for number, (choices, size) in enumerate(kinds, start=1):
         chosen = choices[rng.integers(len(choices), size=count)].view(np.uint8).reshape(count, -1)
         operands[:, :size] = np.where((kind == number)[:, None], chosen[:, :size], operands[:, :size])
     digits = rng.integers(0, 10, size=(count, 9), dtype=np.uint8)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def test_what_was_written_is_read_back_by_position(path: Path) -> None:
     image.flush()
     first, second = bytearray(512), bytearray(512)
     image.read(4096, [first, second])
-    assert (first, second) == (b"ab" * 256, b"cd" * 256)
+    assert first == b"ab" * 256
+    assert second == b"cd" * 256
     image.close()
     assert path.read_bytes()[4096:5120] == b"ab" * 256 + b"cd" * 256
 
@@ -85,12 +87,13 @@ def test_zeroes_are_zeroes_whatever_the_file_system_can(
 def test_what_lies_beyond_the_end_is_refused(path: Path) -> None:
     """When an access leaves the disk, then it is an error, and the file does not grow."""
     image = RawImage(path)
-    for call in (
+    calls: tuple[Callable[[], None], ...] = (
         lambda: image.write(SIZE - 512, [bytes(1024)]),
         lambda: image.read(SIZE, [bytearray(512)]),
         lambda: image.discard(-512, 512),
         lambda: image.zeroes(SIZE, 512),
-    ):
+    )
+    for call in calls:
         with pytest.raises(OSError, match="beyond"):
             call()
     assert path.stat().st_size == SIZE
@@ -107,7 +110,11 @@ def test_an_image_that_was_cut_is_an_error_of_the_host(path: Path) -> None:
 def test_a_read_only_image_is_not_changed(path: Path) -> None:
     """Given a read-only image, when it is written, then EROFS, and reading and flushing work."""
     image = open_image(path, "raw", read_only=True)
-    for call in (lambda: image.write(0, [bytes(512)]), lambda: image.zeroes(0, 512)):
+    calls: tuple[Callable[[], None], ...] = (
+        lambda: image.write(0, [bytes(512)]),
+        lambda: image.zeroes(0, 512),
+    )
+    for call in calls:
         with pytest.raises(OSError) as refused:
             call()
         assert refused.value.errno == errno.EROFS

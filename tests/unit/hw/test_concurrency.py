@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.clock import HostClock
-from coremesh.hw.decode import MMIO, PORT
+from coremesh.hw.decode import MMIO, PORT, At
 from coremesh.hw.irq import IrqLine
 from coremesh.hw.isa.i8259a import Pic8259A
 from coremesh.hw.isa.ioapic import IoApic82093AA
 from coremesh.hw.isa.uart16550 import Uart16550A
-from coremesh.hw.node import At, DeviceNode
+from coremesh.hw.node import DeviceNode
 
 LEVEL = 1 << 15
 PINS = (5, 9, 10, 11)

@@ -49,16 +49,16 @@ def test_given_an_image_of_each_format_when_it_is_written_then_it_is_read_back_a
     image.discard(2 << 20, 4096)
     image.flush()
     for at in (0, 5 << 20, SIZE - (1 << 20)):
-        data = bytearray(1 << 20)
-        image.read(at, [memoryview(data)[:700], memoryview(data)[700:]])
-        assert data == model[at : at + (1 << 20)]
+        read = bytearray(1 << 20)
+        image.read(at, [memoryview(read)[:700], memoryview(read)[700:]])
+        assert read == model[at : at + (1 << 20)]
     image.close()
     if image_format in ("qcow2", "vmdk", "vhdx", "vdi"):
         subprocess.run(["qemu-img", "check", "-q", str(path)], check=True)
     again = open_image(path, image_format, read_only=True)
-    data = bytearray(1 << 20)
-    again.read(5 << 20, [data])
-    assert data == model[5 << 20 : 6 << 20]
+    read = bytearray(1 << 20)
+    again.read(5 << 20, [read])
+    assert read == model[5 << 20 : 6 << 20]
     with pytest.raises(OSError, match="Read-only"):
         again.write(0, [bytes(512)])
     again.close()

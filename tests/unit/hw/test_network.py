@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_a_slow_port_delays_no_other(switch: Switch, station: Callable[[], Stati
     eventually(lambda: switch.counts()["ports"] == 3)
     for turn in range(1, 61):
         a.port.send([frame(EVERYONE, A, bytes(1400)) for _ in range(60)])
-        eventually(lambda turn=turn: switch.counts()["frames"] == 60 * turn)
+        eventually(partial(lambda sent: switch.counts()["frames"] == sent, 60 * turn))
     eventually(lambda: len(b.heard) == 3600, 20)
     eventually(lambda: switch.counts()["frames_dropped"] > 0)
     slow.close()
@@ -213,7 +214,8 @@ class Loop:
 def test_a_capture_is_a_pcap_file_of_both_directions(tmp_path: Path) -> None:
     """Given a tap, when frames pass in both directions, then the file has them in order, with their times."""
     loop = Loop()
-    tap, heard = Tap(loop), []
+    tap = Tap(loop)
+    heard: list[bytes] = []
     tap.start(heard.extend)
     capture = Capture(tmp_path / "c.pcap")
     tap.add(capture)

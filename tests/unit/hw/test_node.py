@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from coremesh.core.errors import ConfigurationError
-from coremesh.hw.decode import MMIO, PORT
+from coremesh.hw.decode import MMIO, PORT, At
 from coremesh.hw.device import Device
 from coremesh.hw.isa.i8259a import Pic8259A
 from coremesh.hw.isa.ioapic import IoApic82093AA
-from coremesh.hw.node import At, DeviceNode
+from coremesh.hw.node import DeviceNode
 
 
 class Latches(Device):

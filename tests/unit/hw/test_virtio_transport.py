@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -345,7 +346,8 @@ def test_available_event(driver: Driver, ram: Ram) -> None:
     for count in range(1, 20):
         flush(ring)
         event = ring.used + 4 + 8 * ring.size
-        eventually(lambda event=event, count=count: ram.ram_read(event, 2) == count.to_bytes(2, "little"))
+        told = count.to_bytes(2, "little")
+        eventually(partial(lambda at, value: ram.ram_read(at, 2) == value, event, told))
 
 
 @clause("2.7.13.3", "ring indexes wrap at 65536, at any queue size")

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coremesh.core._native import Link, LinkProbe
-from coremesh.core.links import Ends, ShmEnds, ZmqEnds
+from coremesh.core.links import Ends
 from coremesh.core.links.door import LinkEnd
+from coremesh.core.links.shm import ShmEnds
 from coremesh.core.links.tuning import OVERFLOW
+from coremesh.core.links.zmq import ZmqEnds
 
 MACHINE, EPOCH = 0x0123_4567_89AB_CDEF, 5
 

@@ -18,9 +18,11 @@ import pytest
 import zmq
 from coremesh.core._native import LinkProbe
 from coremesh.core.errors import ConfigurationError, LinkError
-from coremesh.core.links import Ends, ShmEnds, ZmqEnds, choose_wire, make_ends, this_computer
+from coremesh.core.links import Ends, choose_wire, make_ends, this_computer
 from coremesh.core.links import zmq as zmq_wire
 from coremesh.core.links.door import Door, LinkEnd, filter_program
+from coremesh.core.links.shm import ShmEnds
+from coremesh.core.links.zmq import ZmqEnds
 from linked_hosts import EPOCH, MACHINE, Linked, eventually, link_up
 from zmq.utils import z85
 
@@ -38,6 +40,13 @@ def frame(
     return head + payload
 
 
+def zmq_end(machine: Linked, host: int) -> ZmqEnds:
+    """A host's end, of a machine on ZeroMQ."""
+    end = machine.ends[host]
+    assert isinstance(end, ZmqEnds)
+    return end
+
+
 def knock(
     machine: Linked, host: int, message: bytes, keys: tuple[bytes, bytes] | None
 ) -> "zmq.Socket[bytes]":
@@ -45,10 +54,10 @@ def knock(
 
     It comes from a port that the host was told to admit: the stranger has stolen a peer's.
     """
-    end, stolen = machine.ends[host], Door(ip_address("127.0.0.1"))
+    end, stolen = zmq_end(machine, host), Door(ip_address("127.0.0.1"))
     machine.stolen.append(LinkEnd("", b"", f"127.0.0.1:{stolen.source[1]}"))
     end.admit({**machine.peers(), **dict(enumerate(machine.stolen, start=10))})
-    dealer = zmq.Context.instance().socket(zmq.DEALER)
+    dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     dealer.set(zmq.LINGER, 0)
     if keys:
         dealer.set(zmq.CURVE_PUBLICKEY, keys[0])
@@ -147,7 +156,7 @@ def test_given_a_host_with_a_key_when_it_says_that_it_is_another_host_then_it_is
     connect: Connect,
 ) -> None:
     machine = connect(3)
-    keys = (machine.ends[2]._public, machine.ends[2]._secret)
+    keys = (zmq_end(machine, 2)._public, zmq_end(machine, 2)._secret)
     liar = knock(machine, 0, frame(1, 0, 1, b"I am host 1"), keys)
     assert eventually(lambda: machine.links[0].counters(2).get("refused_source") == 1)
     assert machine.probes[1].send(0, "control", b"truth")
@@ -160,7 +169,7 @@ def test_given_broken_replayed_and_foreign_frames_when_they_come_then_each_is_co
     connect: Connect,
 ) -> None:
     machine = connect()
-    keys = (machine.ends[1]._public, machine.ends[1]._secret)
+    keys = (zmq_end(machine, 1)._public, zmq_end(machine, 1)._secret)
     peer = knock(machine, 0, frame(1, 0, 1, b"good"), keys)
     for bad in (
         frame(1, 0, 1, b"good"),
@@ -469,7 +478,7 @@ def test_given_no_filter_in_the_kernel_when_ends_are_made_then_they_work_and_say
 ) -> None:
     monkeypatch.setattr("coremesh.core.links.door._SO_ATTACH_FILTER", 12345)
     machine = connect()
-    assert not machine.ends[0].guarded
+    assert not zmq_end(machine, 0).guarded
     assert len(machine.probes[0].ping(1, 20)) == 20
 
 

@@ -39,14 +39,14 @@ class MemoryMedium:
         if offset < self.bad.stop and offset + length > self.bad.start:
             raise OSError(errno.EIO, "a bad place")
 
-    def read(self, offset: int, buffers: Sequence[bytearray]) -> None:
+    def read(self, offset: int, buffers: Sequence[bytearray | memoryview]) -> None:
         self.calls.append("read")
         for buffer in buffers:
             self._check(offset, len(buffer))
             buffer[:] = self.data[offset : offset + len(buffer)]
             offset += len(buffer)
 
-    def write(self, offset: int, buffers: Sequence[bytes]) -> None:
+    def write(self, offset: int, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
         self.calls.append("write")
         assert not self.read_only
         for data in buffers:
@@ -61,6 +61,12 @@ class MemoryMedium:
         self.calls.append("discard")
         self._check(offset, length)
         self.data[offset : offset + length] = bytes(length)
+
+    def zeroes(self, offset: int, length: int, *, unmap: bool = True) -> None:
+        self.discard(offset, length)
+
+    def close(self) -> None:
+        self.calls.append("close")
 
 
 class ByteRam:

@@ -18,6 +18,8 @@ class DeviceBackend {
     virtual ~DeviceBackend() = default;
     virtual uint64_t read(Space space, uint64_t address, unsigned size) noexcept = 0;
     virtual void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept = 0;
+    /// A write to this address only wakes a worker of a device now: it may be posted. Any thread.
+    virtual bool only_wakes(Space, uint64_t) const noexcept { return false; }
     /// A level-triggered vector was ended (for the I/O APICs).
     virtual void end_of_interrupt(uint8_t vector) noexcept = 0;
     /// The 8259A's interrupt acknowledge cycle: its vector, or a negative number when it has none to give.

@@ -36,10 +36,11 @@ struct DeviceRequest {
     static std::optional<DeviceRequest> decode(std::span<const uint8_t> bytes) noexcept;
 };
 
-/// 16 bytes: u64 ticket of the request, u64 value read; zero for a write or an end of interrupt. An
-/// acknowledge without a vector answers all ones.
+/// 16 bytes: u64 ticket of the request, u64 value read; for a write or an end of interrupt kMayBePosted, or
+/// zero where the next one must be waited for. An acknowledge without a vector answers all ones.
 struct DeviceReply {
     static constexpr size_t kBytes = 16;
+    static constexpr uint64_t kMayBePosted = 1;
 
     uint64_t ticket = 0;
     uint64_t value = 0;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -34,14 +35,20 @@ class DoorbellWindow {
 
     /// True: the address is one of ours, and its bell has been rung.
     bool ring(uint64_t address) noexcept {
-        const uint64_t base = base_.load(std::memory_order_acquire);
-        const uint64_t index = (address - base) / stride_;
-        if (base == 0 || address < base || index >= bells_.size()) return false;
-        bells_[index]->ring();
-        return true;
+        const auto index = index_of(address);
+        if (index) bells_[*index]->ring();
+        return index.has_value();
     }
+    bool has(uint64_t address) const noexcept { return index_of(address).has_value(); }
 
   private:
+    std::optional<uint64_t> index_of(uint64_t address) const noexcept {
+        const uint64_t base = base_.load(std::memory_order_acquire);
+        const uint64_t index = (address - base) / stride_;
+        if (base == 0 || address < base || index >= bells_.size()) return std::nullopt;
+        return index;
+    }
+
     const std::vector<std::shared_ptr<Doorbell>> bells_;
     const uint64_t stride_;
     std::atomic<uint64_t> base_{0};
@@ -70,6 +77,14 @@ class Doorbells {
         return false;
     }
 
+    bool has(uint64_t address) const noexcept {
+        const size_t count = count_.load(std::memory_order_acquire);
+        for (size_t i = 0; i < count; ++i) {
+            if (windows_[i]->has(address)) return true;
+        }
+        return false;
+    }
+
   private:
     std::mutex mutex_;  // additions
     std::array<std::shared_ptr<DoorbellWindow>, kMost> windows_;
@@ -88,6 +103,9 @@ class DoorbellNode final : public DeviceBackend {
     void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override {
         if (space == Space::kMmio && bells_->ring(address)) return;
         node_->write(space, address, size, value);
+    }
+    bool only_wakes(Space space, uint64_t address) const noexcept override {
+        return space == Space::kMmio && bells_->has(address);
     }
     void end_of_interrupt(uint8_t vector) noexcept override { node_->end_of_interrupt(vector); }
     int acknowledge() noexcept override { return node_->acknowledge(); }

@@ -140,10 +140,10 @@ uint64_t NodeServer::serve(const DeviceRequest& request) noexcept {
                 return node_.read(request.space, request.address, request.size) & all_ones(request.size);
             }
             node_.write(request.space, request.address, request.size, request.value);
-            return 0;
+            return node_.only_wakes(request.space, request.address) ? DeviceReply::kMayBePosted : 0;
         case DeviceRequest::Kind::kEndOfInterrupt:
             node_.end_of_interrupt(static_cast<uint8_t>(request.value));
-            return 0;
+            return DeviceReply::kMayBePosted;
         case DeviceRequest::Kind::kAcknowledge: {
             const int vector = node_.acknowledge();
             return vector >= 0 ? static_cast<uint64_t>(vector) : ~uint64_t{0};

@@ -51,8 +51,28 @@ uint64_t RemoteNode::read(Space space, uint64_t address, unsigned size) noexcept
 }
 
 void RemoteNode::write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept {
-    ask({.space = space, .write = true, .size = size, .address = address, .value = value & all_ones(size)},
-        0);
+    const DeviceRequest request{
+        .space = space, .write = true, .size = size, .address = address, .value = value & all_ones(size)};
+    if (space == Space::kMmio && is_doorbell(address)) {
+        post(request);
+    } else if (ask(request, 0) == DeviceReply::kMayBePosted && space == Space::kMmio) {
+        remember_doorbell(address);
+    }
+}
+
+bool RemoteNode::is_doorbell(uint64_t address) const noexcept {
+    for (const std::atomic<uint64_t>& known : doorbells_) {
+        if (known.load(std::memory_order_relaxed) == address) return address != 0;
+    }
+    return false;
+}
+
+void RemoteNode::remember_doorbell(uint64_t address) noexcept {
+    for (std::atomic<uint64_t>& known : doorbells_) {
+        uint64_t none = 0;
+        if (known.compare_exchange_strong(none, address, std::memory_order_relaxed) || none == address)
+            return;
+    }
 }
 
 void RemoteNode::end_of_interrupt(uint8_t vector) noexcept {
@@ -161,6 +181,10 @@ void RemoteNode::received(std::span<const uint8_t> payload) noexcept {
             return;
         }
         lane.served.store(number, std::memory_order_seq_cst);
+        if (reply->value != DeviceReply::kMayBePosted) {
+            // The guest has moved a device: ask of every doorbell again.
+            for (std::atomic<uint64_t>& known : doorbells_) known.store(0, std::memory_order_relaxed);
+        }
     } else {
         if (reply->ticket == 0 || lane.waits_for.load(std::memory_order_seq_cst) != reply->ticket) {
             counters_.device_strays.fetch_add(1, std::memory_order_relaxed);

@@ -15,9 +15,10 @@
 
 namespace coremesh {
 
-/// The vCPU that accesses a device sleeps until host 0 has answered. Only the end of an interrupt is posted:
-/// it is served in its place among the vCPU's requests, before anything that the vCPU asks later. At most
-/// `kPosted` of one vCPU are under way; the next one waits. README.md says why writes are never posted.
+/// The vCPU that accesses a device sleeps until host 0 has answered. Only the end of an interrupt and the
+/// ringing of a doorbell are posted: they are served in their place among the vCPU's requests, before
+/// anything that the vCPU asks later. At most `kPosted` of one vCPU are under way; the next one waits.
+/// README.md says why other writes are never posted.
 ///
 /// ## State that two threads touch
 ///
@@ -26,6 +27,8 @@ namespace coremesh {
 ///  - `Lane::posted`: the vCPU adds, before it sends. `Lane::served`: the protocol thread follows. seq_cst.
 ///  - `Lane::word`: what a vCPU sleeps on; whoever changes one of the above, or sets `cancelled_`, adds to it
 ///    afterwards.
+///  - `doorbells_`: addresses of which host 0 has said that a write only wakes; 0: free. A thread that reads
+///    an old state waits once too often, or posts once more what the device does not take for a doorbell.
 ///  - `Lane::taken`: whose lane it is; the thread that exchanges false for true. `Lane::next`: that thread.
 class RemoteNode final : public DeviceBackend {
   public:
@@ -62,11 +65,16 @@ class RemoteNode final : public DeviceBackend {
     uint64_t ask(DeviceRequest request, uint64_t otherwise) noexcept;
     void post(DeviceRequest request) noexcept;
     bool send(const DeviceRequest& request) noexcept;
+    bool is_doorbell(uint64_t address) const noexcept;
+    void remember_doorbell(uint64_t address) noexcept;
+
+    static constexpr size_t kDoorbells = 64;
 
     const Send send_;
     const std::unique_ptr<std::array<Lane, kLanes>> lanes_;
     const uint64_t identity_;  // of this object among all that were made: threads remember it
     std::atomic<bool> cancelled_{false};
+    std::array<std::atomic<uint64_t>, kDoorbells> doorbells_{};
     RemoteNodeAtomics counters_;
 };
 

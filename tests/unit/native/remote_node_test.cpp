@@ -105,6 +105,9 @@ class Devices final : public DeviceBackend {
         if (vector == kHanging) gate();
         note(Kind::kEndOfInterrupt, Space::kPort, 0, false, 1, vector);
     }
+    bool only_wakes(Space space, uint64_t address) const noexcept override {
+        return space == Space::kMmio && address == bell;
+    }
     int acknowledge() noexcept override { return next_vector; }
     void thread_begins() noexcept override { ++threads; }
     void thread_ends() noexcept override { --threads; }
@@ -130,6 +133,7 @@ class Devices final : public DeviceBackend {
 
     std::atomic<int> threads{0};
     std::atomic<int> next_vector{0x42};
+    std::atomic<uint64_t> bell{0};
 
   private:
     void gate() {
@@ -263,6 +267,27 @@ STORY("given a write, of a port or of memory, then the vCPU waits until it is do
     hosts.node->write(Space::kPort, 0xCF8, 4, 1);
     CHECK_EQ(hosts.devices.count(), 2u);
     CHECK_EQ(hosts.node->counters().device_posted, 0u);
+}
+
+STORY(
+    "given a doorbell, then the vCPU waits for the first ring alone, and again when the guest has moved it") {
+    TwoHosts hosts;
+    hosts.devices.bell = 0xC000'3000;
+    for (unsigned ring = 0; ring < 10; ++ring) hosts.node->write(Space::kMmio, 0xC000'3000, 2, 0);
+    CHECK_EQ(hosts.node->counters().device_asked, 1u);
+    CHECK_EQ(hosts.node->counters().device_posted, 9u);
+    // All are there before what is asked later.
+    hosts.node->read(Space::kPort, 0x100, 1);
+    CHECK_EQ(hosts.devices.count(), 11u);
+    hosts.node->write(Space::kMmio, 0xC000'3004, 2, 0);
+    CHECK_EQ(hosts.node->counters().device_asked, 3u);
+    hosts.devices.bell = 0xD000'3000;
+    hosts.node->write(Space::kMmio, 0xC000'3000, 2, 0);
+    hosts.node->read(Space::kPort, 0x100, 1);
+    CHECK_EQ(hosts.node->counters().device_posted, 10u);
+    hosts.node->write(Space::kMmio, 0xC000'3000, 2, 0);
+    CHECK_EQ(hosts.node->counters().device_posted, 10u);
+    CHECK_EQ(hosts.node->counters().device_strays, 0u);
 }
 
 STORY("given a device that hangs, then a vCPU that posts is held back, and goes on when the device does") {

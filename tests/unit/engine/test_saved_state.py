@@ -120,6 +120,7 @@ def random_state(state: State, seed: int) -> State:
         registers["rflags"] = r.getrandbits(22) & 0x3F7FD5 | 2
         registers["cr0"], registers["cr4"], registers["ia32_efer"] = r.choice(MODES)
         registers["xcr0"] = r.choice((1, 3))
+        registers["interrupt_shadow"] = r.randrange(3)
         registers["x87_control"] = r.getrandbits(16) & 0x1F3F | 0x40
         for name in SEGMENTS:
             registers[name] = [r.getrandbits(bits) for bits in (16, 64, 32, 12)]
@@ -244,9 +245,9 @@ def test_a_pending_nmi_comes_unless_it_is_blocked() -> None:
         assert second.save_state()["vcpus"][0]["events"]["nmi_pending"] == 1
 
 
-@pytest.mark.parametrize("shadow", [0, 1])
-def test_an_interrupt_waits_for_the_instruction_after_sti(shadow: int) -> None:
-    """Given a vCPU saved right after STI, when an interrupt is pending, then one instruction comes before."""
+@pytest.mark.parametrize("shadow", [0, 1, 2])
+def test_an_interrupt_waits_for_the_instruction_in_the_shadow(shadow: int) -> None:
+    """Given a vCPU saved behind STI or MOV SS, when an interrupt waits, then one instruction is first."""
     first = machine(b"\x40\x90\xf4")  # inc eax; nop; hlt
     state = first.save_state()
     vcpu = state["vcpus"][0]
@@ -254,7 +255,20 @@ def test_an_interrupt_waits_for_the_instruction_after_sti(shadow: int) -> None:
     vcpu["registers"]["interrupt_shadow"] = shadow
     vcpu["lapic"].update(spurious=SPURIOUS_ON, irr=[0, 1, 0, 0])
     with going_on(state, first) as second:
-        assert event(second) == (TIMER, CODE + shadow)
+        assert event(second) == (TIMER, CODE + (shadow > 0))
+
+
+@pytest.mark.parametrize(("shadow", "comes"), [(0, True), (1, True), (2, False)])
+def test_an_instruction_breakpoint_does_not_fire_behind_mov_ss(shadow: int, comes: bool) -> None:
+    """Given a vCPU saved behind STI or MOV SS, before a breakpoint, then only MOV SS holds it back."""
+    first = machine(b"\x90\x90\xf4")
+    state = first.save_state()
+    registers = state["vcpus"][0]["registers"]
+    registers["dr0"], registers["dr7"], registers["interrupt_shadow"] = CODE, 0x402, shadow
+    with going_on(state, first) as second:
+        until_halted(second)
+        second.pause()
+        assert (second.registers(0)["rip"] != CODE + 3) == comes
 
 
 def test_a_data_breakpoint_that_was_hit_is_reported() -> None:
@@ -322,6 +336,7 @@ def test_time_goes_on_from_the_saved_moment() -> None:
         (lambda s: s["vcpus"][0]["registers"].update(ia32_efer=1 << 10), r"registers\.ia32_efer"),
         (lambda s: s["vcpus"][0]["registers"].update(ia32_efer=1 << 12), r"registers\.ia32_efer"),  # SVM
         (lambda s: s["vcpus"][0]["registers"].update(xcr0=7), r"registers\.xcr0"),
+        (lambda s: s["vcpus"][0]["registers"].update(interrupt_shadow=3), r"registers\.interrupt_shadow"),
         (lambda s: s["vcpus"][0]["registers"]["cs"].__setitem__(3, 1 << 12), r"registers\.cs"),
         (
             lambda s: s["vcpus"][0]["registers"].update(data_breakpoints_hit=1),

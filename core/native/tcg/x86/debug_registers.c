@@ -2,6 +2,7 @@
 // MOV to and from debug registers (SDM vol. 2B, MOV—Move to/from Debug Registers; vol. 3B 18.2).
 #include "decode.h"
 #include "segments.h"
+#include "watchpoints.h"
 
 // DR4 and DR5 are other names of DR6 and DR7, unless CR4.DE makes them undefined (vol. 3B 18.2.2). An
 // access that DR7.GD guards is a #DB before the instruction, which the delivery lets through (vol.
@@ -33,7 +34,7 @@ void CM_WRAP(helper_sti)(CPUX86State* env) {
     CM_REAL(helper_sti)(env);
 }
 
-static bool is_behind_stack_load(const struct cm_engine* engine) {
+bool cm_is_behind_stack_load(const struct cm_engine* engine) {
     const CPUX86State* env = engine->env;
     const uint64_t from_sti = env->segs[R_CS].base + env->eip - engine->last_sti;
     const bool behind_sti = from_sti > 0 && from_sti <= CM_LONGEST_INSTRUCTION;
@@ -45,7 +46,7 @@ void CM_REAL(breakpoint_handler)(CPUState*);
 void CM_WRAP(breakpoint_handler)(CPUState* cs) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CM_HIT(breakpoint_handler);
-    if (!cs->watchpoint_hit && is_behind_stack_load(engine)) {
+    if (!cs->watchpoint_hit && cm_is_behind_stack_load(engine)) {
         engine->env->eflags |= RF_MASK;  // for this instruction
         cpu_loop_exit_noexc(cs);
     }

@@ -6,6 +6,7 @@
 // put together anew: the engine's hidden flags are never trusted from outside.
 #include "platform.h"
 #include "segments.h"
+#include "watchpoints.h"
 
 // ---- words that the engine keeps as they are
 
@@ -73,29 +74,29 @@ enum { PLAIN = sizeof plain / sizeof *plain };
 // Selector, base, limit, access rights (engine.h, cm_segment).
 #define SEGMENT_WORDS 4
 
-#define SPECIAL(ONE, MANY)                                                        \
-    ONE(rip, 64)                                                                  \
-    ONE(rflags, 22)                                                               \
-    ONE(cr0, 32)                                                                  \
-    ONE(cr4, 32)                                                                  \
-    ONE(ia32_efer, 32)                                                            \
-    ONE(xcr0, 64)                                                                 \
-    ONE(dr7, 32)                                                                  \
-    MANY(es, SEGMENT_WORDS)                                                       \
-    MANY(cs, SEGMENT_WORDS)                                                       \
-    MANY(ss, SEGMENT_WORDS)                                                       \
-    MANY(ds, SEGMENT_WORDS)                                                       \
-    MANY(fs, SEGMENT_WORDS)                                                       \
-    MANY(gs, SEGMENT_WORDS)                                                       \
-    MANY(ldtr, SEGMENT_WORDS)                                                     \
-    MANY(tr, SEGMENT_WORDS)                                                       \
-    MANY(gdtr, 2) /* base, limit */                                               \
-    MANY(idtr, 2)                                                                 \
-    ONE(x87_control, 16)                                                          \
-    ONE(x87_status, 16) /* without TOP */                                         \
-    ONE(mxcsr, 16)                                                                \
-    ONE(interrupt_shadow, 1)     /* of STI, MOV SS, POP SS (SDM vol. 3A 6.8.3) */ \
-    ONE(nmi_blocked, 1)          /* until IRET (SDM vol. 3A 6.7.1) */             \
+#define SPECIAL(ONE, MANY)                                                                    \
+    ONE(rip, 64)                                                                              \
+    ONE(rflags, 22)                                                                           \
+    ONE(cr0, 32)                                                                              \
+    ONE(cr4, 32)                                                                              \
+    ONE(ia32_efer, 32)                                                                        \
+    ONE(xcr0, 64)                                                                             \
+    ONE(dr7, 32)                                                                              \
+    MANY(es, SEGMENT_WORDS)                                                                   \
+    MANY(cs, SEGMENT_WORDS)                                                                   \
+    MANY(ss, SEGMENT_WORDS)                                                                   \
+    MANY(ds, SEGMENT_WORDS)                                                                   \
+    MANY(fs, SEGMENT_WORDS)                                                                   \
+    MANY(gs, SEGMENT_WORDS)                                                                   \
+    MANY(ldtr, SEGMENT_WORDS)                                                                 \
+    MANY(tr, SEGMENT_WORDS)                                                                   \
+    MANY(gdtr, 2) /* base, limit */                                                           \
+    MANY(idtr, 2)                                                                             \
+    ONE(x87_control, 16)                                                                      \
+    ONE(x87_status, 16) /* without TOP */                                                     \
+    ONE(mxcsr, 16)                                                                            \
+    ONE(interrupt_shadow, 2)     /* 1: of STI, 2: of MOV SS or POP SS (SDM vol. 3C 25.4.2) */ \
+    ONE(nmi_blocked, 1)          /* until IRET (SDM vol. 3A 6.7.1) */                         \
     ONE(data_breakpoints_hit, 4) /* a #DB that waits for the instruction's end: DR0 to DR3 */
 
 #define AS_MEMBER(name, bits) uint64_t name;
@@ -143,6 +144,22 @@ static uint64_t breakpoints_hit(const struct cm_engine* engine) {
     return hit;
 }
 
+// STI and MOV SS leave the same mark in hflags; an instruction breakpoint tells them apart
+// (debug_registers.c).
+enum { SHADOW_NONE, SHADOW_STI, SHADOW_STACK };
+
+static uint64_t interrupt_shadow(const struct cm_engine* engine) {
+    if (!(engine->env->hflags & HF_INHIBIT_IRQ_MASK)) return SHADOW_NONE;
+    return cm_is_behind_stack_load(engine) ? SHADOW_STACK : SHADOW_STI;
+}
+
+static void load_shadow(struct cm_engine* engine, uint64_t shadow) {
+    CPUX86State* env = engine->env;
+    env->hflags &= ~HF_INHIBIT_IRQ_MASK;
+    if (shadow != SHADOW_NONE) env->hflags |= HF_INHIBIT_IRQ_MASK;
+    engine->last_sti = shadow == SHADOW_STI ? env->segs[R_CS].base + env->eip - 1 : 0;
+}
+
 void cm_engine_save(const cm_engine* engine, uint64_t* words) {
     CPUX86State* env = engine->env;
     for (size_t i = 0; i < PLAIN; i++) {
@@ -163,7 +180,7 @@ void cm_engine_save(const cm_engine* engine, uint64_t* words) {
         .x87_control = env->fpuc,
         .x87_status = env->fpus,
         .mxcsr = env->mxcsr,
-        .interrupt_shadow = (env->hflags & HF_INHIBIT_IRQ_MASK) != 0,
+        .interrupt_shadow = interrupt_shadow(engine),
         .nmi_blocked = (env->hflags2 & HF2_NMI_MASK) != 0,
         .data_breakpoints_hit = breakpoints_hit(engine),
     };
@@ -196,6 +213,7 @@ static const char* impossible(const CPUX86State* env, const struct special* s) {
     for (size_t i = 0; i < sizeof segments / sizeof *segments; i++) {
         if (!is_segment(segments[i].segment)) return segments[i].name;
     }
+    if (s->interrupt_shadow > SHADOW_STACK) return "interrupt_shadow";
     if (s->gdtr[1] >> 16) return "gdtr";
     if (s->idtr[1] >> 16) return "idtr";
     if (paging && !(s->cr0 & CR0_PE_MASK)) return "cr0";
@@ -281,8 +299,7 @@ const char* cm_engine_load(cm_engine* engine, const uint64_t* words) {
     cpu_set_fpuc(env, (uint16_t)s.x87_control);
     env->fpus = (uint16_t)s.x87_status;
     cpu_set_mxcsr(env, (uint32_t)s.mxcsr);
-    env->hflags &= ~HF_INHIBIT_IRQ_MASK;
-    if (s.interrupt_shadow) env->hflags |= HF_INHIBIT_IRQ_MASK;
+    load_shadow(engine, s.interrupt_shadow);
     env->hflags2 &= ~HF2_NMI_MASK;
     if (s.nmi_blocked) env->hflags2 |= HF2_NMI_MASK;
     tlb_flush(engine->cs);

@@ -3,6 +3,8 @@
 #ifndef COREMESH_TCG_X86_WATCHPOINTS_H
 #define COREMESH_TCG_X86_WATCHPOINTS_H
 
+#include <stdbool.h>
+
 struct cm_engine;
 
 // In the main loop, at an instruction boundary, when engine->data_trap is set: raises #DB with DR6 set, and
@@ -12,5 +14,8 @@ void cm_data_trap_raise(struct cm_engine* engine);
 // An exception is about to be delivered: the hit of its own instruction is in DR6 (single step), or the
 // instruction has not completed.
 void cm_data_trap_forget(struct cm_engine* engine);
+
+// Whether the next instruction stands in the shadow of MOV SS or POP SS, not of STI (debug_registers.c).
+bool cm_is_behind_stack_load(const struct cm_engine* engine);
 
 #endif

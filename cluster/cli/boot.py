@@ -91,7 +91,7 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
     kernel, initrd, modules, words = _images(options)
     append = f"{words} {options.append}".strip()
     if options.command is not None and "quiet" in default_words(kernel, append=append, quiet=True):
-        append = f"quiet {append}".strip()  # nobody sees the kernel's messages, and they cost time
+        append = f"quiet {append}".strip()  # the kernel's messages are not shown then, and they cost time
     with waiting(f"starting {_size(shares)}"):
         machine = Machine(
             vcpus=options.vcpus,

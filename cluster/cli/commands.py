@@ -310,7 +310,8 @@ def sweep(
 def bench(
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     vcpus: Annotated[
-        list[int] | None, typer.Option("--vcpus", metavar="N", help="Boot with so many; may be repeated.")
+        list[int] | None,
+        typer.Option("--vcpus", metavar="N", help="Number of vCPUs to boot with; may be repeated."),
     ] = None,
     qemu: Annotated[
         bool, typer.Option("--qemu/--no-qemu", help="Also measure qemu-system-x86_64, if it is installed.")

@@ -22,8 +22,8 @@ received: list[int] = []  #: signals that asked this process to end, since :func
 def leave_at_once_on_signals() -> None:
     """Let Ctrl-C, SIGTERM and SIGHUP end this process without a word: it has nothing to clean up, or no time.
 
-    What was started by then is ended by those who watch this process. A signal that was ignored when the
-    process started (nohup; a job in the background) stays ignored.
+    Processes that were started by then end themselves, because they watch this one. A signal that was ignored
+    when the process started (nohup; a job in the background) stays ignored.
     """
     _handle(_leave)
 

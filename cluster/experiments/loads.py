@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Named loads: what a guest is asked to do, so that two people who name one mean the same work.
+"""Named loads: what a guest is asked to do, so that one name always means the same work.
 
 ::
 

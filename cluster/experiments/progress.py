@@ -23,7 +23,7 @@ class Progress:
         self._begun, self._kept = time.monotonic(), done
 
     def running(self, count: int) -> None:
-        """So many run now."""
+        """The number of trials that run now."""
         self.at_work = count
         self._show()
 

@@ -3,7 +3,7 @@
 
 Ray takes seconds to start and its services are of no use to a single process here. The child's program is
 machine/host_server.py. It has a process group of its own, for a signal to the driver's group, as Ctrl-C in a
-terminal, is the driver's to answer. Nobody else can call it: the socket has no name.
+terminal, is the driver's to answer. No other process can call it: the socket has no name.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ _GROUP_OF = {
 _WATCH_SECONDS = 10.0  # a remote wait of the watch; it returns at once when the host ends
 _VERDICT_SECONDS = 0.8  # for the device host to say which host is lost, after another one was cut off
 _REPORT_SECONDS = 0.3  # for the others to say what they did, before the loss is told
-_STOP_SECONDS = 2.0  # for the others to stop after a loss; whoever takes longer is killed
+_STOP_SECONDS = 2.0  # for the other hosts to stop after a loss; one that takes longer is killed
 _LOOK_SECONDS = 0.5  # between looks whether the machine is to end
 _LEAVE_SECONDS = 2.0  # for the watch to notice that the machine ends
 _STOPPING = bring_up.Step("stopping the vCPUs", 25.0)
@@ -99,7 +99,7 @@ class Hosts:
                 return
             if description.hosts > 1:
                 self._placement = place(description.hosts)
-                # Who has started no cluster has asked for hosts that share this machine.
+                # Without a cluster, hosts that share this computer are what was asked for.
                 self.warning = "" if session.is_own() else self._placement.warning
             self._remotes = _start_actors(description, self._placement)
         except BaseException:
@@ -303,7 +303,7 @@ class Hosts:
     def _lose(self, lost: int, loss: HostLostError) -> None:
         loss.state = loss.state or self._reports(lost)
         self._first_loss(loss)
-        self._kill(lost)  # it may stand still, and somebody wait for its answer
+        self._kill(lost)  # it may stand still, and a call wait for its answer
         # What still runs is of no use without the lost host's memory: first the vCPUs, then the processes.
         calls = {host: remote.begin("stop") for host, remote in enumerate(self._remotes) if host != lost}
         deadline = time.monotonic() + _STOP_SECONDS

@@ -30,7 +30,7 @@ class Placement:
 
     @property
     def interfaces(self) -> tuple[str, ...]:
-        """The address each host's links are bound to: its node's, or nobody else's when all share one."""
+        """The address each host's links are bound to: its node's, or loopback when all share a node."""
         if len(set(self.nodes)) == 1:
             return (_LOOPBACK,) * len(self.nodes)
         return self.nodes
@@ -54,7 +54,7 @@ class Placement:
 
 
 def place(hosts: int) -> Placement:
-    """Find places for so many hosts in the Ray cluster that this process uses.
+    """Find places for `hosts` hosts in the Ray cluster that this process uses.
 
     Raises :class:`PlatformError` if there are none after half a minute.
     """
@@ -67,7 +67,7 @@ def place(hosts: int) -> Placement:
         if not group.wait(_PATIENCE_SECONDS):
             raise PlatformError(
                 f"the Ray cluster has had no room for {hosts} hosts in {_PATIENCE_SECONDS:.0f} s. "
-                "'ray status' says who holds its CPUs; end that, add nodes, or ask for fewer hosts."
+                "'ray status' says what holds its CPUs; end that, add nodes, or ask for fewer hosts."
             )
         bundles = placement_group_table(group)["bundles_to_node_id"]
         # A node may have joined in between: look it up among those of now.
@@ -81,7 +81,7 @@ def place(hosts: int) -> Placement:
 
 
 def choose(hosts: int, nodes: int) -> tuple[str, str]:
-    """Return (Ray's strategy, a word for the person) for so many hosts on so many nodes."""
+    """Return (Ray's strategy, a word for the person) for `hosts` hosts on `nodes` nodes."""
     if nodes >= hosts:
         return "STRICT_SPREAD", ""
     have = "1 node that runs work" if nodes == 1 else f"{nodes} nodes that run work"

@@ -90,7 +90,7 @@ def _pids_limited() -> bool:
 
 
 def _start_threads(count: int) -> int:
-    """Start so many threads at most, end them, and return how many there were."""
+    """Start up to `count` threads, end them, and return how many could be started."""
     release = threading.Event()
     threads: list[threading.Thread] = []
     try:

@@ -46,8 +46,8 @@ def contended_rows(
 ) -> Rows:
     """One row a page, those that changed hands or were operated on from afar most often first.
 
-    Each host has counted what its own threads met; a page's numbers are the sums over all. 'hosts' lists who
-    met it at all, 'users' the instructions that needed it most often; these have names, and there is
+    Each host has counted what its own threads met; a page's numbers are the sums over all. 'hosts' lists the
+    hosts that used it, 'users' the instructions that needed it most often; these have names, and there is
     'symbols', when a table of them is given.
     """
     pages: dict[int, dict[str, Any]] = {}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What machines of this process do, for whoever asks on a Unix socket: the other end of ``coremesh top``.
+"""What machines of this process do, told on a Unix socket at request: the other end of ``coremesh top``.
 
 Each process that drives machines has a socket ``PID.sock`` in a folder that only its user can enter:
 ``$XDG_RUNTIME_DIR/coremesh``, else one in the temporary folder. A connection is answered with one JSON
-document and closed. Numbers are gathered when somebody asks: until then they cost nothing.
+document and closed. Numbers are gathered at each question: until then they cost nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def folder() -> Path:
 
 
 def show(machine: Machine) -> None:
-    """Tell of `machine` from now on, as long as somebody refers to it; nothing where no socket can be."""
+    """Tell of `machine` as long as the program refers to it; without a place for a socket, do nothing."""
     global _server
     with _lock:
         _machines.add(machine)

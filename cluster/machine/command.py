@@ -19,8 +19,8 @@ from coremesh.cluster.machine.shell import (
 )
 from coremesh.core.errors import ConsoleTimeoutError, MachineStateError
 
-# For the shell to start the receiver, on a guest with many more vCPUs than its hosts have cores: so long it
-# may be silent, and so long it may take in all.
+# For the shell to start the receiver, on a guest with many more vCPUs than its hosts have cores: the
+# seconds that it may be silent, and that it may take in all.
 _ANSWER_SECONDS = 60.0
 _LONGEST_ANSWER_SECONDS = 300.0
 _SETTLE_SECONDS = (

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PANIC = b"Kernel panic - not syncing"
 
 _POLL_SECONDS = 1.0
-_QUIET_SECONDS = 0.05  # a prompt counts when nothing follows it for so long
+_QUIET_SECONDS = 0.05  # a prompt counts when nothing follows it for this time
 _NUDGE_SECONDS = 3.0  # silence after which a shell that is waited for is sent a newline
 _LOGIN = b" login: "
 _TAIL = 4096

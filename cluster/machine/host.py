@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 20.0
 _SWITCH_SECONDS = 0.0005
-#: A host that was cut off has stopped its vCPUs; so long it waits to be told what else to do, then it ends.
+#: A host that was cut off has stopped its vCPUs. It waits this time for orders of its driver, then it ends.
 _CUT_OFF_SECONDS = 10.0
 
 
@@ -186,7 +186,7 @@ class HostProcess:
     def stop(self) -> MachineEnd:
         """End the machine if it has not ended by itself, and return how it ended.
 
-        Does not wait for ever: a process that cannot stop its vCPUs is ended by whoever called.
+        Does not wait for ever: a process that cannot stop its vCPUs is killed by the caller.
         """
         if self._started_at:
             self._reasons.put(MachineEnd("stopped", seconds=self._now()))
@@ -294,7 +294,7 @@ class HostProcess:
         return "\n".join(part for part in (here, vcpus, format_trace(self.engine.trace())) if part)
 
     def _last_words(self) -> None:
-        """Called when the end is known, before those who wait for it are told."""
+        """Called when the end is known, before the calls that wait for it return."""
 
     # --- the end -----------------------------------------------------------------------------------------
 
@@ -327,12 +327,12 @@ class HostProcess:
         self._last_words()
         self._ended.set()
         if end.lost and self._driven:
-            # Whoever is cut off may be cut off from the driver too, which would else end this process.
+            # A host that is cut off may have lost the driver too, which would otherwise end this process.
             time.sleep(_CUT_OFF_SECONDS)
             os._exit(1)
 
     def _abandon(self) -> None:
-        """Our driver is gone: nothing may be left running, and nobody is there to be told."""
+        """Our driver is gone: nothing may be left running, and no caller waits for a word."""
         if self._host is not None:
             stopper = threading.Thread(target=self._host.stop, daemon=True)
             stopper.start()

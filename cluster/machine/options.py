@@ -287,14 +287,14 @@ def _prompt(value: Any) -> bytes:
 
 
 def compiled_pattern(what: str, value: Any) -> re.Pattern[bytes]:
-    """Return a regular expression for bytes; raise :class:`ConfigurationError` where `value` is none."""
+    """Return a regular expression for bytes; raise :class:`ConfigurationError` where `value` is not one."""
     if isinstance(value, re.Pattern) and isinstance(value.pattern, bytes):
         return value
     pattern = _data(what)(value)
     try:
         return re.compile(pattern)
     except (re.error, ValueError, OverflowError, RecursionError) as error:
-        raise ConfigurationError(f"{what} is no regular expression: {shown(pattern)} ({error}).") from None
+        raise ConfigurationError(f"{what} is not a regular expression: {shown(pattern)} ({error}).") from None
 
 
 def _address(value: Any) -> str:

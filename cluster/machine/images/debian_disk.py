@@ -9,8 +9,8 @@ Three steps, none of which needs a privilege, a name space or a tool beyond apt,
    belong: as root of the system that they set up. User name spaces could do that on the host, but containers
    and many computers forbid them, and a script of a package is then one that runs on the host.
 
-The result stands in the cache with its kernel and initramfs. Nobody writes to it: :func:`own_disk` gives a
-copy that is the user's, and that keeps what the guest writes.
+The result stands in the cache with its kernel and initramfs. No machine writes to it: :func:`own_disk` gives
+a copy that is the user's, and that keeps what the guest writes.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def own_disk(flavour: str = "amd64", name: str = "debian") -> DebianDisk:
 
 
 def pristine_disk(flavour: str = "amd64") -> DebianDisk:
-    """Return the cached disk, which nobody may write to. Raises :class:`ImageFetchError` without one."""
+    """Return the cached disk, which no machine may write to. Raises :class:`ImageFetchError` without one."""
     found = _load(_place(flavour), {})
     if found is None:
         raise ImageFetchError("there is no Debian disk yet: 'coremesh fetch debian --disk 4G' makes one.")

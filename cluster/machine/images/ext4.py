@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A disk with one ext4 file system, written from a folder without privileges.
 
-``mke2fs -d`` fills it; who owns a file and what its mode is, which only root can give a file in a folder, is
+``mke2fs -d`` fills it; the owner of a file and its mode, which only root can give a file in a folder, are
 written into the inodes by ``debugfs``. Both are of e2fsprogs, which every Debian system has.
 """
 

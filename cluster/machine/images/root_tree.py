@@ -2,9 +2,9 @@
 """A root file system from Debian packages, as ``dpkg --unpack`` leaves it, made without privileges.
 
 The packages' files are laid into a folder, and dpkg's database says "unpacked" of each. What only root may
-give a file (its owner, its special mode bits) is not given here but remembered, for the one who writes the
-file system (:mod:`coremesh.cluster.machine.images.ext4`). What is left to do, ``dpkg --configure -a``, runs
-the packages' own scripts and belongs into the guest.
+give a file (its owner, its special mode bits) is not given here but remembered, for the module that writes
+the file system (:mod:`coremesh.cluster.machine.images.ext4`). What is left to do, ``dpkg --configure -a``,
+runs the packages' own scripts and belongs into the guest.
 
 Source: dpkg(1), deb(5); Debian policy, chapter 6.
 """

@@ -407,10 +407,14 @@ class Machine:
         self._call("capture", place.absolute(), card)
 
     def device_stats(self) -> pandas.DataFrame:
-        """Return accesses and lock contention: one row a device."""
+        """Return what each device has counted: accesses, waits for its lock, and more; a row a device.
+
+        Of a disk: requests by kind, bytes, 'service_ns' of all requests together, 'deepest', the longest
+        queue. Of a network card: frames and bytes each way, frames lost. What a device does not count is NA.
+        """
         import pandas
 
-        table = pandas.DataFrame.from_dict(self._call("device_counters"), orient="index")
+        table = pandas.DataFrame.from_dict(self._call("device_counters"), orient="index").astype("Int64")
         table.index.name = "device"
         return table
 

@@ -84,6 +84,7 @@ ExternalProject_Add(
                    "${UNICORN_BUILD}/libx86_64-softmmu.a")
 
 set(UNICORN_INCLUDES
-    "${UNICORN_BUILD}" "${UNICORN_BUILD}/x86_64-softmmu" "${UNICORN_SOURCE}/glib_compat"
+    "${UNICORN_BUILD}" "${UNICORN_SOURCE}/glib_compat"
     "${UNICORN_SOURCE}/qemu" "${UNICORN_SOURCE}/qemu/include" "${UNICORN_SOURCE}/include"
-    "${UNICORN_SOURCE}/qemu/tcg" "${UNICORN_SOURCE}/qemu/tcg/i386" "${UNICORN_SOURCE}/qemu/target/i386")
+    "${UNICORN_SOURCE}/qemu/tcg" "${UNICORN_SOURCE}/qemu/tcg/i386")
+set(UNICORN_INCLUDES_x86_64 "${UNICORN_BUILD}/x86_64-softmmu" "${UNICORN_SOURCE}/qemu/target/i386")

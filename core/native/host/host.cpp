@@ -7,9 +7,6 @@
 #include <unistd.h>
 
 #include "ram/fault_handler.hpp"
-#ifdef COREMESH_HOST_SSE
-#include "tcg/x86/float.h"
-#endif
 
 namespace coremesh {
 namespace {
@@ -40,8 +37,7 @@ uint32_t code_buffer_size(const Host::Options& options) {
 }  // namespace
 
 Host::Host(Options options)
-    : VcpuEnvironment(ram_, bus_, clock_, timers_, fabric_, gate_,
-                      options.apic_ids.size() > std::thread::hardware_concurrency(), options.timer_hz,
+    : VcpuEnvironment(ram_, bus_, gate_, options.apic_ids.size() > std::thread::hardware_concurrency(),
                       code_buffer_size(options)),
       options_(std::move(options)),
       ram_(options_.ram, options_.protection, options_.mesh.has_value()),
@@ -63,10 +59,15 @@ Host::Host(Options options)
     VcpuEnvironment& around = *this;
     for (unsigned index = 0; index < count; ++index) {
         const uint32_t id = options_.apic_ids[index];
-        CpuDescription cpu = index < options_.cpus.size() ? options_.cpus[index] : CpuDescription{};
-        vcpu_list_.push_back(
-            std::make_unique<Vcpu>(around, index, id, options_.bootstrap == id, std::move(cpu)));
-        fabric_.attach(vcpu_list_.back()->lapic());
+        x86::CpuDescription cpu = index < options_.cpus.size() ? options_.cpus[index] : x86::CpuDescription{};
+        vcpu_list_.push_back(std::make_unique<Vcpu>(around, index, [&](CoreVcpu& vcpu) {
+            const x86::CoreParts parts{bus_, clock_, timers_, fabric_, options_.timer_hz};
+            auto core =
+                std::make_unique<x86::Core>(vcpu, parts, id, options_.bootstrap == id, std::move(cpu));
+            cores_.push_back(core.get());
+            return core;
+        }));
+        fabric_.attach(cores_.back()->lapic());
     }
 }
 
@@ -102,7 +103,7 @@ Host::Saved Host::save() {
     if (phase_ == Phase::kStopped || ending_)
         throw StateError("the machine has ended: there is nothing to go on");
     Saved saved;
-    for (auto& vcpu : vcpu_list_) saved.vcpus.push_back(vcpu->save());
+    for (size_t i = 0; i < cores_.size(); ++i) saved.vcpus.push_back(cores_[i]->save(vcpu_list_[i]->state()));
     saved.tsc = clock_.tsc();  // last: no event of the state is later
     return saved;
 }
@@ -114,7 +115,7 @@ void Host::load(const Saved& saved) {
     }
     if (saved.vcpus.size() != vcpu_list_.size()) throw std::invalid_argument("vcpus");
     clock_.set(saved.tsc);
-    for (size_t i = 0; i < vcpu_list_.size(); ++i) vcpu_list_[i]->load(saved.vcpus[i]);
+    for (size_t i = 0; i < vcpu_list_.size(); ++i) vcpu_list_[i]->begin_as(cores_[i]->load(saved.vcpus[i]));
 }
 
 void Host::start() {
@@ -295,7 +296,7 @@ bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, 
     return true;
 }
 
-void Host::page_needed([[maybe_unused]] const FaultContext& fault, uint64_t ram_page, Access want) noexcept {
+void Host::page_needed(const FaultContext& fault, uint64_t ram_page, Access want) noexcept {
     const bool atomic = want == Access::kWrite && ram_page == atomic_page;
     atomic_page = kNoPage;
     Vcpu* const vcpu = Vcpu::current();
@@ -304,9 +305,7 @@ void Host::page_needed([[maybe_unused]] const FaultContext& fault, uint64_t ram_
     if (here && vcpu) vcpu->waits_for(Vcpu::kNoPage);
     // The machine stops: the page will never come, and the instruction cannot be finished.
     if (here || !vcpu) return;
-#ifdef COREMESH_HOST_SSE
-    cm_float_interrupted(fault.ucontext);
-#endif
+    cm_engine_interrupted(fault.ucontext);
     cm_engine_abandon(vcpu->engine());
 }
 
@@ -389,11 +388,7 @@ void Host::self_write(const FaultContext& fault) noexcept {
     // Also without code that was posted in this fault: on several hosts the page may have been away, and the
     // block under way was posted when it went.
     if (!vcpu) return;
-#ifdef COREMESH_HOST_SSE
-    // The kernel gave the handler an MXCSR of its own; the guest's comes back when the handler is left by a
-    // jump.
-    cm_float_interrupted(fault.ucontext);
-#endif
+    cm_engine_interrupted(fault.ucontext);
     cm_engine_self_write(vcpu->engine(), fault.host_pc, fault.offset, fault.ucontext);
 }
 

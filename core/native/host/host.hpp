@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "guest/x86/core.hpp"
 #include "host/mesh.hpp"
 #include "vcpu/vcpu.hpp"
 
@@ -48,9 +49,9 @@ class Host final : private VcpuEnvironment,
         uint64_t tsc_hz = 0;                ///< 0: the host's own rate
         uint32_t timer_hz = 1'000'000'000;  ///< of the local APICs' timers
         Protection protection = Protection::automatic;
-        std::vector<CpuDescription> cpus;   ///< one a vCPU
-        std::optional<Mesh::Options> mesh;  ///< when the machine has other hosts
-        uint32_t code_buffer_bytes = 0;     ///< of translations, for each vCPU; 0: by the host's memory
+        std::vector<x86::CpuDescription> cpus;  ///< one a vCPU
+        std::optional<Mesh::Options> mesh;      ///< when the machine has other hosts
+        uint32_t code_buffer_bytes = 0;         ///< of translations, for each vCPU; 0: by the host's memory
     };
 
     explicit Host(Options options);
@@ -83,7 +84,7 @@ class Host final : private VcpuEnvironment,
     /// All vCPUs at one moment between two instructions, and the machine's clock after it.
     struct Saved {
         uint64_t tsc = 0;
-        std::vector<VcpuState> vcpus;
+        std::vector<x86::CoreState> vcpus;
     };
     /// While paused, or before start(). Devices must be quiet too: an interrupt of theirs that comes
     /// meanwhile is in the state or is not. Throws StateError when the machine runs or has ended.
@@ -103,6 +104,7 @@ class Host final : private VcpuEnvironment,
 
     size_t vcpus() const noexcept { return vcpu_list_.size(); }
     Vcpu& vcpu(size_t index) { return *vcpu_list_.at(index); }
+    x86::Core& core(size_t index) { return *cores_.at(index); }
     /// Throws StateError while guest code may run.
     void require_at_rest() const;
     /// What each vCPU does at this moment. Any thread.
@@ -152,6 +154,7 @@ class Host final : private VcpuEnvironment,
     Gate gate_;
     std::unique_ptr<Mesh> mesh_;
     std::vector<std::unique_ptr<Vcpu>> vcpu_list_;
+    std::vector<x86::Core*> cores_;  ///< the vCPUs'
 
     mutable std::mutex mutex_;  // phase_ and ending_
     std::condition_variable ended_;

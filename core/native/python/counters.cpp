@@ -63,12 +63,12 @@ nb::typed<nb::list, AnyDict> stats(Host& host) {
     for (size_t index = 0; index < host.vcpus(); ++index) {
         Vcpu& vcpu = host.vcpu(index);
         nb::dict row;
-        put(row, kApicId, vcpu.lapic().apic_id());
+        put(row, kApicId, host.core(index).lapic().apic_id());
         put(row, kState, host.paused() ? "parked" : vcpu.state_name());
         put_all(row, vcpu.engine_counters());
         put_all(row, vcpu.counters());
         put(row, kCodeBytes, vcpu.code_bytes());
-        put(row, kIpisSent, vcpu.lapic().ipis_sent());
+        put(row, kIpisSent, host.core(index).lapic().ipis_sent());
         out.append(row);
     }
     return out;

@@ -182,9 +182,9 @@ void from_dict(const nb::dict& in, cm_registers& registers) {
     }
 }
 
-CpuDescription cpu_from(const nb::dict& table, const std::vector<uint32_t>& indexed,
-                        const std::tuple<uint32_t, uint32_t, uint32_t>& highest, const nb::dict& msrs) {
-    CpuDescription cpu;
+x86::CpuDescription cpu_from(const nb::dict& table, const std::vector<uint32_t>& indexed,
+                             const std::tuple<uint32_t, uint32_t, uint32_t>& highest, const nb::dict& msrs) {
+    x86::CpuDescription cpu;
     for (auto [key, value] : table) {
         const auto [leaf, subleaf] = nb::cast<std::tuple<uint32_t, uint32_t>>(key);
         const auto [a, b, c, d] = nb::cast<std::tuple<uint32_t, uint32_t, uint32_t, uint32_t>>(value);
@@ -281,13 +281,14 @@ NB_MODULE(_native, m) {
     nb::exception<StateError>(m, "StateError", PyExc_RuntimeError);
     using release = nb::call_guard<Unlocked>;
 
-    nb::class_<CpuDescription>(m, "CpuDescription", "What one core answers to CPUID, and MSRs kept by value.")
+    nb::class_<x86::CpuDescription>(m, "CpuDescription",
+                                    "What one core answers to CPUID, and MSRs kept by value.")
         .def(
             "__init__",
-            [](CpuDescription* self, const CpuidTable& table, const std::vector<uint32_t>& indexed,
+            [](x86::CpuDescription* self, const CpuidTable& table, const std::vector<uint32_t>& indexed,
                const std::tuple<uint32_t, uint32_t, uint32_t>& highest,
                const nb::typed<nb::dict, int, int>& msrs) {
-                new (self) CpuDescription(cpu_from(table, indexed, highest, msrs));
+                new (self) x86::CpuDescription(cpu_from(table, indexed, highest, msrs));
             },
             "cpuid"_a, "indexed_leaves"_a, "highest"_a, "msrs"_a);
 
@@ -302,7 +303,7 @@ NB_MODULE(_native, m) {
             [](Host* self, const std::vector<std::tuple<uint64_t, uint64_t, uint64_t, bool>>& memory,
                std::vector<uint32_t> apic_ids, std::optional<uint32_t> bootstrap, uint32_t total_vcpus,
                uint64_t tsc_hz, uint32_t timer_hz, const std::string& protection,
-               std::vector<CpuDescription> cpus, std::optional<Mesh::Options> mesh,
+               std::vector<x86::CpuDescription> cpus, std::optional<Mesh::Options> mesh,
                uint32_t code_buffer_bytes) {
                 const auto kind = protection_from_name(protection);
                 if (!kind)
@@ -374,9 +375,9 @@ NB_MODULE(_native, m) {
             [](Host& host, size_t vcpu, const RegisterDict& state) {
                 host.require_at_rest();
                 cm_registers registers;
-                host.vcpu(vcpu).registers(registers);
+                host.core(vcpu).registers(registers);
                 from_dict(state, registers);
-                host.vcpu(vcpu).set_registers(registers);
+                host.core(vcpu).set_registers(registers);
             },
             "vcpu"_a, "state"_a)
         .def(
@@ -384,7 +385,7 @@ NB_MODULE(_native, m) {
             [](Host& host, size_t vcpu) {
                 host.require_at_rest();
                 cm_registers registers;
-                host.vcpu(vcpu).registers(registers);
+                host.core(vcpu).registers(registers);
                 return to_dict(registers);
             },
             "vcpu"_a)

@@ -48,9 +48,9 @@ nb::list to_list(const std::vector<VcpuGlance>& vcpus) {
         row["inside"] = vcpu.inside;
         row["waits_for_page"] =
             vcpu.waits_for == Vcpu::kNoPage ? nb::object(nb::none()) : nb::object(nb::int_(vcpu.waits_for));
-        row["requested"] = vcpu.requested;
-        row["extint"] = vcpu.extint;
-        row["request"] = vcpu.request;
+        row["requested"] = vcpu.core.requested;
+        row["extint"] = vcpu.core.line;
+        row["request"] = vcpu.core.request;
         out.append(row);
     }
     return out;

@@ -68,7 +68,7 @@ Words words_from_dict(const char* part, const nb::dict& in) {
 AnyDict save(Host& host) {
     const Host::Saved saved = host.save();
     nb::list vcpus;
-    for (const VcpuState& vcpu : saved.vcpus) {
+    for (const x86::CoreState& vcpu : saved.vcpus) {
         nb::dict msrs, out;
         for (const auto& [index, value] : vcpu.msrs) msrs[nb::str("{:#x}").attr("format")(index)] = value;
         out["registers"] = to_dict(cm_engine_state_entry, vcpu.registers.data());
@@ -89,11 +89,11 @@ void load(Host& host, const AnyDict& state) {
     size_t index = 0;
     for (nb::handle item : nb::cast<nb::list>(state["vcpus"])) {
         const nb::dict in = nb::cast<nb::dict>(item);
-        VcpuState& vcpu = saved.vcpus.at(index++);
+        x86::CoreState& vcpu = saved.vcpus.at(index++);
         from_dict(cm_engine_state_entry, "registers", nb::cast<nb::dict>(in["registers"]),
                   vcpu.registers.data());
         vcpu.lapic = words_from_dict<x86::LapicState>("lapic", nb::cast<nb::dict>(in["lapic"]));
-        vcpu.events = words_from_dict<VcpuState::Events>("events", nb::cast<nb::dict>(in["events"]));
+        vcpu.events = words_from_dict<x86::CoreState::Events>("events", nb::cast<nb::dict>(in["events"]));
         for (auto [msr, value] : nb::cast<nb::dict>(in["msrs"])) {
             const auto number = std::stoul(nb::cast<std::string>(msr), nullptr, 16);
             vcpu.msrs[static_cast<uint32_t>(number)] = nb::cast<uint64_t>(value);

@@ -194,7 +194,7 @@ static void store_bytes(CPUArchState* env, target_ulong addr, unsigned size, wid
         return name##suffix##_at(env, addr, value, oi, GETPC());                                       \
     }
 
-#define CM_WRAP_SIZED(name, suffix) __wrap_helper_atomic_##name##suffix##_x86_64
+#define CM_WRAP_SIZED(name, suffix) CM_SUFFIXED(__wrap_helper_atomic_##name##suffix)
 #define HOST(T) ((T*)host)
 #define LONG_WAY ATOMIC_CODE __attribute__((noinline, cold))
 
@@ -252,19 +252,21 @@ ALL_OPS(uint32_t, uint32_t, l_le, 4)
 ALL_OPS(uint64_t, uint64_t, q_le, 8)
 
 // CMPXCHG8B reaches its atomic through another door, with the return address as an argument.
-uint64_t __wrap_helper_atomic_cmpxchgq_le_mmu_x86_64(CPUArchState* env, target_ulong addr, uint64_t expected,
-                                                     uint64_t desired, TCGMemOpIdx oi, uintptr_t ra) {
+uint64_t CM_SUFFIXED(__wrap_helper_atomic_cmpxchgq_le_mmu)(CPUArchState* env, target_ulong addr,
+                                                           uint64_t expected, uint64_t desired,
+                                                           TCGMemOpIdx oi, uintptr_t ra) {
     CM_HIT(helper_atomic_cmpxchgq_le_mmu);
     return cmpxchgq_le_at(env, addr, expected, desired, oi, ra);
 }
 
 // CMPXCHG16B: its address is a multiple of 16 or it has raised #GP before.
-Int128 __real_helper_atomic_cmpxchgo_le_mmu_x86_64(CPUArchState* env, target_ulong addr, Int128 expected,
-                                                   Int128 desired, TCGMemOpIdx oi, uintptr_t ra);
+Int128 CM_SUFFIXED(__real_helper_atomic_cmpxchgo_le_mmu)(CPUArchState* env, target_ulong addr,
+                                                         Int128 expected, Int128 desired, TCGMemOpIdx oi,
+                                                         uintptr_t ra);
 
-ATOMIC_CODE Int128 __wrap_helper_atomic_cmpxchgo_le_mmu_x86_64(CPUArchState* env, target_ulong addr,
-                                                               Int128 expected, Int128 desired,
-                                                               TCGMemOpIdx oi, uintptr_t ra) {
+ATOMIC_CODE Int128 CM_SUFFIXED(__wrap_helper_atomic_cmpxchgo_le_mmu)(CPUArchState* env, target_ulong addr,
+                                                                     Int128 expected, Int128 desired,
+                                                                     TCGMemOpIdx oi, uintptr_t ra) {
     CM_HIT(helper_atomic_cmpxchgo_le_mmu);
     struct target target = find(env, addr, 16, oi, ra);
     uint8_t* const host = target.host;

@@ -12,19 +12,12 @@
 #include "sysemu/cpus.h"
 #include "accel/tcg/translate-all.h"
 #include "unicorn/unicorn.h"
-#include "x86/platform.h"
-#ifdef COREMESH_HOST_SSE
-#include "x86/float.h"
-#endif
 
 // No guest address reaches this value, which is not canonical: blocks are never compared with an «until» PC.
 #define UNREACHABLE_PC UINT64_C(0x7eadbeef00000000)
 
 // The engine's guests have 40 bits of physical address.
 #define CM_ADDRESS_END (UINT64_C(1) << 40)
-
-// A request bit that stays set, so that the main loop always asks our cpu_exec_interrupt.
-#define PERMANENT_REQUEST CPU_INTERRUPT_HARD
 
 static uint64_t hole_read(uc_engine* uc, uint64_t offset, unsigned size, void* data) {
     (void)uc, (void)offset, (void)data;
@@ -36,25 +29,11 @@ static void hole_write(uc_engine* uc, uint64_t offset, unsigned size, uint64_t v
 }
 
 static uc_err open_uc(uc_engine** uc, unsigned code_buffer_bytes) {
-    uc_err error = uc_open(UC_ARCH_X86, UC_MODE_64, uc);
+    uc_err error = uc_open(CM_TARGET_ARCH, CM_TARGET_MODE, uc);
     if (error) return error;
-    error = uc_ctl_set_cpu_model(*uc, UC_CPU_X86_QEMU64);
+    error = uc_ctl_set_cpu_model(*uc, CM_TARGET_MODEL);
     if (!error && code_buffer_bytes) error = uc_ctl_set_tcg_buffer_size(*uc, code_buffer_bytes);
     return error;
-}
-
-static const char* compare_layouts(uc_engine* uc) {
-    CPUState* cs = uc->cpu;
-    CPUX86State* env = cs ? cs->env_ptr : NULL;
-    if (!cs || !env) return "no CPU behind uc_struct.cpu";
-    if (env->uc != uc) return "CPUX86State.uc";
-    if (cs->uc != uc) return "CPUState.uc";
-    if (env_cpu(env) != cs) return "CPUX86State inside X86CPU";
-    if (cs->icount_decr_ptr != &cpu_neg(cs)->icount_decr) return "CPUNegativeOffsetState";
-    if (cs->cc != (CPUClass*)&X86_CPU(cs)->cc || !cs->cc->cpu_exec_interrupt) return "CPUClass";
-    if (uc->tcg_ctx->uc != uc || !uc->tcg_ctx->code_gen_buffer) return "TCGContext";
-    if (uc->qemu_thread_data) return "uc_struct.qemu_thread_data";
-    return cm_translator_selfcheck(uc);
 }
 
 const char* cm_engine_selfcheck(void) {
@@ -65,7 +44,7 @@ const char* cm_engine_selfcheck(void) {
     }
     uc_engine* uc = NULL;
     if (open_uc(&uc, 1u << 20) || uc_mem_map(uc, 0, 0x1000, UC_PROT_ALL)) return "uc_open fails";
-    const char* difference = compare_layouts(uc);
+    const char* difference = cm_target_compare(uc);
     uc_close(uc);
     return difference;
 }
@@ -132,8 +111,9 @@ static bool map_memory(struct cm_engine* engine, const struct cm_ram_layout* ram
     return true;
 }
 
-cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const struct cm_ram_layout* ram,
-                          unsigned code_buffer_bytes, char* error, size_t error_size) {
+cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const void* core_ops, void* core,
+                          const struct cm_ram_layout* ram, unsigned code_buffer_bytes, char* error,
+                          size_t error_size) {
     // Zeroed by the kernel, page by page as it is used: aligned_alloc would have to be filled.
     void* allocation = calloc(1, sizeof(struct cm_engine) + CM_CACHE_LINE);
     if (!allocation) {
@@ -144,8 +124,10 @@ cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const str
     engine->allocation = allocation;
     engine->ops = ops;
     engine->opaque = opaque;
+    engine->core_ops = core_ops;
+    engine->core = core;
     uc_err code = open_uc(&engine->uc, code_buffer_bytes);
-    if (code || !map_memory(engine, ram) || !cm_translator_attach(engine)) {
+    if (code || !map_memory(engine, ram) || !cm_target_prepare(engine)) {
         snprintf(error, error_size, "the translator did not start: %s",
                  code ? uc_strerror(code) : "its memory could not be mapped");
         cm_engine_close(engine);
@@ -168,11 +150,7 @@ cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const str
     engine->cs->stop = false;
     engine->cs->stopped = false;
     cm_memory_attach(engine);
-    cm_exceptions_attach(engine);
-    cm_accesses_attach(engine);
-    cm_canonical_attach(engine);
-    cm_platform_attach(engine);
-    cm_engine_reset(engine);
+    cm_target_attach(engine);
     return engine;
 }
 
@@ -199,7 +177,7 @@ enum cm_exit cm_engine_run(cm_engine* engine) {
     CPUState* cs = engine->cs;
     for (;;) {
         cs->halted = 0;
-        cs->interrupt_request |= PERMANENT_REQUEST;
+        cs->interrupt_request |= CM_PERMANENT_REQUEST;
         int reason = cpu_exec(engine->uc, cs);
         if (engine->shutdown) return CM_EXIT_SHUTDOWN;
         if (engine->uc->invalid_error && !engine->abort_text[0]) {
@@ -222,82 +200,11 @@ size_t cm_engine_code_bytes(const cm_engine* engine) {
     return (size_t)((const char*)tcg->code_gen_ptr - (const char*)tcg->code_gen_buffer);
 }
 
-static void after_reset(cm_engine* engine) {
-    // Unicorn's reset turns user conveniences on; hardware comes up with CR4 = 0 (SDM vol. 3A table 10-1).
-    cpu_x86_update_cr4(engine->env, 0);
-    engine->env->cr[0] = 0x60000010;
-    engine->cs->exception_index = -1;
-    engine->cs->exit_request = 0;
-    engine->cs->interrupt_request = PERMANENT_REQUEST;
-    engine->shutdown = false;
-    cm_platform_reset(engine);
-    tlb_flush(engine->cs);
-}
-
-void cm_engine_reset(cm_engine* engine) {
-    cpu_reset(engine->cs);
-#ifdef COREMESH_HOST_SSE
-    cm_float_reset(engine->env);
-#endif
-    after_reset(engine);
-}
-
-void cm_engine_init(cm_engine* engine) {
-    CPUX86State* env = engine->env;
-    CPUX86State* before = malloc(sizeof *before);
-    if (before) *before = *env;
-    cpu_reset(engine->cs);
-    if (before) {
-        memcpy(env->fpregs, before->fpregs, sizeof env->fpregs);
-        memcpy(env->fptags, before->fptags, sizeof env->fptags);
-        memcpy(env->xmm_regs, before->xmm_regs, sizeof env->xmm_regs);
-        env->fpstt = before->fpstt;
-        env->fpus = before->fpus;
-        env->fpop = before->fpop;
-        env->fpip = before->fpip;
-        env->fpdp = before->fpdp;
-        env->fpcs = before->fpcs;
-        env->fpds = before->fpds;
-        env->mxcsr = before->mxcsr;
-        env->sse_status = before->sse_status;
-        cpu_set_fpuc(env, before->fpuc);
-        free(before);
-    }
-    after_reset(engine);
-}
-
-void cm_engine_sipi(cm_engine* engine, uint8_t vector) {
-    cpu_x86_load_seg_cache_sipi(X86_CPU(engine->cs), vector);
-}
-
-bool cm_engine_interrupts_enabled(const cm_engine* engine) {
-    const CPUX86State* env = engine->env;
-    return (env->eflags & IF_MASK) && !(env->hflags & HF_INHIBIT_IRQ_MASK);
-}
-
-bool cm_engine_nmi_blocked(const cm_engine* engine) { return (engine->env->hflags2 & HF2_NMI_MASK) != 0; }
-
 void cm_engine_invalidate_page(cm_engine* engine, uint64_t ram_page) {
     tb_invalidate_phys_range(engine->uc, ram_page << TARGET_PAGE_BITS, (ram_page + 1) << TARGET_PAGE_BITS);
 }
 
 void cm_engine_drop_all_code(cm_engine* engine) { tb_flush(engine->cs); }
-
-void cm_engine_enter_thread(cm_engine* engine) {
-#ifdef COREMESH_HOST_SSE
-    cm_float_thread_enter(engine->env);
-#else
-    (void)engine;
-#endif
-}
-
-void cm_engine_sync_thread(cm_engine* engine) {
-#ifdef COREMESH_HOST_SSE
-    cm_float_sync(engine->env);
-#else
-    (void)engine;
-#endif
-}
 
 const struct cm_wrap_hit* cm_wrap_hits(size_t* count) {
     *count = (size_t)(__stop_cm_wrap_hits - __start_cm_wrap_hits);

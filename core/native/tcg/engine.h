@@ -44,26 +44,14 @@ enum cm_operation {
     CM_OPERATION_XOR,
 };
 
-// What a vCPU is for its engine. All are called on the vCPU's thread. `opaque` is the first argument of each.
+// What a vCPU is for its engine, whatever the architecture. All are called on the vCPU's thread. `opaque` is
+// the first argument of each.
 struct cm_vcpu_ops {
     // At a block head after a kick, and whenever control is in the main loop: drain the mailbox, and say
     // whether an interrupt waits.
     unsigned (*service)(void* opaque);
-    // True when a non-maskable interrupt waits; taking it clears it.
-    bool (*take_nmi)(void* opaque);
-    // Vector of the interrupt to deliver now, acknowledged, or -1. Called only if the guest can take one.
-    int (*take_interrupt)(void* opaque);
-    uint32_t (*port_read)(void* opaque, uint32_t port, unsigned size);
-    void (*port_write)(void* opaque, uint32_t port, unsigned size, uint32_t value);
     uint64_t (*mmio_read)(void* opaque, uint64_t gpa, unsigned size);
     void (*mmio_write)(void* opaque, uint64_t gpa, unsigned size, uint64_t value);
-    // 1: handled, 0: not an MSR of the platform (the engine's own list follows), -1: #GP(0).
-    int (*read_msr)(void* opaque, uint32_t msr, uint64_t* value);
-    int (*write_msr)(void* opaque, uint32_t msr, uint64_t value);
-    uint64_t (*read_cr8)(void* opaque);
-    void (*write_cr8)(void* opaque, uint64_t value);
-    uint64_t (*read_tsc)(void* opaque);
-    bool (*cpuid)(void* opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
     // Called before the bytes of RAM page `ram_page` (number of the 4 KiB page in the RAM file) are read for
     // translation. True when the page mixes code with hot data, so that its blocks must check themselves.
     bool (*begin_translation)(void* opaque, uint64_t ram_page);
@@ -118,29 +106,14 @@ struct cm_engine_counters {
 #undef CM_ENGINE_COUNTER
 };
 
-// A segment register as the descriptor cache holds it (SDM vol. 3A 3.4.3). `access` is the descriptor's
-// access byte (bits 0-7) with AVL, L, D/B, G in bits 8-11; `limit` is in bytes.
-struct cm_segment {
-    uint32_t selector;
-    uint32_t access;
-    uint64_t base;
-    uint32_t limit;
-};
-
-// The architectural state that a person or a loader sees.
-struct cm_registers {
-    uint64_t gpr[16];  // rax rcx rdx rbx rsp rbp rsi rdi r8..r15, the order of their encodings
-    uint64_t rip, rflags, cr0, cr2, cr3, cr4, efer;
-    struct cm_segment es, cs, ss, ds, fs, gs, ldtr, tr;
-    uint64_t gdt_base, idt_base;
-    uint32_t gdt_limit, idt_limit;
-};
-
 // Checks the layout of the linked library against the headers this was built with. NULL, or what differs.
 const char* cm_engine_selfcheck(void);
 
-cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const struct cm_ram_layout* ram,
-                          unsigned code_buffer_bytes, char* error, size_t error_size);
+// `core_ops`, with `core` as first argument, is what the guest's architecture asks for beside `ops`: its type
+// is in the engine.h of the target's folder.
+cm_engine* cm_engine_open(const struct cm_vcpu_ops* ops, void* opaque, const void* core_ops, void* core,
+                          const struct cm_ram_layout* ram, unsigned code_buffer_bytes, char* error,
+                          size_t error_size);
 void cm_engine_close(cm_engine*);
 
 // Runs guest code until one of cm_exit.
@@ -153,20 +126,15 @@ void cm_engine_kick(cm_engine*);
 const struct cm_engine_counters* cm_engine_counters_of(const cm_engine*);
 size_t cm_engine_code_bytes(const cm_engine*);
 
-void cm_engine_reset(cm_engine*);                 // power-on (SDM vol. 3A 10.1.1)
-void cm_engine_init(cm_engine*);                  // INIT: the same, but x87, MMX and SSE state stay
-void cm_engine_sipi(cm_engine*, uint8_t vector);  // start-up IPI: real mode at vector << 12
-void cm_engine_get_registers(cm_engine*, struct cm_registers*);
-void cm_engine_set_registers(cm_engine*, const struct cm_registers*);
-bool cm_engine_interrupts_enabled(const cm_engine*);  // RFLAGS.IF, outside an interrupt shadow
-bool cm_engine_nmi_blocked(const cm_engine*);
-
 // Drops the blocks translated from a page of RAM. On the engine's thread, outside translated code.
 void cm_engine_invalidate_page(cm_engine*, uint64_t ram_page);
 // Drops all translated code.
 void cm_engine_drop_all_code(cm_engine*);
 // Once, first thing on the thread that will run the engine.
 void cm_engine_enter_thread(cm_engine*);
+// In a signal handler on that thread that will be left by a jump: the kernel gave it floating-point controls
+// of its own, and the guest's come back.
+void cm_engine_interrupted(void* ucontext);
 // On that thread, before another one may look: what the thread's own registers hold of the guest (sticky
 // flags of MXCSR) joins the engine's state.
 void cm_engine_sync_thread(cm_engine*);

@@ -12,10 +12,14 @@
 #include "tcg/tcg.h"
 #include "uc_priv.h"
 
-#include "engine.h"
+#include "tcg/engine.h"
+#include CM_TARGET_HEADER  // target.h of the target's folder
 #include "wraps.h"
 
 #define CM_TARGETS 8192
+
+// A request bit that stays set, so that the main loop always asks our cpu_exec_interrupt.
+#define CM_PERMANENT_REQUEST CPU_INTERRUPT_HARD
 
 // A region of guest memory, and what the library knows it by.
 struct cm_mapped_region {
@@ -37,9 +41,11 @@ struct cm_target {
 struct cm_engine {
     uc_engine* uc;
     CPUState* cs;
-    CPUX86State* env;
+    CPUArchState* env;
     const struct cm_vcpu_ops* ops;
     void* opaque;
+    const struct cm_core_ops* core_ops;  // the target's (target.h)
+    void* core;
     uint8_t* guest_view;  // as of cm_ram_layout
     uint64_t ram_size;
     bool ram_shared;
@@ -99,16 +105,8 @@ static inline uint8_t* cm_ram_pointer(const struct cm_engine* engine, uint64_t g
 enum { CM_MO_WRITTEN = 1 << 8, CM_MO_PAIR = 1 << 9, CM_MO_CHECKED = 1 << 10 };
 
 // Raises what an access with such bits, or with an alignment, has to raise; returns if it may be made.
-void cm_check_access(CPUX86State* env, target_ulong address, TCGMemOpIdx oi, MMUAccessType kind,
+void cm_check_access(CPUArchState* env, target_ulong address, TCGMemOpIdx oi, MMUAccessType kind,
                      uintptr_t from);
-// Whether a misaligned access of user code is #AC now.
-static inline bool cm_checks_alignment(const CPUX86State* env) {
-    return (env->eflags & AC_MASK) && (env->cr[0] & CR0_AM_MASK) && (env->hflags & HF_CPL_MASK) == 3;
-}
-
-// RFLAGS bits that CPUX86State.eflags holds itself; arithmetic flags and DF live in other words of it.
-#define CM_SYSTEM_FLAGS ((int)~(CC_O | CC_S | CC_Z | CC_A | CC_P | CC_C | DF_MASK))
-
 void cm_memory_attach(struct cm_engine* engine);
 
 // Around a store that is not translated code's own, `from` being the return address into it (own_code.c).
@@ -125,14 +123,12 @@ int cm_instruction_at(const TranslationBlock* tb, uintptr_t host_pc, uint64_t* g
 // The page of RAM that code at `pc` is fetched from, or UINT64_MAX; raises the fault of a fetch
 // (translate.c).
 uint64_t cm_code_page(struct cm_engine* engine, target_ulong pc);
-void cm_exceptions_attach(struct cm_engine* engine);
-void cm_canonical_attach(struct cm_engine* engine);
 // Moves the ops emitted after `mark` in front of `place`, in order (op_list.c).
 void cm_move_ops_before(TCGContext* tcg, TCGOp* mark, TCGOp* place);
 
-// Names of the library carry the target's suffix; x86_64.h renames ours in the same way, so the pair that
-// --wrap expects is spelled out here once. CM_REAL(f) calls the engine's own f.
-#define CM_WRAP(symbol) __wrap_##symbol##_x86_64
-#define CM_REAL(symbol) __real_##symbol##_x86_64
+// Names of the library carry the target's suffix. The target's header of the library renames ours in the same
+// way, so the pair that --wrap expects is spelled out here once. CM_REAL(f) calls the engine's own f.
+#define CM_WRAP(symbol) CM_SUFFIXED(__wrap_##symbol)
+#define CM_REAL(symbol) CM_SUFFIXED(__real_##symbol)
 
 #endif

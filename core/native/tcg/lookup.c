@@ -12,14 +12,13 @@
 #include "internals.h"
 #include "exec/tb-hash.h"
 #include "exec/tb-lookup.h"
-#include "x86/platform.h"
 
 static inline struct cm_target* place_of(struct cm_engine* engine, target_ulong pc) {
     return &engine->targets[(pc ^ pc >> 13) & (CM_TARGETS - 1)];
 }
 
 // Changes with every change of a mapping.
-static inline uint32_t mapping_epoch(const struct cm_engine* engine, CPUX86State* env) {
+static inline uint32_t mapping_epoch(const struct cm_engine* engine, CPUArchState* env) {
     const CPUTLBCommon* tlb = &env_tlb(env)->c;
     return (uint32_t)(tlb->full_flush_count + tlb->part_flush_count) + engine->pages_flushed;
 }
@@ -30,7 +29,7 @@ static inline uint32_t code_epoch(const TCGContext* tcg) {
 }
 
 // What a hit compares, one number for both. Its parts only grow, so it is as before when all of them are.
-static inline uint32_t target_epoch(const struct cm_engine* engine, CPUX86State* env) {
+static inline uint32_t target_epoch(const struct cm_engine* engine, CPUArchState* env) {
     return mapping_epoch(engine, env) + code_epoch(env->uc->tcg_ctx);
 }
 
@@ -39,7 +38,7 @@ static inline uint32_t common_cflags(const CPUState* cs) {
     return (uint32_t)cs->cluster_index << CF_CLUSTER_SHIFT & CF_CLUSTER_MASK;
 }
 
-static bool is_mapped(const struct cm_engine* engine, CPUX86State* env, target_ulong pc, uint32_t ram_page) {
+static bool is_mapped(const struct cm_engine* engine, CPUArchState* env, target_ulong pc, uint32_t ram_page) {
     const CPUTLBEntry* entry = tlb_entry(env, cpu_mmu_index(env, true), pc);
     if (entry->addr_code != (pc & TARGET_PAGE_MASK)) return false;
     const uint64_t offset = pc + entry->addend - (uintptr_t)engine->guest_view;
@@ -48,14 +47,14 @@ static bool is_mapped(const struct cm_engine* engine, CPUX86State* env, target_u
 
 // Apart, so that a hit is a leaf function that saves no registers. Called as a jump: the return address is
 // the translated code's.
-static __attribute__((noinline, cold)) const void* missed(CPUX86State* env) {
+static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     const TCGContext* tcg = env->uc->tcg_ctx;
     CM_HIT(helper_lookup_tb_ptr);  // here: the first look-up of a target always misses
     target_ulong pc, cs_base;
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
-    if (unlikely(!cm_is_canonical(pc)) && (flags & HF_CS64_MASK)) cm_undo_branch(engine, GETPC());
+    cm_target_check_jump(engine, pc, flags, GETPC());
     if (engine->targets_code_epoch != code_epoch(tcg)) {
         memset(engine->targets, 0, sizeof engine->targets);
         engine->targets_code_epoch = code_epoch(tcg);
@@ -82,7 +81,7 @@ static __attribute__((noinline, cold)) const void* missed(CPUX86State* env) {
     return tb->tc.ptr;
 }
 
-const void* __wrap_helper_lookup_tb_ptr_x86_64(CPUX86State* env) {
+const void* CM_WRAP(helper_lookup_tb_ptr)(CPUArchState* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     if (unlikely(engine->attention)) return env->uc->tcg_ctx->code_gen_epilogue;
     target_ulong pc, cs_base;

@@ -11,7 +11,6 @@
 #include "internals.h"
 #include "exec/helper-gen.h"
 #include "tcg/tcg-op.h"
-#include "x86/platform.h"
 
 void CM_REAL(gen_intermediate_code)(CPUState* cs, TranslationBlock* tb, int max_insns);
 
@@ -109,32 +108,13 @@ static void chain_returns(TCGContext* tcg) {
     }
 }
 
-// LOCK NEG is a loop around a compare-and-exchange, the only backward branch inside a block. After it the
-// engine computes the flags from the old value where they belong to its negation.
-static void mend_lock_neg(TCGContext* tcg) {
-    TCGArg label = 0;
-    TCGOp* op;
-    QTAILQ_FOREACH(op, &tcg->ops, link) {
-        if (op->opc == INDEX_op_set_label) {
-            label = op->args[0];
-        } else if (op->opc == INDEX_op_brcond_i64 && label && op->args[3] == label) {
-            TCGOp* result = QTAILQ_NEXT(op, link);
-            if (result && result->opc == INDEX_op_mov_i64) result->opc = INDEX_op_neg_i64;
-        }
-    }
-}
-
 static void rewrite_head(struct cm_engine* engine, TranslationBlock* tb, const struct source_bytes* checked) {
     TCGContext* tcg = engine->uc->tcg_ctx;
-    const unsigned contents = cm_block_contents(engine);
-    if (contents & CM_CALLS) cm_store_condition_codes(tcg);
+    cm_target_mend_block(engine, tcg);
     TCGOp* check = find_head_check(tcg);
     TCGOp* last = QTAILQ_LAST(&tcg->ops);  // exit_tb(TB_EXIT_REQUESTED)
     if (!check || last->opc != INDEX_op_exit_tb) return;
 
-    if (contents & CM_LOCKS) mend_lock_neg(tcg);
-    if (contents & CM_CALLS) cm_narrow_operands(tcg);
-    if (contents & CM_LOADS_TABLES) cm_check_table_bases(tcg);
     if (!engine->cs->singlestep_enabled) chain_returns(tcg);
     TCGLabel* requested = gen_new_label(tcg);
     TCGLabel* stale = checked ? gen_new_label(tcg) : NULL;

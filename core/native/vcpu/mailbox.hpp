@@ -6,41 +6,14 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/requests.hpp"
+
 namespace coremesh {
 
-/// Requests, as bits. All are posted by any thread and taken by the vCPU's thread.
-enum Request : uint32_t {
-    kRequestPages = 1 << 0,  ///< code pages were written: the queue below has them
-    kRequestPark = 1 << 1,   ///< the gate is closed
-    kRequestNmi = 1 << 2,
-    kRequestInit = 1 << 3,
-    kRequestSipi = 1 << 4,
-    kRequestStop = 1 << 5,
-};
-
-/// Many producers, one consumer, no lock, no allocation: it is filled inside signal handlers.
-///
-/// `requests_` is the only word the consumer looks at when nothing is up. A producer stores its data first
-/// and sets its bit second (release); the consumer takes the bit first (acquire) and the data second. A
-/// producer that comes in between sets the bit again, so nothing stays behind.
-class Mailbox {
+/// The requests to a vCPU, and the pages whose code was written. Many producers, one consumer, no lock, no
+/// allocation: it is filled inside signal handlers.
+class Mailbox : public Requests {
   public:
-    void post(uint32_t request) noexcept { requests_.fetch_or(request, std::memory_order_seq_cst); }
-
-    /// An INIT undoes a SIPI that was sent before it and has not been taken: the processor would have started
-    /// and been reset at once. One that is sent after it stays.
-    void post_init() noexcept {
-        uint32_t now = requests_.load(std::memory_order_seq_cst);
-        while (!requests_.compare_exchange_weak(now, (now & ~uint32_t{kRequestSipi}) | kRequestInit,
-                                                std::memory_order_seq_cst)) {
-        }
-    }
-
-    void post_sipi(uint8_t vector) noexcept {
-        sipi_vector_.store(vector, std::memory_order_relaxed);
-        post(kRequestSipi);
-    }
-
     void post_page(uint64_t entry) noexcept {
         uint64_t ticket = tail_.load(std::memory_order_relaxed);
         for (;;) {
@@ -63,31 +36,6 @@ class Mailbox {
         post(kRequestPages);
     }
 
-    uint32_t pending() const noexcept { return requests_.load(std::memory_order_seq_cst); }
-    /// The cheap look of the fast path; the kick's order makes a miss harmless.
-    uint32_t peek() const noexcept { return requests_.load(std::memory_order_acquire); }
-    /// Takes the given requests; returns which of them were there.
-    uint32_t take(uint32_t requests) noexcept {
-        return requests_.fetch_and(~requests, std::memory_order_seq_cst) & requests;
-    }
-
-    /// Takes a SIPI, but not before the INIT that it came with: between a look at INIT and one at SIPI both
-    /// may be posted, and a processor started by the second would be reset by the first and wait for ever.
-    bool take_sipi_unless_init() noexcept {
-        uint32_t now = requests_.load(std::memory_order_seq_cst);
-        while ((now & kRequestSipi) && !(now & kRequestInit)) {
-            if (requests_.compare_exchange_weak(now, now & ~uint32_t{kRequestSipi},
-                                                std::memory_order_seq_cst)) {
-                return true;
-            }
-        }
-        return false;
-    }
-
-    /// Drops a SIPI that finds the vCPU running; one that follows an INIT stays.
-    void drop_sipi_unless_init() noexcept { take_sipi_unless_init(); }
-
-    uint8_t sipi_vector() const noexcept { return sipi_vector_.load(std::memory_order_relaxed); }
     bool take_overflow() noexcept { return overflow_.exchange(false, std::memory_order_acq_rel); }
 
     /// Consumer only.
@@ -117,8 +65,6 @@ class Mailbox {
         uint64_t entry;
     };
 
-    alignas(64) std::atomic<uint32_t> requests_{0};
-    std::atomic<uint8_t> sipi_vector_{0};
     std::atomic<bool> overflow_{false};
     alignas(64) std::atomic<uint64_t> tail_{0};
     alignas(64) uint64_t head_ = 0;

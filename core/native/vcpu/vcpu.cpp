@@ -6,15 +6,16 @@
 
 #include <cstdio>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
+#include "base/clock.hpp"
 #include "base/futex.hpp"
 
 namespace coremesh {
 
 namespace {
 
-constexpr uint32_t kMsrTsc = 0x10, kMsrTscAdjust = 0x3B, kMsrApicBase = 0x1B, kMsrArchCapabilities = 0x10A,
-                   kMsrTscDeadline = 0x6E0, kMsrX2apicFirst = 0x800, kMsrX2apicLast = 0x8FF;
 constexpr unsigned kPausesPerYield = 16;
 constexpr int64_t kPollNs = 30'000;
 
@@ -26,36 +27,13 @@ const cm_vcpu_ops Vcpu::kOps = {
     .service = [](void* o) -> unsigned {
         Vcpu& v = self(o);
         const uint32_t requests = v.mailbox_.peek();
-        unsigned flags = requests & ~kRequestNmi ? v.serve() : 0;
-        if ((requests & kRequestNmi) || v.lapic_.highest_pending() >= 0 || v.lapic_.extint_pending()) {
-            flags |= CM_SERVICE_PENDING;
-        }
+        unsigned flags = requests & ~v.core_->lasting_requests() ? v.serve() : 0;
+        if (v.core_->pending()) flags |= CM_SERVICE_PENDING;
         return flags;
     },
-    .take_nmi = [](void* o) -> bool {
-        Vcpu& v = self(o);
-        return (v.mailbox_.peek() & kRequestNmi) && v.mailbox_.take(kRequestNmi);
-    },
-    .take_interrupt = [](void* o) { return self(o).take_interrupt(); },
-    .port_read = [](void* o, uint32_t port, unsigned size) -> uint32_t {
-        self(o).counters_.exits_io.fetch_add(1, std::memory_order_relaxed);
-        return self(o).around_.bus.port_read(port, size);
-    },
-    .port_write =
-        [](void* o, uint32_t port, unsigned size, uint32_t value) {
-            self(o).counters_.exits_io.fetch_add(1, std::memory_order_relaxed);
-            self(o).around_.bus.port_write(port, size, value);
-        },
     .mmio_read = [](void* o, uint64_t gpa, unsigned size) { return self(o).mmio_read(gpa, size); },
     .mmio_write = [](void* o, uint64_t gpa, unsigned size,
                      uint64_t value) { self(o).mmio_write(gpa, size, value); },
-    .read_msr = [](void* o, uint32_t msr, uint64_t* value) { return self(o).read_msr(msr, *value); },
-    .write_msr = [](void* o, uint32_t msr, uint64_t value) { return self(o).write_msr(msr, value); },
-    .read_cr8 = [](void* o) { return self(o).lapic_.read_cr8(); },
-    .write_cr8 = [](void* o, uint64_t value) { self(o).lapic_.write_cr8(value); },
-    .read_tsc = [](void* o) { return self(o).tsc(); },
-    .cpuid = [](void* o, uint32_t leaf, uint32_t subleaf,
-                uint32_t out[4]) { return self(o).cpuid(leaf, subleaf, out); },
     .begin_translation = [](void* o, uint64_t page) -> bool {
         return !self(o).around_.ram.page_table()->begin_translation(self(o).index_, page);
     },
@@ -82,17 +60,11 @@ const cm_vcpu_ops Vcpu::kOps = {
         },
 };
 
-Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, uint32_t apic_id, bool bootstrap, CpuDescription cpu)
+Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, const MakeCore& make_core)
     : around_(around),
       index_(index),
-      bootstrap_(bootstrap),
-      cpu_(std::move(cpu)),
-      lapic_({.apic_id = apic_id, .bootstrap = bootstrap, .timer_hz = around.timer_hz}, *this, around.fabric,
-             around.timers),
-      state_(bootstrap ? State::kRunning : State::kWaitForSipi) {
-    for (const CpuidLeaf& leaf : cpu_.cpuid) {
-        leaves_.emplace(uint64_t{leaf.leaf} << 32 | leaf.subleaf, &leaf);
-    }
+      core_(make_core(*this)),
+      state_(core_->runs_at_start() ? State::kRunning : State::kOff) {
     std::vector<cm_ram_region> regions;
     for (const RamRegion& region : around.ram.layout().regions()) {
         regions.push_back({region.gpa, region.bytes, region.offset, region.rom});
@@ -100,11 +72,11 @@ Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, uint32_t apic_id, bool boots
     const cm_ram_layout layout{around.ram.guest_base(), around.ram.size(), regions.data(),
                                static_cast<unsigned>(regions.size()), around.shares_ram()};
     char error[256] = "";
-    engine_ = cm_engine_open(&kOps, this, &layout, around.code_buffer_bytes, error, sizeof error);
+    const auto [core_ops, core] = core_->engine_ops();
+    engine_ =
+        cm_engine_open(&kOps, this, core_ops, core, &layout, around.code_buffer_bytes, error, sizeof error);
     if (!engine_) throw std::runtime_error(std::string("vCPU ") + std::to_string(index) + ": " + error);
-    lapic_.reset(false);
-    // What firmware would have done: the other cores are found as INIT leaves them.
-    if (bootstrap) lapic_.enter_virtual_wire();
+    core_->attach(engine_);
 }
 
 Vcpu::~Vcpu() {
@@ -126,8 +98,8 @@ void Vcpu::wake() noexcept {
 
 const char* Vcpu::state_name() const noexcept {
     switch (state()) {
-        case State::kWaitForSipi:
-            return "wait-for-sipi";
+        case State::kOff:
+            return core_->off_name();
         case State::kRunning:
             return "running";
         case State::kHalted:
@@ -138,38 +110,17 @@ const char* Vcpu::state_name() const noexcept {
 }
 
 VcpuGlance Vcpu::glance() noexcept {
-    const uint32_t requests = mailbox_.pending();
     return {.vcpu = index_,
             .state = state_name(),
             .inside = inside(),
             .waits_for = waits_for_.load(std::memory_order_relaxed),
-            .requested = lapic_.highest_requested(),
-            .extint = lapic_.extint_pending(),
-            .request = requests & kRequestInit   ? "init"
-                       : requests & kRequestSipi ? "sipi"
-                       : requests & kRequestNmi  ? "nmi"
-                                                 : ""};
+            .core = core_->glance()};
 }
 
 void Vcpu::kick() noexcept {
     counters_.kicks.fetch_add(1, std::memory_order_relaxed);
     cm_engine_kick(engine_);
     wake();
-}
-
-void Vcpu::post_nmi() noexcept {
-    mailbox_.post(kRequestNmi);
-    kick();
-}
-
-void Vcpu::post_init() noexcept {
-    mailbox_.post_init();
-    kick();
-}
-
-void Vcpu::post_sipi(uint8_t vector) noexcept {
-    mailbox_.post_sipi(vector);
-    kick();
 }
 
 void Vcpu::post_stop() noexcept {
@@ -243,15 +194,16 @@ std::optional<VcpuFailure> Vcpu::settle(cm_exit reason) noexcept {
             become(State::kStopped);
             return VcpuFailure{VcpuFailure::Kind::kInternalError, index_, cm_engine_abort_text(engine_)};
         case CM_EXIT_LEFT:
-            if (!mailbox_.take(kRequestInit)) break;
-            if (bootstrap_) {
-                // INIT of the bootstrap processor restarts the machine, and there is no firmware to go to.
-                become(State::kStopped);
-                return VcpuFailure{VcpuFailure::Kind::kReset, index_, ""};
+            switch (core_->left()) {
+                case GuestCore::Left::kGoesOn:
+                    break;
+                case GuestCore::Left::kOff:
+                    become(State::kOff);
+                    break;
+                case GuestCore::Left::kReset:
+                    become(State::kStopped);
+                    return VcpuFailure{VcpuFailure::Kind::kReset, index_, ""};
             }
-            cm_engine_init(engine_);
-            lapic_.reset(true);
-            become(State::kWaitForSipi);
             break;
     }
     return std::nullopt;
@@ -291,17 +243,8 @@ void Vcpu::sleep_until_work() noexcept {
 bool Vcpu::has_work() noexcept {
     const uint32_t requests = mailbox_.pending();
     if (requests & (kRequestStop | kRequestPages)) return true;
-    switch (state()) {
-        case State::kWaitForSipi:
-            return requests & (kRequestInit | kRequestSipi);
-        case State::kHalted:
-            return (requests & (kRequestInit | kRequestSipi)) ||
-                   ((requests & kRequestNmi) && !cm_engine_nmi_blocked(engine_)) ||
-                   (cm_engine_interrupts_enabled(engine_) &&
-                    (lapic_.highest_pending() >= 0 || lapic_.extint_pending()));
-        default:
-            return false;  // stopped by a failure: only a stop request ends it
-    }
+    // Stopped by a failure: only a stop request ends it.
+    return state() != State::kStopped && core_->wakes(state());
 }
 
 // Serves on the spot what does not end the sleep. Behind the gate, like guest code.
@@ -310,30 +253,7 @@ void Vcpu::wake_up() noexcept {
     around_.gate.enter(inside_);
     const uint32_t requests = mailbox_.pending();
     if (requests & kRequestPages) drain_pages();
-    switch (state()) {
-        case State::kWaitForSipi:
-            if (mailbox_.take(kRequestInit)) {
-                lapic_.reset(true);
-                mailbox_.take(kRequestNmi);
-            }
-            // An INIT that comes now wakes this thread again.
-            if (mailbox_.take_sipi_unless_init()) {
-                cm_engine_sipi(engine_, mailbox_.sipi_vector());
-                become(State::kRunning);
-            }
-            break;
-        case State::kHalted:
-            // Not waiting for one: dropped (SDM vol. 3A 11.4.4.1), unless it follows an INIT.
-            mailbox_.drop_sipi_unless_init();
-            if ((requests & kRequestInit) || ((requests & kRequestNmi) && !cm_engine_nmi_blocked(engine_)) ||
-                (cm_engine_interrupts_enabled(engine_) &&
-                 (lapic_.highest_pending() >= 0 || lapic_.extint_pending()))) {
-                become(State::kRunning);
-            }
-            break;
-        default:
-            break;
-    }
+    if (state() != State::kStopped && core_->wake(state())) become(State::kRunning);
     around_.gate.leave(inside_);
 }
 
@@ -349,8 +269,7 @@ uint32_t Vcpu::serve() noexcept {
         around_.gate.enter(inside_);
         if ((mailbox_.pending() & kRequestPages) && drain_pages()) flags |= CM_SERVICE_DROP_LAST;
     }
-    mailbox_.drop_sipi_unless_init();
-    if (mailbox_.pending() & (kRequestStop | kRequestInit)) flags |= CM_SERVICE_LEAVE;
+    if (core_->serve() || (mailbox_.pending() & kRequestStop)) flags |= CM_SERVICE_LEAVE;
     return flags;
 }
 
@@ -373,96 +292,15 @@ bool Vcpu::drain_pages() noexcept {
 // ---- what the engine asks
 // --------------------------------------------------------------------------------------
 
-int Vcpu::take_interrupt() noexcept {
-    const int vector = lapic_.acknowledge();
-    if (vector >= 0 || !lapic_.extint_pending()) return vector;
-    lapic_.extint_acknowledged();
-    DeviceBackend* node = around_.bus.node();
-    return node ? node->acknowledge() : -1;
-}
-
 uint64_t Vcpu::mmio_read(uint64_t gpa, unsigned size) noexcept {
     counters_.exits_mmio.fetch_add(1, std::memory_order_relaxed);
-    if ((gpa & ~uint64_t{0xFFF}) == lapic_.mmio_base() && lapic_.xapic_mode()) {
-        // Narrow reads see their part of the register (SDM vol. 3A 11.4.1 allows them no meaning).
-        const uint32_t value = lapic_.read(static_cast<uint32_t>(gpa & 0xFFC));
-        return (uint64_t{value} >> (8 * (gpa & 3))) & all_ones(size);
-    }
-    return around_.bus.mmio_read(gpa, size);
+    uint64_t value;
+    return core_->read_own(gpa, size, value) ? value : around_.bus.mmio_read(gpa, size);
 }
 
 void Vcpu::mmio_write(uint64_t gpa, unsigned size, uint64_t value) noexcept {
     counters_.exits_mmio.fetch_add(1, std::memory_order_relaxed);
-    if ((gpa & ~uint64_t{0xFFF}) == lapic_.mmio_base() && lapic_.xapic_mode()) {
-        lapic_.write(static_cast<uint32_t>(gpa & 0xFFF), static_cast<uint32_t>(value));
-        return;
-    }
-    around_.bus.mmio_write(gpa, size, value);
-}
-
-void Vcpu::set_tsc_adjust(uint64_t adjust) noexcept {
-    tsc_offset_ += adjust - tsc_adjust_;
-    tsc_adjust_ = adjust;
-    lapic_.set_tsc_offset(tsc_offset_);
-}
-
-int Vcpu::read_msr(uint32_t index, uint64_t& value) noexcept {
-    if (index == kMsrTsc) {
-        value = tsc();
-        return 1;
-    }
-    if (index == kMsrTscAdjust) {
-        value = tsc_adjust_;
-        return 1;
-    }
-    if (index == kMsrApicBase || index == kMsrTscDeadline ||
-        (index >= kMsrX2apicFirst && index <= kMsrX2apicLast)) {
-        return lapic_.read_msr(index, value) ? 1 : -1;
-    }
-    const auto kept = cpu_.msrs.find(index);
-    if (kept == cpu_.msrs.end()) return 0;
-    value = kept->second;
-    return 1;
-}
-
-int Vcpu::write_msr(uint32_t index, uint64_t value) noexcept {
-    if (index == kMsrTsc) {
-        // A write to the counter moves TSC_ADJUST by the same amount (SDM vol. 3B 18.17.3).
-        set_tsc_adjust(tsc_adjust_ + (value - tsc()));
-        return 1;
-    }
-    if (index == kMsrTscAdjust) {
-        set_tsc_adjust(value);
-        return 1;
-    }
-    if (index == kMsrApicBase || index == kMsrTscDeadline ||
-        (index >= kMsrX2apicFirst && index <= kMsrX2apicLast)) {
-        return lapic_.write_msr(index, value) ? 1 : -1;
-    }
-    if (index == kMsrArchCapabilities) return -1;  // read-only
-    const auto kept = cpu_.msrs.find(index);
-    if (kept == cpu_.msrs.end()) return 0;
-    kept->second = value;
-    return 1;
-}
-
-bool Vcpu::cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) const noexcept {
-    if (cpu_.cpuid.empty()) return false;
-    const bool beyond = (leaf > cpu_.highest_basic && leaf < 0x4000'0000) ||
-                        (leaf > cpu_.highest_hypervisor && leaf < 0x8000'0000) ||
-                        leaf > cpu_.highest_extended;
-    if (beyond) leaf = cpu_.highest_basic;
-    bool indexed = false;
-    for (uint32_t candidate : cpu_.indexed_leaves) indexed |= candidate == leaf;
-    const auto found = leaves_.find(uint64_t{leaf} << 32 | (indexed ? subleaf : 0));
-    out[0] = out[1] = out[2] = out[3] = 0;
-    if (found != leaves_.end()) {
-        for (int i = 0; i < 4; ++i) out[i] = found->second->out[i];
-    } else if (leaf == 0xB) {
-        out[2] = subleaf & 0xFF;
-        out[3] = lapic_.apic_id();
-    }
-    return true;
+    if (!core_->write_own(gpa, size, value)) around_.bus.mmio_write(gpa, size, value);
 }
 
 void Vcpu::pause() noexcept {

@@ -1,66 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One virtual CPU: an engine, a thread, a mailbox and a local APIC.
+// One virtual CPU: an engine, a thread, a mailbox, and the core of the guest's architecture (guest/core.hpp).
 //
-//      power-on (BSP) ──────────────► Running ◄──────┐ interrupt, NMI
-//      power-on (AP) ► WaitForSipi ──►  │  └─► Halted ┘
-//                          ▲   SIPI     │ INIT
-//                          └────────────┘              any state ──stop──► Stopped
+//      runs at the start ──► running ◄─────────┐ what the core calls an interrupt
+//      others ► off ───────►    │  └─► halted ─┘
+//                ▲   started    │ stopped by another
+//                └──────────────┘                    any state ──stop──► stopped
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
-#include <unordered_map>
-#include <vector>
 
-#include "base/clock.hpp"
 #include "bus/bus.hpp"
+#include "guest/core.hpp"
 #include "ram/guest_ram.hpp"
 #include "tcg/engine.h"
 #include "vcpu/counters.hpp"
 #include "vcpu/gate.hpp"
 #include "vcpu/mailbox.hpp"
-#include "guest/x86/fabric.hpp"
-#include "guest/x86/lapic.hpp"
 
 namespace coremesh {
-
-struct CpuidLeaf {
-    uint32_t leaf, subleaf;
-    uint32_t out[4];
-};
-
-/// The processor's description, computed by the machine (core/x86/processors.py).
-struct CpuDescription {
-    std::vector<CpuidLeaf> cpuid;
-    /// Leaves whose answer depends on ECX.
-    std::vector<uint32_t> indexed_leaves;
-    uint32_t highest_basic = 0, highest_hypervisor = 0, highest_extended = 0;
-    /// MSRs kept by value, as they are after reset.
-    std::unordered_map<uint32_t, uint64_t> msrs;
-};
-
-/// What a vCPU is between two instructions; the machine's clock is not part of it.
-struct VcpuState {
-    /// Beside registers and local APIC.
-    struct Events {
-        uint64_t activity_state;  ///< SDM vol. 3C 25.4.2: 0 active, 1 HLT, 3 wait-for-SIPI
-        uint64_t nmi_pending, init_pending, sipi_pending, sipi_vector;
-        uint64_t tsc_adjust;  ///< IA32_TSC_ADJUST: the vCPU's TSC less the machine's
-
-        /// The words above by name; null behind the last.
-        static const cm_state_entry* entry(size_t index) noexcept;
-    };
-
-    std::vector<uint64_t> registers;  ///< cm_engine_state_entry
-    x86::LapicState lapic{};
-    Events events{};
-    std::map<uint32_t, uint64_t> msrs;  ///< those of CpuDescription
-};
 
 class Vcpu;
 
@@ -75,24 +37,15 @@ struct VcpuFailure {
 struct VcpuEnvironment {
     GuestRam& ram;
     Bus& bus;
-    const Clock& clock;
-    TimerQueue& timers;
-    x86::Fabric& fabric;
     Gate& gate;
-    bool oversubscribed;  ///< more vCPUs than host cores: PAUSE gives the core away now and then
-    uint32_t timer_hz;
+    bool oversubscribed;         ///< more vCPUs than host cores: PAUSE gives the core away now and then
     uint32_t code_buffer_bytes;  ///< of translations, for each vCPU; when it is full, all are dropped
 
-    VcpuEnvironment(GuestRam& ram_, Bus& bus_, const Clock& clock_, TimerQueue& timers_, x86::Fabric& fabric_,
-                    Gate& gate_, bool oversubscribed_, uint32_t timer_hz_, uint32_t code_buffer_bytes_)
+    VcpuEnvironment(GuestRam& ram_, Bus& bus_, Gate& gate_, bool oversubscribed_, uint32_t code_buffer_bytes_)
         : ram(ram_),
           bus(bus_),
-          clock(clock_),
-          timers(timers_),
-          fabric(fabric_),
           gate(gate_),
           oversubscribed(oversubscribed_),
-          timer_hz(timer_hz_),
           code_buffer_bytes(code_buffer_bytes_) {}
 
     /// Around an exclusive section of `vcpu`, on its thread (gate.hpp).
@@ -118,27 +71,22 @@ struct VcpuEnvironment {
 /// A vCPU as another thread sees it.
 struct VcpuGlance {
     unsigned vcpu;
-    const char* state;    ///< "running", "halted", "wait-for-sipi", "stopped"
-    bool inside;          ///< inside guest code
-    uint64_t waits_for;   ///< page of RAM that its thread waits for; ~0: none
-    int requested;        ///< the highest vector in IRR; -1: none
-    bool extint;          ///< the 8259A wants an acknowledge cycle
-    const char* request;  ///< what waits in the mailbox: "nmi", "init", "sipi"; "": none of these
+    const char* state;   ///< "running", "halted", "stopped", or what the core calls off
+    bool inside;         ///< inside guest code
+    uint64_t waits_for;  ///< page of RAM that its thread waits for; ~0: none
+    CoreGlance core;
 };
 
-class Vcpu final : public x86::VcpuPort {
+class Vcpu final : private CoreVcpu {
   public:
-    enum class State : uint8_t { kWaitForSipi, kRunning, kHalted, kStopped };
+    using State = Activity;
 
     /// Opens the engine. All vCPUs of a process are made by one thread, one after the other.
-    Vcpu(VcpuEnvironment& around, unsigned index, uint32_t apic_id, bool bootstrap, CpuDescription cpu);
+    Vcpu(VcpuEnvironment& around, unsigned index, const MakeCore& make_core);
     ~Vcpu();
 
     // ---- any thread
     void kick() noexcept override;
-    void post_nmi() noexcept override;
-    void post_init() noexcept override;
-    void post_sipi(uint8_t vector) noexcept override;
     void post_stop() noexcept;
     /// Translated code on this page is out of date; async-signal-safe.
     void post_code_written(uint64_t ram_page) noexcept;
@@ -157,16 +105,11 @@ class Vcpu final : public x86::VcpuPort {
     const cm_engine_counters& engine_counters() const noexcept { return *cm_engine_counters_of(engine_); }
     size_t code_bytes() const noexcept { return cm_engine_code_bytes(engine_); }
     unsigned index() const noexcept { return index_; }
-    x86::Lapic& lapic() noexcept { return lapic_; }
+    GuestCore& core() noexcept { return *core_; }
 
     // ---- while the vCPU is not inside guest code (before start, paused, stopped)
-    void registers(cm_registers& out) const { cm_engine_get_registers(engine_, &out); }
-    void set_registers(const cm_registers& in) { cm_engine_set_registers(engine_, &in); }
-
-    VcpuState save() noexcept;
-    /// Before start, of a vCPU just made. The machine's clock is set already: the local APIC's timer is
-    /// armed. Throws std::invalid_argument that names the word which does not fit.
-    void load(const VcpuState& state);
+    /// Before start: what the vCPU does then, when it is not what it does at a machine's start.
+    void begin_as(State state) noexcept { become(state); }
 
     void start();
     void join();
@@ -190,24 +133,17 @@ class Vcpu final : public x86::VcpuPort {
     // cm_vcpu_ops, on the vCPU's thread
     static const cm_vcpu_ops kOps;
     static Vcpu& self(void* opaque) { return *static_cast<Vcpu*>(opaque); }
-    int take_interrupt() noexcept;
+    Requests& requests() noexcept override { return mailbox_; }
+    std::atomic<uint64_t>& port_accesses() noexcept override { return counters_.exits_io; }
     uint64_t mmio_read(uint64_t gpa, unsigned size) noexcept;
     void mmio_write(uint64_t gpa, unsigned size, uint64_t value) noexcept;
-    int read_msr(uint32_t index, uint64_t& value) noexcept;
-    int write_msr(uint32_t index, uint64_t value) noexcept;
-    bool cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) const noexcept;
-    void set_tsc_adjust(uint64_t adjust) noexcept;
-    uint64_t tsc() const noexcept { return around_.clock.tsc() + tsc_offset_; }
     void pause() noexcept;
 
     VcpuEnvironment& around_;
     const unsigned index_;
-    const bool bootstrap_;
-    CpuDescription cpu_;
-    std::unordered_map<uint64_t, const CpuidLeaf*> leaves_;
 
     Mailbox mailbox_;
-    x86::Lapic lapic_;
+    const std::unique_ptr<GuestCore> core_;
     cm_engine* engine_ = nullptr;
 
     /// Shared: 1 while the thread sleeps, or is about to. Futex word.
@@ -218,7 +154,6 @@ class Vcpu final : public x86::VcpuPort {
     VcpuAtomics counters_;
 
     // The thread's own.
-    uint64_t tsc_offset_ = 0, tsc_adjust_ = 0;
     unsigned pauses_ = 0;
     std::thread thread_;
 };

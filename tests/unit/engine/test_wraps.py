@@ -38,7 +38,9 @@ def listed() -> set[str]:
     if platform.machine() not in ("x86_64", "AMD64"):
         lists = [file for file in lists if file.name != "float.wraps"]
     symbols = {line.strip() for file in lists for line in file.read_text().splitlines() if line.strip()}
-    return {symbol.removesuffix("_x86_64") for symbol in symbols if not symbol.startswith("#")}
+    return {
+        symbol.removesuffix("_x86_64").removesuffix("@") for symbol in symbols if not symbol.startswith("#")
+    }
 
 
 def run_vectors() -> None:

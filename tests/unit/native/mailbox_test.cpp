@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "guest/x86/signals.hpp"
 
 using namespace coremesh;
 using std::chrono::milliseconds;
@@ -196,6 +197,7 @@ struct Starts {
 /// vcpu.cpp (sleeps left out).
 Starts reset_and_start(Pair taking, milliseconds budget, milliseconds patience) {
     Mailbox mailbox;
+    x86::Signals signals(mailbox);
     // How often the core was started, and by which vector: start << 8 | vector.
     std::atomic<uint64_t> started{0};
     std::atomic<bool> stop{false};
@@ -204,19 +206,19 @@ Starts reset_and_start(Pair taking, milliseconds budget, milliseconds patience) 
         bool waiting = true;
         while (!stop) {
             if (waiting) {
-                mailbox.take(kRequestInit);
+                mailbox.take(x86::Signals::kInit);
                 // The window of the mistake, held open so that it is found at once.
                 if (taking == Pair::kApart)
                     std::this_thread::sleep_for(std::chrono::microseconds(random() % 50));
-                if (taking == Pair::kTogether ? mailbox.take_sipi_unless_init()
-                                              : mailbox.take(kRequestSipi) != 0) {
-                    started = ((started >> 8) + 1) << 8 | mailbox.sipi_vector();
+                if (taking == Pair::kTogether ? signals.take_sipi_unless_init()
+                                              : mailbox.take(x86::Signals::kSipi) != 0) {
+                    started = ((started >> 8) + 1) << 8 | signals.sipi_vector();
                     waiting = false;
                 }
             } else {
-                mailbox.drop_sipi_unless_init();
+                signals.drop_sipi_unless_init();
                 dawdle(random);
-                waiting = mailbox.take(kRequestInit) != 0;
+                waiting = mailbox.take(x86::Signals::kInit) != 0;
             }
         }
     });
@@ -226,11 +228,11 @@ Starts reset_and_start(Pair taking, milliseconds budget, milliseconds patience) 
     while (!result.lost && !result.stray && steady_clock::now() < end) {
         const auto vector = static_cast<uint8_t>(1 + random() % 255);
         // A core that waits takes a SIPI rightly; one that runs must let the INIT undo it.
-        if (result.pairs && random() % 2) mailbox.post_sipi(0);
-        mailbox.post_init();
+        if (result.pairs && random() % 2) signals.post_sipi(0);
+        signals.post_init();
         dawdle(random);
-        if (random() % 2) mailbox.post_init();  // also before the first was taken
-        mailbox.post_sipi(vector);
+        if (random() % 2) signals.post_init();  // also before the first was taken
+        signals.post_sipi(vector);
         const uint64_t expected = ++result.pairs << 8 | vector;
         if (!becomes(started, expected, patience)) {
             result.stray = started >> 8 > result.pairs || (started & 0xFF) == 0;
@@ -260,16 +262,17 @@ STORY(
 
 STORY("given a SIPI that nobody took, when an INIT comes after it, then only a SIPI after that counts") {
     Mailbox mailbox;
-    mailbox.post_sipi(0x10);
-    mailbox.post_init();
-    CHECK_EQ(mailbox.pending(), uint32_t{kRequestInit});
-    mailbox.post_sipi(0x20);
-    mailbox.drop_sipi_unless_init();
-    CHECK_EQ(mailbox.pending(), uint32_t{kRequestInit | kRequestSipi});
-    CHECK(!mailbox.take_sipi_unless_init());
-    CHECK(mailbox.take(kRequestInit));
-    CHECK(mailbox.take_sipi_unless_init());
-    CHECK_EQ(mailbox.sipi_vector(), 0x20);
+    x86::Signals signals(mailbox);
+    signals.post_sipi(0x10);
+    signals.post_init();
+    CHECK_EQ(mailbox.pending(), uint32_t{x86::Signals::kInit});
+    signals.post_sipi(0x20);
+    signals.drop_sipi_unless_init();
+    CHECK_EQ(mailbox.pending(), uint32_t{x86::Signals::kInit | x86::Signals::kSipi});
+    CHECK(!signals.take_sipi_unless_init());
+    CHECK(mailbox.take(x86::Signals::kInit));
+    CHECK(signals.take_sipi_unless_init());
+    CHECK_EQ(signals.sipi_vector(), 0x20);
     CHECK_EQ(mailbox.pending(), 0u);
 }
 

@@ -5,6 +5,8 @@
 // cpu_exec_interrupt below take both to the guest's IDT, and mend what the engine gets wrong on the way (U20,
 // U27).
 #include "../internals.h"
+#include "platform.h"
+#include "tcg/x86/engine.h"
 #include "unicorn/unicorn.h"
 #include "segments.h"
 #include "watchpoints.h"
@@ -76,14 +78,14 @@ static bool exec_interrupt(CPUState* cs, int request) {
     if (!engine->attention) return (flags & CM_SERVICE_DROP_LAST) != 0;
     if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) {
         // Blocked until IRET from the first one (SDM vol. 3A 6.7.1).
-        if (!(env->hflags2 & HF2_NMI_MASK) && engine->ops->take_nmi(engine->opaque)) {
+        if (!(env->hflags2 & HF2_NMI_MASK) && engine->core_ops->take_nmi(engine->core)) {
             env->hflags2 |= HF2_NMI_MASK;
             engine->counters.interrupts++;
             cm_deliver(env, CM_EVENT_EXTERNAL, EXCP02_NMI, 0, env->eip);
             return true;
         }
         if (env->eflags & IF_MASK) {
-            int vector = engine->ops->take_interrupt(engine->opaque);
+            int vector = engine->core_ops->take_interrupt(engine->core);
             if (vector >= 0) {
                 engine->counters.interrupts++;
                 cm_deliver(env, CM_EVENT_EXTERNAL, (unsigned)vector, 0, env->eip);

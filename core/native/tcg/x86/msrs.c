@@ -4,6 +4,7 @@
 // One table has them all. What is not in it is #GP(0), for RDMSR and WRMSR. It has what CPUID announces, and
 // what every processor of family 6 has whether CPUID says so or not, since systems use that without asking.
 // Values are kept by the vCPU (local APIC, time-stamp counter, the processor's description) or by the engine.
+#include "tcg/x86/engine.h"
 #include "segments.h"
 
 enum access { READ = 1, WRITE = 2, BOTH = READ | WRITE };
@@ -132,7 +133,7 @@ void CM_WRAP(helper_rdmsr)(CPUX86State* env) {
     CM_HIT(helper_rdmsr);
     if (!exists(env, msr, index, READ)) refuse(env, GETPC());
     if (msr->keeper == KEPT) {
-        const int answer = engine->ops->read_msr(engine->opaque, index, &value);
+        const int answer = engine->core_ops->read_msr(engine->core, index, &value);
         if (answer < 0) refuse(env, GETPC());
         if (answer == 0) {
             CM_REAL(helper_rdmsr)(env);
@@ -151,7 +152,7 @@ void CM_WRAP(helper_wrmsr)(CPUX86State* env) {
     CM_HIT(helper_wrmsr);
     if (!exists(env, msr, index, WRITE) || !allows(env, msr, index, value)) refuse(env, GETPC());
     if (msr->keeper == READS_ZERO) return;
-    const int answer = engine->ops->write_msr(engine->opaque, index, value);
+    const int answer = engine->core_ops->write_msr(engine->core, index, value);
     if (answer < 0) refuse(env, GETPC());
     if (answer == 0) CM_REAL(helper_wrmsr)(env);
 }

@@ -11,13 +11,15 @@ struct CPUX86State;
 struct TCGContext;
 struct uc_struct;
 
+// RFLAGS bits that CPUX86State.eflags holds itself; arithmetic flags and DF live in other words of it.
+#define CM_SYSTEM_FLAGS ((int)~(CC_O | CC_S | CC_Z | CC_A | CC_P | CC_C | DF_MASK))
+
+void cm_exceptions_attach(struct cm_engine* engine);
+void cm_canonical_attach(struct cm_engine* engine);
 // Puts our instructions before the engine's (translator.h). False: no memory.
 bool cm_translator_attach(struct cm_engine* engine);
 // Puts our answer to misaligned accesses in place of the engine's (accesses.c).
 void cm_accesses_attach(struct cm_engine* engine);
-// A branch of 64-bit code has led to an address that is not canonical: undoes it and raises its #GP. Returns
-// if there was no branch. `from` is where translated code asked for the next block.
-void cm_undo_branch(struct cm_engine* engine, uintptr_t from);
 // What differs in the engine from what translator.h declares of it, or NULL.
 const char* cm_translator_selfcheck(struct uc_struct* uc);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // IN and OUT: permission, then the machine's bus.
+#include "tcg/x86/engine.h"
 #include "translator.h"
 
 // SDM vol. 1 19.5.2: above IOPL, and always in virtual-8086 mode, each port needs its bit clear in the TSS.
@@ -33,13 +34,13 @@ void cm_check_string_port(CPUX86State* env, target_ulong address, union cm_opera
 static uint32_t port_read(struct uc_struct* uc, uint32_t port, unsigned size, uintptr_t ra) {
     struct cm_engine* engine = cm_engine_of(uc);
     check_permission(engine->env, port & 0xffff, size, ra);
-    return engine->ops->port_read(engine->opaque, port & 0xffff, size);
+    return engine->core_ops->port_read(engine->core, port & 0xffff, size);
 }
 
 static void port_write(struct uc_struct* uc, uint32_t port, unsigned size, uint32_t value, uintptr_t ra) {
     struct cm_engine* engine = cm_engine_of(uc);
     check_permission(engine->env, port & 0xffff, size, ra);
-    engine->ops->port_write(engine->opaque, port & 0xffff, size, value);
+    engine->core_ops->port_write(engine->core, port & 0xffff, size, value);
 }
 
 #define PORT_ACCESS(letter, T, size)                                                             \

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The architectural state, field by field: never the engine's own blob, which holds host pointers (U15).
+#include "tcg/x86/engine.h"
 #include "segments.h"
 #ifdef COREMESH_HOST_SSE
 #include "float.h"

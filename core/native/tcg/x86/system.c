@@ -3,6 +3,7 @@
 // calls, PAUSE. What belongs to the platform (local APIC, clock) is asked of the vCPU; the rest is the
 // engine's.
 #include "../internals.h"
+#include "tcg/x86/engine.h"
 #include "platform.h"
 #include "segments.h"
 
@@ -21,7 +22,7 @@ void CM_WRAP(cpu_x86_cpuid)(CPUX86State* env, uint32_t leaf, uint32_t subleaf, u
     struct cm_engine* engine = cm_engine_of(env->uc);
     CM_HIT(cpu_x86_cpuid);
     uint32_t out[4];
-    if (!engine || !engine->ops->cpuid(engine->opaque, leaf, subleaf, out)) {
+    if (!engine || !engine->core_ops->cpuid(engine->core, leaf, subleaf, out)) {
         CM_REAL(cpu_x86_cpuid)(env, leaf, subleaf, eax, ebx, ecx, edx);
         return;
     }
@@ -30,7 +31,7 @@ void CM_WRAP(cpu_x86_cpuid)(CPUX86State* env, uint32_t leaf, uint32_t subleaf, u
         out[2] &= ~CPUID_1_ECX_OSXSAVE;
         if (env->cr[4] & CR4_OSXSAVE_MASK) out[2] |= CPUID_1_ECX_OSXSAVE;
         // A local APIC that is disabled is not there (SDM vol. 3A 11.4.3).
-        if (engine->ops->read_msr(engine->opaque, MSR_IA32_APICBASE, &apic_base) > 0 &&
+        if (engine->core_ops->read_msr(engine->core, MSR_IA32_APICBASE, &apic_base) > 0 &&
             !(apic_base & MSR_IA32_APICBASE_ENABLE)) {
             out[3] &= ~CPUID_APIC;
         }
@@ -45,21 +46,21 @@ void CM_WRAP(cpu_x86_cpuid)(CPUX86State* env, uint32_t leaf, uint32_t subleaf, u
 void cm_platform_attach(struct cm_engine* engine) {
     CPUX86State* env = engine->env;
     uint32_t out[4];
-    if (engine->ops->cpuid(engine->opaque, 0, 0, out)) {
+    if (engine->core_ops->cpuid(engine->core, 0, 0, out)) {
         env->cpuid_vendor1 = out[1], env->cpuid_vendor2 = out[3], env->cpuid_vendor3 = out[2];
     }
-    if (engine->ops->cpuid(engine->opaque, 1, 0, out)) {
+    if (engine->core_ops->cpuid(engine->core, 1, 0, out)) {
         env->cpuid_version = out[0];
         env->features[FEAT_1_ECX] = out[2];
         env->features[FEAT_1_EDX] = out[3];
     }
-    if (engine->ops->cpuid(engine->opaque, 7, 0, out)) {
+    if (engine->core_ops->cpuid(engine->core, 7, 0, out)) {
         env->features[FEAT_7_0_EBX] = out[1];
         env->features[FEAT_7_0_ECX] = out[2];
         env->features[FEAT_7_0_EDX] = out[3];
     }
-    if (engine->ops->cpuid(engine->opaque, 0xd, 1, out)) env->features[FEAT_XSAVE] = out[0];
-    if (engine->ops->cpuid(engine->opaque, 0x80000001, 0, out)) {
+    if (engine->core_ops->cpuid(engine->core, 0xd, 1, out)) env->features[FEAT_XSAVE] = out[0];
+    if (engine->core_ops->cpuid(engine->core, 0x80000001, 0, out)) {
         env->features[FEAT_8000_0001_ECX] = out[2];
         env->features[FEAT_8000_0001_EDX] = out[3];
     }
@@ -78,7 +79,7 @@ void CM_REAL(helper_write_crN)(CPUX86State*, int, target_ulong);
 target_ulong CM_WRAP(helper_read_crN)(CPUX86State* env, int reg) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     CM_HIT(helper_read_crN);
-    return reg == 8 ? engine->ops->read_cr8(engine->opaque) : CM_REAL(helper_read_crN)(env, reg);
+    return reg == 8 ? engine->core_ops->read_cr8(engine->core) : CM_REAL(helper_read_crN)(env, reg);
 }
 
 uint64_t cm_settable_cr4(const CPUX86State* env) {
@@ -139,7 +140,7 @@ void CM_WRAP(helper_write_crN)(CPUX86State* env, int reg, target_ulong value) {
     CM_HIT(helper_write_crN);
     if (control_register_faults(env, reg, value)) raise_gp(env, GETPC());
     if (reg == 8) {
-        engine->ops->write_cr8(engine->opaque, value);
+        engine->core_ops->write_cr8(engine->core, value);
         return;
     }
     CM_REAL(helper_write_crN)(env, reg, value);
@@ -150,7 +151,7 @@ void CM_WRAP(helper_write_crN)(CPUX86State* env, int reg, target_ulong value) {
 static void read_tsc(CPUX86State* env, uintptr_t ra) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     if ((env->cr[4] & CR4_TSD_MASK) && (env->hflags & HF_CPL_MASK)) raise_gp(env, ra);
-    uint64_t tsc = engine->ops->read_tsc(engine->opaque);
+    uint64_t tsc = engine->core_ops->read_tsc(engine->core);
     env->regs[R_EAX] = (uint32_t)tsc;
     env->regs[R_EDX] = (uint32_t)(tsc >> 32);
 }

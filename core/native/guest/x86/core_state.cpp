@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A vCPU saved and loaded.
+// A core saved and loaded.
 #include <cstring>
 #include <stdexcept>
 #include <string>
 
-#include "vcpu/vcpu.hpp"
+#include "guest/x86/core.hpp"
 
-namespace coremesh {
+namespace coremesh::x86 {
 namespace {
 
 constexpr cm_state_entry kEntries[] = {
@@ -14,7 +14,7 @@ constexpr cm_state_entry kEntries[] = {
     {"sipi_pending", 0, 1},   {"sipi_vector", 0, 8}, {"tsc_adjust", 0, 64},
 };
 constexpr size_t kEntryCount = sizeof kEntries / sizeof *kEntries;
-static_assert(kEntryCount * sizeof(uint64_t) == sizeof(VcpuState::Events), "each word has an entry");
+static_assert(kEntryCount * sizeof(uint64_t) == sizeof(CoreState::Events), "each word has an entry");
 
 constexpr uint64_t kActive = 0, kHlt = 1, kWaitForSipi = 3;
 
@@ -29,7 +29,7 @@ size_t register_words() noexcept {
     return words;
 }
 
-void check(const VcpuState::Events& events) {
+void check(const CoreState::Events& events) {
     uint64_t words[kEntryCount];
     std::memcpy(words, &events, sizeof words);
     for (size_t i = 0; i < kEntryCount; ++i) {
@@ -40,30 +40,30 @@ void check(const VcpuState::Events& events) {
 
 }  // namespace
 
-const cm_state_entry* VcpuState::Events::entry(size_t index) noexcept {
+const cm_state_entry* CoreState::Events::entry(size_t index) noexcept {
     return index < kEntryCount ? &kEntries[index] : nullptr;
 }
 
-VcpuState Vcpu::save() noexcept {
-    VcpuState out;
+CoreState Core::save(Activity activity) noexcept {
+    CoreState out;
     lapic_.save(out.lapic);
     out.registers.resize(register_words());
     cm_engine_save(engine_, out.registers.data());
     // Pages whose code was written are not kept: who loads has translated nothing.
-    const uint32_t requests = mailbox_.pending();
-    out.events.activity_state = state() == State::kWaitForSipi ? kWaitForSipi
-                                : state() == State::kHalted    ? kHlt
-                                                               : kActive;
-    out.events.nmi_pending = (requests & kRequestNmi) != 0;
-    out.events.init_pending = (requests & kRequestInit) != 0;
-    out.events.sipi_pending = (requests & kRequestSipi) != 0;
-    out.events.sipi_vector = out.events.sipi_pending ? mailbox_.sipi_vector() : 0;
+    const uint32_t requests = signals_.pending();
+    out.events.activity_state = activity == Activity::kOff      ? kWaitForSipi
+                                : activity == Activity::kHalted ? kHlt
+                                                                : kActive;
+    out.events.nmi_pending = (requests & Signals::kNmi) != 0;
+    out.events.init_pending = (requests & Signals::kInit) != 0;
+    out.events.sipi_pending = (requests & Signals::kSipi) != 0;
+    out.events.sipi_vector = out.events.sipi_pending ? signals_.sipi_vector() : 0;
     out.events.tsc_adjust = tsc_adjust_;
     out.msrs.insert(cpu_.msrs.begin(), cpu_.msrs.end());
     return out;
 }
 
-void Vcpu::load(const VcpuState& in) {
+Activity Core::load(const CoreState& in) {
     check(in.events);
     for (const auto& [index, value] : in.msrs) {
         if (!cpu_.msrs.contains(index)) refuse("msrs", std::to_string(index));
@@ -73,12 +73,12 @@ void Vcpu::load(const VcpuState& in) {
     if (const char* word = lapic_.load(in.lapic, in.events.tsc_adjust)) refuse("lapic", word);
     for (const auto& [index, value] : in.msrs) cpu_.msrs[index] = value;
     tsc_offset_ = tsc_adjust_ = in.events.tsc_adjust;
-    become(in.events.activity_state == kActive ? State::kRunning
-           : in.events.activity_state == kHlt  ? State::kHalted
-                                               : State::kWaitForSipi);
-    if (in.events.nmi_pending) mailbox_.post(kRequestNmi);
-    if (in.events.init_pending) mailbox_.post_init();
-    if (in.events.sipi_pending) mailbox_.post_sipi(static_cast<uint8_t>(in.events.sipi_vector));
+    if (in.events.nmi_pending) signals_.post_nmi();
+    if (in.events.init_pending) signals_.post_init();
+    if (in.events.sipi_pending) signals_.post_sipi(static_cast<uint8_t>(in.events.sipi_vector));
+    return in.events.activity_state == kActive ? Activity::kRunning
+           : in.events.activity_state == kHlt  ? Activity::kHalted
+                                               : Activity::kOff;
 }
 
-}  // namespace coremesh
+}  // namespace coremesh::x86

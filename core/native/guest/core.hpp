@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a vCPU asks of its architecture, and what the architecture may do to the vCPU. README.md has each item
+// with what it is on x86, and what it would be on arm64.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/requests.hpp"
+
+struct cm_engine;
+
+namespace coremesh {
+
+/// What a vCPU does. kOff: it waits for another to start it.
+enum class Activity : uint8_t { kOff, kRunning, kHalted, kStopped };
+
+/// What waits for a core, for people.
+struct CoreGlance {
+    int requested;        ///< the interrupt that comes first; -1: none
+    bool line;            ///< an interrupt without a number waits: on x86 an acknowledge cycle of the 8259A
+    const char* request;  ///< on x86 "nmi", "init", "sipi"; "": none
+};
+
+/// A vCPU as its core sees it.
+class CoreVcpu {
+  public:
+    /// The core's bits in it are those from kRequestOfCore.
+    virtual Requests& requests() noexcept = 0;
+    /// Any thread. Brings the vCPU to `GuestCore::pending` and `serve` soon, also when it sleeps. What was
+    /// posted before is seen by that look.
+    virtual void kick() noexcept = 0;
+    /// Where a core with I/O ports counts their accesses.
+    virtual std::atomic<uint64_t>& port_accesses() noexcept = 0;
+
+  protected:
+    ~CoreVcpu() = default;
+};
+
+/// One core: its interrupts, its clock, its system registers. All is called on the vCPU's thread, or while
+/// that thread rests, unless it says otherwise. These are the calls of the run loop, of an interrupt and of a
+/// device access; what a guest instruction asks goes through the table of `engine_ops` without a detour.
+class GuestCore {
+  public:
+    /// A table of functions, and the first argument of each; tcg/<target>/engine.h declares its type.
+    struct EngineOps {
+        const void* table;
+        void* opaque;
+    };
+
+    virtual ~GuestCore() = default;
+
+    /// Requests that may stay posted while the core runs on, because it cannot take them now.
+    virtual uint32_t lasting_requests() const noexcept = 0;
+    virtual EngineOps engine_ops() noexcept = 0;
+    /// Once, before anything else but engine_ops: the engine is open, in its power-on state. It outlives
+    /// this.
+    virtual void attach(cm_engine* engine) noexcept = 0;
+
+    /// Any thread. Whether the core runs when the machine starts.
+    virtual bool runs_at_start() const noexcept = 0;
+    /// Whether an interrupt waits, deliverable or not. At each look of the main loop: a few loads.
+    virtual bool pending() noexcept = 0;
+    /// Running, after a kick: drops requests that find a running core. True: leave the engine, for `left`.
+    virtual bool serve() noexcept = 0;
+    enum class Left { kGoesOn, kOff, kReset };
+    /// The engine was left because `serve` said so. kReset: the machine restarts.
+    virtual Left left() noexcept = 0;
+    /// Halted or off: whether there is something for `wake`. Changes nothing.
+    virtual bool wakes(Activity activity) noexcept = 0;
+    /// The same, and takes it. True: the core runs now.
+    virtual bool wake(Activity activity) noexcept = 0;
+
+    /// An access to an address without memory. False: it is not the core's own, and goes to the bus.
+    virtual bool read_own(uint64_t gpa, unsigned size, uint64_t& value) noexcept = 0;
+    virtual bool write_own(uint64_t gpa, unsigned size, uint64_t value) noexcept = 0;
+
+    /// Any thread: what waits for the core at this moment, and what it is called when it is off.
+    virtual CoreGlance glance() noexcept = 0;
+    virtual const char* off_name() const noexcept = 0;
+    /// The registers as a person reads them.
+    virtual std::string describe() const = 0;
+};
+
+/// Makes the core of a vCPU, which outlives it.
+using MakeCore = std::function<std::unique_ptr<GuestCore>(CoreVcpu&)>;
+
+}  // namespace coremesh

@@ -41,6 +41,8 @@ def ensure(address: str | None = None, vcpus: int = 1, hosts: int = 1) -> float:
     begin = time.monotonic()
     with _lock:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray lets its workers run at niceness 15: guests would wait for whatever else this computer does.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
 
         private_ray.await_lingering()

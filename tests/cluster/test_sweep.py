@@ -57,12 +57,12 @@ def test_given_trials_that_fail_and_die_when_swept_then_each_is_a_row_and_no_oth
             os.kill(os.getpid(), signal.SIGKILL)
         if size == 4:
             time.sleep(60)
-        return {"double": 2.0 * size, "drawn": seed}
+        return {"double": 2.0 * size, "drawn": seed, "nice": os.getpriority(os.PRIO_PROCESS, 0)}
 
     def sweep(**more: Any) -> coremesh.SweepResult:
         return coremesh.sweep(
             trial, {"size": sizes, "marks": [str(tmp_path)]}, kernel=kernel, memory="16M", shell=False,
-            out=tmp_path / "run.parquet", timeout=10, progress=False, **more,
+            out=tmp_path / "run.parquet", timeout=6, progress=False, **more,
         )  # fmt: skip
 
     sizes = [1, 2, 3, 4]
@@ -75,6 +75,7 @@ def test_given_trials_that_fail_and_die_when_swept_then_each_is_a_row_and_no_oth
     assert "TrialTimeout" in str(table.loc[4, "error"])
     assert table.loc[1, "drawn"] == table.loc[1, "seed"]
     assert table.loc[1, "stats.run_ns"] >= 0
+    assert table.loc[1, "nice"] == os.getpriority(os.PRIO_PROCESS, 0), "trials run as this program does"
     assert table.loc[1, "host_seconds"] < table.loc[1, "wall_seconds"] < 60
     assert any("Path(marks, f" in text or "in trial" in text for text in result.failures.values())
     lost = [row["error"] for row in read(journal_of(tmp_path / "run.parquet"))[1] if row["error"]]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A machine of one host beside an earlier build of the package: nothing that it does may have become slower.
 
-    python tests/bench/unchanged.py --before FOLDER [--rounds N]
+    python tests/bench/unchanged.py --before FOLDER [--before-tests FOLDER] [--rounds N]
 
-FOLDER is where the earlier build was installed (``pip install --target FOLDER``). Both run the same guests,
+FOLDER is where the earlier build was installed (``pip install --target FOLDER``); the second one is the
+folder ``tests`` of its source, when this one's no longer fits the earlier package. Both run the same guests,
 in turn, each in a process of its own; of each figure the best round counts for either.
 """
 
@@ -36,13 +37,15 @@ def main() -> None:
     """Run both builds in turn and print what this one takes over what the earlier one took."""
     parser = options(__doc__, rounds=5)
     parser.add_argument("--before", type=Path, required=True)
+    parser.add_argument("--before-tests", type=Path)
     parser.add_argument("--no-boot", action="store_true")
     arguments = parser.parse_args()
-    tests = Path(__file__).resolve().parents[1] / "guest"
-    sys.path.append(str(tests))
+    own_tests = Path(__file__).resolve().parents[1]
+    sys.path.append(str(own_tests / "guest"))
     from baremetal_machine import build_guest
 
     best: dict[tuple[str, str], float] = {}
+    tests = {"before": arguments.before_tests or own_tests, "now": own_tests}
     builds = {"before": {**os.environ, "PYTHONPATH": str(arguments.before)}, "now": dict(os.environ)}
 
     def note(name: str, build: str, value: float) -> None:
@@ -58,7 +61,8 @@ def main() -> None:
         for turn in range(arguments.rounds):
             for build, environment in builds.items():
                 for (theme, words, vcpus), wanted in GUESTS.items():
-                    command = [sys.executable, "-c", RUN, str(tests), str(guests[theme]), str(vcpus), words]
+                    runner, guest = str(tests[build] / "guest"), str(guests[theme])
+                    command = [sys.executable, "-c", RUN, runner, guest, str(vcpus), words]
                     text = subprocess.run(
                         command, env=environment, check=True, capture_output=True, text=True, timeout=120
                     ).stdout
@@ -68,6 +72,7 @@ def main() -> None:
                             note(wanted[key], build, float(value))
                 if not arguments.no_boot:
                     os.environ["PYTHONPATH"] = environment.get("PYTHONPATH", "")
+                    peers.HERE = tests[build] / "bench"
                     for vcpus in (1, 2):
                         run = peers.run_coremesh(linux, vcpus, 512, (peers.SHELL,), 120)
                         units[f"boot, {vcpus} vCPUs, processor time"] = "s"

@@ -195,19 +195,6 @@ int64_t Clock::monotonic_at(uint64_t tsc) const noexcept {
     return now_ns + static_cast<int64_t>(std::min(ahead, room));
 }
 
-uint64_t Clock::tsc_at(int64_t monotonic_ns) const noexcept {
-    uint64_t counter = 0;
-    const Course course = followed(counter);
-    const uint64_t now = course.at(counter);
-    const int64_t now_ns = Clock::monotonic_ns();
-    if (monotonic_ns >= now_ns) {
-        const auto ahead = static_cast<uint64_t>(monotonic_ns - now_ns);
-        return course.at(counter + static_cast<uint64_t>(static_cast<u128>(ahead) * host_hz_ / kNsPerSecond));
-    }
-    const uint64_t past = ticks(static_cast<uint64_t>(now_ns - monotonic_ns));
-    return past >= now ? 0 : now - past;
-}
-
 uint64_t Clock::ticks(uint64_t ns) const noexcept {
     return static_cast<uint64_t>(static_cast<u128>(ns) * guest_hz_ / kNsPerSecond);
 }

@@ -66,9 +66,6 @@ class Clock {
     /// observers.
     int64_t monotonic_at(uint64_t tsc) const noexcept;
 
-    /// What `tsc()` reads when CLOCK_MONOTONIC is `monotonic_ns`; the same caveat.
-    uint64_t tsc_at(int64_t monotonic_ns) const noexcept;
-
     /// Ticks in `ns` nanoseconds, rounded down.
     uint64_t ticks(uint64_t ns) const noexcept;
 

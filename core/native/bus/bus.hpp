@@ -58,7 +58,6 @@ class Bus {
     void port_write(uint32_t port, unsigned size, uint32_t value) const noexcept {
         if (ports_->test(port & 0xFFFF) && node_) node_->write(Space::kPort, port, size, value);
     }
-    bool port_claimed(uint32_t port) const noexcept { return ports_->test(port & 0xFFFF); }
 
     uint64_t mmio_read(uint64_t gpa, unsigned size) const noexcept {
         return claimed(gpa) ? node_->read(Space::kMmio, gpa, size) : all_ones(size);

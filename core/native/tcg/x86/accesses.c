@@ -167,10 +167,6 @@ void cm_probe_write(CPUX86State* env, target_ulong address, unsigned size, uintp
     probe(env, address, size, MMU_DATA_STORE, cpu_mmu_index(env, false), ra);
 }
 
-void cm_probe_read(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
-    probe(env, address, size, MMU_DATA_LOAD, cpu_mmu_index(env, false), ra);
-}
-
 // An access that the engine's own code generator made.
 static void misaligned(CPUState* cs, vaddr address, MMUAccessType kind, int mmu_index, uintptr_t from) {
     CPUX86State* env = cs->env_ptr;

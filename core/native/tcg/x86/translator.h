@@ -179,7 +179,6 @@ void cm_check_string_port(CPUX86State* env, target_ulong address, union cm_opera
 
 // Raises the page fault that a store of `size` bytes would raise, on whichever page it is.
 void cm_probe_write(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);
-void cm_probe_read(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);
 // #AC, if the operand is misaligned and alignment is checked; to be called before what raises page faults.
 // Of an operand that is not canonical the access itself raises what comes first.
 static inline void cm_check_alignment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The ends of the links between the hosts of a machine, one module a wire.
 
-``zmq`` reaches every host that a network reaches, encrypted; ``shm`` the processes of one computer, through
-shared memory. An end is made here and then used by native threads alone (``core/native/link``).
+``tcp`` and ``zmq`` reach every host that a network reaches, encrypted; ``shm`` the processes of one computer,
+through shared memory. An end is made here and then used by native threads alone (``core/native/link``).
 """
 
 import os
@@ -14,11 +14,12 @@ from coremesh.core._native import Link
 from coremesh.core.errors import ConfigurationError
 from coremesh.core.links.door import LinkEnd
 from coremesh.core.links.shm import ShmEnds
+from coremesh.core.links.tcp import TcpEnds
 from coremesh.core.links.tuning import OVERFLOW
 from coremesh.core.links.zmq import ZmqEnds
 
-Wire = Literal["auto", "shm", "zmq"]
-WIRES: tuple[Wire, ...] = ("auto", "shm", "zmq")
+Wire = Literal["auto", "shm", "tcp", "zmq"]
+WIRES: tuple[Wire, ...] = ("auto", "shm", "tcp", "zmq")
 
 
 class Ends(Protocol):
@@ -47,12 +48,14 @@ class Ends(Protocol):
 
 
 def make_ends(wire: str, host: int, hosts: int, interface: str = "127.0.0.1", *, curve: bool = True) -> Ends:
-    """Make the end of ``host`` for ``wire``, 'shm' or 'zmq'; the latter listens on the address ``interface``.
+    """Make the end of ``host`` for ``wire``, 'shm', 'tcp' or 'zmq'; the latter two listen on ``interface``.
 
-    Raises :class:`~coremesh.core.errors.LinkError`.
+    Raises :class:`~coremesh.core.errors.LinkError`, and PlatformError where a library is missing.
     """
     if wire == "shm":
         return ShmEnds(host, hosts)
+    if wire == "tcp":
+        return TcpEnds(host, hosts, interface)
     if wire == "zmq":
         return ZmqEnds(host, hosts, interface, curve=curve)
     raise ConfigurationError(f"the wire {wire!r}: give one of {', '.join(WIRES)}.")
@@ -77,10 +80,10 @@ def choose_wire(wanted: str, computers: Sequence[str]) -> tuple[str, str]:
     if wanted == "shm" and not together:
         raise ConfigurationError(
             "the wire shm needs all hosts on one computer, as one user and in the same namespaces; these "
-            "are not: say zmq, or auto."
+            "are not: say tcp, or auto."
         )
     if wanted not in WIRES:
         raise ConfigurationError(f"the wire {wanted!r}: give one of {', '.join(WIRES)}.")
     if wanted != "auto":
         return wanted, "as asked"
-    return ("shm", "all hosts are on one computer") if together else ("zmq", "hosts are on several computers")
+    return ("shm", "all hosts are on one computer") if together else ("tcp", "hosts are on several computers")

@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ipaddress
 import socket
 import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
+
+from coremesh.core.errors import LinkError
 
 Address = IPv4Address | IPv6Address
 Source = tuple[Address, int]
@@ -77,8 +80,9 @@ class Door:
         except BaseException:
             self.close()
             raise
-        #: Where connections to peers come from.
+        #: Where connections to peers come from, and where peers connect to.
         self.source: Source = (address, self._reserved.getsockname()[1])
+        self.listens: Source = (address, self._listening.getsockname()[1])
 
     def admit(self, sources: Iterable[Source]) -> None:
         """Let peers connect from these addresses and ports, and no one else."""
@@ -103,6 +107,35 @@ class Door:
             self._listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
             return True
         return False
+
+
+def open_door(interface: str) -> Door:
+    """Return a door on the IP address `interface` of this computer. Raises LinkError."""
+    address = _address(interface)
+    try:
+        return Door(address)
+    except OSError as error:
+        raise LinkError(
+            f"cannot listen on {address}: {error.strerror}; is it an address of this computer?"
+        ) from error
+
+
+def written(address: Address, port: int) -> str:
+    """Return ``address:port``, with the brackets that IPv6 needs."""
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def read_source(text: str) -> Source:
+    """Return what :func:`written` was given. Raises LinkError, ValueError."""
+    address, _, port = text.rpartition(":")
+    return _address(address.strip("[]")), int(port)
+
+
+def _address(interface: str) -> Address:
+    try:
+        return ipaddress.ip_address(interface)
+    except ValueError as error:
+        raise LinkError(f"{interface!r} is no IP address; give one of this computer's.") from error
 
 
 def filter_program(sources: list[Source]) -> bytes:

@@ -5,14 +5,13 @@ Python makes the sockets, because a wheel of pyzmq brings libzmq with CURVE for 
 the native link uses them (``core/native/link``) and Python must leave them alone until the link has stopped.
 """
 
-import ipaddress
 import sys
 from collections.abc import Mapping
 
 import zmq
 from coremesh.core._native import Link, link_priority, zmq_link
 from coremesh.core.errors import LinkError, PlatformError
-from coremesh.core.links.door import Address, Door, LinkEnd, Source
+from coremesh.core.links.door import Address, LinkEnd, open_door, read_source, written
 from coremesh.core.links.tuning import OVERFLOW, HostEnd, check_place, choose_cpu, spin_microseconds
 from zmq.utils import z85
 
@@ -66,16 +65,15 @@ class ZmqEnds(HostEnd):
         self.priority = self._raise_io_threads()
         self.cpu = self._stay_on_one_cpu() if pin and self.priority != "none" else None
         try:
-            address = _address(interface)
-            self._door = _door(address)
+            self._door = open_door(interface)
         except BaseException:
             self._context.destroy(linger=0)
             raise
         self.guarded = self._door.guarded  #: whether only admitted hosts can connect
-        self._source = _written(*self._door.source)
+        self._source = written(*self._door.source)
         try:
             self._zap = self._bind_zap() if curve else None
-            self._router = self._bind(address)
+            self._router = self._bind(self._door.source[0])
         except BaseException:
             self._door.close()
             self._context.destroy(linger=0)
@@ -100,7 +98,7 @@ class ZmqEnds(HostEnd):
 
     def admit(self, peers: Mapping[int, LinkEnd]) -> None:
         """Let the other hosts alone connect: number -> end; an entry for this host is ignored."""
-        self._door.admit([_read(end.source) for host, end in peers.items() if host != self.host])
+        self._door.admit([read_source(end.source) for host, end in peers.items() if host != self.host])
 
     def connect(self, peers: Mapping[int, LinkEnd]) -> None:
         """Connect to the other hosts: number -> end, and admit them. Only their keys will be let in.
@@ -206,7 +204,7 @@ class ZmqEnds(HostEnd):
             router.set(zmq.ZAP_DOMAIN, b"coremesh")
             router.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator: nobody gets in
         router.set(zmq.USE_FD, self._door.listener())
-        router.bind(f"tcp://{_written(address, 0)}")  # not bound anew: it tells libzmq the kind of socket
+        router.bind(f"tcp://{written(address, 0)}")  # not bound anew: it tells libzmq the kind of socket
         return router
 
     def _configure(self, socket: "zmq.Socket[bytes]") -> None:
@@ -214,31 +212,6 @@ class ZmqEnds(HostEnd):
         socket.set(zmq.IPV6, int(self._door.source[0].version == 6))
         socket.set(zmq.SNDHWM, QUEUE)
         socket.set(zmq.RCVHWM, QUEUE)
-
-
-def _address(interface: str) -> Address:
-    try:
-        return ipaddress.ip_address(interface)
-    except ValueError as error:
-        raise LinkError(f"{interface!r} is no IP address; give one of this computer's.") from error
-
-
-def _door(address: Address) -> Door:
-    try:
-        return Door(address)
-    except OSError as error:
-        raise LinkError(
-            f"cannot listen on {address}: {error.strerror}; is it an address of this computer?"
-        ) from error
-
-
-def _written(address: Address, port: int) -> str:
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
-
-
-def _read(written: str) -> Source:
-    address, _, port = written.rpartition(":")
-    return _address(address.strip("[]")), int(port)
 
 
 def loaded_libzmq() -> str:

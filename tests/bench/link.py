@@ -6,7 +6,7 @@
 A blocking TCP exchange of the same size, in the same round, is the floor. Left alone, both of its ends
 come to one CPU, which two hosts never share: it is also taken with each end on a CPU of its own. Beside
 it the link with and without CURVE, with threads that are free to move, and with a protocol thread that
-looks for frames before it sleeps; and shared memory. Of each the median in its best round, in
+looks for frames before it sleeps; encrypted TCP; and shared memory. Of each the median in its best round, in
 microseconds, and its ratio to the floor. No guest, no page protocol: what they add shows mesh_fetch.py.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 from coremesh.core._native import LinkProbe
 from coremesh.core.links.door import LinkEnd
 from coremesh.core.links.shm import ShmEnds
+from coremesh.core.links.tcp import TcpEnds
 from coremesh.core.links.zmq import ZmqEnds
 
 PAGE = 4096
@@ -35,6 +36,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "link, CURVE": {"curve": True, "pin": True, "spin_us": 0},
     "link, CURVE, threads not pinned": {"curve": True, "pin": False, "spin_us": 0},
     "link, CURVE, looks for 50 us before it sleeps": {"curve": True, "pin": True, "spin_us": 50},
+    "TCP, encrypted": {"wire": "tcp", "pin": True, "spin_us": 0},
+    "TCP, encrypted, threads not pinned": {"wire": "tcp", "pin": False, "spin_us": 0},
     "shared memory": {"wire": "shm", "pin": True, "spin_us": 0},
     "shared memory, threads not pinned": {"wire": "shm", "pin": False, "spin_us": 0},
 }
@@ -127,10 +130,12 @@ def over_link(way: dict[str, Any], trips: int) -> list[int]:
     return times
 
 
-def ends_of(host: int, way: dict[str, Any]) -> ShmEnds | ZmqEnds:
+def ends_of(host: int, way: dict[str, Any]) -> ShmEnds | TcpEnds | ZmqEnds:
     """An end of the links of two hosts."""
     if way.get("wire") == "shm":
         return ShmEnds(host, 2, pin=way["pin"])
+    if way.get("wire") == "tcp":
+        return TcpEnds(host, 2, pin=way["pin"])
     return ZmqEnds(host, 2, curve=way["curve"], pin=way["pin"])
 
 

@@ -13,6 +13,7 @@
 #include "link/in_process.hpp"
 #include "link/protocol_thread.hpp"
 #include "link/shm.hpp"
+#include "link/tcp.hpp"
 #include "link/wired_link.hpp"
 #include "link/zmq.hpp"
 #include "probe/link_probe.hpp"
@@ -107,6 +108,46 @@ std::shared_ptr<Link> shm_link(unsigned host, unsigned hosts, uint64_t machine_i
                            link::make_shm_wire({.self = options.identity.self, .hosts = hosts}, ends));
 }
 
+link::ChannelKey channel_key(const nb::bytes& bytes) {
+    link::ChannelKey key;
+    if (bytes.size() != key.size()) throw nb::value_error("a key is 32 bytes");
+    std::memcpy(key.data(), bytes.data(), key.size());
+    return key;
+}
+
+std::tuple<nb::bytes, nb::bytes> tcp_keypair(const std::string& libsodium) {
+    const link::LibSodium sodium(libsodium);
+    link::ChannelKey open{}, secret{};
+    sodium.keypair(open.data(), secret.data());
+    return {nb::bytes(open.data(), open.size()), nb::bytes(secret.data(), secret.size())};
+}
+
+using Address = std::tuple<std::string, unsigned>;
+
+std::shared_ptr<Link> tcp_link(unsigned host, unsigned hosts, uint64_t machine_id, uint32_t epoch,
+                               const std::string& libsodium, int listener, const Address& source,
+                               const std::vector<Address>& peers, const nb::bytes& secret,
+                               const std::vector<nb::bytes>& keys, size_t overflow_limit, unsigned spin_us,
+                               int cpu) {
+    const link::LinkOptions options =
+        link_options(host, hosts, machine_id, epoch, overflow_limit, spin_us, cpu);
+    const auto address = [](const Address& each) {
+        return link::socket_address(std::get<0>(each), std::get<1>(each));
+    };
+    link::TcpOptions tcp{.self = options.identity.self,
+                         .hosts = hosts,
+                         .libsodium = libsodium,
+                         .keys = {},
+                         .listener = listener,
+                         .source = address(source),
+                         .peers = {}};
+    for (const Address& each : peers) tcp.peers.push_back(address(each));
+    for (const nb::bytes& each : keys) tcp.keys.of_hosts.push_back(channel_key(each));
+    tcp.keys.own_secret = channel_key(secret);
+    if (host < keys.size()) tcp.keys.own_public = tcp.keys.of_hosts[host];
+    return link::make_link(options, link::make_tcp_wire(tcp));
+}
+
 }  // namespace
 
 void bind_link(nb::module_& m);
@@ -127,6 +168,11 @@ void bind_link(nb::module_& m) {
           "overflow_limit"_a, "spin_us"_a, "cpu"_a,
           "A link over inboxes, each (memory file, bell) by host; the descriptors must outlive it.");
     m.def("shm_inbox_bytes", &link::shm_inbox_bytes, "hosts"_a, "The size of an inbox's memory file.");
+
+    m.def("tcp_keypair", &tcp_keypair, "libsodium"_a, "A new pair of keys: (public, secret).");
+    m.def("tcp_link", &tcp_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "libsodium"_a,
+          "listener"_a, "source"_a, "peers"_a, "secret"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a, "cpu"_a,
+          "A link over TCP. It closes the descriptor `listener`; addresses are (text, port).");
 
     nb::class_<Switch>(m, "InProcessSwitch", "Links between hosts in this process, for tests.")
         .def(

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coremesh.core._native import Link, LinkProbe
-from coremesh.core.links import Ends
+from coremesh.core.links import Ends, make_ends
 from coremesh.core.links.door import LinkEnd
-from coremesh.core.links.shm import ShmEnds
 from coremesh.core.links.tuning import OVERFLOW
-from coremesh.core.links.zmq import ZmqEnds
 
 MACHINE, EPOCH = 0x0123_4567_89AB_CDEF, 5
 
@@ -45,7 +43,7 @@ def link_up(
 ) -> Linked:
     linked = Linked()
     for host in range(hosts):
-        linked.ends.append(ShmEnds(host, hosts) if wire == "shm" else ZmqEnds(host, hosts, curve=curve))
+        linked.ends.append(make_ends(wire, host, hosts, curve=curve))
     for end in linked.ends:
         end.admit(linked.peers())
     for host, end in enumerate(linked.ends):

@@ -27,7 +27,7 @@ from linked_hosts import EPOCH, MACHINE, Linked, eventually, link_up
 from zmq.utils import z85
 
 Connect = Callable[..., Linked]
-every_wire = pytest.mark.parametrize("wire", ["zmq", "shm"])
+every_wire = pytest.mark.parametrize("wire", ["zmq", "tcp", "shm"])
 
 
 def frame(
@@ -77,7 +77,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.parametrize(("wire", "curve"), [("zmq", True), ("zmq", False), ("shm", False)])
+@pytest.mark.parametrize(("wire", "curve"), [("zmq", True), ("zmq", False), ("tcp", True), ("shm", False)])
 def test_given_two_hosts_when_one_asks_for_a_page_then_the_answer_comes_and_is_counted(
     connect: Connect, wire: str, curve: bool
 ) -> None:
@@ -551,7 +551,7 @@ def test_given_hosts_of_one_computer_or_of_two_when_the_wire_is_chosen_then_it_i
 ):
     here, there = this_computer(), "elsewhere"
     assert choose_wire("auto", [here, here])[0] == "shm"
-    assert choose_wire("auto", [here, there])[0] == "zmq"
+    assert choose_wire("auto", [here, there])[0] == "tcp"
     assert choose_wire("zmq", [here, here])[0] == "zmq"
     with pytest.raises(ConfigurationError, match="one computer"):
         choose_wire("shm", [here, there])

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from coremesh.core.links.tcp import loaded_libsodium
 
 # The first story of a variant waits for its build, which a busy machine takes minutes for.
 pytestmark = pytest.mark.timeout(900)
@@ -29,7 +30,10 @@ def find_tool(name: str) -> str | None:
 
 def run(command: list[str | Path], timeout: float) -> None:
     """Runs a command; its output is the failure's message."""
-    environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1 exitcode=66 second_deadlock_stack=1"}
+    environment = os.environ | {
+        "TSAN_OPTIONS": "halt_on_error=1 exitcode=66 second_deadlock_stack=1",
+        "COREMESH_LIBSODIUM": loaded_libsodium(),
+    }
     done = subprocess.run(
         [str(word) for word in command],
         stdout=subprocess.PIPE,

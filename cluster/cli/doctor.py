@@ -282,14 +282,22 @@ def _shared_guest_memory() -> Finding:
     return Finding("pages between hosts", GOOD if way == "userfaultfd" else NOTE, way, meaning)
 
 
-def _link_encryption() -> Finding:
+def _wires() -> Finding:
     import zmq
 
-    found = f"libzmq {zmq.zmq_version()}"
-    if not zmq.has("curve"):
-        meaning = "it has no CURVE: links to other hosts cannot be encrypted; install pyzmq's own wheel"
-        return Finding("link encryption", NOTE, f"{found}, no CURVE", meaning)
-    return Finding("link encryption", GOOD, f"{found}, CURVE", "only hosts of the same machine are heard")
+    from coremesh.core.links.tcp import loaded_libsodium
+
+    found, lacks = ["shm"], ""
+    try:
+        found.append(f"tcp ({Path(loaded_libsodium()).name})")
+    except PlatformError as error:
+        lacks = f"; {error}"
+    if zmq.has("curve"):
+        found.append(f"zmq (libzmq {zmq.zmq_version()}, CURVE)")
+    else:
+        lacks += "; libzmq has no CURVE, so that zmq cannot be encrypted: install pyzmq's own wheel"
+    meaning = "what carries messages between hosts: shm on one computer, the first of the others on several"
+    return Finding("wires", NOTE if lacks else GOOD, ", ".join(found), meaning + lacks)
 
 
 def _link_ports() -> Finding:
@@ -339,7 +347,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _overcommit,
     _limits,
     _shared_guest_memory,
-    _link_encryption,
+    _wires,
     _link_ports,
     _link_priority,
     _ray,

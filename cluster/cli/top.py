@@ -145,6 +145,8 @@ def _machine(key: Key, before: Snapshot, now: Snapshot) -> list[RenderableType]:
         f"[bold]process {key[0]}[/bold]  {now['vcpus']} vCPUs{on}, {now['memory'] >> 20} MiB, {now['state']}"
     ]
     if "mesh" in now:
+        if now.get("wire"):
+            parts.append(f"wire {now['wire']}")
         parts.append(_hosts(hosts, before.get("mesh", []), now["mesh"], seconds))
     if "stats" in now:
         parts.append(_vcpus(before.get("stats", []), now["stats"], seconds, several=len(hosts) > 1))

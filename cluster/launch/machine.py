@@ -87,7 +87,8 @@ class Machine:
     or ``[{"vcpus": 6}, {"vcpus": 2}]``. Without `vcpus` each host of a number has one. All run on this
     computer unless `address` names a Ray cluster, "host:port", or "auto" for the cluster of which this
     computer is a node; there each host gets a node of its own if there are enough (:attr:`warning` says when
-    not). `wire` carries the messages between hosts: 'shm' (shared memory) for hosts on one computer, 'zmq'
+    not). `wire` carries the messages between hosts: 'shm' (shared memory) for hosts on one computer, 'tcp'
+    or 'zmq'
     for a network; 'auto' chooses, and :attr:`facts` tells which and why. `curve` encrypts and authenticates
     what passes over a network; turn it off only to measure its cost. `policy` says when a locked operation
     goes to its page instead of the page to the operation: 'never', 'always' or 'adaptive'.
@@ -421,8 +422,8 @@ class Machine:
     def snapshot(self) -> dict[str, Any]:
         """Return what ``coremesh top`` shows, as data that JSON can hold.
 
-        Keys: 'state', 'vcpus', 'memory' (bytes), 'seconds' (on the monotonic clock), 'hosts' (of
-        :attr:`facts`, or one that stands for the machine), and while it runs 'stats' (a row a vCPU), with
+        Keys: 'state', 'vcpus', 'memory' (bytes), 'seconds' (on the monotonic clock), 'wire' and
+        'hosts' (of :attr:`facts`, or one that stands for the machine), and while it runs 'stats' (a row a vCPU), with
         several hosts also 'mesh' (a row a host) and 'contended' (rows, the worst first).
         """
         shown: dict[str, Any] = {
@@ -430,6 +431,7 @@ class Machine:
             "vcpus": self.vcpus,
             "memory": self.memory,
             "seconds": time.monotonic(),
+            "wire": self._facts.get("wire", ""),
             "hosts": self._facts.get("hosts", [{"host": 0, "vcpus": self.vcpus, "node": ""}]),
         }
         if self._finalizer.alive:

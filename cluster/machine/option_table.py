@@ -57,7 +57,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
         "auto",
         "--wire",
         metavar="WIRE",
-        text="What carries messages between hosts: shm (one computer), zmq (a network), or auto.",
+        text="What carries messages between hosts: shm (one computer), tcp or zmq (a network), or auto.",
     ),
     "append": Option(
         "",

@@ -29,7 +29,7 @@ Image = str | os.PathLike[str] | bytes
 #: xAPIC identifiers are 8 bits wide and 255 is the broadcast address (Intel SDM vol. 3A, section 11.6.1).
 MAX_VCPUS: Final = 255
 PROTECTIONS: Final = ("auto", "userfaultfd", "mprotect")
-WIRES: Final = ("auto", "shm", "zmq")
+WIRES: Final = ("auto", "shm", "tcp", "zmq")
 OPERATIONS: Final = (
     "load", "store", "compare_swap", "exchange", "add", "and", "or", "xor",
     "min", "max", "min_signed", "max_signed",

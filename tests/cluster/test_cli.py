@@ -158,7 +158,7 @@ def test_doctor_reports_what_it_tried() -> None:
     findings = json.loads(coremesh("doctor", "--json").stdout)
     by_subject = {finding["subject"]: finding for finding in findings}
     assert {"host", "engine", "userfaultfd", "memory", "Ray", "image cache"} <= set(by_subject)
-    assert {"pages between hosts", "link encryption", "link priority"} <= set(by_subject)
+    assert {"pages between hosts", "wires", "link priority"} <= set(by_subject)
     assert all(finding["level"] in ("good", "note", "bad") for finding in findings)
     memory = by_subject["memory"]
     assert memory["level"] == "note" or all(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The wire of TCP against those who sit between the hosts or knock at them: nothing is read, changed or kept."""
+"""The wire of TCP against strangers between the hosts or at their doors: nothing is read, changed or kept."""
 
 import os
 import random
@@ -124,7 +124,7 @@ def test_given_somebody_who_changes_one_bit_when_a_frame_comes_then_it_and_all_a
     over = threading.Event()
 
     def change(data: bytes) -> bytes:
-        return data[:-1] + bytes([data[-1] ^ 1]) if over.is_set() else data
+        return data[:-1] + bytes([data[-1] ^ 1]) if data and over.is_set() else data
 
     machine = between(change)
     assert len(machine.probes[0].ping(1, 10, 64)) == 10

@@ -284,7 +284,6 @@ def _shared_guest_memory() -> Finding:
 
 def _wires() -> Finding:
     import zmq
-
     from coremesh.core.links.tcp import loaded_libsodium
 
     found, lacks = ["shm"], ""

@@ -422,8 +422,8 @@ class Machine:
     def snapshot(self) -> dict[str, Any]:
         """Return what ``coremesh top`` shows, as data that JSON can hold.
 
-        Keys: 'state', 'vcpus', 'memory' (bytes), 'seconds' (on the monotonic clock), 'wire' and
-        'hosts' (of :attr:`facts`, or one that stands for the machine), and while it runs 'stats' (a row a vCPU), with
+        Keys: 'state', 'vcpus', 'memory' (bytes), 'seconds' (on the monotonic clock), 'wire' and 'hosts' (of
+        :attr:`facts`, or one that stands for the machine), and while it runs 'stats' (a row a vCPU), with
         several hosts also 'mesh' (a row a host) and 'contended' (rows, the worst first).
         """
         shown: dict[str, Any] = {

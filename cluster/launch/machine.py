@@ -88,10 +88,10 @@ class Machine:
     computer unless `address` names a Ray cluster, "host:port", or "auto" for the cluster of which this
     computer is a node; there each host gets a node of its own if there are enough (:attr:`warning` says when
     not). `wire` carries the messages between hosts: 'shm' (shared memory) for hosts on one computer, 'tcp'
-    or 'zmq'
-    for a network; 'auto' chooses, and :attr:`facts` tells which and why. `curve` encrypts and authenticates
-    what passes over a network; turn it off only to measure its cost. `policy` says when a locked operation
-    goes to its page instead of the page to the operation: 'never', 'always' or 'adaptive'.
+    or 'zmq' for a network; 'auto' chooses, and :attr:`facts` tells which and why. What passes over a network
+    is encrypted and authenticated; `curve` turns that off for 'zmq', only to measure its cost. `policy` says
+    when a locked operation goes to its page instead of the page to the operation: 'never', 'always' or
+    'adaptive'.
 
     **The rest.** `prompt` is a regular expression (bytes, or text) for the prompt of the guest's shell.
     `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `progress` is a

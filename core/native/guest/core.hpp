@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
 
 #include "base/requests.hpp"
 
@@ -81,8 +80,6 @@ class GuestCore {
     /// Any thread: what waits for the core at this moment, and what it is called when it is off.
     virtual CoreGlance glance() noexcept = 0;
     virtual const char* off_name() const noexcept = 0;
-    /// The registers as a person reads them.
-    virtual std::string describe() const = 0;
 };
 
 /// Makes the core of a vCPU, which outlives it.

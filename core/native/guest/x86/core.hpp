@@ -11,7 +11,6 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
-#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -86,7 +85,6 @@ class Core final : public GuestCore, private VcpuPort {
     bool write_own(uint64_t gpa, unsigned size, uint64_t value) noexcept override;
     CoreGlance glance() noexcept override;
     const char* off_name() const noexcept override { return "wait-for-sipi"; }
-    std::string describe() const override;
 
     // ---- any thread
     Lapic& lapic() noexcept { return lapic_; }
@@ -132,8 +130,5 @@ class Core final : public GuestCore, private VcpuPort {
     // The thread's own.
     uint64_t tsc_offset_ = 0, tsc_adjust_ = 0;
 };
-
-/// The registers as a person reads them.
-std::string describe(const cm_registers& registers);
 
 }  // namespace coremesh::x86

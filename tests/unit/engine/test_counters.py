@@ -35,7 +35,7 @@ def test_given_the_native_sources_when_they_are_read_then_every_declared_counter
     sized = {f"atomics_{size}" for size in (1, 2, 4, 8, 16)}  # by the logarithm of the size: atomics.c
     ways = (
         r"\+\+\(?[^;]*\b{0}\b", r"\b{0}\+\+", r"\b{0} \+?= ", r"\b{0}\.(fetch_add|store)\(",
-        r"add\([\w.\[\]()]*\b{0}\b", r"\b{0}\)\.fetch_add", r"[:?] counters_\.{0}\b",
+        r"add\([\w.\[\]()]*\b{0}\b", r"\b{0}\)\.fetch_add", r"([:?]|return) counters_\.{0}\b",
     )  # fmt: skip
     counted = {name for name in rows if any(re.search(way.format(name), text) for way in ways)}
     assert rows - counted == sized

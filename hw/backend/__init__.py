@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What stands behind a device: the person at a console."""
+"""What stands behind a device: the person at a console, disk images, networks."""

@@ -238,9 +238,9 @@ def test_given_no_privileges_when_a_debian_disk_is_made_then_it_boots_to_a_login
             assert " / " in machine.run("mount | grep ext4", 60).output
     with Machine(vcpus=1, disks=["debian"], append="quiet") as machine:
         machine.wait_shell(300)
-        machine.run("echo kept >/root/kept; sync", 60)
+        machine.run("echo kept >/srv/kept; sync", 60)
         machine.console.write("systemctl poweroff -f\n")
         assert machine.wait(120) is not None
     ext4.check(debian_disk.own_disk().disk)
     with Machine(vcpus=1, disks=["debian"], append="quiet") as machine:
-        assert machine.run("cat /root/kept", 300).output.strip() == "kept"
+        assert machine.run("cat /srv/kept", 300).output.strip() == "kept"

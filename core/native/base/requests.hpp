@@ -15,9 +15,9 @@ enum Request : uint32_t {
     kRequestOfCore = 1 << 8,  ///< this and the higher bits mean what the guest's architecture says
 };
 
-/// The word that a vCPU looks at when nothing is up. Who posts stores its data first and sets its bit second;
-/// who takes, takes the bit first and the data second. A post in between sets the bit again, so nothing stays
-/// behind.
+/// The word that a vCPU looks at when nothing is up. A thread that posts stores its data first and sets its
+/// bit second; one that takes, takes the bit first and the data second. A post in between sets the bit again,
+/// so nothing stays behind.
 class Requests {
   public:
     void post(uint32_t request) noexcept { word_.fetch_or(request, std::memory_order_seq_cst); }

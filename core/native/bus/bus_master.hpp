@@ -15,7 +15,8 @@ class BusMaster {
     virtual bool read(uint64_t gpa, void* to, uint64_t length) noexcept = 0;
     virtual bool write(uint64_t gpa, const void* from, uint64_t length) noexcept = 0;
     /// Where the bytes of a range lie, for a caller that has them moved by the host's kernel; null where they
-    /// are not RAM in one block, or other hosts have copies: copy then. Who writes there calls `wrote` after.
+    /// are not RAM in one block, or other hosts have copies: copy then. A caller that writes there calls
+    /// `wrote` after.
     virtual uint8_t* direct(uint64_t gpa, uint64_t length, bool to_write) noexcept {
         static_cast<void>(gpa), static_cast<void>(length), static_cast<void>(to_write);
         return nullptr;

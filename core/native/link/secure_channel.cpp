@@ -57,7 +57,7 @@ bool SecureChannel::meet(std::span<const uint8_t, kGreeting> theirs, const Chann
         return false;
     }
     peer_ = host;
-    // Whatever somebody between the hosts changes in a greeting, the keys of the two sides then differ.
+    // If a greeting is changed on the way, the two sides get different keys.
     aes_ = (greeting_[kCiphers] & theirs[kCiphers] & kAes) != 0;
     std::array<uint8_t, 2 * kGreeting> both;
     std::copy(greeting_.begin(), greeting_.end(), both.begin() + (client_ ? 0 : kGreeting));

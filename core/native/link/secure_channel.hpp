@@ -50,7 +50,8 @@ class SecureChannel {
 
     std::span<const uint8_t, kGreeting> greeting() const noexcept { return greeting_; }
 
-    /// Takes the other side's greeting. False: it is none, or of a host that this is not for.
+    /// Takes the other side's greeting. False: it is not a greeting, or not from a host that may connect
+    /// here.
     bool meet(std::span<const uint8_t, kGreeting> theirs, const ChannelKeys& keys) noexcept;
     /// After meet(): the host that the other side says it is, and is if open() succeeds.
     HostId peer() const noexcept { return *peer_; }

@@ -49,7 +49,7 @@ CoreState Core::save(Activity activity) noexcept {
     lapic_.save(out.lapic);
     out.registers.resize(register_words());
     cm_engine_save(engine_, out.registers.data());
-    // Pages whose code was written are not kept: who loads has translated nothing.
+    // Pages whose code was written are not kept: a vCPU that loads has translated nothing.
     const uint32_t requests = signals_.pending();
     out.events.activity_state = activity == Activity::kOff      ? kWaitForSipi
                                 : activity == Activity::kHalted ? kHlt

@@ -205,15 +205,24 @@ class Machine:
         timeout: float | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> CommandResult:
-        """As :meth:`run`, for an event loop, as a notebook's; `on_output` is called on another thread."""
+        """As :meth:`run`, for an event loop, as a notebook's; `on_output` is called on another thread.
+
+        `timeout` is in seconds. Raises what :meth:`run` raises, :class:`ConsoleTimeoutError` among it.
+        """
         return await asyncio.to_thread(self.run, command, timeout, on_output)
 
     async def wait_shell_async(self, timeout: float | None = None) -> float:
-        """As :meth:`wait_shell`, for an event loop."""
+        """As :meth:`wait_shell`, for an event loop; `timeout` is in seconds.
+
+        Raises what :meth:`wait_shell` raises, :class:`ConsoleTimeoutError` among it.
+        """
         return await asyncio.to_thread(self.wait_shell, timeout)
 
     async def wait_async(self, timeout: float | None = None) -> MachineEnd | None:
-        """As :meth:`wait`, for an event loop."""
+        """As :meth:`wait`, for an event loop; `timeout` is in seconds.
+
+        Raises what :meth:`wait` raises, :class:`HostLostError` among it.
+        """
         return await asyncio.to_thread(self.wait, timeout)
 
     def wait_shell(self, timeout: float | None = None) -> float:

@@ -22,6 +22,7 @@ from coremesh.core.state import StateError
 
 ROUNDS = "rounds=60"  # a second of work
 MIB = 1 << 20
+ELSEWHERE = 0xCD5  # OF, DF, SF, ZF, AF, PF, CF
 
 #: In a process of its own: the machine that was saved in a folder goes on to its end.
 GO_ON = """
@@ -117,7 +118,11 @@ def test_nothing_of_the_engines_cpu_state_is_forgotten(saved_guest: Path, at_wor
             second = other.host.engine_image(0)[2]
         for name, role, offset, length in members:
             part = slice(offset, offset + length)
-            if role != "scratch":
+            if name == "eflags":  # with the arithmetic flags and DF until the engine is entered
+                before, after = (int.from_bytes(each[part], "little") for each in (first, second))
+                assert before & ~ELSEWHERE == after & ~ELSEWHERE, "eflags was forgotten"
+                assert after & ELSEWHERE == state.plain["host"]["vcpus"][0]["registers"]["rflags"] & ELSEWHERE
+            elif role != "scratch":
                 assert second[part] == first[part], f"{name} was forgotten"
             if role == "fixed":
                 assert first[part] == fresh[part], f"{name} is not fixed"

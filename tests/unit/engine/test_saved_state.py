@@ -245,6 +245,19 @@ def test_a_pending_nmi_comes_unless_it_is_blocked() -> None:
         assert second.save_state()["vcpus"][0]["events"]["nmi_pending"] == 1
 
 
+@pytest.mark.parametrize("flags", [0x000, 0x8D5, 0x400, 0xCD5])
+def test_the_first_instruction_finds_the_flags(flags: int) -> None:
+    """Given a vCPU saved with these flags, when it goes on, then its first instruction has them."""
+    # pushf; pop eax; mov [500h], eax; hlt
+    first = machine(b"\x9c\x58\xa3" + RESULT.to_bytes(4, "little") + b"\xf4")
+    state = first.save_state()
+    registers = state["vcpus"][0]["registers"]
+    registers["rflags"] = registers["rflags"] & ~0xCD5 | flags
+    with going_on(state, first) as second:
+        until_halted(second)
+        assert int.from_bytes(second.ram_read(RESULT, 4), "little") & 0xCD5 == flags
+
+
 @pytest.mark.parametrize("shadow", [0, 1, 2])
 def test_an_interrupt_waits_for_the_instruction_in_the_shadow(shadow: int) -> None:
     """Given a vCPU saved behind STI or MOV SS, when an interrupt waits, then one instruction is first."""

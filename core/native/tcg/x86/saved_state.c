@@ -261,6 +261,9 @@ static void load_modes(CPUX86State* env, const struct special* s) {
     env->gdt.base = s->gdtr[0], env->gdt.limit = (uint32_t)s->gdtr[1];
     env->idt.base = s->idtr[0], env->idt.limit = (uint32_t)s->idtr[1];
     env->eip = s->rip;
+    // The engine takes the arithmetic flags and DF out of this word when it is entered, as it puts them there
+    // when it is left.
+    env->eflags = (uint32_t)s->rflags | 2;
 }
 
 static void load_breakpoints(struct cm_engine* engine, const struct special* s) {

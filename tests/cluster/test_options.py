@@ -4,6 +4,7 @@
 No machine is started: a description is made of the options, as `Machine` does before it starts Ray.
 """
 
+import asyncio
 import inspect
 import os
 import re
@@ -280,7 +281,9 @@ def test_given_junk_when_a_method_is_called_then_it_is_refused_or_passed_on_soun
             if name == "timeout" and junk is None:
                 continue  # waits for ever, as asked
             with pytest.raises(CoremeshError):
-                getattr(machine, method)(**{**wanted, name: junk})
+                answer = getattr(machine, method)(**{**wanted, name: junk})
+                if inspect.iscoroutine(answer):
+                    asyncio.run(answer)
     for call in machine._hosts.calls:  # type: ignore[attr-defined]
         assert all(isinstance(word, str | int | float | bytes | Path | Forward) for word in call), call
 
@@ -333,7 +336,7 @@ def test_given_junk_when_an_image_is_fetched_then_it_is_refused(
         ({"protection": None}, "auto, userfaultfd, mprotect"),
         ({"unpack": "no"}, "True or False"),
         ({"curve": 0}, "True or False"),
-        ({"prompt": b"("}, "no regular expression"),
+        ({"prompt": b"("}, "not a regular expression"),
         ({"prompt": b""}, "found in nothing"),
         ({"prompt": 5}, "text or bytes"),
         ({"kernel": "a\0b"}, "zero byte"),

@@ -45,8 +45,14 @@ def test_given_a_stack_of_the_kernel_when_virtual_8086_code_uses_it_then_it_is_a
     host.ram_write(GDT, struct.pack("<QQQ", 0, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF))
     host.ram_write(IDT + 14 * 8, struct.pack("<HHHH", HANDLER, 8, 0x8E00, 0))
     host.ram_write(TSS + 4, struct.pack("<II", 0x2000, 0x10))
-    # pop [SEEN]; pop [SEEN+4]; mov eax,cr2; mov [SEEN+8],eax
-    handler = b"\x8f\x05" + struct.pack("<I", SEEN) + b"\x8f\x05" + struct.pack("<I", SEEN + 4)
+    # mov ax,10h; mov ds,ax (it is null behind virtual-8086 code); pop [SEEN]; pop [SEEN+4]; mov eax,cr2;
+    # mov [SEEN+8],eax
+    handler = (
+        b"\x66\xb8\x10\x00\x8e\xd8\x8f\x05"
+        + struct.pack("<I", SEEN)
+        + b"\x8f\x05"
+        + struct.pack("<I", SEEN + 4)
+    )
     host.ram_write(HANDLER, handler + b"\x0f\x20\xd0\xa3" + struct.pack("<I", SEEN + 8) + HLT)
     data = dict.fromkeys(("ds", "es", "fs", "gs"), _selector(0x1000, 0xF3))
     host.set_registers(

@@ -58,8 +58,8 @@ MUTANTS = {
     ),
     "the home serves the next before the last has ended": (
         "directory.cpp",
-        "if (page.active != 0) {\n        ++counters_.queued;",
-        "if (false) {\n        ++counters_.queued;",
+        "if (page.active != 0) {\n        ++counters_.home_queued;",
+        "if (false) {\n        ++counters_.home_queued;",
     ),
     "the home sends an operation to a page that nobody owns": (
         "directory.cpp",

@@ -12,6 +12,7 @@
 #include "link/frame.hpp"
 
 using namespace coremesh::link;
+using coremesh::HostId;
 
 namespace {
 

@@ -28,8 +28,9 @@ ALWAYS = ("console=ttyS0,115200", "panic=-1")
 #: rcu_nocbs=all: callbacks of RCU are run by threads, not by each core's tick. skew_tick=1: ticks of the
 #: cores do not come at the same time, so they do not meet at the same locks.
 #:
-#: Not here: nohz_full=1-N, which pinned work gains by. Idle cores without a tick take no work from a host
-#: that has too much of it: only the first core would do that for them, and it is busy then.
+#: Not here: nohz_full=1-N, which keeps the kernel's own threads and timers away as well, and saves more. It
+#: leaves the balancing on behalf of idle cores to the first core alone. Where that is busy, idle hosts take
+#: no work from one that has too much of it.
 SEVERAL_HOSTS = ("tsc=reliable", "quiet", "relax_domain_level=1", "rcu_nocbs=all", "skew_tick=1")
 
 #: Any of these from a person decides how much the kernel prints: 'quiet' is then not added.

@@ -69,7 +69,7 @@ second.plot("turns", "guest_seconds", ideal=False)
 
 # %% [markdown]
 # Another process can read the rows at any time, while the sweep runs too. And one page has all of it, for
-# those who have no Python:
+# people without Python:
 
 # %%
 assert len(coremesh.SweepResult.read(OUT)) == 4

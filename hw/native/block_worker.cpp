@@ -247,7 +247,7 @@ bool BlockWorker::execute(const Chain& chain, uint32_t& written) noexcept {
     }
     if (!sound) return false;
     if (status != Status::kOk) add(words_.errors);
-    // 2.7.8.2: so many bytes from the first on have been written. Of a read that failed that is none.
+    // 2.7.8.2: the number of bytes written from the first on. A read that failed has written none.
     const bool filled = bytes_in == 0 || (status == Status::kOk && header.type != kOut);
     written = static_cast<uint32_t>(filled ? std::min<uint64_t>(bytes_in + 1, 0xFFFF'FFFF) : 0);
     return queue_->scatter(chain.writable, bytes_in, &status, 1).has_value();

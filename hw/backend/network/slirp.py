@@ -324,7 +324,7 @@ class SlirpPort:
         except OSError:
             failed = 1
         if found.pop(self._wakes, 0):
-            self._woken = False  # before the queues are looked at: who adds later wakes again
+            self._woken = False  # before the queues are read: a frame that is added later wakes it again
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakes, 4096)
 

@@ -32,7 +32,7 @@ void CM_WRAP(x86_stl_phys_notdirty)(CPUState* cs, hwaddr gpa, uint32_t entry) {
         if ((now & ~status) != (entry & ~status)) {
             // Another core changed the entry during the walk: walk again, by repeating the instruction. In
             // the middle of an interrupt's delivery (no return address) the old mapping is used instead, as
-            // if the walk had come first; whoever changed it must shoot this TLB down anyway.
+            // if the walk had come first; the core that changed it must flush this TLB anyway.
             uintptr_t retaddr = engine->env->retaddr;
             if (retaddr) {
                 cs->exception_index = -1;

@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Virtio over PCI, modern interface: registers in base address 0, MSI-X in 1, capabilities that lead there.
+"""Virtio over PCI, modern interface: the registers of one device, and what its driver does with them.
 
 Source: VIRTIO 1.2, section 4.1. The driver's notifications are doorbells: core/native/bus/doorbell.hpp
 answers them before this code is asked, except in a machine without a native host, as tests are.
-
-Base address 0::
-
-    0000  common configuration      4.1.4.3
-    1000  ISR status                4.1.4.5
-    2000  device configuration      4.1.4.6
-    3000  notifications             4.1.4.4: four bytes a queue
+``pci_function.py`` says which register is at which offset.
 """
 
 import logging
@@ -19,29 +13,27 @@ from typing import Any, Final
 
 from coremesh.core._native import BusMaster, Doorbells, DoorbellWindow, Interrupts, VirtQueue
 from coremesh.core.state import State, StateError
-from coremesh.hw.decode import MMIO, At
-from coremesh.hw.device import Device
-from coremesh.hw.pci.function import INTA, Bar, PciFunction
-from coremesh.hw.registers import Bit, Bits, Register
+from coremesh.hw.decode import At
+from coremesh.hw.registers import Bit, Register
 from coremesh.hw.state import Stateful
 from coremesh.hw.virtio.model import EVENT_IDX, INDIRECT_DESC, VERSION_1, VirtioModel
+from coremesh.hw.virtio.pci_function import (
+    COMMON,
+    COMMON_BYTES,
+    CONFIG,
+    ISR,
+    MSIX,
+    NOTIFY,
+    NOTIFY_STRIDE,
+    REGION,
+    Transport,
+    VirtioFunction,
+)
 
 logger = logging.getLogger(__name__)
 
-VENDOR: Final = 0x1AF4
-FIRST_DEVICE: Final = 0x1040
 NO_VECTOR: Final = 0xFFFF
-
-COMMON, ISR, CONFIG, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000
-MSIX: Final = 0x4000
-"""Where base address 1 begins among the offsets: the vector table, and behind it the pending bits."""
-_REGION: Final = 0x1000
-_NOTIFY_STRIDE: Final = 4
-_COMMON_BYTES: Final = 60
 _LONGEST_RESET: Final = 20.0  # seconds a request may take that is under way when the board is reset
-
-_VENDOR_SPECIFIC, _MSIX_CAPABILITY = 0x09, 0x11
-_COMMON_CFG, _NOTIFY_CFG, _ISR_CFG, _DEVICE_CFG, _PCI_CFG = 1, 2, 3, 4, 5
 
 
 class DEVICE_STATUS(Register):
@@ -92,14 +84,6 @@ class QUEUE_SELECT(Register):
     writable = 0xFFFF
 
 
-class MSIX_CONTROL(Register):
-    """Message control of the MSI-X capability."""
-
-    TABLE_SIZE = Bits(10, 0)  # less one
-    FUNCTION_MASK = Bit(14)
-    ENABLE = Bit(15)
-
-
 _QUEUE_SIZE, _QUEUE_VECTOR, _QUEUE_ENABLE, _QUEUE_NOTIFY_OFF = 24, 26, 28, 30
 _QUEUE_DESCRIPTORS, _QUEUE_DRIVER, _QUEUE_DEVICE = 32, 40, 48
 _ALIGNMENT: Final = {"descriptors": 16, "driver": 2, "device": 4}
@@ -128,7 +112,7 @@ class QueueRegisters(Stateful):
         return not any(getattr(self, part) % by for part, by in _ALIGNMENT.items())
 
 
-class VirtioPci(Device):
+class VirtioPci(Transport):
     """The transport of one device. ``function`` goes onto the PCI bus."""
 
     REGISTERS = (
@@ -156,7 +140,7 @@ class VirtioPci(Device):
         self.queues = [VirtQueue(bus, self.interrupts) for _ in model.queue_sizes]
         self._window: DoorbellWindow | None = None
         if doorbells is not None:
-            self._window = doorbells.add(list(self.queues), _NOTIFY_STRIDE)
+            self._window = doorbells.add(list(self.queues), NOTIFY_STRIDE)
         self._queue_registers = [QueueRegisters(size) for size in model.queue_sizes]
         self._driver_features = 0
         self._resetting = False
@@ -172,8 +156,8 @@ class VirtioPci(Device):
         """See the top of this file for what is where."""
         if offset >= MSIX:
             return self.interrupts.read(offset - MSIX, size) if size >= 4 else (1 << 8 * size) - 1
-        region, at = offset & ~(_REGION - 1), offset % _REGION
-        if region == COMMON and at + size <= _COMMON_BYTES:
+        region, at = offset & ~(REGION - 1), offset % REGION
+        if region == COMMON and at + size <= COMMON_BYTES:
             return int.from_bytes(self._common()[at : at + size], "little")
         if region == ISR and at == 0:
             return self.interrupts.take_isr()
@@ -187,13 +171,13 @@ class VirtioPci(Device):
             if size >= 4:
                 self.interrupts.write(offset - MSIX, size, value)
             return
-        region, at = offset & ~(_REGION - 1), offset % _REGION
-        if region == COMMON and at + size <= _COMMON_BYTES:
+        region, at = offset & ~(REGION - 1), offset % REGION
+        if region == COMMON and at + size <= COMMON_BYTES:
             self._write_common(at, size, value)
         elif region == CONFIG and at + size <= len(self.model.config):
             self.model.write_config(at, value.to_bytes(size, "little"))
-        elif region == NOTIFY and at // _NOTIFY_STRIDE < len(self.queues):
-            self.queues[at // _NOTIFY_STRIDE].ring()
+        elif region == NOTIFY and at // NOTIFY_STRIDE < len(self.queues):
+            self.queues[at // NOTIFY_STRIDE].ring()
 
     def _common(self) -> bytes:
         """The common configuration as bytes: it is read as a driver starts, and never after."""
@@ -204,7 +188,7 @@ class VirtioPci(Device):
         driver = (
             self._driver_features >> 32 * self.driver_feature_select if self.driver_feature_select < 2 else 0
         )
-        data = bytearray(_COMMON_BYTES)
+        data = bytearray(COMMON_BYTES)
 
         def put(at: int, size: int, value: int) -> None:
             data[at : at + size] = value.to_bytes(size, "little")
@@ -427,88 +411,3 @@ class VirtioPci(Device):
             **self.interrupts.counters(),
             "resets_needed": self.resets_needed,
         }
-
-
-class VirtioFunction(PciFunction):
-    """The PCI function of a virtio device: identity, base addresses, capabilities."""
-
-    def __init__(self, transport: VirtioPci, model: VirtioModel) -> None:
-        vectors = len(model.queue_sizes) + 1
-        super().__init__(
-            model.name,
-            vendor=VENDOR,
-            device=FIRST_DEVICE + model.DEVICE_ID,
-            class_code=model.PCI_CLASS,
-            revision=1,
-            subsystem=(VENDOR, 0x1100),
-            pin=INTA,
-            bars=(
-                Bar(0, MMIO, MSIX, transport),
-                Bar(1, MMIO, _REGION, transport, offset=MSIX, widths=(4, 8)),
-            ),
-        )
-        self._transport = transport
-        table_in_bar_1 = 1
-        self._msix = self.config.add_capability(
-            _MSIX_CAPABILITY,
-            (vectors - 1).to_bytes(2, "little")
-            + table_in_bar_1.to_bytes(4, "little")
-            + (0x800 | table_in_bar_1).to_bytes(4, "little"),
-            (MSIX_CONTROL.ENABLE | MSIX_CONTROL.FUNCTION_MASK).to_bytes(2, "little"),
-        )
-        writable = b"\0\0\xff\0\0\0" + b"\xff" * 12
-        self._window = self._add_structure(_PCI_CFG, 0, 0, bytes(4), writable)
-        config_bytes = max(4, len(model.config))
-        self._add_structure(_DEVICE_CFG, CONFIG, config_bytes)
-        self._add_structure(_ISR_CFG, ISR, 4)
-        notify_bytes = _NOTIFY_STRIDE * len(model.queue_sizes)
-        self._add_structure(_NOTIFY_CFG, NOTIFY, notify_bytes, _NOTIFY_STRIDE.to_bytes(4, "little"))
-        self._add_structure(_COMMON_CFG, COMMON, _COMMON_BYTES)
-
-    def _add_structure(
-        self, kind: int, offset: int, length: int, more: bytes = b"", writable: bytes = b""
-    ) -> int:
-        """4.1.4: struct virtio_pci_cap, in base address 0."""
-        size = 16 + len(more)
-        body = bytes((size, kind, 0, 0, 0, 0)) + offset.to_bytes(4, "little") + length.to_bytes(4, "little")
-        return self.config.add_capability(_VENDOR_SPECIFIC, body + more, writable)
-
-    def read(self, at: int, size: int) -> int:
-        """Configuration space; through the PCI_CFG window also the registers (4.1.4.9)."""
-        target = self._through_window(at, size)
-        if target is None:
-            return super().read(at, size)
-        with self._transport.lock:
-            return self._transport.read(target, size)
-
-    def write(self, at: int, size: int, value: int) -> None:
-        """The same, writing."""
-        target = self._through_window(at, size)
-        super().write(at, size, value)
-        if target is not None:
-            with self._transport.lock:
-                self._transport.write(target, size, value)
-
-    def _through_window(self, at: int, size: int) -> int | None:
-        if at != self._window + 16:
-            return None
-        bar, offset = self.config.read(self._window + 4, 1), self.config.read(self._window + 8, 4)
-        length = self.config.read(self._window + 12, 4)
-        if bar > 1 or length != size or offset % size or offset + size > self.bars[bar].length:
-            return None
-        return self.bars[bar].offset + offset
-
-    def written(self, at: int, size: int) -> None:
-        """MSI-X was enabled, disabled, masked or unmasked as a whole."""
-        if at < self._msix + 4 and at + size > self._msix + 2:
-            self._apply_msix()
-
-    def _apply_msix(self) -> None:
-        control = self.config.read(self._msix + 2, 2)
-        self._transport.interrupts.control(
-            bool(control & MSIX_CONTROL.ENABLE), bool(control & MSIX_CONTROL.FUNCTION_MASK)
-        )
-
-    def moved(self, device: Device, mappings: Sequence[At]) -> None:
-        """The doorbells are where the base address is."""
-        self._transport.moved(mappings)

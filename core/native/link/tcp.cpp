@@ -2,10 +2,8 @@
 #include "link/tcp.hpp"
 
 #include <arpa/inet.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -19,80 +17,20 @@
 #include <utility>
 
 #include "base/pi_mutex.hpp"
-#include "link/frame.hpp"
+#include "link/tcp_connection.hpp"
 
 namespace coremesh::link {
 namespace {
 
 using Drained = ProtocolThread::Drained;
+using Connection = TcpConnection;
 
 constexpr unsigned kBatch = 64;                  // frames handed on before the timers are looked at
 constexpr int64_t kAgainNs = 100'000'000;        // a connection that was refused is tried again after this
 constexpr int64_t kPatienceNs = 10'000'000'000;  // for the other side to prove its key
 constexpr size_t kUnproven = 2;                  // accepted connections that are kept unproven, for each host
-constexpr size_t kRecord = kHeaderBytes + kMaxPayload + SecureChannel::kOverhead;  // the longest
-constexpr size_t kOut = 512 << 10;  // bytes that wait for one peer beyond the kernel's buffer
-constexpr size_t kIn = 2 * kRecord;
-constexpr unsigned kFew = 2;  // peers that are read without asking epoll
-
-/// A file descriptor that is closed with it.
-class Socket {
-  public:
-    explicit Socket(int fd = -1) noexcept : fd_(fd) {}
-    ~Socket() { reset(); }
-    Socket(Socket&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-    Socket& operator=(Socket&& other) noexcept {
-        reset();
-        fd_ = std::exchange(other.fd_, -1);
-        return *this;
-    }
-    int get() const noexcept { return fd_; }
-    void reset() noexcept {
-        if (fd_ >= 0) ::close(fd_);
-        fd_ = -1;
-    }
-
-  private:
-    int fd_;
-};
-
-socklen_t length_of(const sockaddr_storage& address) noexcept {
-    return address.ss_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
-}
-
-const sockaddr* address_of(const sockaddr_storage& address) noexcept {
-    return reinterpret_cast<const sockaddr*>(&address);
-}
-
-/// One connection, from its first byte on.
-struct Connection {
-    enum class Stage : uint8_t {
-        kConnecting,  // the other side has not answered
-        kGreeting,    // our greeting has gone, theirs is awaited
-        kUnproven,    // keys are made, their first record is awaited
-        kOpen,
-        kEnded,
-    };
-
-    Connection(Socket socket, const LibSodium& sodium, HostId self, std::optional<HostId> peer, Stage at,
-               int64_t until)
-        : fd(std::move(socket)), channel(sodium, self, peer), to(peer), stage(at), deadline(until) {}
-
-    bool unproven() const noexcept { return stage < Stage::kOpen; }
-    std::span<const uint8_t> arrived() const noexcept {
-        return std::span<const uint8_t>(in).subspan(begin, end - begin);
-    }
-
-    Socket fd;
-    SecureChannel channel;
-    const std::optional<HostId> to;  // the host that this side connects to
-    Stage stage;
-    const int64_t deadline;  // to be open by
-    uint64_t slot = 0;       // its place among the connections
-    std::vector<uint8_t> in = std::vector<uint8_t>(kIn);
-    size_t begin = 0, end = 0;  // of what has arrived and was not taken
-    bool more = false;          // a whole record is among it
-};
+constexpr size_t kOut = 512 << 10;               // bytes that wait for one peer beyond the kernel's buffer
+constexpr unsigned kFew = 2;                     // peers that are read without asking epoll
 
 /// What a host that sends to a peer uses. Under `lock`, which comes after the sender's: by any thread that
 /// sends, and by the protocol thread.
@@ -242,15 +180,8 @@ class TcpWire final : public Wire {
     }
 
     void connect(HostId host) noexcept {
-        const sockaddr_storage& there = peers_[host];
-        Socket fd(socket(there.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-        const int yes = 1;
-        // All connections of this host come from one port: it is what the others' doors admit.
-        const bool begun =
-            fd.get() >= 0 && setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
-            bind(fd.get(), address_of(source_), length_of(source_)) == 0 &&
-            (::connect(fd.get(), address_of(there), length_of(there)) == 0 || errno == EINPROGRESS);
-        if (!begun || keep(std::move(fd), host, Stage::kConnecting, EPOLLOUT) == nullptr) {
+        Socket fd = Socket::connecting(peers_[host], source_);
+        if (fd.get() < 0 || keep(std::move(fd), host, Stage::kConnecting, EPOLLOUT) == nullptr) {
             again_[host] = now_ns_ + kAgainNs;
         }
     }
@@ -263,7 +194,7 @@ class TcpWire final : public Wire {
                 return;
             }
             Connection* const made = keep(std::move(fd), std::nullopt, Stage::kGreeting, EPOLLIN);
-            if (made != nullptr && !send_whole(*made, made->channel.greeting())) end(*made);
+            if (made != nullptr && !made->send_whole(made->channel.greeting())) end(*made);
         }
     }
 
@@ -316,12 +247,6 @@ class TcpWire final : public Wire {
 
     // --- bytes go out -----------------------------------------------------------------------------------
 
-    /// The first bytes of a connection: the kernel's buffer is empty, so that they fit.
-    static bool send_whole(const Connection& connection, std::span<const uint8_t> bytes) noexcept {
-        return ::send(connection.fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) ==
-               static_cast<ssize_t>(bytes.size());
-    }
-
     /// With the way's lock.
     void write_out(Way& way) noexcept {
         while (way.begin != way.end) {
@@ -366,58 +291,28 @@ class TcpWire final : public Wire {
     /// Returns how many frames were handed on, `most` at most.
     unsigned read_in(Connection& connection, unsigned most, Sink& sink) noexcept {
         if (connection.more) return 0;  // those first
-        if (!receive(connection)) {
+        if (!connection.receive()) {
             end(connection);
             return 0;
         }
-        if (connection.unproven() && !shake_hands(connection)) {
-            refuse(connection, sink);
-            return 0;
+        if (connection.unproven()) {
+            const Connection::Proof proof = connection.shake_hands(keys_, frame_);
+            if (proof == Connection::Proof::kNone ||
+                (proof == Connection::Proof::kGiven && !admit(connection))) {
+                refuse(connection, sink);
+                return 0;
+            }
         }
         return connection.stage == Stage::kOpen ? take(connection, most, sink) : 0;
     }
 
     void connected(Connection& connection) noexcept {
-        int error = 0;
-        socklen_t size = sizeof error;
-        getsockopt(connection.fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
-        if (error != 0 || !send_whole(connection, connection.channel.greeting())) return end(connection);
-        connection.stage = Stage::kGreeting;
+        if (!connection.greet()) return end(connection);
         watch(connection.fd.get(), connection.slot, EPOLLIN, EPOLL_CTL_MOD);
     }
 
-    /// False: the other side has closed it, or it broke.
-    static bool receive(Connection& connection) noexcept {
-        std::vector<uint8_t>& in = connection.in;
-        if (connection.begin != 0) {
-            std::memmove(in.data(), in.data() + connection.begin, connection.end - connection.begin);
-            connection.end -= std::exchange(connection.begin, 0);
-        }
-        const ssize_t got =
-            ::recv(connection.fd.get(), in.data() + connection.end, in.size() - connection.end, MSG_DONTWAIT);
-        if (got > 0) connection.end += static_cast<size_t>(got);
-        return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
-    }
-
-    /// Takes the greeting and the first record once they are there. False: it is no other host of the
-    /// machine, or one that has a connection.
-    bool shake_hands(Connection& connection) noexcept {
-        constexpr size_t kGreeting = SecureChannel::kGreeting, kEmpty = SecureChannel::kOverhead;
-        if (connection.stage == Stage::kGreeting) {
-            if (connection.arrived().size() < kGreeting) return true;
-            if (!connection.channel.meet(connection.arrived().first<kGreeting>(), keys_)) return false;
-            connection.begin += kGreeting;
-            std::array<uint8_t, kEmpty> proof;
-            connection.channel.seal({}, proof.data());
-            if (!send_whole(connection, proof)) return false;
-            connection.stage = Stage::kUnproven;
-        }
-        if (connection.arrived().size() < kEmpty) return true;
-        if (SecureChannel::frame_bytes(connection.arrived().first<SecureChannel::kLength>()) != 0 ||
-            !connection.channel.open(connection.arrived().first(kEmpty), frame_.data())) {
-            return false;
-        }
-        connection.begin += kEmpty;
+    /// The other side has proved its key, and becomes the way to its host. False: that host has a connection.
+    bool admit(Connection& connection) noexcept {
         Way& way = ways_[connection.channel.peer()];
         const std::lock_guard guard(way.lock);
         if (met_ >> connection.channel.peer() & 1) return false;
@@ -430,24 +325,22 @@ class TcpWire final : public Wire {
         return true;
     }
 
+    /// Hands on the frames that have arrived, `most` at most; returns how many.
     unsigned take(Connection& connection, unsigned most, Sink& sink) noexcept {
         connection.more = false;
         for (unsigned taken = 0;; ++taken) {
-            const std::span<const uint8_t> arrived = connection.arrived();
-            if (arrived.size() < SecureChannel::kLength) return taken;
-            const auto length = SecureChannel::frame_bytes(arrived.first<SecureChannel::kLength>());
-            const size_t record = length.value_or(0) + SecureChannel::kOverhead;
-            if (length && arrived.size() < record) return taken;
+            const Connection::Next next = connection.next();
+            if (next == Connection::Next::kPart) return taken;
             if (taken == most) {
                 connection.more = more_ = true;
                 return taken;
             }
-            if (!length || !connection.channel.open(arrived.first(record), frame_.data())) {
+            const auto frame = next == Connection::Next::kFrame ? connection.take(frame_) : std::nullopt;
+            if (!frame) {
                 refuse(connection, sink);
                 return taken;
             }
-            connection.begin += record;
-            sink.arrived(std::span<const uint8_t>(frame_).first(*length), connection.channel.peer());
+            sink.arrived(*frame, connection.channel.peer());
         }
     }
 

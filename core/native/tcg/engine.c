@@ -169,7 +169,7 @@ void cm_engine_close(cm_engine* engine) {
         uc_close(engine->uc);
     }
     free(engine->codegen);
-    free(engine->translation);
+    cm_target_release(engine);
     free(engine->allocation);
 }
 

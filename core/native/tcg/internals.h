@@ -51,19 +51,15 @@ struct cm_engine {
     bool ram_shared;
     unsigned nb_regions;
     MemoryRegion* hole_region;
-    bool shutdown;         // a triple fault was seen
-    target_ulong int_eip;  // RIP of an INT n whose delivery is under way (exceptions.c)
-    char abort_text[96];   // why the engine gave up, or empty
-    uint64_t last_sti;     // its linear address, or 0 (x86/debug_registers.c)
-    bool data_trap;        // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
-    target_ulong split_write;    // the first part of a misaligned write to a watched page
-    bool restart_at_store;       // leave the block before its next store (cm_engine_self_write)
-    uintptr_t slow_store;        // where translated code called a helper that stores now, or 0
-    bool exclusive;              // the other vCPUs are stopped: no instruction may be undone (atomics.c)
-    uintptr_t atomic_from;       // where it called the last locked operation (atomics.c)
-    struct cm_codegen* codegen;  // codegen/codegen.c; made at the first translation
-    struct cm_translation* translation;  // x86/translator.c
-    uint64_t code_page;                  // where the block that is translated begins, or UINT64_MAX
+    bool shutdown;                  // the core cannot go on; on x86 a triple fault
+    char abort_text[96];            // why the engine gave up, or empty
+    struct cm_target_state target;  // what only the files of the target's folder use (target.h)
+    bool restart_at_store;          // leave the block before its next store (cm_engine_self_write)
+    uintptr_t slow_store;           // where translated code called a helper that stores now, or 0
+    bool exclusive;                 // the other vCPUs are stopped: no instruction may be undone (atomics.c)
+    uintptr_t atomic_from;          // where it called the last locked operation (atomics.c)
+    struct cm_codegen* codegen;     // codegen/codegen.c; made at the first translation
+    uint64_t code_page;             // where the block that is translated begins, or UINT64_MAX
     // What each look-up of a target reads, on one cache line. First: an interrupt is pending that could not
     // be taken when it was last looked at: look again in the main loop after every instruction that may have
     // opened the window. Written and read by the engine's thread.

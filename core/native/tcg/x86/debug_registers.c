@@ -30,13 +30,13 @@ void CM_WRAP(helper_sti)(CPUX86State* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     CM_HIT(helper_sti);
     if (unlikely(!QTAILQ_EMPTY(&engine->cs->breakpoints)))
-        engine->last_sti = cm_engine_guest_pc(engine, GETPC() - GETPC_ADJ);
+        engine->target.last_sti = cm_engine_guest_pc(engine, GETPC() - GETPC_ADJ);
     CM_REAL(helper_sti)(env);
 }
 
 bool cm_is_behind_stack_load(const struct cm_engine* engine) {
     const CPUX86State* env = engine->env;
-    const uint64_t from_sti = env->segs[R_CS].base + env->eip - engine->last_sti;
+    const uint64_t from_sti = env->segs[R_CS].base + env->eip - engine->target.last_sti;
     const bool behind_sti = from_sti > 0 && from_sti <= CM_LONGEST_INSTRUCTION;
     return (env->hflags & HF_INHIBIT_IRQ_MASK) && !behind_sti;
 }

@@ -27,7 +27,7 @@ static bool is_fault(int vector) {
 static bool note_address(struct uc_struct* uc, int vector) {
     struct cm_engine* engine = cm_engine_of(uc);
     (void)vector;
-    engine->int_eip = engine->env->eip;
+    engine->target.int_eip = engine->env->eip;
     return false;  // #UD goes the way of all exceptions
 }
 
@@ -42,7 +42,7 @@ static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     if (env->exception_is_int) {
         // A data breakpoint that MOV SS held back comes now, before the handler's first instruction (SDM vol.
         // 3A 6.8.3). A fault on the way in (gate not present, stack not writable) is one of the INT itself.
-        env->eip = engine->int_eip;
+        env->eip = engine->target.int_eip;
         cm_deliver(env, CM_EVENT_SOFTWARE, vector, 0, env->exception_next_eip);
     } else {
         cm_data_trap_forget(engine);
@@ -69,11 +69,11 @@ static bool exec_interrupt(CPUState* cs, int request) {
         return true;
     }
     engine->attention = (flags & CM_SERVICE_PENDING) != 0;
-    if (engine->data_trap) {
+    if (engine->target.data_trap) {
         // Held back by MOV SS and POP SS, like interrupts; goes before them otherwise (SDM vol.
         // 3A 6.8.3, 6.9).
         if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) cm_data_trap_raise(engine);
-        engine->attention |= engine->data_trap;
+        engine->attention |= engine->target.data_trap;
     }
     if (!engine->attention) return (flags & CM_SERVICE_DROP_LAST) != 0;
     if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) {

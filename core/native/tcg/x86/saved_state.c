@@ -134,7 +134,7 @@ static void save_segment(uint64_t* to, const SegmentCache* from) {
 static uint64_t breakpoints_hit(const struct cm_engine* engine) {
     const CPUX86State* env = engine->env;
     uint64_t hit = 0;
-    if (!engine->data_trap) return 0;
+    if (!engine->target.data_trap) return 0;
     for (unsigned i = 0; i < 4; i++) {
         // A union with instruction breakpoints: DR7 tells which.
         const bool data = env->dr[7] >> (DR7_TYPE_SHIFT + 4 * i) & 1;
@@ -157,7 +157,7 @@ static void load_shadow(struct cm_engine* engine, uint64_t shadow) {
     CPUX86State* env = engine->env;
     env->hflags &= ~HF_INHIBIT_IRQ_MASK;
     if (shadow != SHADOW_NONE) env->hflags |= HF_INHIBIT_IRQ_MASK;
-    engine->last_sti = shadow == SHADOW_STI ? env->segs[R_CS].base + env->eip - 1 : 0;
+    engine->target.last_sti = shadow == SHADOW_STI ? env->segs[R_CS].base + env->eip - 1 : 0;
 }
 
 void cm_engine_save(const cm_engine* engine, uint64_t* words) {
@@ -272,7 +272,7 @@ static void load_breakpoints(struct cm_engine* engine, const struct special* s) 
     for (unsigned i = 0; i < 4; i++) {
         if (!(s->data_breakpoints_hit >> i & 1) || !env->cpu_watchpoint[i]) continue;
         env->cpu_watchpoint[i]->flags |= BP_WATCHPOINT_HIT_WRITE;
-        engine->data_trap = true;
+        engine->target.data_trap = true;
     }
 }
 

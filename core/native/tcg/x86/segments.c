@@ -281,7 +281,7 @@ void CM_WRAP(helper_load_seg)(CPUX86State* env, int reg, int selector32) {
     const unsigned cpl = cm_cpl(env), rpl = cm_rpl(selector);
     struct cm_descriptor d;
     CM_HIT(helper_load_seg);
-    if (reg == R_SS) cm_engine_of(env->uc)->last_sti = 0;  // debug_registers.c
+    if (reg == R_SS) cm_engine_of(env->uc)->target.last_sti = 0;  // debug_registers.c
     if (cm_is_null(selector)) {
         if (reg != R_SS) {
             cpu_x86_load_seg_cache(env, reg, selector, 0, 0, 0);

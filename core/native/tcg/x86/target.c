@@ -31,6 +31,8 @@ void cm_target_attach(struct cm_engine* engine) {
     cm_engine_reset(engine);
 }
 
+void cm_target_release(struct cm_engine* engine) { free(engine->target.translation); }
+
 static void after_reset(cm_engine* engine) {
     // Unicorn's reset turns user conveniences on; hardware comes up with CR4 = 0 (SDM vol. 3A table 10-1).
     cpu_x86_update_cr4(engine->env, 0);

@@ -14,13 +14,25 @@
 #define cm_core_ops cm_x86_core_ops
 
 struct cm_engine;
+struct cm_translation;
 struct uc_struct;
+
+// Of each engine, as `target`.
+struct cm_target_state {
+    struct cm_translation* translation;  // translator.c
+    target_ulong int_eip;                // RIP of an INT n whose delivery is under way (exceptions.c)
+    uint64_t last_sti;                   // its linear address, or 0 (debug_registers.c)
+    bool data_trap;  // a data breakpoint was hit: #DB at the next instruction boundary (watchpoints.c)
+    target_ulong split_write;  // the first part of a misaligned write to a watched page (watchpoints.c)
+};
 
 // What differs in the linked library from what it was built with, or NULL.
 const char* cm_target_compare(struct uc_struct* uc);
 // At the opening, in this order: before the engine is used at all; false: no memory. When it is complete.
 bool cm_target_prepare(struct cm_engine* engine);
 void cm_target_attach(struct cm_engine* engine);
+// At the end, whatever came of the opening: frees what the target has allocated.
+void cm_target_release(struct cm_engine* engine);
 // Between translation and code generation: what the target changes in a block.
 void cm_target_mend_block(struct cm_engine* engine, TCGContext* tcg);
 // A jump to `pc` was not found in the cache; `from` is where translated code asked. May not return.

@@ -292,14 +292,14 @@ static bool ends_in_page(struct cm_translator* t, target_ulong pc) {
 }
 
 void cm_translate_by_engine(struct cm_translator* t) {
-    const struct cm_translation* translation = t->engine->translation;
+    const struct cm_translation* translation = t->engine->target.translation;
     TCGOp* mark = QTAILQ_LAST(&t->tcg->ops);
     translation->engine.translate_insn(&t->dc->base, t->engine->cs);
     cm_mark_accesses(t, mark);
 }
 
 static void translate_insn(DisasContextBase* db, CPUState* cs) {
-    struct cm_translation* translation = cm_engine_of(cs->uc)->translation;
+    struct cm_translation* translation = cm_engine_of(cs->uc)->target.translation;
     struct cm_translator* t = &translation->t;
     struct cm_instruction in;
     free_forgotten(translation);
@@ -334,16 +334,16 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
 }
 
 // What the engine reads for the instruction that was decoded is what was decoded.
-#define SERVE(kind, type, bits)                                                 \
-    type CM_WRAP(cpu_ld##kind##_code)(CPUX86State * env, abi_ptr address) {     \
-        const struct cm_translator* t = &cm_engine_of(env->uc)->translation->t; \
-        const target_ulong at = address - t->pc;                                \
-        CM_HIT(cpu_ld##kind##_code);                                            \
-        if (unlikely(at >= t->available || at + (bits) / 8 > t->available))     \
-            return CM_REAL(cpu_ld##kind##_code)(env, address);                  \
-        uint##bits##_t value;                                                   \
-        memcpy(&value, t->bytes + at, sizeof value);                            \
-        return value;                                                           \
+#define SERVE(kind, type, bits)                                                        \
+    type CM_WRAP(cpu_ld##kind##_code)(CPUX86State * env, abi_ptr address) {            \
+        const struct cm_translator* t = &cm_engine_of(env->uc)->target.translation->t; \
+        const target_ulong at = address - t->pc;                                       \
+        CM_HIT(cpu_ld##kind##_code);                                                   \
+        if (unlikely(at >= t->available || at + (bits) / 8 > t->available))            \
+            return CM_REAL(cpu_ld##kind##_code)(env, address);                         \
+        uint##bits##_t value;                                                          \
+        memcpy(&value, t->bytes + at, sizeof value);                                   \
+        return value;                                                                  \
     }
 SERVE(ub, uint32_t, 8)
 SERVE(uw, uint32_t, 16)
@@ -364,7 +364,7 @@ void CM_WRAP(translator_loop)(const TranslatorOps* ops, DisasContextBase* db, CP
         compare_with_engine(ops, db, cs, tb);
         return;
     }
-    struct cm_translation* translation = engine->translation;
+    struct cm_translation* translation = engine->target.translation;
     const uint64_t page = engine->code_page;
     translation->engine = *ops;
     translation->lasting_temps = 0;
@@ -382,13 +382,13 @@ void CM_WRAP(translator_loop)(const TranslatorOps* ops, DisasContextBase* db, CP
     translation->t.available = 0;
 }
 
-unsigned cm_block_contents(const struct cm_engine* engine) { return engine->translation->t.contents; }
+unsigned cm_block_contents(const struct cm_engine* engine) { return engine->target.translation->t.contents; }
 
 bool cm_translator_attach(struct cm_engine* engine) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, chain_rows);
-    engine->translation = calloc(1, sizeof *engine->translation);
-    return engine->translation != NULL;
+    engine->target.translation = calloc(1, sizeof *engine->target.translation);
+    return engine->target.translation != NULL;
 }
 
 // --- The check at start ---

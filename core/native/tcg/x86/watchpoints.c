@@ -60,14 +60,14 @@ int CM_WRAP(cpu_watchpoint_address_matches)(CPUState* cs, vaddr addr, vaddr leng
 static bool mend_split_write(struct cm_engine* engine, vaddr* addr, vaddr* length) {
     const vaddr offset = *addr & ~TARGET_PAGE_MASK;
     if (offset && *length == (vaddr)0 - offset) {
-        engine->split_write = *addr;
+        engine->target.split_write = *addr;
         return true;
     }
-    if (engine->split_write && !offset && *addr == (engine->split_write & TARGET_PAGE_MASK)) {
-        *length = *addr + *length - engine->split_write;
-        *addr = engine->split_write;
+    if (engine->target.split_write && !offset && *addr == (engine->target.split_write & TARGET_PAGE_MASK)) {
+        *length = *addr + *length - engine->target.split_write;
+        *addr = engine->target.split_write;
     }
-    engine->split_write = 0;
+    engine->target.split_write = 0;
     return false;
 }
 
@@ -89,15 +89,15 @@ void CM_WRAP(cpu_check_watchpoint)(CPUState* cs, vaddr addr, vaddr length, MemTx
         }
         // Without a block it is the delivery of an event that writes its frame.
         watched->flags |= access == BP_MEM_READ ? BP_WATCHPOINT_HIT_READ : BP_WATCHPOINT_HIT_WRITE;
-        engine->data_trap = true;
+        engine->target.data_trap = true;
     }
-    if (engine->data_trap) cm_engine_kick(engine);
+    if (engine->target.data_trap) cm_engine_kick(engine);
 }
 
 void cm_data_trap_raise(struct cm_engine* engine) {
     CPUState* cs = engine->cs;
     CPUWatchpoint* watched;
-    engine->data_trap = false;
+    engine->target.data_trap = false;
     QTAILQ_FOREACH(watched, &cs->watchpoints, entry) {
         if (!(watched->flags & BP_WATCHPOINT_HIT)) continue;
         cs->watchpoint_hit = watched;
@@ -107,6 +107,6 @@ void cm_data_trap_raise(struct cm_engine* engine) {
 
 void cm_data_trap_forget(struct cm_engine* engine) {
     CPUWatchpoint* watched;
-    engine->data_trap = false;
+    engine->target.data_trap = false;
     QTAILQ_FOREACH(watched, &engine->cs->watchpoints, entry) { watched->flags &= ~BP_WATCHPOINT_HIT; }
 }

@@ -7,8 +7,8 @@
 
 struct cm_engine;
 
-// In the main loop, at an instruction boundary, when engine->data_trap is set: raises #DB with DR6 set, and
-// returns only if the breakpoint is gone.
+// In the main loop, at an instruction boundary, when engine->target.data_trap is set: raises #DB with DR6
+// set, and returns only if the breakpoint is gone.
 void cm_data_trap_raise(struct cm_engine* engine);
 
 // An exception is about to be delivered: the hit of its own instruction is in DR6 (single step), or the

@@ -130,6 +130,7 @@ class PrivateRay:
             ray_settings.token_mode("token", self.token),
             ray_settings.loopback_only(),
             ray_settings.process_group_of_its_own(),
+            ray_settings.without_web_servers(),
         ):
             ray.init(
                 address="local",  # never the cluster that happens to run here

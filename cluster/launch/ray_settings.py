@@ -108,6 +108,35 @@ def process_group_of_its_own() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_web_servers() -> Iterator[None]:
+    """Let Ray start without dashboard, autoscaler and metrics, of which a Ray for one process has no use.
+
+    It starts sooner without these processes. Where ``ray[default]`` is installed, they listen on ports that
+    answer everybody, without a token.
+    """
+    from ray._private import node, services, utils
+
+    daemons: Any = services
+    packages: Any = utils
+    nodes: Any = node.Node
+    before = daemons.start_api_server, packages.get_dashboard_dependency_error, nodes.start_monitor
+    daemons.start_api_server = lambda *_, **__: ("", None)
+    packages.get_dashboard_dependency_error = lambda: ImportError("not wanted here")
+    nodes.start_monitor = lambda _: None
+    name = "RAY_enable_metrics_collection"
+    kept = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        daemons.start_api_server, packages.get_dashboard_dependency_error, nodes.start_monitor = before
+        if kept is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = kept
+
+
+@contextlib.contextmanager
 def standard_error_aside() -> Iterator[None]:
     """Drop what is written to standard error meanwhile, by Ray's native code above all. For a moment only."""
     with contextlib.suppress(Exception):

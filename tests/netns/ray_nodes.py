@@ -20,6 +20,7 @@ from driver import Driver
 from network import Network
 
 PORT = 6379
+DASHBOARD_PORT = 8265
 PREFIX = "cmray"
 OBJECT_STORE = 80 << 20  # Ray's minimum is 75 MiB
 
@@ -31,9 +32,11 @@ class RayNodes:
     of a machine must notice by themselves, and sooner.
     """
 
-    def __init__(self, network: Network, cpus: int = 4) -> None:
+    def __init__(self, network: Network, cpus: int = 4, *, dashboard: bool = False) -> None:
+        """With `dashboard` the head takes jobs, which needs the extra 'cluster'."""
         self.network = network
         self.cpus = cpus
+        self.dashboard = f"http://{network.address(0)}:{DASHBOARD_PORT}" if dashboard else ""
         self.address = f"{network.address(0)}:{PORT}"
         # Unix socket paths below it must stay under 108 bytes; nodes that share one kill each other.
         _sweep()
@@ -51,11 +54,12 @@ class RayNodes:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_enable_worker_prestart": "0",
             "RAY_raylet_start_wait_time_s": "180",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
     def __enter__(self) -> RayNodes:
         try:
-            self._start(0, "--head", f"--port={PORT}", "--include-dashboard=false")
+            self._start(0, "--head", f"--port={PORT}", *self._dashboard_options())
             self._wait_head()
             self._driver = Driver(self.network, 0, self.environment)
             self.wait_alive(1)
@@ -67,6 +71,16 @@ class RayNodes:
             self.close()
             raise
         return self
+
+    def _dashboard_options(self) -> tuple[str, ...]:
+        if not self.dashboard:
+            return ("--include-dashboard=false",)
+        address = self.network.address(0)
+        return (
+            "--include-dashboard=true",
+            f"--dashboard-host={address}",
+            f"--dashboard-port={DASHBOARD_PORT}",
+        )
 
     def _start(self, host: int, *role: str) -> None:
         folder = self._folder / str(host)

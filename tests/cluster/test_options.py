@@ -262,7 +262,7 @@ def machine(kernel: bytes) -> Iterator[Machine]:
     made._end, made._paused, made._timings, made._shell = None, False, {}, threading.Lock()
     import weakref
 
-    made._finalizer = weakref.finalize(made, lambda: None)
+    made._finalizer = weakref.finalize(made, threading.Event().set)
     yield made
     made._finalizer.detach()
 

@@ -11,6 +11,7 @@
 #include "base/requests.hpp"
 
 struct cm_engine;
+struct cm_engine_functions;
 
 namespace coremesh {
 
@@ -55,6 +56,8 @@ class GuestCore {
     /// Requests that may stay posted while the core runs on, because it cannot take them now.
     virtual uint32_t lasting_requests() const noexcept = 0;
     virtual EngineOps engine_ops() noexcept = 0;
+    /// The engine's functions, compiled for this architecture (tcg/engine.h).
+    virtual const cm_engine_functions& engine_functions() const noexcept = 0;
     /// Once, before anything else but engine_ops: the engine is open, in its power-on state. It outlives
     /// this.
     virtual void attach(cm_engine* engine) noexcept = 0;

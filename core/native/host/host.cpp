@@ -44,7 +44,7 @@ Host::Host(Options options)
       clock_(options_.tsc_hz, 0, options_.mesh.has_value()),
       timers_(clock_, timers_per_second(options_.apic_ids.size())),
       fabric_(*this, options_.total_vcpus) {
-    if (const char* difference = cm_engine_selfcheck()) {
+    if (const char* difference = cm_engine_functions_x86_64.selfcheck()) {
         throw PlatformError(std::string("the linked translator does not match its headers (") + difference +
                             "): build coremesh again from a clean tree");
     }
@@ -264,7 +264,7 @@ constexpr uint64_t kNoPage = ~uint64_t{0};
 
 uint64_t Host::place_of(uintptr_t host_pc) noexcept {
     Vcpu* const vcpu = Vcpu::current();
-    return vcpu ? cm_engine_guest_pc(vcpu->engine(), host_pc) : 0;
+    return vcpu ? vcpu->engine_functions().guest_pc(vcpu->engine(), host_pc) : 0;
 }
 
 bool Host::hold_pages(uint64_t first, uint64_t second) noexcept {
@@ -305,8 +305,8 @@ void Host::page_needed(const FaultContext& fault, uint64_t ram_page, Access want
     if (here && vcpu) vcpu->waits_for(Vcpu::kNoPage);
     // The machine stops: the page will never come, and the instruction cannot be finished.
     if (here || !vcpu) return;
-    cm_engine_interrupted(fault.ucontext);
-    cm_engine_abandon(vcpu->engine());
+    vcpu->engine_functions().interrupted(fault.ucontext);
+    vcpu->engine_functions().abandon(vcpu->engine());
 }
 
 void Host::mesh_broken(const Breach& breach) noexcept {
@@ -388,8 +388,8 @@ void Host::self_write(const FaultContext& fault) noexcept {
     // Also without code that was posted in this fault: on several hosts the page may have been away, and the
     // block under way was posted when it went.
     if (!vcpu) return;
-    cm_engine_interrupted(fault.ucontext);
-    cm_engine_self_write(vcpu->engine(), fault.host_pc, fault.offset, fault.ucontext);
+    vcpu->engine_functions().interrupted(fault.ucontext);
+    vcpu->engine_functions().self_write(vcpu->engine(), fault.host_pc, fault.offset, fault.ucontext);
 }
 
 void Host::on_eoi(uint8_t vector) noexcept {

@@ -13,9 +13,6 @@
 #include "tcg/wraps.h"
 #include "tcg/x86/coverage.h"
 #include "probe/storm.hpp"
-#ifdef COREMESH_HOST_SSE
-#include "tcg/x86/float.h"
-#endif
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -30,13 +27,11 @@ using CpuidTable =
 /// The host's floating-point flags belong to the guest while a vCPU thread runs; Python's are its own.
 class FloatGuard {
   public:
-#ifdef COREMESH_HOST_SSE
-    FloatGuard() : saved_(cm_float_leave()) {}
-    ~FloatGuard() { cm_float_return(saved_); }
+    FloatGuard() : saved_(x86::kEngine.leave_floats()) {}
+    ~FloatGuard() { x86::kEngine.return_floats(saved_); }
 
   private:
     uint32_t saved_;
-#endif
 };
 
 /// A device node in this process. The node's methods never raise (hw/node.py); if one does, the access reads
@@ -213,7 +208,7 @@ AnyDict doctor() {
     shared("shared_mprotect", probe.shared_mprotect);
     out["shared_protection"] = std::string(name_of(probe.chosen_shared));
     out["max_map_count"] = probe.max_map_count;
-    const char* difference = cm_engine_selfcheck();
+    const char* difference = x86::kEngine.selfcheck();
     out["engine"] = difference ? std::string("layout differs: ") + difference : std::string("ok");
     const Clock clock;
     out["tsc_hz"] = clock.hz();
@@ -255,7 +250,7 @@ AnyDict storm_on(Host& host, unsigned vcpu, uint64_t address, std::vector<uint32
 
 AnyDict wrap_hits() {
     size_t count;
-    const cm_wrap_hit* hits = cm_wrap_hits(&count);
+    const cm_wrap_hit* hits = x86::kEngine.wrap_hits(&count);
     nb::dict out;
     for (size_t i = 0; i < count; ++i) {
         const bool before = out.contains(hits[i].name) && nb::cast<bool>(out[hits[i].name]);
@@ -266,7 +261,7 @@ AnyDict wrap_hits() {
 
 std::vector<uint16_t> instructions_seen() {
     std::vector<uint16_t> numbers(CM_INSTRUCTION_NUMBERS);
-    numbers.resize(cm_instructions_seen(numbers.data()));
+    numbers.resize(x86::kX86.instructions_seen(numbers.data()));
     return numbers;
 }
 
@@ -436,7 +431,7 @@ NB_MODULE(_native, m) {
     m.def(
         "calls_under_way", [] { return Unlocked::inside.load(std::memory_order_relaxed); },
         "Threads that are in a call of this module that may last, without the interpreter's lock.");
-    m.def("note_instructions", &cm_coverage, nb::arg("on"),
+    m.def("note_instructions", x86::kX86.note_instructions, nb::arg("on"),
           "Whether the kinds of instructions that are translated from now on are noted; for tests.");
     m.def("instructions_seen", &instructions_seen,
           "Numbers of the kinds noted so far, #UD left out: tcg/x86/coverage.h says how they are made.");

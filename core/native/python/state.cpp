@@ -71,7 +71,7 @@ AnyDict save(Host& host) {
     for (const x86::CoreState& vcpu : saved.vcpus) {
         nb::dict msrs, out;
         for (const auto& [index, value] : vcpu.msrs) msrs[nb::str("{:#x}").attr("format")(index)] = value;
-        out["registers"] = to_dict(cm_engine_state_entry, vcpu.registers.data());
+        out["registers"] = to_dict(x86::kEngine.state_entry, vcpu.registers.data());
         out["lapic"] = words_to_dict(vcpu.lapic);
         out["events"] = words_to_dict(vcpu.events);
         out["msrs"] = msrs;
@@ -90,7 +90,7 @@ void load(Host& host, const AnyDict& state) {
     for (nb::handle item : nb::cast<nb::list>(state["vcpus"])) {
         const nb::dict in = nb::cast<nb::dict>(item);
         x86::CoreState& vcpu = saved.vcpus.at(index++);
-        from_dict(cm_engine_state_entry, "registers", nb::cast<nb::dict>(in["registers"]),
+        from_dict(x86::kEngine.state_entry, "registers", nb::cast<nb::dict>(in["registers"]),
                   vcpu.registers.data());
         vcpu.lapic = words_from_dict<x86::LapicState>("lapic", nb::cast<nb::dict>(in["lapic"]));
         vcpu.events = words_from_dict<x86::CoreState::Events>("events", nb::cast<nb::dict>(in["events"]));
@@ -108,14 +108,14 @@ using Member = nb::typed<nb::tuple, nb::str, nb::str, int, int>;
 nb::typed<nb::tuple, nb::typed<nb::list, Member>, int, nb::bytes> engine_image(Host& host, size_t vcpu) {
     static const char* const roles[] = {"saved", "fixed", "scratch"};
     size_t count, size;
-    const cm_state_member* members = cm_engine_state_members(&count, &size);
+    const cm_state_member* members = x86::kEngine.state_members(&count, &size);
     host.require_at_rest();
     nb::list out;
     for (size_t i = 0; i < count; ++i) {
         out.append(
             nb::make_tuple(members[i].name, roles[members[i].role], members[i].offset, members[i].size));
     }
-    return nb::make_tuple(out, size, nb::bytes(cm_engine_state_image(host.vcpu(vcpu).engine()), size));
+    return nb::make_tuple(out, size, nb::bytes(x86::kEngine.state_image(host.vcpu(vcpu).engine()), size));
 }
 
 }  // namespace

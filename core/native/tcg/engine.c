@@ -206,7 +206,10 @@ void cm_engine_invalidate_page(cm_engine* engine, uint64_t ram_page) {
 
 void cm_engine_drop_all_code(cm_engine* engine) { tb_flush(engine->cs); }
 
-const struct cm_wrap_hit* cm_wrap_hits(size_t* count) {
+const struct cm_wrap_hit* cm_engine_wrap_hits(size_t* count) {
     *count = (size_t)(__stop_cm_wrap_hits - __start_cm_wrap_hits);
     return __start_cm_wrap_hits;
 }
+
+const struct cm_engine_functions CM_SUFFIXED(cm_engine_functions) = {
+    CM_ENGINE_FUNCTIONS(CM_ENGINE_FUNCTION_VALUE)};

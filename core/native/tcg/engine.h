@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // One translator: everything of the rest of the machine that touches Unicorn goes through this header.
 //
+// The functions are compiled once for each target of the engine, and are local to it. Code outside of the
+// target calls them through the target's table, struct cm_engine_functions, at the end of this file.
+//
 // An engine belongs to one vCPU and is used by that vCPU's thread alone, except for the two functions marked
 // «any thread». It owns its code cache and its software TLB; guest RAM is the machine's and is mapped in.
 // Functions return 0 or a negative CM_E* and fill `error` where they take one.
@@ -182,8 +185,49 @@ struct cm_state_member {
 const struct cm_state_member* cm_engine_state_members(size_t* members, size_t* size);
 const uint8_t* cm_engine_state_image(const cm_engine*);
 
+// Around code of the host's own on a vCPU's thread, where the floating-point controls and flags are the
+// guest's: default ones until cm_engine_return_floats() of what this returned.
+uint32_t cm_engine_leave_floats(void);
+void cm_engine_return_floats(uint32_t saved);
+
 struct cm_wrap_hit;
-const struct cm_wrap_hit* cm_wrap_hits(size_t* count);
+// Which replaced functions of the engine have run (wraps.h).
+const struct cm_wrap_hit* cm_engine_wrap_hits(size_t* count);
+
+// ---- A target's table. One name of the list is one function above: `open` is cm_engine_open.
+#define CM_ENGINE_FUNCTIONS(X) \
+    X(selfcheck)               \
+    X(open)                    \
+    X(close)                   \
+    X(run)                     \
+    X(abort_text)              \
+    X(kick)                    \
+    X(counters_of)             \
+    X(code_bytes)              \
+    X(invalidate_page)         \
+    X(drop_all_code)           \
+    X(enter_thread)            \
+    X(interrupted)             \
+    X(sync_thread)             \
+    X(self_write)              \
+    X(guest_pc)                \
+    X(abandon)                 \
+    X(state_entry)             \
+    X(save)                    \
+    X(load)                    \
+    X(state_members)           \
+    X(state_image)             \
+    X(leave_floats)            \
+    X(return_floats)           \
+    X(wrap_hits)
+
+// The member of a table, and its value, for a list such as the one above.
+#define CM_ENGINE_FUNCTION(name) __typeof__(&cm_engine_##name) name;
+#define CM_ENGINE_FUNCTION_VALUE(name) .name = cm_engine_##name,
+
+struct cm_engine_functions {
+    CM_ENGINE_FUNCTIONS(CM_ENGINE_FUNCTION)
+};
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Every replacement of an engine function goes through the linker's --wrap, which catches nothing, silently,
 // when the library does not call the symbol across translation units. So each wrap records that it ran:
-// tests read the set with cm_wrap_hits() and fail for a wrap that was never reached.
+// tests read the set with cm_engine_wrap_hits() and fail for a wrap that was never reached.
 #ifndef COREMESH_TCG_WRAPS_H
 #define COREMESH_TCG_WRAPS_H
 

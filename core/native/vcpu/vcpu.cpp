@@ -44,7 +44,7 @@ const cm_vcpu_ops Vcpu::kOps = {
             v.around_.begin_exclusive(v);
             if (!v.around_.hold_pages(first_page, second_page)) {
                 v.around_.end_exclusive(v);
-                cm_engine_abandon(v.engine_);
+                v.call_.abandon(v.engine_);
             }
         },
     .exclusive_end =
@@ -64,6 +64,7 @@ Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, const MakeCore& make_core)
     : around_(around),
       index_(index),
       core_(make_core(*this)),
+      call_(core_->engine_functions()),
       state_(core_->runs_at_start() ? State::kRunning : State::kOff) {
     std::vector<cm_ram_region> regions;
     for (const RamRegion& region : around.ram.layout().regions()) {
@@ -73,15 +74,14 @@ Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, const MakeCore& make_core)
                                static_cast<unsigned>(regions.size()), around.shares_ram()};
     char error[256] = "";
     const auto [core_ops, core] = core_->engine_ops();
-    engine_ =
-        cm_engine_open(&kOps, this, core_ops, core, &layout, around.code_buffer_bytes, error, sizeof error);
+    engine_ = call_.open(&kOps, this, core_ops, core, &layout, around.code_buffer_bytes, error, sizeof error);
     if (!engine_) throw std::runtime_error(std::string("vCPU ") + std::to_string(index) + ": " + error);
     core_->attach(engine_);
 }
 
 Vcpu::~Vcpu() {
     join();
-    cm_engine_close(engine_);
+    call_.close(engine_);
 }
 
 Vcpu* Vcpu::current() noexcept { return current_vcpu; }
@@ -119,7 +119,7 @@ VcpuGlance Vcpu::glance() noexcept {
 
 void Vcpu::kick() noexcept {
     counters_.kicks.fetch_add(1, std::memory_order_relaxed);
-    cm_engine_kick(engine_);
+    call_.kick(engine_);
     wake();
 }
 
@@ -155,7 +155,7 @@ void Vcpu::run() noexcept {
     std::snprintf(name, sizeof name, "vcpu%u", index_);
     pthread_setname_np(pthread_self(), name);
     around_.thread_begins();
-    cm_engine_enter_thread(engine_);
+    call_.enter_thread(engine_);
     while (!(mailbox_.pending() & kRequestStop)) {
         if (state() == State::kRunning) {
             run_guest();
@@ -171,8 +171,8 @@ void Vcpu::run() noexcept {
 void Vcpu::run_guest() noexcept {
     const int64_t start = Clock::monotonic_ns();
     around_.gate.enter(inside_);
-    const cm_exit reason = cm_engine_run(engine_);
-    cm_engine_sync_thread(engine_);
+    const cm_exit reason = call_.run(engine_);
+    call_.sync_thread(engine_);
     const std::optional<VcpuFailure> failure = settle(reason);
     around_.gate.leave(inside_);
     counters_.run_ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - start),
@@ -192,7 +192,7 @@ std::optional<VcpuFailure> Vcpu::settle(cm_exit reason) noexcept {
             return VcpuFailure{VcpuFailure::Kind::kTripleFault, index_, ""};
         case CM_EXIT_ABORT:
             become(State::kStopped);
-            return VcpuFailure{VcpuFailure::Kind::kInternalError, index_, cm_engine_abort_text(engine_)};
+            return VcpuFailure{VcpuFailure::Kind::kInternalError, index_, call_.abort_text(engine_)};
         case CM_EXIT_LEFT:
             switch (core_->left()) {
                 case GuestCore::Left::kGoesOn:
@@ -264,7 +264,7 @@ uint32_t Vcpu::serve() noexcept {
     if ((requests & kRequestPages) && drain_pages()) flags |= CM_SERVICE_DROP_LAST;
     if (requests & kRequestPark) {
         mailbox_.take(kRequestPark);
-        cm_engine_sync_thread(engine_);
+        call_.sync_thread(engine_);
         around_.gate.leave(inside_);
         around_.gate.enter(inside_);
         if ((mailbox_.pending() & kRequestPages) && drain_pages()) flags |= CM_SERVICE_DROP_LAST;
@@ -277,13 +277,13 @@ bool Vcpu::drain_pages() noexcept {
     mailbox_.take(kRequestPages);
     bool dropped = false;
     for (uint64_t page; mailbox_.next_page(page);) {
-        cm_engine_invalidate_page(engine_, page);
+        call_.invalidate_page(engine_, page);
         counters_.code_invalidations.fetch_add(1, std::memory_order_relaxed);
         dropped = true;
     }
     // Pages that cannot be told, or not yet: all code goes.
     if (mailbox_.take_overflow() || mailbox_.entry_under_way()) {
-        cm_engine_drop_all_code(engine_);
+        call_.drop_all_code(engine_);
         dropped = true;
     }
     return dropped;

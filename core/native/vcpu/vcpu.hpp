@@ -102,8 +102,8 @@ class Vcpu final : private CoreVcpu {
     static constexpr uint64_t kNoPage = ~uint64_t{0};
     State state() const noexcept { return state_.load(std::memory_order_relaxed); }
     VcpuCounters counters() const noexcept { return read_counters(counters_); }
-    const cm_engine_counters& engine_counters() const noexcept { return *cm_engine_counters_of(engine_); }
-    size_t code_bytes() const noexcept { return cm_engine_code_bytes(engine_); }
+    const cm_engine_counters& engine_counters() const noexcept { return *call_.counters_of(engine_); }
+    size_t code_bytes() const noexcept { return call_.code_bytes(engine_); }
     unsigned index() const noexcept { return index_; }
     GuestCore& core() noexcept { return *core_; }
 
@@ -117,6 +117,7 @@ class Vcpu final : private CoreVcpu {
     /// The vCPU whose thread this is, or null. Safe in a signal handler on a vCPU thread.
     static Vcpu* current() noexcept;
     cm_engine* engine() noexcept { return engine_; }
+    const cm_engine_functions& engine_functions() const noexcept { return call_; }
 
   private:
     void run() noexcept;
@@ -144,6 +145,7 @@ class Vcpu final : private CoreVcpu {
 
     Mailbox mailbox_;
     const std::unique_ptr<GuestCore> core_;
+    const cm_engine_functions& call_;  ///< the engine's functions, compiled for the core's architecture
     cm_engine* engine_ = nullptr;
 
     /// Shared: 1 while the thread sleeps, or is about to. Futex word.

@@ -88,15 +88,15 @@ GuestCore::Left Core::left() noexcept {
     if (!signals_.take_init()) return Left::kGoesOn;
     // INIT of the bootstrap processor restarts the machine, and there is no firmware to go to.
     if (bootstrap_) return Left::kReset;
-    cm_engine_init(engine_);
+    kX86.init(engine_);
     lapic_.reset(true);
     return Left::kOff;
 }
 
 bool Core::ends_halt() noexcept {
     const uint32_t requests = signals_.pending();
-    return (requests & Signals::kInit) || ((requests & Signals::kNmi) && !cm_engine_nmi_blocked(engine_)) ||
-           (cm_engine_interrupts_enabled(engine_) && interrupt_waits());
+    return (requests & Signals::kInit) || ((requests & Signals::kNmi) && !kX86.nmi_blocked(engine_)) ||
+           (kX86.interrupts_enabled(engine_) && interrupt_waits());
 }
 
 bool Core::wakes(Activity activity) noexcept {
@@ -113,7 +113,7 @@ bool Core::wake(Activity activity) noexcept {
         }
         // An INIT that comes now wakes this thread again.
         if (!signals_.take_sipi_unless_init()) return false;
-        cm_engine_sipi(engine_, signals_.sipi_vector());
+        kX86.sipi(engine_, signals_.sipi_vector());
         return true;
     }
     // Not waiting for one: dropped (SDM vol. 3A 11.4.4.1), unless it follows an INIT.

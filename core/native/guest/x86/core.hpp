@@ -67,6 +67,10 @@ struct CoreParts {
     uint32_t timer_hz;  ///< of the local APICs' timers
 };
 
+/// The engine's functions for this target, and those that only it has.
+inline constexpr const cm_engine_functions& kEngine = cm_engine_functions_x86_64;
+inline constexpr const cm_x86_functions& kX86 = cm_x86_functions_x86_64;
+
 class Core final : public GuestCore, private VcpuPort {
   public:
     Core(CoreVcpu& vcpu, const CoreParts& parts, uint32_t apic_id, bool bootstrap, CpuDescription cpu);
@@ -74,6 +78,7 @@ class Core final : public GuestCore, private VcpuPort {
     // GuestCore
     uint32_t lasting_requests() const noexcept override { return Signals::kNmi; }
     EngineOps engine_ops() noexcept override { return {&kOps, this}; }
+    const cm_engine_functions& engine_functions() const noexcept override { return kEngine; }
     void attach(cm_engine* engine) noexcept override;
     bool runs_at_start() const noexcept override { return bootstrap_; }
     bool pending() noexcept override;
@@ -90,8 +95,8 @@ class Core final : public GuestCore, private VcpuPort {
     Lapic& lapic() noexcept { return lapic_; }
 
     // ---- while the vCPU is not inside guest code (before start, paused, stopped)
-    void registers(cm_registers& out) const { cm_engine_get_registers(engine_, &out); }
-    void set_registers(const cm_registers& in) { cm_engine_set_registers(engine_, &in); }
+    void registers(cm_registers& out) const { kX86.get_registers(engine_, &out); }
+    void set_registers(const cm_registers& in) { kX86.set_registers(engine_, &in); }
     CoreState save(Activity activity) noexcept;
     /// Before start, of a core just made; returns what it does. The machine's clock is set already: the local
     /// APIC's timer is armed. Throws std::invalid_argument that names the word which does not fit.

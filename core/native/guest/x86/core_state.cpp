@@ -24,7 +24,7 @@ constexpr uint64_t kActive = 0, kHlt = 1, kWaitForSipi = 3;
 
 size_t register_words() noexcept {
     size_t words = 0;
-    for (size_t i = 0; const cm_state_entry* entry = cm_engine_state_entry(i); ++i)
+    for (size_t i = 0; const cm_state_entry* entry = kEngine.state_entry(i); ++i)
         words += cm_state_words(entry);
     return words;
 }
@@ -48,7 +48,7 @@ CoreState Core::save(Activity activity) noexcept {
     CoreState out;
     lapic_.save(out.lapic);
     out.registers.resize(register_words());
-    cm_engine_save(engine_, out.registers.data());
+    kEngine.save(engine_, out.registers.data());
     // Pages whose code was written are not kept: a vCPU that loads has translated nothing.
     const uint32_t requests = signals_.pending();
     out.events.activity_state = activity == Activity::kOff      ? kWaitForSipi
@@ -69,7 +69,7 @@ Activity Core::load(const CoreState& in) {
         if (!cpu_.msrs.contains(index)) refuse("msrs", std::to_string(index));
     }
     if (in.registers.size() != register_words()) refuse("registers", "size");
-    if (const char* word = cm_engine_load(engine_, in.registers.data())) refuse("registers", word);
+    if (const char* word = kEngine.load(engine_, in.registers.data())) refuse("registers", word);
     if (const char* word = lapic_.load(in.lapic, in.events.tsc_adjust)) refuse("lapic", word);
     for (const auto& [index, value] : in.msrs) cpu_.msrs[index] = value;
     tsc_offset_ = tsc_adjust_ = in.events.tsc_adjust;

@@ -9,9 +9,9 @@ bool cm_coverage_on;
 // Written by any engine's thread, bit by bit.
 static uint64_t seen[CM_INSTRUCTION_NUMBERS / 64];
 
-void cm_coverage(bool on) { __atomic_store_n(&cm_coverage_on, on, __ATOMIC_RELAXED); }
+void cm_engine_note_instructions(bool on) { __atomic_store_n(&cm_coverage_on, on, __ATOMIC_RELAXED); }
 
-size_t cm_instructions_seen(uint16_t* out) {
+size_t cm_engine_instructions_seen(uint16_t* out) {
     size_t count = 0;
     for (unsigned number = 0; number < CM_INSTRUCTION_NUMBERS; number++) {
         if (__atomic_load_n(&seen[number / 64], __ATOMIC_RELAXED) >> (number % 64) & 1) {

@@ -5,12 +5,6 @@
 #define COREMESH_TCG_X86_COVERAGE_H
 
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#ifdef __cplusplus
-extern "C" {
-#endif
 
 // An instruction's number: map (2 bits), opcode (8), mandatory prefix (2, enum cm_mandatory), ModRM.reg where
 // it is part of the opcode (3), and whether the operand is a register (1).
@@ -18,19 +12,9 @@ enum { CM_INSTRUCTION_NUMBERS = 1 << 16 };
 
 extern bool cm_coverage_on;
 
-// Any thread. What was noted stays; from now on, or no longer, more is noted.
-void cm_coverage(bool on);
-// Any thread. Fills `out`, of CM_INSTRUCTION_NUMBERS, with the numbers that were translated to something else
-// than #UD, and returns how many there are.
-size_t cm_instructions_seen(uint16_t* out);
-
 struct cm_translator;
 struct TCGOp;
 // The engine's thread: the instruction of `t` was translated to the ops behind `mark`.
 void cm_note_instruction(const struct cm_translator* t, const struct TCGOp* mark);
-
-#ifdef __cplusplus
-}
-#endif
 
 #endif

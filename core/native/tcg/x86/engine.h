@@ -52,6 +52,32 @@ void cm_engine_set_registers(cm_engine*, const struct cm_registers*);
 bool cm_engine_interrupts_enabled(const cm_engine*);  // RFLAGS.IF, outside an interrupt shadow
 bool cm_engine_nmi_blocked(const cm_engine*);
 
+// Which instructions were translated in this process, for tests (coverage.h has their numbers). Any thread.
+// What was noted stays; from now on, or no longer, more is noted.
+void cm_engine_note_instructions(bool on);
+// Fills `out`, of CM_INSTRUCTION_NUMBERS, with the numbers that were translated to something else than #UD,
+// and returns how many there are. Any thread.
+size_t cm_engine_instructions_seen(uint16_t* out);
+
+#define CM_X86_FUNCTIONS(X) \
+    X(reset)                \
+    X(init)                 \
+    X(sipi)                 \
+    X(get_registers)        \
+    X(set_registers)        \
+    X(interrupts_enabled)   \
+    X(nmi_blocked)          \
+    X(note_instructions)    \
+    X(instructions_seen)
+
+struct cm_x86_functions {
+    CM_X86_FUNCTIONS(CM_ENGINE_FUNCTION)
+};
+
+// What this target has beside ../engine.h, and that file's functions of it.
+extern const struct cm_x86_functions cm_x86_functions_x86_64;
+extern const struct cm_engine_functions cm_engine_functions_x86_64;
+
 #ifdef __cplusplus
 }
 #endif

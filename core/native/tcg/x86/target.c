@@ -112,6 +112,24 @@ void cm_engine_interrupted(void* ucontext) {
 #endif
 }
 
+uint32_t cm_engine_leave_floats(void) {
+#ifdef COREMESH_HOST_SSE
+    return cm_float_leave();
+#else
+    return 0;
+#endif
+}
+
+void cm_engine_return_floats(uint32_t saved) {
+#ifdef COREMESH_HOST_SSE
+    cm_float_return(saved);
+#else
+    (void)saved;
+#endif
+}
+
+const struct cm_x86_functions cm_x86_functions_x86_64 = {CM_X86_FUNCTIONS(CM_ENGINE_FUNCTION_VALUE)};
+
 // LOCK NEG is a loop around a compare-and-exchange, the only backward branch inside a block. After it the
 // engine computes the flags from the old value where they belong to its negation.
 static void mend_lock_neg(TCGContext* tcg) {

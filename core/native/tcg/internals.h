@@ -17,6 +17,7 @@
 #include "wraps.h"
 
 #define CM_TARGETS 8192
+#define CM_SECOND_TARGETS_BITS 15
 
 // A request bit that stays set, so that the main loop always asks our cpu_exec_interrupt.
 #define CM_PERMANENT_REQUEST CPU_INTERRUPT_HARD
@@ -60,13 +61,16 @@ struct cm_engine {
     uintptr_t atomic_from;          // where it called the last locked operation (atomics.c)
     struct cm_codegen* codegen;     // codegen/codegen.c; made at the first translation
     uint64_t code_page;             // where the block that is translated begins, or UINT64_MAX
-    // What each look-up of a target reads, on one cache line. First: an interrupt is pending that could not
-    // be taken when it was last looked at: look again in the main loop after every instruction that may have
-    // opened the window. Written and read by the engine's thread.
-    _Alignas(CM_CACHE_LINE) bool attention;
-    uint32_t pages_flushed;       // single pages flushed from the TLB
+    // An interrupt is pending that could not be taken when it was last looked at: look again in the main loop
+    // after every instruction that may have opened the window. Written and read by the engine's thread.
+    bool attention;
+    unsigned code_flushes;        // how often all blocks had been thrown away at the last translation
     uint32_t targets_code_epoch;  // lookup.c
+    // Read by each look-up of a target. Grows with each page flushed from the TLB; the top bit is
+    // `attention`.
+    _Alignas(CM_CACHE_LINE) uint32_t own_epoch;
     _Alignas(CM_CACHE_LINE) struct cm_target targets[CM_TARGETS];
+    struct cm_target second_targets[1 << CM_SECOND_TARGETS_BITS];  // their epoch is that of the code
     // Largest first: that is where most addresses are.
     struct cm_mapped_region regions[CM_RAM_REGIONS];
     struct cm_engine_counters counters;
@@ -104,6 +108,11 @@ enum { CM_MO_WRITTEN = 1 << 8, CM_MO_PAIR = 1 << 9, CM_MO_CHECKED = 1 << 10 };
 void cm_check_access(CPUArchState* env, target_ulong address, TCGMemOpIdx oi, MMUAccessType kind,
                      uintptr_t from);
 void cm_memory_attach(struct cm_engine* engine);
+
+// Whether to come back to the main loop from the next look-up of a target, for `attention` (lookup.c).
+void cm_look_at_requests(struct cm_engine* engine, bool wanted);
+// At each translation of a block (lookup.c).
+void cm_note_translation(struct cm_engine* engine);
 
 // Around a store that is not translated code's own, `from` being the return address into it (own_code.c).
 void cm_begin_store(CPUArchState* env, target_ulong address, unsigned size, int mmu_index, uintptr_t from);

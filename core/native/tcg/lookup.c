@@ -4,7 +4,9 @@
 // The engine's cache loses everything whenever a mapping changes, as at each change of address space, and a
 // hit reads the block itself, which is cold. Here a cache of our own has in one entry all that a hit needs.
 // It is not emptied when a mapping changes: an entry made before asks the TLB whether its page is still the
-// same. When a block was thrown away (the engine counts that) the whole cache is.
+// same. When a block was thrown away (the engine counts that) the whole cache is. What was driven out by
+// another target is found in a second, larger cache before the engine's table is asked, whose chains are
+// cold.
 //
 // The same path serves instructions that the engine returns to its main loop for (SYSCALL, IRET, STI, MOV CR
 // and the like): an interrupt that became deliverable by one of them is marked in `attention`, and then, and
@@ -17,20 +19,39 @@ static inline struct cm_target* place_of(struct cm_engine* engine, target_ulong 
     return &engine->targets[(pc ^ pc >> 13) & (CM_TARGETS - 1)];
 }
 
-// Changes with every change of a mapping.
-static inline uint32_t mapping_epoch(const struct cm_engine* engine, CPUArchState* env) {
-    const CPUTLBCommon* tlb = &env_tlb(env)->c;
-    return (uint32_t)(tlb->full_flush_count + tlb->part_flush_count) + engine->pages_flushed;
+// Where a target is looked for when another one has taken its place, or the same code under other flags:
+// kernel code with and without AC, for one. It holds many more than the first, which stays in the host's
+// cache.
+static inline struct cm_target* second_place_of(struct cm_engine* engine, target_ulong pc, uint32_t flags) {
+    const uint64_t mixed = (pc ^ (uint64_t)flags << 32) * UINT64_C(0x9e3779b97f4a7c15);
+    return &engine->second_targets[mixed >> (64 - CM_SECOND_TARGETS_BITS)];
 }
 
-// Changes when blocks are thrown away. After a flush of all of them one is translated before any runs.
+// Changes when blocks are thrown away.
 static inline uint32_t code_epoch(const TCGContext* tcg) {
     return (uint32_t)tcg->tb_phys_invalidate_count + (tcg->tb_ctx.tb_flush_count << 16);
 }
 
-// What a hit compares, one number for both. Its parts only grow, so it is as before when all of them are.
+// What a hit compares, one number for the mappings, for the code and for `attention`. Its parts only grow, so
+// it is as before when all of them are. The count of flushes of all blocks is not among them: after one a
+// block is translated before any runs, which changes own_epoch.
 static inline uint32_t target_epoch(const struct cm_engine* engine, CPUArchState* env) {
-    return mapping_epoch(engine, env) + code_epoch(env->uc->tcg_ctx);
+    const CPUTLBCommon* tlb = &env_tlb(env)->c;
+    return (uint32_t)(tlb->full_flush_count + tlb->part_flush_count) + engine->own_epoch +
+           (uint32_t)env->uc->tcg_ctx->tb_phys_invalidate_count;
+}
+
+void cm_look_at_requests(struct cm_engine* engine, bool wanted) {
+    const uint32_t top = 1u << 31;  // no target was found in such an epoch
+    engine->attention = wanted;
+    engine->own_epoch = (engine->own_epoch & ~top) | (wanted ? top : 0);
+}
+
+void cm_note_translation(struct cm_engine* engine) {
+    const unsigned flushes = engine->uc->tcg_ctx->tb_ctx.tb_flush_count;
+    if (engine->code_flushes == flushes) return;
+    engine->code_flushes = flushes;
+    engine->own_epoch++;
 }
 
 // The compile flags that every block of an engine carries: the number of its cluster, of which there is none.
@@ -38,11 +59,19 @@ static inline uint32_t common_cflags(const CPUState* cs) {
     return (uint32_t)cs->cluster_index << CF_CLUSTER_SHIFT & CF_CLUSTER_MASK;
 }
 
-static bool is_mapped(const struct cm_engine* engine, CPUArchState* env, target_ulong pc, uint32_t ram_page) {
+// Whether the block that was found there before is what runs at its address now.
+static bool leads_there(struct cm_engine* engine, const struct cm_target* target, target_ulong pc,
+                        uint32_t flags) {
+    if (!target->code || target->pc != pc || target->flags != flags) return false;
+    CPUArchState* env = engine->env;
     const CPUTLBEntry* entry = tlb_entry(env, cpu_mmu_index(env, true), pc);
-    if (entry->addr_code != (pc & TARGET_PAGE_MASK)) return false;
-    const uint64_t offset = pc + entry->addend - (uintptr_t)engine->guest_view;
-    return offset >> TARGET_PAGE_BITS == ram_page;
+    if (entry->addr_code == (pc & TARGET_PAGE_MASK)) {
+        const uint64_t offset = pc + entry->addend - (uintptr_t)engine->guest_view;
+        return offset >> TARGET_PAGE_BITS == target->ram_page;
+    }
+    // The TLB was emptied since. Filling it may set a bit in a page table that is code too.
+    const uint32_t before = code_epoch(env->uc->tcg_ctx);
+    return cm_code_page(engine, pc) == target->ram_page && code_epoch(env->uc->tcg_ctx) == before;
 }
 
 // Apart, so that a hit is a leaf function that saves no registers. Called as a jump: the return address is
@@ -51,6 +80,7 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     const TCGContext* tcg = env->uc->tcg_ctx;
     CM_HIT(helper_lookup_tb_ptr);  // here: the first look-up of a target always misses
+    if (unlikely(engine->attention)) return tcg->code_gen_epilogue;
     target_ulong pc, cs_base;
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
@@ -60,10 +90,17 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
         engine->targets_code_epoch = code_epoch(tcg);
     }
     struct cm_target* place = place_of(engine, pc);
-    if (place->code && place->pc == pc && place->flags == flags && cs_base == 0 &&
-        is_mapped(engine, env, pc, place->ram_page)) {
-        place->epoch = target_epoch(engine, env);
-        return place->code;
+    struct cm_target* second = second_place_of(engine, pc, flags);
+    if (cs_base == 0) {
+        if (leads_there(engine, place, pc, flags)) {
+            place->epoch = target_epoch(engine, env);
+            return place->code;
+        }
+        if (second->epoch == code_epoch(tcg) && leads_there(engine, second, pc, flags)) {
+            *place = *second;
+            place->epoch = target_epoch(engine, env);
+            return place->code;
+        }
     }
     TranslationBlock* tb = tb_htable_lookup(engine->cs, pc, cs_base, flags, common_cflags(engine->cs));
     if (!tb) return tcg->code_gen_epilogue;
@@ -71,19 +108,20 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
         place->pc = pc;
         place->code = tb->tc.ptr;
         place->flags = flags;
-        // The look-up may have filled the TLB, and flushed it to grow: its epoch is read after it. A block of
-        // two pages is found again only as long as no mapping changes.
-        place->epoch = target_epoch(engine, env);
+        // A block of two pages is found again only as long as no mapping changes.
         place->ram_page = tb->page_addr[1] == (tb_page_addr_t)-1
                               ? (uint32_t)(tb->page_addr[0] >> TARGET_PAGE_BITS)
                               : UINT32_MAX;
+        *second = *place;
+        second->epoch = code_epoch(tcg);
+        // The look-up may have filled the TLB, and flushed it to grow: its epoch is read after it.
+        place->epoch = target_epoch(engine, env);
     }
     return tb->tc.ptr;
 }
 
 const void* CM_WRAP(helper_lookup_tb_ptr)(CPUArchState* env) {
     struct cm_engine* engine = cm_engine_of(env->uc);
-    if (unlikely(engine->attention)) return env->uc->tcg_ctx->code_gen_epilogue;
     target_ulong pc, cs_base;
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
@@ -99,6 +137,6 @@ void CM_REAL(tlb_flush_page)(CPUState* cs, target_ulong address);
 
 void CM_WRAP(tlb_flush_page)(CPUState* cs, target_ulong address) {
     CM_HIT(tlb_flush_page);
-    cm_engine_of(cs->uc)->pages_flushed++;
+    cm_engine_of(cs->uc)->own_epoch++;
     CM_REAL(tlb_flush_page)(cs, address);
 }

@@ -206,6 +206,7 @@ void CM_WRAP(gen_intermediate_code)(CPUState* cs, TranslationBlock* tb, int max_
     TCGContext* tcg = cs->uc->tcg_ctx;
     CM_HIT(gen_intermediate_code);
     engine->counters.translations++;
+    cm_note_translation(engine);
 
     const uint64_t page = engine->code_page = cm_code_page(engine, tb->pc);
     uint64_t next_page = UINT64_MAX;

@@ -68,13 +68,9 @@ static bool exec_interrupt(CPUState* cs, int request) {
         cs->exit_request = 1;
         return true;
     }
-    engine->attention = (flags & CM_SERVICE_PENDING) != 0;
-    if (engine->target.data_trap) {
-        // Held back by MOV SS and POP SS, like interrupts; goes before them otherwise (SDM vol.
-        // 3A 6.8.3, 6.9).
-        if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) cm_data_trap_raise(engine);
-        engine->attention |= engine->target.data_trap;
-    }
+    cm_look_at_requests(engine, (flags & CM_SERVICE_PENDING) || engine->target.data_trap);
+    // Held back by MOV SS and POP SS, like interrupts; goes before them otherwise (SDM vol. 3A 6.8.3, 6.9).
+    if (engine->target.data_trap && !(env->hflags & HF_INHIBIT_IRQ_MASK)) cm_data_trap_raise(engine);
     if (!engine->attention) return (flags & CM_SERVICE_DROP_LAST) != 0;
     if (!(env->hflags & HF_INHIBIT_IRQ_MASK)) {
         // Blocked until IRET from the first one (SDM vol. 3A 6.7.1).

@@ -15,29 +15,21 @@
 #include "engine_calls.h"
 #include "segments.h"
 
-// Bits of hflags that the engine leaves alone. DS, ES and SS are used by any code; FS and GS are often null.
-enum {
-    CHECK_DATA = 1 << 28,
-    CHECK_FS = 1 << 29,
-    CHECK_GS = 1 << 30,
-    CHECK_ANY = CHECK_DATA | CHECK_FS | CHECK_GS,
-};
-
 // All of 4 GiB can be read and written.
 static bool is_flat(const SegmentCache* s) {
     const uint32_t data = DESC_P_MASK | DESC_S_MASK | DESC_W_MASK;
     return s->limit == UINT32_MAX && (s->flags & (data | DESC_CS_MASK | DESC_E_MASK)) == data;
 }
 
-void cm_note_segments(CPUX86State* env) {
+void cm_note_segments_anew(CPUX86State* env) {
     uint32_t checks = 0;
     if (!(env->hflags & HF_CS64_MASK)) {
         const SegmentCache* s = env->segs;
-        if (!is_flat(&s[R_DS]) || !is_flat(&s[R_ES]) || !is_flat(&s[R_SS])) checks |= CHECK_DATA;
-        if (!is_flat(&s[R_FS])) checks |= CHECK_FS;
-        if (!is_flat(&s[R_GS])) checks |= CHECK_GS;
+        if (!is_flat(&s[R_DS]) || !is_flat(&s[R_ES]) || !is_flat(&s[R_SS])) checks |= CM_CHECK_DATA;
+        if (!is_flat(&s[R_FS])) checks |= CM_CHECK_FS;
+        if (!is_flat(&s[R_GS])) checks |= CM_CHECK_GS;
     }
-    env->hflags = (env->hflags & ~(uint32_t)CHECK_ANY) | checks;
+    env->hflags = (env->hflags & ~(uint32_t)CM_CHECK_ANY) | checks;
 }
 
 static bool may_access(const CPUX86State* env, const SegmentCache* s, uint32_t offset, unsigned size,
@@ -147,7 +139,7 @@ static int segment_of(const struct cm_instruction* in, bool store, unsigned nth)
 static bool needs_check(const struct cm_translator* t, int segment) {
     const uint64_t flags = t->dc->flags;
     if (segment == CM_CS) return true;  // is not written, for one
-    return flags & (segment == CM_FS ? CHECK_FS : segment == CM_GS ? CHECK_GS : CHECK_DATA);
+    return flags & (segment == CM_FS ? CM_CHECK_FS : segment == CM_GS ? CM_CHECK_GS : CM_CHECK_DATA);
 }
 
 // The memory operand of an x87 instruction: its bytes, and whether it is written.
@@ -245,7 +237,7 @@ static bool has_access(const struct cm_translator* t) {
 void cm_emit_segment_checks(struct cm_translator* t) {
     struct cm_instruction in;
     if (cm_decode(t->bytes, t->available, cm_code_size_of(t), &in) != CM_DECODED) return;
-    if (!(t->dc->flags & CHECK_ANY) && in.segment != CM_CS) {
+    if (!(t->dc->flags & CM_CHECK_ANY) && in.segment != CM_CS) {
         // Behind a load of a segment register the block may be another one.
         for (const TCGOp* op = QTAILQ_NEXT(t->before, link); op; op = QTAILQ_NEXT(op, link)) {
             if (loads_segment(op) && t->dc->base.is_jmp == DISAS_NEXT) t->dc->base.is_jmp = DISAS_TOO_MANY;

@@ -137,9 +137,21 @@ void cm_load_segment(CPUX86State* env, int reg, uint32_t selector, const struct 
 void cm_load_null_stack_segment(CPUX86State* env, uint32_t selector, unsigned cpl);
 void cm_load_virtual_8086_segment(CPUX86State* env, int reg, uint32_t selector);
 void cm_set_cpl(CPUX86State* env, unsigned cpl);
+// Bits of hflags that the engine leaves alone: which segments have to be checked (segment_limits.c). DS, ES
+// and SS are used by any code; FS and GS are often null.
+enum {
+    CM_CHECK_DATA = 1 << 28,
+    CM_CHECK_FS = 1 << 29,
+    CM_CHECK_GS = 1 << 30,
+    CM_CHECK_ANY = CM_CHECK_DATA | CM_CHECK_FS | CM_CHECK_GS,
+};
 // After a change of a segment register by anything but the functions above: whether accesses have to be
 // checked (segment_limits.c).
-void cm_note_segments(CPUX86State* env);
+void cm_note_segments_anew(CPUX86State* env);
+static inline void cm_note_segments(CPUX86State* env) {
+    // From 64-bit code to 64-bit code, as at each system call, there is nothing to note.
+    if ((env->hflags & (HF_CS64_MASK | CM_CHECK_ANY)) != HF_CS64_MASK) cm_note_segments_anew(env);
+}
 void cm_enter_code(CPUX86State* env, uint32_t selector, const struct cm_descriptor* code, unsigned cpl,
                    target_ulong eip);
 // After a return to an outer ring: segments that it may not use become null (SDM vol. 2B, RET).

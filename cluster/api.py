@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         PlatformError,
     )
     from coremesh.hw.backend.network.switch import Switch
+    from coremesh.hw.backend.screen import TextScreen
 
 __all__ = [
     "Command",
@@ -60,6 +61,7 @@ __all__ = [
     "PlatformError",
     "SweepResult",
     "Switch",
+    "TextScreen",
     "fetch_debian",
     "loads",
     "shutdown",
@@ -76,6 +78,7 @@ _HOMES = {
     "Disk": "coremesh.cluster.machine.disks",
     "Network": "coremesh.cluster.machine.networks",
     "Switch": "coremesh.hw.backend.network.switch",
+    "TextScreen": "coremesh.hw.backend.screen",
     "DebianImage": "coremesh.cluster.machine.images.debian_image",
     "Machine": "coremesh.cluster.launch.machine",
     "MachineEnd": "coremesh.cluster.machine.ending",

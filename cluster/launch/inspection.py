@@ -28,6 +28,7 @@ from coremesh.core.x86.memory_map import MemoryMap
 
 if TYPE_CHECKING:
     import pandas
+    from coremesh.hw.backend.screen import TextScreen
 
 _SHOWN_PAGES = 8
 
@@ -109,6 +110,11 @@ class Inspection(ABC):
         table = pandas.DataFrame.from_dict(self._call("device_counters"), orient="index").astype("Int64")
         table.index.name = "device"
         return table
+
+    def screen(self) -> TextScreen:
+        """Return what is on the VGA text screen; as a string it is the text. Raises MachineStateError."""
+        shown: TextScreen = self._call("screen")
+        return shown
 
     def snapshot(self) -> dict[str, Any]:
         """Return what ``coremesh top`` shows, as data that JSON can hold.

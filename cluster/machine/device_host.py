@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from coremesh.core.engine import Host
     from coremesh.hw.backend.network.capture import Tap
     from coremesh.hw.backend.network.slirp import Forward
+    from coremesh.hw.backend.screen import TextScreen
     from coremesh.hw.clock import Clock
     from coremesh.hw.node import DeviceNode
     from coremesh.hw.power import PowerEvent
@@ -39,6 +40,7 @@ _POLL_SECONDS = 1.0
 _QUIET_SECONDS = 0.05  # a prompt counts when nothing follows it for this time
 _NUDGE_SECONDS = 3.0  # silence after which a shell that is waited for is sent a newline
 _LOGIN = b" login: "
+_SCREEN_SECONDS = 0.03  # between looks at a screen that a person watches
 _TAIL = 4096
 
 
@@ -115,6 +117,31 @@ class DeviceHost(HostProcess):
     def console_end(self) -> int:
         """Return the absolute position after the last byte that the guest has printed."""
         return int(self._port.end)
+
+    # --- screen ------------------------------------------------------------------------------------------
+
+    def screen(self) -> TextScreen:
+        """Return what is on the VGA screen."""
+        from coremesh.hw.backend.screen import read_screen
+        from coremesh.hw.isa.vga import Vga
+
+        vga = self._devices().devices["vga"]
+        assert isinstance(vga, Vga)
+        return read_screen(vga.text_mode(), self.engine.ram_read)
+
+    def watch_screen(self, before: TextScreen | None, timeout: float) -> tuple[TextScreen, bool]:
+        """Return what is on the screen once it is not `before`, or after `timeout` seconds; and whether the
+        machine has ended.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self._ended.is_set()  # asked before looking: what came before the end is not missed then
+            now = self.screen()
+            if now != before or ended or time.monotonic() >= deadline:
+                return now, ended
+            self._ended.wait(_SCREEN_SECONDS)
+
+    # --- networks, devices -------------------------------------------------------------------------------
 
     def forward(self, forward: Forward, card: int) -> int:
         """Lead a port of this host to the guest; return this host's port. Raises :class:`NetworkError`."""

@@ -21,6 +21,12 @@ EFER_LMA: Final = 1 << 10
 RFLAGS_FIXED: Final = 1 << 1
 """Bit 1 of RFLAGS is always set (SDM vol. 1, 3.4.3); everything else, interrupts above all, is off."""
 
+TEXT_MODE: Final = 3
+"""The mode that the VGA is in when a guest starts (hw/isa/vga.py)."""
+TEXT_COLUMNS: Final = 80
+TEXT_ROWS: Final = 25
+TEXT_CELL_LINES: Final = 16
+
 CODE_SELECTOR: Final = 0x10
 DATA_SELECTOR: Final = 0x18
 FLAT_LIMIT: Final = 0xFFFF_FFFF

@@ -24,6 +24,10 @@ from coremesh.core.x86.boot import (
     EFER_LME,
     FLAT_CODE_64,
     RFLAGS_FIXED,
+    TEXT_CELL_LINES,
+    TEXT_COLUMNS,
+    TEXT_MODE,
+    TEXT_ROWS,
     bios_data_area,
     flat_gdt,
     flat_segments,
@@ -58,6 +62,9 @@ DEFAULT_INITRD_MAX: Final = 0x7FFF_FFFF
 DEFAULT_CMDLINE_SIZE: Final = 2047
 LARGEST_ALIGNMENT: Final = GIB
 
+_EGA_256_KIB: Final = 3
+"""In BL, the answer of INT 10h AX=1200h: how much display memory there is."""
+_IS_VGA: Final = 1
 _E820_ENTRY: Final = struct.Struct("<QQI")
 
 
@@ -305,6 +312,13 @@ def _zero_page(header: bytes, memory: MemoryMap, ramdisk: Region, acpi_rsdp: int
     page[HEADER_START : HEADER_START + len(header)] = header
     e820 = memory.e820()
     fields = (
+        # struct screen_info. Without it Linux takes the machine for one that has no screen.
+        ("B", 0x006, TEXT_MODE),
+        ("B", 0x007, TEXT_COLUMNS),
+        ("B", 0x00A, _EGA_256_KIB),
+        ("B", 0x00E, TEXT_ROWS),
+        ("B", 0x00F, _IS_VGA),
+        ("H", 0x010, TEXT_CELL_LINES),
         ("Q", 0x070, acpi_rsdp),
         ("B", 0x1E8, len(e820)),
         ("H", 0x1FA, 0xFFFF),  # vid_mode: normal

@@ -25,6 +25,7 @@ from coremesh.hw.isa.mc146818 import Rtc146818, cmos_configuration
 from coremesh.hw.isa.post import PostCode
 from coremesh.hw.isa.reset import ResetControl, SystemControlA
 from coremesh.hw.isa.uart16550 import Uart16550A
+from coremesh.hw.isa.vga import Vga
 from coremesh.hw.memory import GuestMemory
 from coremesh.hw.node import DeviceNode
 from coremesh.hw.pci.function import PciFunction
@@ -48,6 +49,17 @@ PC: Final = Board(
         Chip("post", (ports(0x80, 1),)),
         Chip("port92", (ports(0x92, 1),)),
         Chip("debug-exit", (ports(0xF4, 4),)),
+        # The CRT controller at one of two places, chosen by a register; what lies between them is fixed.
+        Chip(
+            "vga",
+            (
+                ports(0x3B4, 2, 0x04),
+                ports(0x3BA, 1, 0x0A),
+                ports(0x3C0, 16, 0x10),
+                ports(0x3D4, 2, 0x24),
+                ports(0x3DA, 1, 0x2A),
+            ),
+        ),
         Chip("uart", (ports(0x3F8, 8),), 4, AcpiName("COM1", "PNP0501", uid=1)),
         Chip("acpi-pm", (ports(0x600, 12),), 9),
         Chip("pci", (ports(0xCF8, 4, widths=(4,)), ports(0xCFC, 4, 4))),
@@ -126,6 +138,7 @@ def build_pc(
         ioapic,
         Pit8254(clock, isa("pit")),
         Keyboard8042(isa("i8042"), on_power),
+        Vga(clock),
         Uart16550A(clock, isa("uart"), console),
         Rtc146818(clock, isa("rtc"), cmos_configuration(ram_bytes, min(ram_bytes, LOW_RAM_LIMIT), vcpus)),
         AcpiPm(clock, isa("acpi-pm"), on_power),

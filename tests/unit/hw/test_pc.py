@@ -163,8 +163,8 @@ def test_a_test_guest_ends_with_a_number(pc: Any) -> None:
 
 
 def test_what_a_pc_lacks_reads_as_ones(pc: Any) -> None:
-    """When a guest looks for a second serial port, a disk, VGA, a joystick, then it finds the empty bus."""
-    for port in (0x2F8, 0x1F7, 0x3D4, 0x201, 0xCF0):
+    """When a guest looks for a second serial port, a disk, a Hercules card, a joystick, it finds no chip."""
+    for port in (0x2F8, 0x1F7, 0x3B8, 0x201, 0xCF0):
         assert pc.inb(port) == 0xFF
         assert pc.inl(port) == 0xFFFF_FFFF
 
@@ -190,7 +190,7 @@ def test_the_ports_do_not_move(pc: Any) -> None:
     expected = [0x20, 0x21, 0x40, 0x43, 0x60, 0x61, 0x64, 0x70, 0x71, 0x80, 0x92, 0xA0, 0xA1, 0xF4, 0xF7]
     expected += [0x3F8, 0x3FF, 0x4D0, 0x4D1, 0x600, 0x604, 0x608, 0x60B, 0xCF8, 0xCF9, 0xCFC, 0xCFF]
     assert claimed.issuperset(expected)
-    assert {0x2F8, 0x62, 0x63, 0x1F0, 0x3D4}.isdisjoint(claimed)
+    assert {0x2F8, 0x62, 0x63, 0x1F0, 0x3B8}.isdisjoint(claimed)
 
 
 def test_a_board_reset_quiets_the_machine(pc: Any) -> None:

@@ -4,6 +4,7 @@
 import time
 from typing import Any
 
+from coremesh.hw.backend.screen import read_screen
 from coremesh.hw.decode import MMIO, PORT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,8 @@ PORTS = [
     0x92,
     *range(0xA0, 0xA2),
     *range(0xF4, 0xF8),
+    *range(0x3B4, 0x3B6),
+    *range(0x3BA, 0x3E0),
     *range(0x3F8, 0x400),
     *range(0x4D0, 0x4D2),
     *range(0x600, 0x60C),
@@ -77,6 +80,7 @@ def apply(pc: Any, event: Any) -> None:
 
 def well(pc: Any) -> None:
     """No model has failed, no lock was left behind, nobody waits for the other."""
+    read_screen(pc.node.devices["vga"].text_mode(), lambda gpa, length: bytes(length))
     for name, device in pc.node.devices.items():
         assert device.faults == 0, name
         assert not device.lock.locked(), name

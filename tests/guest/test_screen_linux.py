@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Linux on the VGA text screen, as ``machine.screen()`` shows it."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+pytest.importorskip("coremesh.core._native", reason="the engine is not built")
+
+from coremesh.cluster.launch.machine import Machine
+from coremesh.cluster.launch.session import shutdown
+from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
+from coremesh.core.errors import ImageFetchError
+
+pytestmark = [pytest.mark.linux, pytest.mark.timeout(300)]
+
+BOTH_CONSOLES = "console=tty0 console=ttyS0,115200"
+
+
+@pytest.fixture(scope="module")
+def debian() -> Iterator[DebianImage]:
+    try:
+        yield fetch_debian()
+    except ImageFetchError as error:
+        pytest.skip(f"no Debian image: {error}")
+    shutdown()
+
+
+def until(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether `holds` comes to hold within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return held
+
+
+@pytest.mark.parametrize("hosts", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_given_a_kernel_with_a_console_on_the_screen_when_it_boots_then_its_messages_stand_there(
+    debian: DebianImage, hosts: int
+) -> None:
+    """vgacon takes the card, the kernel's messages scroll by; colours and the cursor are the guest's."""
+    with Machine(
+        hosts, "512M", debian.kernel, debian.initramfs(), append=f"loglevel=7 {BOTH_CONSOLES}", hosts=hosts
+    ) as machine:
+        machine.wait_shell(120)
+        assert "Run /init as init process" in machine.screen()
+        assert machine.run("dmesg | grep -c 'Console: colour VGA+ 80x25'").output == "1\n"
+        machine.run(r"printf '\033[2J\033[5;11H\033[1;33;44mK\303\266ln\033[0m\033[7;3H' >/dev/tty1")
+        assert until(lambda: machine.screen().cursor == (6, 2))
+        screen = machine.screen()
+        assert screen.rows[4] == " " * 10 + "Köln" + " " * 66
+        assert screen.attributes[4][9:15] == b"\x07" + b"\x1e" * 4 + b"\x07"
+        machine.run("seq 100 >/dev/tty1")
+        assert until(lambda: str(machine.screen()).split("\n")[-2:] == ["99", "100"])
+        machine.run(r"printf '\033[?25l' >/dev/tty1")
+        assert until(lambda: machine.screen().cursor is None)

@@ -39,6 +39,7 @@ _GROUPS = {"console": 8, "waiting": 8, "control": 4}
 _GROUP_OF = {
     "read_console": "console",
     "feed_console": "control",
+    "press_keys": "control",
     "watch_screen": "console",
     "wait": "waiting",
     "wait_shell": "waiting",

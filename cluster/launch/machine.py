@@ -326,6 +326,24 @@ class Machine(Inspection):
         place, card = check("path", path), check("card", card)
         self._call("capture", place.absolute(), card)
 
+    def type(self, text: str) -> None:
+        """Type on the PS/2 keyboard, as on a US one; control characters are their keys. Returns at once.
+
+        Raises :class:`ConfigurationError` for a character that has no key.
+        """
+        from coremesh.hw.backend.keys import text_keys
+
+        self._call("press_keys", text_keys(check("text", text)))
+
+    def press(self, *keys: str) -> None:
+        """Press keys of the PS/2 keyboard in turn: ``"f1"``, or several held, ``"ctrl-alt-delete"``.
+
+        Raises :class:`ConfigurationError`, with the names that there are, for a key that there is not.
+        """
+        from coremesh.hw.backend.keys import combination_keys
+
+        self._call("press_keys", [key for name in keys for key in combination_keys(check("key", name))])
+
     # --- looking at it -----------------------------------------------------------------------------------
 
     @property

@@ -141,6 +141,14 @@ class DeviceHost(HostProcess):
                 return now, ended
             self._ended.wait(_SCREEN_SECONDS)
 
+    def press_keys(self, keys: list[int]) -> None:
+        """Move keys of the PS/2 keyboard: codes as of :mod:`coremesh.hw.isa.ps2_keyboard`."""
+        from coremesh.hw.isa.i8042 import Keyboard8042
+
+        controller = self._devices().devices["i8042"]
+        assert isinstance(controller, Keyboard8042)
+        controller.press(keys)
+
     # --- networks, devices -------------------------------------------------------------------------------
 
     def forward(self, forward: Forward, card: int) -> int:

@@ -356,6 +356,8 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "vcpu": _number("a vCPU's number", 0, MAX_VCPUS - 1),
     "length": _number("length", 0, 1 << 30),
     "port": _forward,
+    "text": _text("what is typed"),
+    "key": _text("a key"),
     "path": _path("capture"),
     "card": _number("a network card's number", 0, 7),
     # Console

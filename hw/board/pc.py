@@ -44,7 +44,7 @@ PC: Final = Board(
             (ports(0x20, 2), ports(0xA0, 2)),
         ),
         Chip("pit", (ports(0x40, 4), ports(0x61, 1, 4)), 0, AcpiName("PIT", "PNP0100"), (ports(0x40, 4),)),
-        Chip("i8042", (ports(0x60, 1), ports(0x64, 1, 4)), 1),
+        Chip("i8042", (ports(0x60, 1), ports(0x64, 1, 4)), 1, AcpiName("KBD", "PNP0303")),
         Chip("rtc", (ports(0x70, 2),), 8, AcpiName("RTC", "PNP0B00")),
         Chip("post", (ports(0x80, 1),)),
         Chip("port92", (ports(0x92, 1),)),

@@ -143,9 +143,7 @@ def fadt(board: Board, facs_gpa: int, dsdt_gpa: int) -> bytes:
     event, control, timer = (pm_base + block.offset for block in (PM1_STS, PM1_CNT, PM_TMR))
     wbinvd, proc_c1, sleep_button, fixed_rtc, reset_register = (1 << bit for bit in (0, 2, 5, 6, 10))
     # A set button or RTC bit says that there is no such fixed feature: only the power button (bit 4) is one.
-    # The 8042 is not announced though its reset line exists: no keyboard is behind it, and probing for one
-    # costs a guest half a second.
-    legacy_devices, no_vga, no_aspm = 1 << 0, 1 << 2, 1 << 4
+    legacy_devices, keyboard_8042, no_aspm = 1 << 0, 1 << 1, 1 << 4
     body = bytearray(276 - 36)
 
     def put(offset: int, layout: str, *values: int) -> None:
@@ -160,7 +158,7 @@ def fadt(board: Board, facs_gpa: int, dsdt_gpa: int) -> bytes:
     put(88, "BBxB", 4, 2, 4)  # lengths of the PM1 event and control blocks and of the timer
     put(96, "HH", 101, 1001)  # latencies that mean: no C2, no C3
     put(108, "B", RTC_CENTURY_INDEX)
-    put(109, "H", legacy_devices | no_vga | no_aspm)
+    put(109, "H", legacy_devices | keyboard_8042 | no_aspm)
     put(112, "I", wbinvd | proc_c1 | sleep_button | fixed_rtc | reset_register)
     put(116, "4BQ", *_io_address(8, reset_port))
     put(128, "BxxB", RESET_VALUE, 3)  # ... and the minor version

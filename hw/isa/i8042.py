@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""8042 keyboard controller of a PC/AT, kept for its reset line, A20 and the probes of operating systems.
+"""8042 keyboard controller of a PC/AT with a keyboard: scan codes, the reset line, A20.
 
 Reference: IBM PC/AT Technical Reference, section "Keyboard Controller". Offset 0 is the data port
 (0x60), offset 4 the status and command port (0x64), as far apart as on the PC.
 
-Whoever talks to the missing keyboard hears at once what the real controller says after its time-out: 0xFE
-with TIMEOUT set. The controller has no auxiliary (mouse) port and answers the probes for one as controllers
-of that kind do.
+It has no auxiliary (mouse) port and answers the probes for one as controllers of that kind do.
+
+No firmware runs before most guests. So the controller comes out of reset as firmware leaves it: self test
+passed, keyboard enabled, interrupt on, and scan codes translated to set 1, which small kernels rely on.
 """
 
 from collections import deque
+from collections.abc import Iterable
 
 from coremesh.hw.device import Device
 from coremesh.hw.irq import IrqLine
+from coremesh.hw.isa.ps2_keyboard import BREAK, Ps2Keyboard, set_1
 from coremesh.hw.power import PowerEvent, PowerSink
 from coremesh.hw.registers import Bit, Register
 
@@ -23,7 +26,7 @@ class STATUS(Register):
     """Status register (offset 4, read)."""
 
     offset = 4
-    reset = 0x10
+    reset = 0x14
     OBF = Bit(0)  # a byte waits at the data port
     IBF = Bit(1)  # the controller is busy: never seen, it answers at once
     SYS = Bit(2)  # self test passed
@@ -37,14 +40,14 @@ class STATUS(Register):
 class CTR(Register):
     """Command byte, RAM address 0."""
 
-    reset = 0x10
+    reset = 0x65
     KBDINT = Bit(0)  # interrupt when OBF is set
     AUXINT = Bit(1)
     SYS = Bit(2)  # copied to the status
     INHIBIT_OVERRIDE = Bit(3)
     KBDDIS = Bit(4)  # keyboard clock held low
     AUXDIS = Bit(5)
-    XLATE = Bit(6)
+    XLATE = Bit(6)  # scan codes of set 2 are translated to set 1
 
 
 class OUTPORT(Register):
@@ -75,7 +78,7 @@ class Keyboard8042(Device):
     """The controller. IRQ 1 when a byte for the guest waits and the command byte allows it."""
 
     REGISTERS = (STATUS, CTR, OUTPORT)
-    STATE = ("ram", "_awaits", "_bytes", "_data")
+    STATE = ("keyboard", "ram", "_awaits", "_bytes", "_data", "_released")
     status: int
     ctr: int
     outport: int
@@ -85,21 +88,38 @@ class Keyboard8042(Device):
         self._irq = irq
         self.lines.append(irq)
         self._on_power = on_power
+        self.keyboard = Ps2Keyboard()
         self.reset()
 
     def reset(self) -> None:
-        """Power-on: the keyboard is disabled until software enables it."""
+        """Power-on, and what firmware does then."""
         super().reset()
+        self.keyboard.reset()
         self.ram = bytearray(32)
         self._awaits = 0  # the command whose parameter comes next at the data port
         self._bytes: deque[tuple[int, int]] = deque()  # (byte, its AUX and TIMEOUT bits)
         self._data = 0  # what the data port shows
+        self._released = 0  # 80h after the code that says that a key goes up: it becomes part of the next one
         self._irq.set(False)
+
+    def press(self, keys: Iterable[int]) -> None:
+        """A person's keys (:mod:`coremesh.hw.isa.ps2_keyboard`). Takes the lock; any thread."""
+        with self.lock:
+            self.keyboard.press(keys)
+            self._fill()
+
+    def counts(self) -> dict[str, int]:
+        """And how many movements of keys the guest has not taken yet."""
+        return {**super().counts(), "keys_waiting": self.keyboard.keys_left}
 
     def _answer(self, byte: int, flags: int = 0) -> None:
         """Queue a byte for the guest. One that never reads loses the newest."""
         if len(self._bytes) < QUEUE:
             self._bytes.append((byte, flags))
+        self._fill()
+
+    def _fill(self) -> None:
+        """Show the next byte unless one is shown."""
         if not self.status & STATUS.OBF:
             self._present()
 
@@ -107,10 +127,24 @@ class Keyboard8042(Device):
         """Show the next byte: first the data and the status, then the interrupt."""
         self.status &= ~(STATUS.OBF | STATUS.AUX | STATUS.TIMEOUT)
         self._irq.set(False)
+        if not self._bytes:
+            self._scan()
         if self._bytes:
             self._data, flags = self._bytes.popleft()
             self.status |= STATUS.OBF | flags
             self._irq.set(bool(self.ctr & CTR.KBDINT))
+
+    def _scan(self) -> None:
+        """Take a byte from the keyboard's cable, or two where a prefix is translated away."""
+        while not self.ctr & CTR.KBDDIS and self.keyboard.waiting and not self._bytes:
+            byte = self.keyboard.take()
+            if not self.ctr & CTR.XLATE:
+                self._bytes.append((byte, 0))
+            elif byte == BREAK:
+                self._released = 0x80
+            else:
+                self._bytes.append((set_1(byte) | self._released, 0))
+                self._released = 0
 
     def read(self, offset: int, size: int) -> int:
         """The status, or the data, which frees the port for the next byte."""
@@ -133,7 +167,9 @@ class Keyboard8042(Device):
             if command:
                 self._parameter(command, value)
             else:
-                self._answer(0xFE, STATUS.TIMEOUT)
+                self.ctr &= ~CTR.KBDDIS  # a byte for the keyboard lets its clock run
+                self.keyboard.receive(value)
+        self._fill()
 
     def _command(self, command: int) -> None:
         if Command.READ_RAM <= command < Command.READ_RAM + 32:

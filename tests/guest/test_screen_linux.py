@@ -55,3 +55,23 @@ def test_given_a_kernel_with_a_console_on_the_screen_when_it_boots_then_its_mess
         assert until(lambda: str(machine.screen()).split("\n")[-2:] == ["99", "100"])
         machine.run(r"printf '\033[?25l' >/dev/tty1")
         assert until(lambda: machine.screen().cursor is None)
+
+
+def test_given_a_shell_on_the_screen_when_a_person_types_then_it_answers_there(debian: DebianImage) -> None:
+    """Linux finds controller and keyboard at once; keys come as typed, and the arrows edit the line."""
+    with Machine(1, "512M", debian.kernel, debian.initramfs(), append="quiet") as machine:
+        machine.wait_shell(120)
+        found = machine.run("dmesg | grep -E 'i8042|AT Translated'").output
+        assert "serio: i8042 KBD port at 0x60,0x64 irq 1" in found
+        assert "AT Translated Set 2 keyboard" in found
+        assert "probe" not in found and "timeout" not in found.lower()
+        machine.run("setsid sh -c 'exec sh -i </dev/tty1 >/dev/tty1 2>&1' &")
+        assert until(lambda: str(machine.screen()).endswith("#"))
+        machine.type('echo "Hello, $((6*7)) ~{World}!" | tr a-z A-Z\n')
+        assert until(lambda: "HELLO, 42 ~{WORLD}!" in machine.screen())
+        machine.type("echo axc")
+        machine.press("left", "backspace")
+        machine.type("b\n")
+        assert until(lambda: "abc" in str(machine.screen()).split("\n"))
+        machine.type(f"echo {'0123456789' * 40} | wc -c\n")
+        assert until(lambda: "401" in str(machine.screen()).split("\n"))

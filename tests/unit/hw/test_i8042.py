@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""8042: the probe of an operating system, the missing keyboard, the reset line, A20."""
+"""8042: the probe of an operating system, the keyboard behind it, the reset line, A20."""
 
 from typing import Any
 
 import pytest
+from coremesh.hw.backend.keys import KEYS
 from coremesh.hw.isa.i8042 import Keyboard8042
+from coremesh.hw.isa.ps2_keyboard import RELEASE
 from coremesh.hw.power import PowerEvent
 
 DATA, COMMAND = 0, 4
+A = KEYS["a"]
 OBF, SYS, CD, AUX, TIMEOUT = 0x01, 0x04, 0x08, 0x20, 0x40
 
 
@@ -73,6 +76,9 @@ def test_there_is_no_auxiliary_port(guest: Guest) -> None:
     guest.answer()
     guest.command(0xA9)
     assert guest.answer() not in (0x00, 0xFA, 0xFF)
+    guest.command(0xD4)
+    guest.send(0xFF)
+    assert guest.status() & TIMEOUT and guest.answer() == 0xFE
 
 
 def test_the_keyboard_interface_is_sound(guest: Guest) -> None:
@@ -81,16 +87,54 @@ def test_the_keyboard_interface_is_sound(guest: Guest) -> None:
     assert guest.answer() == 0x00
 
 
-@pytest.mark.parametrize("byte", [0xF2, 0xED, 0xFF, 0xF4])
-def test_a_missing_keyboard_times_out_at_once(guest: Guest, byte: int) -> None:
-    """When the guest talks to the keyboard (identify, LEDs, reset, enable).
+def test_it_comes_out_of_reset_as_firmware_leaves_it(guest: Guest) -> None:
+    """Given a kernel that programs nothing, when a key is pressed, then IRQ 1 comes with set 1's code."""
+    assert guest.status() & SYS
+    guest.device.press([A, A | RELEASE])
+    assert guest.wire.high
+    assert [guest.answer(), guest.answer()] == [0x1E, 0x9E]
+    assert not guest.wire.high
 
-    Then it reads 0xFE with TIMEOUT set.
-    """
-    guest.send(byte)
-    assert guest.status() & (OBF | TIMEOUT) == OBF | TIMEOUT
-    assert guest.answer() == 0xFE
-    assert not guest.status() & (OBF | TIMEOUT)
+
+def test_a_disabled_keyboard_waits(guest: Guest) -> None:
+    """Given the keyboard's clock held low, when a key is pressed, then its code comes once it is released."""
+    guest.command(0xAD)
+    guest.device.press([A])
+    assert not guest.status() & OBF
+    guest.command(0xAE)
+    assert guest.answer() == 0x1E
+
+
+def test_a_byte_for_the_keyboard_enables_it(guest: Guest) -> None:
+    """Given a disabled keyboard, when the guest sends it a command, then the answer comes."""
+    guest.command(0xAD)
+    guest.send(0xEE)
+    assert guest.answer() == 0xEE
+    guest.command(0x20)
+    assert not guest.answer() & 0x10
+
+
+def test_without_translation_the_guest_gets_set_2(guest: Guest) -> None:
+    """Given the command byte without XLATE, then codes come as the keyboard sends them."""
+    guest.command(0x60)
+    guest.send(0x01)
+    guest.device.press([A, A | RELEASE])
+    assert [guest.answer() for _ in range(3)] == [0x1C, 0xF0, 0x1C]
+
+
+def test_a_translated_identity_is_what_drivers_know(guest: Guest) -> None:
+    """When Linux identifies the keyboard behind a translating controller, then it reads AB 41."""
+    guest.send(0xF2)
+    assert [guest.answer() for _ in range(3)] == [0xFA, 0xAB, 0x41]
+
+
+def test_the_controllers_answer_comes_before_waiting_keys(guest: Guest) -> None:
+    """Given keys that wait, when the guest asks the controller, then its answer is the next byte."""
+    guest.device.press([A, A | RELEASE, A, A | RELEASE])
+    assert guest.answer() == 0x1E
+    guest.command(0x20)
+    seen = [guest.answer() for _ in range(4)]
+    assert seen == [0x9E, 0x65, 0x1E, 0x9E]
 
 
 def test_an_answer_interrupts_when_allowed(guest: Guest) -> None:
@@ -101,9 +145,9 @@ def test_an_answer_interrupts_when_allowed(guest: Guest) -> None:
     guest.wire.look = lambda: (guest.device.status & OBF, guest.device._data)
     guest.command(0x60)
     guest.send(0x01)
-    guest.send(0xF2)
+    guest.send(0xEE)
     assert guest.wire.high
-    assert guest.wire.seen == [(OBF, 0xFE)]
+    assert guest.wire.seen == [(OBF, 0xEE)]
     guest.answer()
     assert not guest.wire.high
 
@@ -120,7 +164,9 @@ def test_each_queued_byte_is_an_edge(guest: Guest) -> None:
 
 
 def test_without_the_enable_no_interrupt(guest: Guest) -> None:
-    """Given the reset command byte, then answers are polled only."""
+    """Given KBDINT clear in the command byte, then answers are polled only."""
+    guest.command(0x60)
+    guest.send(0x40)
     guest.command(0xAB)
     assert not guest.wire.high
 

@@ -4,8 +4,10 @@
 import time
 from typing import Any
 
+from coremesh.hw.backend.keys import KEYS
 from coremesh.hw.backend.screen import read_screen
 from coremesh.hw.decode import MMIO, PORT
+from coremesh.hw.isa.ps2_keyboard import RELEASE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -54,6 +56,7 @@ EVENT = st.one_of(
     STRAY_ACCESS,
     st.integers(0, 3_000_000_000),  # time passes, ns
     st.binary(max_size=40),  # the person types
+    st.lists(st.sampled_from(sorted(KEYS.values())), max_size=8),  # and presses keys
     st.sampled_from(["eoi", "acknowledge", "reset", "slow host", "fast host"]),
 )
 
@@ -64,6 +67,8 @@ def apply(pc: Any, event: Any) -> None:
         pc.clock.advance(min(event, 50_000_000 if pc.clock.expired > 20_000 else event))
     elif isinstance(event, bytes):
         pc.console.feed(event)
+    elif isinstance(event, list):
+        pc.node.devices["i8042"].press([*event, *(key | RELEASE for key in event)])
     elif event == "eoi":
         pc.node.eoi(0x51)
     elif event == "acknowledge":

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from coremesh.core.state import StateError
+from coremesh.hw.backend.keys import text_keys
 from coremesh.hw.board.pc import PC
 from coremesh.hw.decode import MMIO, PORT
 from coremesh.hw.state import plain
@@ -35,6 +36,7 @@ def program(pc: Any, seed: int, accesses: int = 400) -> None:
             pc.ioapic_write(r.randrange(0x40), r.getrandbits(32))
         elif kind < 0.9:
             pc.console.feed(bytes([r.randrange(256)]))
+            pc.node.devices["i8042"].press(text_keys(chr(r.randrange(0x20, 0x7F))))
         else:
             pc.clock.advance(r.randrange(3_000_000))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from coremesh.cluster.cli.process import say
 from coremesh.cluster.cli.progress import fetch_progress, waiting
 from coremesh.cluster.launch.machine import Machine
-from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS, default_words
+from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS, default_words, is_linux
 from coremesh.cluster.machine.describe import load_image, resolved_disks
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
@@ -60,6 +60,7 @@ class BootOptions:
     disks: tuple[str, ...] = ()
     cdrom: Path | None = None
     net: tuple[str, ...] = ()
+    screen: str = "serial"
 
 
 def boot_guest(options: BootOptions) -> int:
@@ -72,6 +73,7 @@ def boot_guest(options: BootOptions) -> int:
     check("timeout", options.timeout)
     if options.command is not None:
         check("command", options.command)
+    _check_screen(options)
     try:
         machine = _start(options, shares)
     except KeyboardInterrupt:
@@ -81,15 +83,27 @@ def boot_guest(options: BootOptions) -> int:
             if options.command is not None:
                 return _run(machine, options.command, options)
             if sys.stdin.isatty() and sys.stdout.isatty():
-                return _interact(machine, options.timeout)
+                return _interact(machine, options.timeout, text=options.screen == "text")
             return _stream(machine, options.timeout)
         except KeyboardInterrupt:
             return INTERRUPTED_STATUS
 
 
+def _check_screen(options: BootOptions) -> None:
+    check("screen", options.screen)
+    if options.screen == "serial":
+        return
+    if options.command is not None:
+        raise ConfigurationError("--run speaks to the serial console: leave --screen out.")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigurationError("--screen text needs a terminal; a script reads Machine.screen() instead.")
+
+
 def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
     kernel, initrd, modules, words = _images(options)
     append = f"{words} {options.append}".strip()
+    if options.screen == "text" and is_linux(kernel):
+        append = f"console=tty0 {append}".strip()  # the last one named is that of the shell
     if options.command is not None and "quiet" in default_words(kernel, append=append, quiet=True):
         append = f"quiet {append}".strip()  # the kernel's messages are not shown then, and they cost time
     with waiting(f"starting {_size(shares)}"):
@@ -235,7 +249,7 @@ def _feed(machine: Machine) -> None:
         return
 
 
-def _interact(machine: Machine, timeout: float | None) -> int:
+def _interact(machine: Machine, timeout: float | None, *, text: bool) -> int:
     say(f"{_size(machine.shares)}; Ctrl-] leaves and switches the machine off")
     timed_out = threading.Event()
 
@@ -247,7 +261,7 @@ def _interact(machine: Machine, timeout: float | None) -> int:
     if timer is not None:
         timer.daemon = True
         timer.start()
-    left = machine.console.interact()
+    left = machine.interact_on_screen() if text else machine.console.interact()
     if timer is not None:
         timer.cancel()
     print(file=sys.stderr)

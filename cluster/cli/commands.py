@@ -29,8 +29,9 @@ app = typer.Typer(
 _BOOT_HELP = """
 Boot a guest: Debian's kernel with a busybox shell, or a kernel of your own.
 
-In a terminal the guest's console is yours; [bold]Ctrl-][/bold] leaves and switches the machine off. Without a
-terminal the console goes to standard output as plain text, and standard input to the guest's shell.
+In a terminal the guest's console is yours; [bold]Ctrl-][/bold] leaves and switches the machine off. With
+'--screen text' the terminal is the guest's screen and keyboard instead. Without a terminal the console
+goes to standard output as plain text, and standard input to the guest's shell.
 
 [bold]Examples[/bold]
 
@@ -40,6 +41,7 @@ terminal the console goes to standard output as plain text, and standard input t
   coremesh boot --hosts 6,2 --address auto       6 and 2 cores on nodes of this machine's Ray cluster
   coremesh boot --kernel vmlinuz --initrd initrd.img --append 'quiet'
   coremesh boot --kernel test.elf --timeout 10   a Multiboot kernel
+  coremesh boot --kernel kernel.elf --screen text   one that prints on the VGA screen; keys go to its keyboard
   coremesh boot --disk debian                    the system of 'coremesh fetch debian --disk 4G'
   coremesh boot --disk data.img --disk base.qcow2,snapshot --cdrom install.iso
 
@@ -130,6 +132,14 @@ def boot(
         list[str] | None,
         _option("net"),
     ] = None,
+    screen: Annotated[
+        str,
+        typer.Option(
+            "--screen",
+            metavar="serial|text",
+            help="What the terminal is: the serial console, or the VGA text screen and its keyboard.",
+        ),
+    ] = "serial",
     policy: Annotated[
         str,
         _option("policy"),
@@ -163,6 +173,7 @@ def boot(
         disks=tuple(disk or ()),
         cdrom=cdrom,
         net=tuple(net or ()),
+        screen=screen,
     )
     raise typer.Exit(boot_guest(options))
 

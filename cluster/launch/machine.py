@@ -335,14 +335,26 @@ class Machine(Inspection):
 
         self._call("press_keys", text_keys(check("text", text)))
 
-    def press(self, *keys: str) -> None:
-        """Press keys of the PS/2 keyboard in turn: ``"f1"``, or several held, ``"ctrl-alt-delete"``.
+    def press(self, keys: str) -> None:
+        """Press keys of the PS/2 keyboard, one after the other or held together: ``"up up ctrl-alt-delete"``.
 
         Raises :class:`ConfigurationError`, with the names that there are, for a key that there is not.
         """
         from coremesh.hw.backend.keys import combination_keys
 
-        self._call("press_keys", [key for name in keys for key in combination_keys(check("key", name))])
+        self._call(
+            "press_keys", [key for name in check("keys", keys).split() for key in combination_keys(name)]
+        )
+
+    def interact_on_screen(self) -> bool:
+        """Join this terminal to screen and keyboard until the machine ends (False) or Ctrl-] is typed (True).
+
+        Raises :class:`MachineStateError` where there is no terminal.
+        """
+        from coremesh.cluster.machine import screen
+
+        self._require_alive()
+        return screen.interact(self._hosts)
 
     # --- looking at it -----------------------------------------------------------------------------------
 

@@ -357,7 +357,8 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "length": _number("length", 0, 1 << 30),
     "port": _forward,
     "text": _text("what is typed"),
-    "key": _text("a key"),
+    "keys": _text("the keys to press"),
+    "screen": lambda value: _one_of("screen", value, ("serial", "text")),
     "path": _path("capture"),
     "card": _number("a network card's number", 0, 7),
     # Console

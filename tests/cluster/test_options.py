@@ -153,7 +153,9 @@ def test_given_the_table_of_options_when_machine_and_the_command_are_read_then_t
             option = offered.pop(flag)
             assert option.help == row.text
             assert (option.default or None) == (str(row.default) if name == "hosts" else row.default or None)
-    assert set(offered) == {"--run", "--timeout", "--builtin"}, "an option that the table does not have"
+    assert set(offered) == {"--run", "--timeout", "--builtin", "--screen"}, (
+        "an option that the table does not have"
+    )
 
 
 def test_given_an_option_that_there_is_not_when_a_machine_is_described_then_it_is_named() -> None:
@@ -285,7 +287,7 @@ def test_given_junk_when_a_method_is_called_then_it_is_refused_or_passed_on_soun
                 if inspect.iscoroutine(answer):
                     asyncio.run(answer)
     for call in machine._hosts.calls:  # type: ignore[attr-defined]
-        assert all(isinstance(word, str | int | float | bytes | Path | Forward) for word in call), call
+        assert all(isinstance(word, str | int | float | bytes | list | Path | Forward) for word in call), call
 
 
 def test_given_junk_when_a_console_is_used_then_it_is_refused() -> None:

@@ -70,7 +70,7 @@ def test_given_a_shell_on_the_screen_when_a_person_types_then_it_answers_there(d
         machine.type('echo "Hello, $((6*7)) ~{World}!" | tr a-z A-Z\n')
         assert until(lambda: "HELLO, 42 ~{WORLD}!" in machine.screen())
         machine.type("echo axc")
-        machine.press("left", "backspace")
+        machine.press("left backspace")
         machine.type("b\n")
         assert until(lambda: "abc" in str(machine.screen()).split("\n"))
         machine.type(f"echo {'0123456789' * 40} | wc -c\n")

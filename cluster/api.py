@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from coremesh.cluster.launch.machine import Machine
     from coremesh.cluster.launch.session import shutdown
     from coremesh.cluster.machine.console import Console
+    from coremesh.cluster.machine.consoles import ConsoleDevice
     from coremesh.cluster.machine.disks import Disk
     from coremesh.cluster.machine.ending import MachineEnd
     from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
@@ -42,6 +43,7 @@ __all__ = [
     "CommandResult",
     "ConfigurationError",
     "Console",
+    "ConsoleDevice",
     "ConsoleTimeoutError",
     "CoremeshError",
     "DebianImage",
@@ -75,6 +77,7 @@ _HOMES = {
     "sweep": "coremesh.cluster.experiments.sweep",
     "CommandResult": "coremesh.cluster.machine.shell",
     "Console": "coremesh.cluster.machine.console",
+    "ConsoleDevice": "coremesh.cluster.machine.consoles",
     "Disk": "coremesh.cluster.machine.disks",
     "Network": "coremesh.cluster.machine.networks",
     "Switch": "coremesh.hw.backend.network.switch",

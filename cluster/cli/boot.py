@@ -61,6 +61,7 @@ class BootOptions:
     cdrom: Path | None = None
     net: tuple[str, ...] = ()
     screen: str = "serial"
+    console: str = "serial"
 
 
 def boot_guest(options: BootOptions) -> int:
@@ -123,6 +124,7 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
             disks=options.disks,
             cdrom=options.cdrom,
             net=options.net,
+            console=options.console,
         )
     if machine.warning:
         say(machine.warning)
@@ -178,7 +180,8 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
     return (
         image.kernel.read_bytes(),
         image.initramfs(
-            disks=bool(options.disks or options.cdrom), network=network_of(check("net", options.net))
+            disks=bool(options.disks or options.cdrom or check("console", options.console).kind != "serial"),
+            network=network_of(check("net", options.net)),
         )
         if initrd is None
         else initrd,

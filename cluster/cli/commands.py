@@ -44,6 +44,7 @@ goes to standard output as plain text, and standard input to the guest's shell.
   coremesh boot --kernel kernel.elf --screen text   one that prints on the VGA screen; keys go to its keyboard
   coremesh boot --disk debian                    the system of 'coremesh fetch debian --disk 4G'
   coremesh boot --disk data.img --disk base.qcow2,snapshot --cdrom install.iso
+  coremesh boot --hosts 2 --console virtio,log=guest.log
 
 [bold]The kernel's command line[/bold]
 
@@ -140,6 +141,7 @@ def boot(
             help="What the terminal is: the serial console, or the VGA text screen and its keyboard.",
         ),
     ] = "serial",
+    console: Annotated[str, _option("console")] = "serial",
     policy: Annotated[
         str,
         _option("policy"),
@@ -174,6 +176,7 @@ def boot(
         cdrom=cdrom,
         net=tuple(net or ()),
         screen=screen,
+        console=console,
     )
     raise typer.Exit(boot_guest(options))
 

@@ -41,6 +41,7 @@ _GROUP_OF = {
     "feed_console": "control",
     "press_keys": "control",
     "watch_screen": "console",
+    "resize_console": "control",
     "wait": "waiting",
     "wait_shell": "waiting",
     "pause": "control",

@@ -20,6 +20,7 @@ from coremesh.cluster.launch.inspection import Inspection
 from coremesh.cluster.machine.build import own_build
 from coremesh.cluster.machine.command import run_command
 from coremesh.cluster.machine.console import Console
+from coremesh.cluster.machine.consoles import ConsoleDevice
 from coremesh.cluster.machine.describe import describe
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.disks import Disk
@@ -66,7 +67,8 @@ class Machine(Inspection):
     (KASLR).
 
     **Devices.** `disks` are paths of images, texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD
-    image. `net` are network cards: texts as of ``--net``, or :class:`Network`.
+    image. `net` are network cards: texts as of ``--net``, or :class:`Network`. `console` is 'serial' or
+    'virtio', which is faster: a text as of ``--console``, or :class:`ConsoleDevice`.
 
     **Hosts.** `hosts` is a number of hosts over which the vCPUs are spread, or the vCPUs of each: ``[6, 2]``
     or ``[{"vcpus": 6}, {"vcpus": 2}]``. Without `vcpus` each host of a number has one. All run on this
@@ -116,6 +118,7 @@ class Machine(Inspection):
         disks: Sequence[Disk | str | os.PathLike[str]] = (),
         cdrom: str | os.PathLike[str] | None = None,
         net: str | Network | Sequence[str | Network] = (),
+        console: str | ConsoleDevice = "serial",
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
         options = {name: value for name, value in locals().items() if name in OPTIONS}

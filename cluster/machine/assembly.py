@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from coremesh.cluster.machine.consoles import open_console
 from coremesh.cluster.machine.description import MachineDescription, Membership
 from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks, virtio_disks
 from coremesh.cluster.machine.homes import Write, divide
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from coremesh.core.mesh import Mesh
     from coremesh.core.topology import Topology
     from coremesh.hw.backend.block import BlockBackend
-    from coremesh.hw.backend.console import ConsolePort
+    from coremesh.hw.backend.console import ConsoleLine, ConsolePort
     from coremesh.hw.backend.network.capture import Tap
     from coremesh.hw.clock import Clock
     from coremesh.hw.node import DeviceNode
@@ -48,8 +49,8 @@ class Portion:
 class Assembly:
     """The parts that go on living: the native `host`, the device `node`, its `clock`, other hosts' portions.
 
-    `taps` are the network cards' ends. `close` gives back what the devices hold of this computer, such as
-    disk images, when none runs any more.
+    `taps` are the network cards' ends; `resize` tells the guest its terminal's columns and rows.
+    `close` gives back what the devices hold of this computer, such as disk images, when none runs any more.
     """
 
     host: Host
@@ -57,6 +58,7 @@ class Assembly:
     clock: Clock
     elsewhere: dict[int, Portion] = field(default_factory=dict, repr=False)
     taps: list[Tap] = field(default_factory=list, repr=False)
+    resize: Callable[[int, int], None] = lambda columns, rows: None
     close: Callable[[], None] = lambda: None
 
 
@@ -69,7 +71,7 @@ def assemble(
 ) -> Assembly:
     """Build the host with the devices up to the point where its vCPUs can be started.
 
-    The serial port speaks through `port`; `on_power` is called on a thread that must not wait for a vCPU.
+    The console speaks through `port`; `on_power` is called on a thread that must not wait for a vCPU.
     With a `state` the machine goes on from there, and no image is read; time passes from now on.
     Raises :class:`GuestImageError` for a kernel that cannot be loaded, :class:`StateError` for a state of
     another machine, :class:`DiskError` for a disk that cannot be opened, :class:`NetworkError` for such a
@@ -78,14 +80,20 @@ def assemble(
     with contextlib.ExitStack() as stack:
         disks = open_disks(description.disks, stack)
         networks = open_networks(description.networks, stack)
-        models = [*virtio_disks(disks, description.vcpus), *virtio_cards(networks)]
-        assembled = _assemble(description, port, on_power, membership, disks, models, state)
-        return replace(assembled, taps=[tap for _, tap in networks], close=stack.pop_all().close)
+        console = open_console(description.console, port, stack)
+        models = [*virtio_disks(disks, description.vcpus), *virtio_cards(networks), *console.models]
+        assembled = _assemble(description, console.serial, on_power, membership, disks, models, state)
+        return replace(
+            assembled,
+            taps=[tap for _, tap in networks],
+            resize=console.resize,
+            close=stack.pop_all().close,
+        )
 
 
 def _assemble(
     description: MachineDescription,
-    port: ConsolePort,
+    serial: ConsoleLine,
     on_power: Callable[[PowerEvent], None],
     membership: Membership | None,
     disks: list[tuple[Disk, BlockBackend]],
@@ -114,7 +122,7 @@ def _assemble(
     virtio = [VirtioPci(model, host.bus_master(), doorbells) for model in models]
     node = build_pc(
         host,
-        console=port,
+        console=serial,
         on_power=on_power,
         ram_bytes=memory.ram_bytes,
         vcpus=description.vcpus,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: Serial console at the port's highest rate, since what is typed arrives no faster than that; reset at once
-#: after a panic, so that a panic ends the machine instead of hanging it.
-ALWAYS = ("console=ttyS0,115200", "panic=-1")
+#: Reset at once after a panic, so that a panic ends the machine instead of hanging it.
+ALWAYS = ("panic=-1",)
+SERIAL = "console=ttyS0,115200"
 #: On several hosts besides (Documentation/admin-guide/kernel-parameters.txt). What a core does there for the
 #: sake of others costs round trips between hosts.
 #:
@@ -39,20 +39,26 @@ _LOG_WORDS = frozenset({"quiet", "debug", "loglevel", "ignore_loglevel"})
 _ADDING = frozenset({"console"})
 
 
-def command_line(kernel: bytes, *, hosts: int = 1, append: str = "", quiet: bool = False) -> str:
+def command_line(
+    kernel: bytes, *, hosts: int = 1, append: str = "", quiet: bool = False, console: str = SERIAL
+) -> str:
     """Return the command line of `kernel` on a machine of `hosts` hosts, `append` included.
 
+    `console` is the word for its console.
     With `quiet` the kernel prints errors only, unless `append` says how much it is to print. A Multiboot
     kernel gets `append` alone. Pure.
     """
-    return " ".join([*default_words(kernel, hosts=hosts, append=append, quiet=quiet), append]).strip()
+    words = default_words(kernel, hosts=hosts, append=append, quiet=quiet, console=console)
+    return " ".join([*words, append]).strip()
 
 
-def default_words(kernel: bytes, *, hosts: int = 1, append: str = "", quiet: bool = False) -> list[str]:
+def default_words(
+    kernel: bytes, *, hosts: int = 1, append: str = "", quiet: bool = False, console: str = SERIAL
+) -> list[str]:
     """Return the default words that are left in :func:`command_line` beside those of `append`."""
     if not is_linux(kernel):
         return []
-    words = [*ALWAYS, *(SEVERAL_HOSTS if hosts > 1 else ())]
+    words = [console, *ALWAYS, *(SEVERAL_HOSTS if hosts > 1 else ())]
     if quiet and "quiet" not in words:
         words.append("quiet")
     given = _names(append.split())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest's serial console, from the person's side."""
+"""The guest's console, from the person's side."""
 
 from __future__ import annotations
 
@@ -47,6 +47,14 @@ class Console:
     def write(self, data: bytes | str) -> None:
         """Type `data` (text as UTF-8). Returns at once; the guest takes it as fast as it reads."""
         self._remote.call("feed_console", check("data", data))
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Tell the guest that its terminal has `columns` and `rows` now, 1 to 65535.
+
+        A serial port has no way to say it: only a machine with ``console="virtio"`` takes notice. Raises
+        :class:`ConfigurationError` for other numbers, and :class:`HostLostError`.
+        """
+        self._remote.call("resize_console", check("columns", columns), check("rows", rows))
 
     def read(self, timeout: float = 0.0) -> bytes:
         """Return all that came since the last read, waiting up to `timeout` seconds for the first byte.

@@ -56,6 +56,7 @@ def describe(**options: Any) -> MachineDescription:
         drives = (*drives, disc)
     check_places(drives)
     networks = given("net")
+    console = given("console")
     kernel, initrd = given("kernel"), given("initrd")
     pairs = given("modules")
 
@@ -71,7 +72,7 @@ def describe(**options: Any) -> MachineDescription:
         debian = debian_image.fetch_debian(progress=progress)
         kernel_bytes = debian.kernel.read_bytes()
         initrd_bytes = (
-            debian.initramfs(disks=bool(drives), network=network_of(networks))
+            debian.initramfs(disks=bool(drives) or console.kind != "serial", network=network_of(networks))
             if initrd is None
             else load_image(initrd, "initrd", ram_bytes)
         )
@@ -79,7 +80,7 @@ def describe(**options: Any) -> MachineDescription:
         kernel_bytes = load_image(kernel, "kernel", ram_bytes)
         initrd_bytes = None if initrd is None else load_image(initrd, "initrd", ram_bytes)
     line = (
-        command_line(kernel_bytes, hosts=len(shares), append=append)
+        command_line(kernel_bytes, hosts=len(shares), append=append, console=console.linux_word)
         if given_line is None
         else f"{given_line} {append}".strip()
     )
@@ -93,6 +94,7 @@ def describe(**options: Any) -> MachineDescription:
         shares=shares,
         disks=drives,
         networks=networks,
+        console=console,
         **wanted,
     )
     check_images(description)

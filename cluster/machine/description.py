@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from coremesh.cluster.machine.consoles import SERIAL_CONSOLE, ConsoleDevice
 from coremesh.cluster.machine.disks import Disk
 from coremesh.cluster.machine.networks import Network
 from coremesh.core.mesh import Policy
@@ -41,7 +42,7 @@ class MachineDescription:
 
     `shares` has one number a host: its vCPUs. Host 0 has the devices and the first vCPUs. `policy` is one of
     :data:`POLICIES`; `wire` carries the messages between hosts, one of
-    :data:`coremesh.core.links.WIRES`. `disks` and `networks` are those of the host
+    :data:`coremesh.core.links.WIRES`. `disks`, `networks` and `console` are those of the host
     that has the devices. `roms` are beside the
     RAM; their pages are at home on host 0.
     """
@@ -61,6 +62,7 @@ class MachineDescription:
     wire: str = "auto"
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
+    console: ConsoleDevice = SERIAL_CONSOLE
     roms: tuple[Rom, ...] = ()
 
     @property

@@ -53,6 +53,7 @@ class DeviceHost(HostProcess):
         self._node: DeviceNode | None = None
         self._close_parts: Callable[[], None] = lambda: None
         self._taps: list[Tap] = []
+        self._resize: Callable[[int, int], None] = lambda columns, rows: None
         self._port = ConsolePort()
         self._elsewhere: dict[int, Portion] = {}
         self._shell_ready = threading.Event()
@@ -113,6 +114,10 @@ class DeviceHost(HostProcess):
     def feed_console(self, data: bytes) -> None:
         """Type `data` on the guest's console."""
         self._port.feed(data)
+
+    def resize_console(self, columns: int, rows: int) -> None:
+        """Tell the guest the size of its terminal, if its console has a way to say it."""
+        self._resize(columns, rows)
 
     def console_end(self) -> int:
         """Return the absolute position after the last byte that the guest has printed."""
@@ -183,6 +188,7 @@ class DeviceHost(HostProcess):
         self._clock = assembled.clock
         self._node, self._elsewhere = assembled.node, assembled.elsewhere
         self._close_parts, self._taps = assembled.close, assembled.taps
+        self._resize = assembled.resize
         return assembled.host
 
     def _start_parts(self) -> None:

@@ -89,5 +89,11 @@ OPTIONS: Final[Mapping[str, Option]] = {
         metavar="NETWORK",
         text="A network card: user[,forward=tcp:2222:22], socket=ADDRESS, switch=ADDRESS, none.",
     ),
+    "console": Option(
+        "serial",
+        "--console",
+        metavar="KIND[,OPTION..]",
+        text="serial (ttyS0) or virtio (hvc0, for guests that print much); log=FILE, socket=PATH.",
+    ),
     "progress": Option(None),
 }

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from coremesh.cluster.machine.consoles import check_console
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.disks import check_cdrom, check_disks
 from coremesh.cluster.machine.networks import check_networks
@@ -339,6 +340,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "disks": check_disks,
     "cdrom": check_cdrom,
     "net": check_networks,
+    "console": check_console,
     "progress": _or_none(_function("progress")),
     # its methods
     "command": _text("a command", raw_bytes=True, longest=MAX_COMMAND),
@@ -363,6 +365,8 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "card": _number("a network card's number", 0, 7),
     # Console
     "data": _data("what is typed"),
+    "columns": _number("the width of a terminal", 1, 65535),
+    "rows": _number("the height of a terminal", 1, 65535),
     # other commands
     "flavour": _text("flavour"),
     "refresh": _flag("refresh"),

@@ -9,11 +9,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 RING_BYTES = 4 << 20
 SLACK_BYTES = 64 << 10  # how far the ring overgrows before it is cut, so that cutting is rare
 COLLECT_SECONDS = 0.004
 UNMOVED_CHUNKS = 4096
+
+
+class ConsoleLine(Protocol):
+    """What a device of the guest sees of a console. Any thread."""
+
+    def attach(self, on_input: Callable[[], None]) -> None:
+        """``on_input`` is called, without locks, when there is something to ``take``."""
+
+    def transmit(self, data: bytes) -> None:
+        """The guest has sent ``data``. Cheap, never waits for a reader."""
+
+    def take(self, limit: int) -> bytes:
+        """Up to ``limit`` bytes of input, in order, each byte once."""
+
+    @property
+    def input_left(self) -> int:
+        """Bytes of input that were not taken yet."""
 
 
 class ConsolePort:
@@ -123,3 +141,41 @@ class ConsolePort:
     def closed(self) -> bool:
         """Whether ``close`` was called; what the ring holds can still be read."""
         return self._closed
+
+
+class Handover:
+    """One console for two devices of the guest, as a serial port and hvc0.
+
+    Both print on it. What is typed goes to the ``later`` device while ``takes_over`` says so, as long as it
+    has a driver, and to the ``first`` one before.
+    """
+
+    def __init__(self, port: ConsolePort) -> None:
+        self.takes_over: Callable[[], bool] = lambda: False
+        self.first = _End(port, lambda: not self.takes_over())
+        self.later = _End(port, lambda: self.takes_over())
+        port.attach(self.typed)
+
+    def typed(self) -> None:
+        """There is input, or another device is to take it. Any thread, without locks."""
+        (self.later if self.takes_over() else self.first).on_input()
+
+
+class _End:
+    """A :class:`ConsoleLine`."""
+
+    def __init__(self, port: ConsolePort, is_mine: Callable[[], bool]) -> None:
+        self._port = port
+        self._is_mine = is_mine
+        self.on_input: Callable[[], None] = lambda: None
+        self.transmit = port.transmit
+
+    def attach(self, on_input: Callable[[], None]) -> None:
+        self.on_input = on_input
+
+    def take(self, limit: int) -> bytes:
+        return self._port.take(limit) if self._is_mine() else b""
+
+    @property
+    def input_left(self) -> int:
+        return self._port.input_left if self._is_mine() else 0

@@ -10,7 +10,7 @@ from typing import Final
 from coremesh.core.x86.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT, PCI_WINDOW_BASE, PCI_WINDOW_END
 from coremesh.hw.ata.drive import Drive
 from coremesh.hw.ata.piix3_ide import PLACES, Piix3Ide
-from coremesh.hw.backend.console import ConsolePort
+from coremesh.hw.backend.console import ConsoleLine
 from coremesh.hw.board.board import AcpiName, Board, Chip, memory, ports
 from coremesh.hw.clock import Clock, HostClock
 from coremesh.hw.firmware.pci_setup import PciSetup
@@ -90,7 +90,7 @@ def ioapic_id(apic_ids: Iterable[int]) -> int:
 def build_pc(
     fabric: InterruptFabric,
     *,
-    console: ConsolePort,
+    console: ConsoleLine,
     on_power: PowerSink,
     ram_bytes: int,
     vcpus: int,

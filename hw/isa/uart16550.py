@@ -11,7 +11,7 @@ says: early code often prints before it programs LCR, and means eight bits.
 
 from collections import deque
 
-from coremesh.hw.backend.console import ConsolePort
+from coremesh.hw.backend.console import ConsoleLine
 from coremesh.hw.clock import Clock
 from coremesh.hw.device import Device
 from coremesh.hw.irq import IrqLine
@@ -129,7 +129,7 @@ CONNECTED = MSR.CTS | MSR.DSR | MSR.DCD  # somebody is at the other end
 
 
 class Uart16550A(Device):
-    """One port, its other end a :class:`ConsolePort`."""
+    """One port, its other end a :class:`ConsoleLine`."""
 
     REGISTERS = (IER, FCR, LCR, MCR, LSR, MSR, SCR)
     STATE = ("divisor", "_received", "_thre_pending", "_line_free", "_timeout_at", "_shifted_at")
@@ -141,7 +141,7 @@ class Uart16550A(Device):
     msr: int
     scr: int
 
-    def __init__(self, clock: Clock, irq: IrqLine, console: ConsolePort, name: str = "uart") -> None:
+    def __init__(self, clock: Clock, irq: IrqLine, console: ConsoleLine, name: str = "uart") -> None:
         super().__init__(name)
         self._now = clock.now
         self._irq = irq

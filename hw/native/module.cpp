@@ -15,6 +15,7 @@
 
 #include "base/clock.hpp"
 #include "hw/native/block_worker.hpp"
+#include "hw/native/bytes.hpp"
 #include "hw/native/frames.hpp"
 #include "hw/native/interrupts.hpp"
 #include "hw/native/virt_queue.hpp"
@@ -159,7 +160,10 @@ std::optional<std::string> data_of(VirtQueue& queue, const Request& request, uin
     const VirtQueue::Visit visit(queue);
     if (!visit.open() || queue.life() != request.life) return std::nullopt;
     std::string data(std::min(limit, request.chain.readable_bytes), '\0');
-    if (!queue.gather(request.chain.readable, 0, data.data(), data.size())) return std::nullopt;
+    if (!queue.gather(request.chain.readable, 0, data.data(), data.size())) {
+        queue.fail();
+        return std::nullopt;
+    }
     return data;
 }
 
@@ -170,6 +174,7 @@ bool complete(VirtQueue& queue, const Request& request, const char* data, size_t
     if (!visit.open() || queue.life() != request.life) return false;
     const auto written = queue.scatter(request.chain.writable, 0, data,
                                        std::min<uint64_t>(length, request.chain.writable_bytes));
+    if (!written) queue.fail();
     return written && queue.push(request.chain.head, static_cast<uint32_t>(*written));
 }
 
@@ -345,6 +350,22 @@ void bind_frames(nb::module_& m) {
         "queue"_a, "frames"_a, "Frames for the driver: (how many it has, or were dropped; dropped; broken).");
 }
 
+void bind_bytes(nb::module_& m) {
+    m.def(
+        "take_text",
+        [](VirtQueue& queue, size_t most, double linger) {
+            Text text;
+            {
+                Unlocked unlocked;
+                text = take_text(queue, most, static_cast<int64_t>(linger * 1e9));
+            }
+            return std::make_tuple(nb::bytes(text.bytes.data(), text.bytes.size()), text.broken);
+        },
+        "queue"_a, "most"_a, "linger"_a,
+        "What the driver sends as bytes: waits for the first, then `linger` seconds for more: (bytes, "
+        "broken).");
+}
+
 void bind_block(nb::module_& m) {
     using release = nb::call_guard<nb::gil_scoped_release>;
     nb::class_<BlockDisk>(m, "BlockDisk", "What the queues of one virtio block device share.")
@@ -406,6 +427,7 @@ void bind_devices(nb::module_& m) {
     bind_interrupts(m);
     bind_queue(m);
     bind_frames(m);
+    bind_bytes(m);
     bind_block(m);
 }
 

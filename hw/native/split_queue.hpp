@@ -80,6 +80,8 @@ class SplitQueue {
     bool allow_notifications() noexcept;
 
     QueueFault fault() const noexcept { return fault_; }
+    /// A buffer was no RAM: as kBroken.
+    void fail() noexcept { fault_ = QueueFault::kMemory; }
 
   private:
     struct Descriptor {

@@ -40,6 +40,12 @@ bool VirtQueue::push(uint16_t head, uint32_t written) noexcept {
     return queue_.push(head, written);
 }
 
+void VirtQueue::fail() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (queue_.fault() == QueueFault::kNone) faults_.fetch_add(1, std::memory_order_relaxed);
+    queue_.fail();
+}
+
 void VirtQueue::notify() noexcept {
     {
         const std::lock_guard lock(mutex_);

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from coremesh.core._native import VirtQueue
+from coremesh.hw.state import Stateful
 
 # Feature bits that every device may have (chapter 6).
 INDIRECT_DESC = 1 << 28
@@ -25,10 +26,11 @@ class Port(Protocol):
         """Fields of the device's configuration have new values: the driver is told (2.5)."""
 
 
-class VirtioModel:
+class VirtioModel(Stateful):
     """One virtio device. The transport calls, with its lock held unless it says otherwise.
 
     ``DEVICE_ID`` and ``PCI_CLASS`` say what it is; ``queue_sizes`` has the largest size of each queue.
+    ``STATE`` names what is saved beside the configuration and the queues.
     """
 
     DEVICE_ID: ClassVar[int]

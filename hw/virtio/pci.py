@@ -123,7 +123,7 @@ class VirtioPci(Transport):
         CONFIG_GENERATION,
         QUEUE_SELECT,
     )
-    STATE = ("_driver_features", "_queue_registers", "_resetting", "_config", "_interrupts_state")
+    STATE = ("_driver_features", "_queue_registers", "_resetting", "_config", "_interrupts_state", "model")
     widths = (1, 2, 4, 8)
     device_status: int
     device_feature_select: int

@@ -11,7 +11,7 @@ make a difference. ``--words`` go to the kernel instead of the default words of 
 import statistics
 
 from coremesh import Machine
-from coremesh.cluster.machine.cmdline import ALWAYS, SEVERAL_HOSTS
+from coremesh.cluster.machine.cmdline import ALWAYS, SERIAL, SEVERAL_HOSTS
 from figures import options
 from mesh_table import say, shown
 
@@ -36,7 +36,7 @@ def main() -> None:
         alone: dict[str, list[float]] = {}
         for turn in range(arguments.rounds):
             for hosts in (1, 2):
-                line = " ".join([*ALWAYS, "quiet" if hosts == 1 else words])
+                line = " ".join([SERIAL, *ALWAYS, "quiet" if hosts == 1 else words])
                 with Machine(2, "512M", cmdline=line, hosts=hosts) as machine:
                     seconds = machine.wait_shell(300)
                     say(f"round {turn + 1}: {hosts} hosts, boot {seconds:.1f} s")

@@ -41,9 +41,14 @@ DISK_INIT = """\
 export PATH=/bin
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
+# Linux starts this without files where the console's driver is one of the modules below.
+blind=
+[ -e /proc/self/fd/2 ] || blind=yes
+[ -z "$blind" ] || exec </dev/null >/dev/null 2>&1
 while read -r module; do
     insmod "/lib/modules/$module.ko"
 done </lib/modules/order
+[ -z "$blind" ] || exec </dev/console >/dev/console 2>&1
 root= options=ro type=auto init=/sbin/init
 for word in $(cat /proc/cmdline); do
     case $word in
@@ -55,7 +60,7 @@ for word in $(cat /proc/cmdline); do
     esac
 done
 if [ -z "$root" ]; then
-    umount /dev /proc
+    umount -l /dev /proc
     exec /bin/busybox init
 fi
 tries=0
@@ -67,7 +72,7 @@ until found=$(device 2>/dev/null); do
     tries=$((tries + 1))
     if [ $tries -gt 300 ]; then
         echo "no disk $root after 30 seconds; what there is: $(cd /sys/class/block 2>/dev/null && echo *)"
-        umount /dev /proc
+        umount -l /dev /proc
         exec /bin/busybox init
     fi
     sleep 0.1
@@ -81,7 +86,7 @@ if mount -t "$type" -o "$options" "$found" /root.disk &&
     exec switch_root /root.disk "$init"
 fi
 echo "no $init on $root: here is a shell"
-umount /dev /proc
+umount -l /dev /proc
 exec /bin/busybox init
 """
 

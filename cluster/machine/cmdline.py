@@ -22,19 +22,28 @@ SERIAL = "console=ttyS0,115200"
 #: quiet: each register of the 8250 is a round trip to the host with the devices, and the kernel prints under
 #: a lock that all cores take.
 #:
-#: relax_domain_level=1: a core that becomes idle looks for work no further than its siblings. The balancing
-#: that runs by the clock goes on, and so does every placement that is asked for.
-#:
 #: rcu_nocbs=all: callbacks of RCU are run by threads, not by each core's tick. skew_tick=1: ticks of the
 #: cores do not come at the same time, so they do not meet at the same locks.
 #:
-#: Not here: nohz_full=1-N, which keeps the kernel's own threads and timers away as well, and saves more. It
-#: leaves the balancing on behalf of idle cores to the first core alone. Where that is busy, idle hosts take
-#: no work from one that has too much of it.
-SEVERAL_HOSTS = ("tsc=reliable", "quiet", "relax_domain_level=1", "rcu_nocbs=all", "skew_tick=1")
+#: nohz_full=1-N: a core that runs one task has no tick, the first core keeps the time for all, and the
+#: own threads, timers and work queues of the kernel stay there. Without it each core that ticks writes its
+#: time in turn, and those pages go from host to host. N is the last core.
+#:
+#: Not here: relax_domain_level=1, which keeps a core that becomes idle from looking for work on other hosts.
+#: It saves nothing beside nohz_full, which leaves the balancing on behalf of idle cores to the first core
+#: alone: where that is busy, a core that looks for work itself is what takes it from a crowded host.
+SEVERAL_HOSTS = (
+    "tsc=reliable",
+    "quiet",
+    "rcu_nocbs=all",
+    "skew_tick=1",
+    "nohz_full=1-N",
+)
 
 #: Any of these from a person decides how much the kernel prints: 'quiet' is then not added.
 _LOG_WORDS = frozenset({"quiet", "debug", "loglevel", "ignore_loglevel"})
+#: Each names the cores without a tick. Linux refuses two of them that do not name the same cores.
+_TICKLESS_WORDS = frozenset({"isolcpus", "nohz_full"})
 #: Linux prints to every console that is named: a person's adds one.
 _ADDING = frozenset({"console"})
 
@@ -77,7 +86,10 @@ def _is_replaced(word: str, given: frozenset[str]) -> bool:
     (name,) = _names([word])
     if name in _ADDING:
         return False
-    return bool(given & _LOG_WORDS) if name in _LOG_WORDS else name in given
+    for words in (_LOG_WORDS, _TICKLESS_WORDS):
+        if name in words:
+            return bool(given & words)
+    return name in given
 
 
 def _names(words: Iterable[str]) -> frozenset[str]:

@@ -55,17 +55,17 @@ def test_no_text_makes_the_memory_parser_fail_in_another_way(text: str) -> None:
         assert parse_memory(text) > 0
 
 
+TUNED = "rcu_nocbs=all skew_tick=1 nohz_full=1-N"
+
+
 def test_linux_gets_a_serial_console_and_multiboot_kernels_an_empty_line() -> None:
     linux = bytes(0x202) + b"HdrS" + bytes(100)
     multiboot = bytes(16) + b"\x02\xb0\xad\x1b" + bytes(100)
     assert command_line(linux) == "console=ttyS0,115200 panic=-1"
-    several = "tsc=reliable quiet relax_domain_level=1 rcu_nocbs=all skew_tick=1"
+    several = f"tsc=reliable quiet {TUNED}"
     assert command_line(linux, hosts=2) == f"console=ttyS0,115200 panic=-1 {several}"
     for hosts in (1, 2):
         assert command_line(multiboot, hosts=hosts, append="a b", quiet=True) == "a b"
-
-
-TUNED = "relax_domain_level=1 rcu_nocbs=all skew_tick=1"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,10 @@ TUNED = "relax_domain_level=1 rcu_nocbs=all skew_tick=1"
             "nohz_full=3 relax-domain-level=-1 rcu_nocbs=1 skew_tick=0",
             "panic=-1 tsc=reliable quiet nohz_full=3 relax-domain-level=-1 rcu_nocbs=1 skew_tick=0",
         ),
+        (
+            "isolcpus=domain,2",
+            "panic=-1 tsc=reliable quiet rcu_nocbs=all skew_tick=1 isolcpus=domain,2",
+        ),
     ],
 )
 def test_a_persons_words_replace_the_default_words_of_their_names(append: str, line: str) -> None:
@@ -95,7 +99,7 @@ def test_a_person_is_told_which_words_the_kernel_gets_for_several_hosts(
     linux = bytes(0x202) + b"HdrS" + bytes(100)
     _tell_of_words(linux, (4, 4), "loglevel=7 skew_tick=0")
     told = capsys.readouterr().err
-    assert "'tsc=reliable relax_domain_level=1 rcu_nocbs=all'" in told and "--append" in told
+    assert "'tsc=reliable rcu_nocbs=all nohz_full=1-N'" in told and "--append" in told
     _tell_of_words(linux, (8,), "")
     _tell_of_words(bytes(16) + b"\x02\xb0\xad\x1b", (4, 4), "")
     assert capsys.readouterr().err == ""

@@ -8,6 +8,7 @@ benchmark.py; here are options, help and exit statuses.
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +43,7 @@ goes to standard output as plain text, and standard input to the guest's shell.
   coremesh boot --kernel vmlinuz --initrd initrd.img --append 'quiet'
   coremesh boot --kernel test.elf --timeout 10   a Multiboot kernel
   coremesh boot --kernel kernel.elf --screen text   one that prints on the VGA screen; keys go to its keyboard
+  coremesh boot --log json --run true            what its processes do, an event a line, on standard error
   coremesh boot --disk debian                    the system of 'coremesh fetch debian --disk 4G'
   coremesh boot --disk data.img --disk base.qcow2,snapshot --cdrom install.iso
   coremesh boot --hosts 2 --console virtio,log=guest.log
@@ -68,6 +70,24 @@ goes to standard output as plain text, and standard input to the guest's shell.
    74   standard output could not be written, as on a full disk; 141 its reader has gone
   130   Ctrl-C; 143 SIGTERM; 129 the terminal hung up
 """
+
+
+def _tell(form: str | None) -> None:
+    """Let this process and those that it starts tell their events."""
+    if form is not None:
+        from coremesh.cluster.machine import log
+
+        os.environ[log.VARIABLE] = str(log.Wanted.read(form))
+
+
+_Log = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        metavar="FORM[:LEVEL]",
+        help="Tell events on standard error, a line each: 'text' or 'json', as json:debug.",
+    ),
+]
 
 
 def _option(name: str) -> Any:
@@ -149,12 +169,14 @@ def boot(
         str,
         _option("wire"),
     ] = "auto",
+    log: _Log = None,
 ) -> None:
     """Boot a guest."""
     from coremesh.cluster.cli.boot import BootOptions, boot_guest
     from coremesh.cluster.machine.options import parse_hosts
 
     raise_on_signals()
+    _tell(log)
     options = BootOptions(
         vcpus=vcpus,
         hosts=parse_hosts(hosts),
@@ -300,11 +322,13 @@ def sweep(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a report.")
     ] = None,
+    log: _Log = None,
 ) -> None:
     """Run a machine for each combination of parameters."""
     from coremesh.cluster.cli.sweep import run_sweep
 
     raise_on_signals()
+    _tell(log)
     raise typer.Exit(
         run_sweep(
             file,

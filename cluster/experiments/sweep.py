@@ -24,7 +24,9 @@ from coremesh.cluster.experiments.journal import Journal, Row, journal_of
 from coremesh.cluster.experiments.plan import Trial, plan
 from coremesh.cluster.experiments.progress import Progress, shown_progress
 from coremesh.cluster.experiments.result import SweepResult, require_format, rows_by_trial
+from coremesh.cluster.launch import metrics
 from coremesh.cluster.launch.tasks import TaskLostError, Tasks, portable, restored
+from coremesh.cluster.machine import log
 from coremesh.cluster.machine.build import own_build
 from coremesh.cluster.machine.describe import load_image
 from coremesh.cluster.machine.images.debian_image import fetch_debian
@@ -219,6 +221,7 @@ class _Run:
         experiment = portable(
             self._sweep.experiment, [getattr(self._sweep.experiment.work, "function", None)]
         )
+        log.begin()
         tasks = Tasks(self._sweep.address)
         self._shared = tasks.share(experiment), {name: tasks.share(data) for name, data in images.items()}
         with shown_progress(len(self._sweep.trials), done, enabled=progress) as bar:
@@ -260,10 +263,12 @@ class _Run:
             trial,
             images[_kernel_key(self._sweep.experiment, trial)],
             images[_initrd_key(self._sweep.experiment, trial)],
+            {name: os.environ.get(name, "") for name in (log.VARIABLE, metrics.VARIABLE)},
             cores=claim.cores if claim.single else 0.0,  # of several hosts, each finds its own place
             memory=claim.memory,
         )
         self._running[task] = _Running(trial, attempt, claim, time.monotonic())
+        log.event("info", "trial-started", key=trial.key, trial=str(trial), attempt=attempt)
 
     def _collect(self, tasks: Tasks, bar: Progress) -> None:
         for task in tasks.wait(_LOOK_SECONDS):
@@ -280,8 +285,10 @@ class _Run:
                 tasks.end(task)
 
     def _row(self, tasks: Tasks, task: Any, one: _Running) -> Row:
+        row: Row
         try:
-            row: Row = tasks.result(task)
+            row, told = tasks.result(task)
+            log.replay(told)
         except TaskLostError as error:
             row = {
                 "key": one.trial.key,
@@ -292,6 +299,9 @@ class _Run:
                 "error": f"TrialLostError: {error}",
                 "wall_seconds": time.monotonic() - one.since,
             }
+        failed = row["error"] is not None
+        fields = {"error": row["error"]} if failed else {}
+        log.event("warning" if failed else "info", "trial-ended", key=one.trial.key, **fields)
         return {**row, "attempt": one.attempt}
 
     def _add(self, row: Row) -> None:
@@ -360,9 +370,20 @@ def _name(image: Any) -> str:
     return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
 
 
-def _run_portable(experiment: bytes, trial: Trial, kernel: bytes, initrd: bytes | None) -> Row:
-    """Run a trial in a process of Ray's."""
-    return run_trial(restored(experiment), trial, kernel, initrd)
+def _run_portable(
+    experiment: bytes, trial: Trial, kernel: bytes, initrd: bytes | None, environment: Mapping[str, str]
+) -> tuple[Row, list[dict[str, Any]]]:
+    """Run a trial in a process of Ray's; return its row, and the events where the driver wants a log."""
+    os.environ.update(environment)
+    asked = log.wanted() if environment[log.VARIABLE] else None
+    if asked is None:
+        return run_trial(restored(experiment), trial, kernel, initrd), []
+    log.bind(process="trial")
+    keeper = log.keep(asked, aloud=True)
+    try:
+        return run_trial(restored(experiment), trial, kernel, initrd), keeper.take(0.0)
+    finally:
+        log.silence()
 
 
 def _whole(what: str, value: Any, least: int) -> int:

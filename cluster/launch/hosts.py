@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, TypeVar, TypeVarTuple
 
-from coremesh.cluster.launch import session
+from coremesh.cluster.launch import metrics, session
 from coremesh.cluster.launch.child import Child, ChildCall
+from coremesh.cluster.launch.observation import Observation
 from coremesh.cluster.launch.placement import Placement, place
-from coremesh.cluster.machine import bring_up
+from coremesh.cluster.machine import bring_up, log
 from coremesh.cluster.machine.build import Build
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.device_host import DeviceHost
@@ -35,7 +36,7 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 # A blocking method of each kind has threads of its own, so that a long wait never keeps a short call waiting.
-_GROUPS = {"console": 8, "waiting": 8, "control": 4}
+_GROUPS = {"console": 8, "waiting": 8, "control": 4, "telling": 2}
 _GROUP_OF = {
     "read_console": "console",
     "feed_console": "control",
@@ -47,6 +48,8 @@ _GROUP_OF = {
     "pause": "control",
     "resume": "control",
     "stop": "control",
+    "events": "telling",
+    "sample": "telling",
 }
 _WATCH_SECONDS = 10.0  # a remote wait of the watch; it returns at once when the host ends
 _VERDICT_SECONDS = 0.8  # for the device host to say which host is lost, after another one was cut off
@@ -87,6 +90,7 @@ class Hosts:
         self._identities: list[ProcessIdentity] = []
         self._condemned: set[int] = set()  # hosts whose processes are to end
         self._watch: threading.Thread | None = None
+        self._observation: Observation | None = None
         self._closing = threading.Event()
         self._decided = threading.Event()
         self._lock = threading.Lock()  # the next two, set once, before _decided
@@ -99,15 +103,22 @@ class Hosts:
                 begun = bring_up.STEPS["examine"]
                 made = child.begin("__init__", description, ProcessIdentity.current())
                 made.result(begun.seconds, begun.doing)
+                self._observe()
                 return
             if description.hosts > 1:
                 self._placement = place(description.hosts)
                 # Without a cluster, hosts that share this computer are what was asked for.
                 self.warning = "" if session.is_own() else self._placement.warning
             self._remotes = _start_actors(description, self._placement)
+            self._observe()
         except BaseException:
             self.close()
             raise
+
+    def _observe(self) -> None:
+        self._observation = Observation(self._remotes)
+        size = {"vcpus": self._description.vcpus, "hosts": len(self), "memory": self._description.ram_bytes}
+        log.event("info", "machine-starting", machine=self._description.name, **size)
 
     def __len__(self) -> int:
         return self._description.hosts
@@ -160,6 +171,9 @@ class Hosts:
         """Start the vCPUs: host 0, whose first one boots the guest, last."""
         with self._loss_of_all():
             bring_up.start(self._actors())
+        if isinstance(self[0], Child):
+            name = self._description.name
+            metrics.follow(lambda: self[0].begin("sample").result(), name)
         if len(self) > 1:
             self._watch = threading.Thread(target=self._watch_hosts, name="hosts watch", daemon=True)
             self._watch.start()
@@ -218,6 +232,8 @@ class Hosts:
 
     def close(self) -> None:
         """End all processes and give their places back. Harmless when they have gone already."""
+        if self._observation is not None:
+            self._observation.close()
         self._closing.set()
         session.attempt(self._end_with_ray)
         self._condemned.update(range(len(self._remotes)))
@@ -352,6 +368,7 @@ class Hosts:
             if self._loss is None and (self._end is None or self._end.kind == "stopped"):
                 self._loss = loss
             kept = self._loss or loss
+        log.event("error", "host-lost", machine=self._description.name, reason=str(kept))
         self._decided.set()
         return kept
 
@@ -381,10 +398,13 @@ def _start_actors(
     remote: Any = ray.remote  # its annotations do not know concurrency groups
     driver = ProcessIdentity.current()
     actors: list[session.Remote | Child] = []
+    classes = (
+        (metrics.MeteredDeviceHost, metrics.MeteredHost) if metrics.wanted() else (DeviceHost, HostProcess)
+    )
     for host in range(description.hosts):
         actor_class = remote(
             num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups=_GROUPS, max_concurrency=4
-        )(DeviceHost if host == 0 else HostProcess)
+        )(classes[min(host, 1)])
         # The images go to the host that reads them.
         own = description if host == 0 else description.without_images()
         if placement is None:

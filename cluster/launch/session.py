@@ -19,6 +19,7 @@ from typing import Any
 
 from coremesh.cluster.launch import joined_ray, preflight, private_ray
 from coremesh.cluster.launch.private_ray import PrivateRay, first_line
+from coremesh.cluster.machine import log
 from coremesh.cluster.machine.bring_up import unanswered
 from coremesh.core.errors import CoremeshError, HostLostError, InternalError, MachineStateError, PlatformError
 
@@ -39,6 +40,7 @@ def ensure(address: str | None = None, vcpus: int = 1, hosts: int = 1) -> float:
     """
     global _own, _address
     begin = time.monotonic()
+    log.begin()
     with _lock:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray lets its workers run at niceness 15: guests would wait for whatever else this computer does.
@@ -67,6 +69,7 @@ def ensure(address: str | None = None, vcpus: int = 1, hosts: int = 1) -> float:
             preflight.require_all(preflight.RAY_THREADS + preflight.threads_of(vcpus, hosts))
             _own = PrivateRay()
         atexit.register(shutdown)
+    log.event("info", "ray-joined", address=address or "own", seconds=round(time.monotonic() - begin, 3))
     return time.monotonic() - begin
 
 

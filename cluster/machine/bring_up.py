@@ -12,7 +12,6 @@ still (SIGSTOP, a frozen container) answers nothing and does not end.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
@@ -133,10 +132,9 @@ def prepare(
     if len(hosts) == 1:
         return BroughtUp((_result(HostProcess.prepare, hosts[0].begin(HostProcess.prepare, None)),))
 
-    machine_id = secrets.randbits(64)
     # One rate of the guest's clock for all: host 0's.
     members = [
-        Membership(number, machine_id, EPOCH, found[0].tsc_hz, host.interface)
+        Membership(number, description.machine_id, EPOCH, found[0].tsc_hz, host.interface)
         for number, host in enumerate(hosts)
     ]
     prepared = _each(hosts, HostProcess.prepare, members)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -44,7 +45,7 @@ class MachineDescription:
     :data:`POLICIES`; `wire` carries the messages between hosts, one of
     :data:`coremesh.core.links.WIRES`. `disks`, `networks` and `console` are those of the host
     that has the devices. `roms` are beside the
-    RAM; their pages are at home on host 0.
+    RAM; their pages are at home on host 0. `machine_id` is random, 64 bits.
     """
 
     vcpus: int
@@ -64,6 +65,12 @@ class MachineDescription:
     networks: tuple[Network, ...] = ()
     console: ConsoleDevice = SERIAL_CONSOLE
     roms: tuple[Rom, ...] = ()
+    machine_id: int = field(default_factory=lambda: secrets.randbits(64), compare=False)
+
+    @property
+    def name(self) -> str:
+        """What logs and metrics call the machine: its number in 16 hexadecimal digits."""
+        return f"{self.machine_id:016x}"
 
     @property
     def hosts(self) -> int:

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster.machine import lifeline
+from coremesh.cluster.machine import lifeline, log
 from coremesh.cluster.machine.assembly import Portion, assemble
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.ending import MachineEnd
@@ -180,6 +180,10 @@ class DeviceHost(HostProcess):
         """Return accesses and lock contention by device."""
         return self._devices().counters()
 
+    def sample(self) -> dict[str, Any]:
+        """As any host's, with what the devices count."""
+        return {**super().sample(), "devices": self.device_counters()}
+
     # --- what this host does more than others ------------------------------------------------------------
 
     def _assemble(self) -> Host:
@@ -244,6 +248,7 @@ class DeviceHost(HostProcess):
             elif seen_at is not None:
                 self._shell_seconds = seen_at
                 self._shell_ready.set()
+                log.event("info", "shell-ready", seconds=round(seen_at, 3))
                 return
             elif tail and self._is_wanted() and time.monotonic() - moved_at > _NUDGE_SECONDS:
                 self._port.feed(b"root\n" if tail.endswith(_LOGIN) else b"\n")

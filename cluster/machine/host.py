@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from coremesh.cluster.machine import assembly, lifeline
+from coremesh.cluster.machine import assembly, lifeline, log
 from coremesh.cluster.machine.build import Build, own_build
 from coremesh.cluster.machine.description import MachineDescription, Membership
 from coremesh.cluster.machine.ending import MachineEnd
@@ -88,6 +88,7 @@ class HostProcess:
         self._glances: Rows = []  # what the vCPUs did when the engine ended by itself
         self._paused = False
         self._driven = driver is not None  # this process is here for the machine alone
+        self._keeper: log.Keeper | None = None
         if driver is not None:
             lifeline.watch(driver, self._abandon)
 
@@ -124,6 +125,7 @@ class HostProcess:
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._membership = membership
         self._host = self._assemble()
+        log.event("info", "prepared", protection=self._host.protection, tsc_hz=self._host.tsc_hz)
         return Prepared(os.getpid(), self._host.protection, self._host.tsc_hz)
 
     def lay(self, portion: assembly.Portion) -> None:
@@ -164,6 +166,7 @@ class HostProcess:
                 raise MachineStateError("the machine is not prepared, or was started before.")
             self._started_at = time.monotonic()
             self._start_parts()
+        log.event("info", "vcpus-started", first=self._first_vcpu())
         for name, target in self._watches().items():
             threading.Thread(target=target, name=name, daemon=True).start()
 
@@ -174,6 +177,7 @@ class HostProcess:
             if not self._paused:
                 self.engine.pause()
                 self._paused = True
+                log.event("info", "paused")
 
     def resume(self) -> None:
         """Let parked vCPUs go on."""
@@ -182,6 +186,7 @@ class HostProcess:
             if self._paused:
                 self.engine.resume()
                 self._paused = False
+                log.event("info", "resumed")
 
     def stop(self) -> MachineEnd:
         """End the machine if it has not ended by itself, and return how it ended.
@@ -205,6 +210,29 @@ class HostProcess:
             return int(engine.transact(operation, gpa, size, operand, expected))
         except (ValueError, IndexError, TypeError) as error:
             raise ConfigurationError(f"{error}.") from error
+
+    # --- what it tells -----------------------------------------------------------------------------------
+
+    def observe(self, number: int, epoch: int, wanted: log.Wanted, aloud: bool) -> None:
+        """Tell of events from now on, as host `number`; with `aloud` also on standard error."""
+        log.bind(process="host", machine=self._description.name, host=number, epoch=epoch)
+        self._keeper = log.keep(wanted, aloud=aloud)
+
+    def events(self, timeout: float) -> list[dict[str, Any]]:
+        """Return what there is to tell since the last time; wait `timeout` seconds for something."""
+        return [] if self._keeper is None else self._keeper.take(timeout)
+
+    def sample(self) -> dict[str, Any]:
+        """Return what metrics are made of: 'stats' (rows), 'mesh', 'devices' and 'process'."""
+        from coremesh.cluster.machine.usage import of_this_process
+
+        several = self._membership is not None
+        return {
+            "stats": self.stats(),
+            "mesh": self.mesh_stats() if several else {},
+            "devices": {},
+            "process": of_this_process(),
+        }
 
     # --- looking at it -----------------------------------------------------------------------------------
 
@@ -324,6 +352,10 @@ class HostProcess:
         end = self._reasons.get()
         self._stop_parts()
         self._end = self._explain(end)
+        log.event(
+            "warning" if end.lost or end.crashed else "info",
+            "ended", kind=end.kind, detail=end.detail, seconds=round(end.seconds, 3),
+        )  # fmt: skip
         self._last_words()
         self._ended.set()
         if end.lost and self._driven:
@@ -333,6 +365,7 @@ class HostProcess:
 
     def _abandon(self) -> None:
         """Our driver is gone: nothing may be left running, and no caller waits for a word."""
+        log.event("warning", "driver-gone")
         if self._host is not None:
             stopper = threading.Thread(target=self._host.stop, daemon=True)
             stopper.start()

@@ -41,6 +41,13 @@ def ray_nodes(network: Network) -> Iterator[RayNodes]:
         yield nodes
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RayNodes]:
+    """Two nodes of their own, whose head takes jobs, and which export metrics."""
+    with Network(2) as network, RayNodes(network, cpus=2, dashboard=True) as nodes:
+        yield nodes
+
+
 @pytest.fixture
 def driver(ray_nodes: RayNodes) -> Iterator[Driver]:
     """A process of a person on host 0, new for each test: what it leaves behind would be seen."""

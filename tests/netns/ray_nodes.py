@@ -21,6 +21,7 @@ from network import Network
 
 PORT = 6379
 DASHBOARD_PORT = 8265
+METRICS_PORT = 9091
 PREFIX = "cmray"
 OBJECT_STORE = 80 << 20  # Ray's minimum is 75 MiB
 
@@ -33,7 +34,7 @@ class RayNodes:
     """
 
     def __init__(self, network: Network, cpus: int = 4, *, dashboard: bool = False) -> None:
-        """With `dashboard` the head takes jobs, which needs the extra 'cluster'."""
+        """With `dashboard` the head takes jobs and each node exports metrics: needs the extra 'cluster'."""
         self.network = network
         self.cpus = cpus
         self.dashboard = f"http://{network.address(0)}:{DASHBOARD_PORT}" if dashboard else ""
@@ -54,6 +55,7 @@ class RayNodes:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_enable_worker_prestart": "0",
             "RAY_raylet_start_wait_time_s": "180",
+            "RAY_metrics_report_interval_ms": "1000",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
@@ -96,6 +98,7 @@ class RayNodes:
             f"--num-cpus={self.cpus}",
             f"--object-store-memory={OBJECT_STORE}",
             "--disable-usage-stats",
+            *((f"--metrics-export-port={METRICS_PORT}",) if self.dashboard else ()),
             *role,
         )
         with (folder / "log").open("wb") as log:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 pytest.importorskip("aiohttp_cors", reason="jobs need the extra 'cluster'")
 
-from network import Network
 from ray_nodes import RayNodes
 
 pytestmark = [
@@ -35,13 +33,6 @@ vcpus = 2
 memory = "256M"
 append = "quiet"
 """
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RayNodes]:
-    """Two nodes with addresses of their own, whose head takes jobs."""
-    with Network(2) as network, RayNodes(network, cpus=2, dashboard=True) as nodes:
-        yield nodes
 
 
 def typed(cluster: RayNodes, host: int, folder: Path, *words: str) -> str:

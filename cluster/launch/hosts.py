@@ -48,7 +48,7 @@ _GROUP_OF = {
     "pause": "control",
     "resume": "control",
     "stop": "control",
-    "events": "telling",
+    "take_events": "telling",
     "sample": "telling",
 }
 _WATCH_SECONDS = 10.0  # a remote wait of the watch; it returns at once when the host ends

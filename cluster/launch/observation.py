@@ -39,7 +39,7 @@ class Observation:
     def _ask(self, remote: session.Remote | Child) -> None:
         with contextlib.suppress(Exception):  # it has gone, and the watch tells of that
             while not self._closing.is_set():
-                log.replay(remote.begin("events", _ASK_SECONDS).result())
+                log.replay(remote.begin("take_events", _ASK_SECONDS).result())
 
     def close(self) -> None:
         """Write what the hosts have not told yet, as far as they answer at once."""
@@ -48,7 +48,7 @@ class Observation:
         self._closing.set()
         last: list[Any] = []
         with contextlib.suppress(Exception):
-            last = [remote.begin("events", 0.0) for remote in self._remotes]
+            last = [remote.begin("take_events", 0.0) for remote in self._remotes]
         for call in last:
             with contextlib.suppress(Exception):
                 log.replay(call.result(_LAST_SECONDS))

@@ -218,7 +218,7 @@ class HostProcess:
         log.bind(process="host", machine=self._description.name, host=number, epoch=epoch)
         self._keeper = log.keep(wanted, aloud=aloud)
 
-    def events(self, timeout: float) -> list[dict[str, Any]]:
+    def take_events(self, timeout: float) -> list[dict[str, Any]]:
         """Return what there is to tell since the last time; wait `timeout` seconds for something."""
         return [] if self._keeper is None else self._keeper.take(timeout)
 

@@ -24,7 +24,6 @@ from block_layout import (
 from block_runners import DidNotEnd, Runner
 
 VECTOR_UD, VECTOR_SS, VECTOR_GP, VECTOR_PF = 6, 12, 13, 14
-OVER_LIMIT: Final = (1 << 32) - 512
 P = 1
 FLAGS: Final = {
     0: "CF",
@@ -64,10 +63,6 @@ MASKED: Final = (
     Mask(
         "P of the error code for addresses of the kernel",
         "SDM vol. 3A 4.7: whether the kernel has a mapping there is its own affair",
-    ),
-    Mask(
-        "#SS or #GP instead of #PF at the end of 4 GiB in 32-bit code",
-        "operands that a function of the emulator accesses are not compared with a flat segment's limit",
     ),
     Mask("blocks that set bit 17 of MXCSR", "AMD64 APM vol. 1, 4.2.2: it is theirs alone, #GP(0) elsewhere"),
     Mask(
@@ -132,7 +127,7 @@ def compare(block: Block, native: Outcome, guest: Outcome) -> dict[str, tuple[ob
         return expected
     if _misaligned_mask(native) or _has_cpu_node(native) or _saw_cpu_node(block, native, guest):
         return {}
-    if native == guest or (block.cs == CODE32 and _runs_over_limit(native, guest)):
+    if native == guest:
         return {}
     ours, theirs = fields(block, native), fields(block, guest)
     for name in ("fop", "fip", "fdp"):
@@ -181,11 +176,6 @@ def _both_operands_fault(block: Block, native: Outcome, guest: Outcome) -> bool:
             return instruction.name == "cmps" and code[-1:] == b"\xa6" and bool({0xF2, 0xF3} & set(code))
         at += len(instruction.code)
     return False
-
-
-def _runs_over_limit(native: Outcome, guest: Outcome) -> bool:
-    """Whether a 32-bit access reached over the end of 4 GiB, which is the segment's limit."""
-    return native.vector in (VECTOR_SS, VECTOR_GP) and guest.vector == VECTOR_PF and guest.cr2 >= OVER_LIMIT
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ DATA: Final = DATA_BASE + 0x1000
 STACK: Final = DATA_BASE + 0x6800
 MISSING: Final = DATA_BASE + 0x5000
 READ_ONLY: Final = DATA_BASE + 0x3000
+END: Final = 1 << 32
 NAN: Final = 0x7FC1_2345_7FC0_0000_FFA0_0001_7F80_0001
 ONE_TO_FOUR: Final = 0x4_0000_0003_0000_0002_0000_0001
 TF: Final = 0x100
@@ -223,5 +224,59 @@ FOUND: Final = (
     Found("store by CS", "2e 89 07", {"rdi": DATA}, cs=CODE32),
     Found("fild by a null ES", "31 c0 8e c0 26 df 07", {"rdi": DATA}, cs=CODE32),
     Found("lock inc by CS", "f0 2e ff 07", {"rdi": DATA}, cs=CODE32),
+    Found("maskmovdqu by a null DS", "31 c0 8e d8 66 0f f7 c1", {"rdi": DATA, "xmm1": NAN}, cs=CODE32),
+    Found("maskmovdqu by CS", "2e 66 0f f7 c1", {"rdi": DATA, "xmm1": NAN}, cs=CODE32),
+    Found("maskmovq by a null DS", "31 c0 8e d8 0f f7 c1", {"rdi": DATA, "st1": NAN}, cs=CODE32),
+    Found("maskmovq by CS of nothing", "2e 0f f7 c1", {"rdi": DATA}, cs=CODE32),
+    Found("maskmovdqu over the end of 4 GiB", "66 0f f7 c1", {"rdi": END - 8, "xmm1": NAN}, cs=CODE32),
+    Found("maskmovq over the end of 4 GiB", "0f f7 c1", {"rdi": END - 4, "st1": NAN}, cs=CODE32),
+    Found("maskmovq over the end of 4 GiB under AC", "0f f7 c1", {"rdi": END - 3}, AC, CODE32),
+    *(
+        Found(f"{name} over the end of 4 GiB{under}", code, {"rax": END - 1, "rbp": END - 1}, flags, CODE32)
+        for under, flags in (("", 0), (" under AC", AC))
+        for name, code in (
+            ("fld m32", "d9 00"),
+            ("fld m64", "dd 00"),
+            ("fld m80", "db 28"),
+            ("fld m32 of the stack", "d9 45 00"),
+            ("fild m16", "df 00"),
+            ("fbld", "df 20"),
+            ("fst m64", "dd 10"),
+            ("fstp m80", "db 38"),
+            ("fist m16", "df 10"),
+            ("fldcw", "d9 28"),
+            ("fnstcw", "d9 38"),
+            ("fnstsw", "dd 38"),
+            ("fldenv", "d9 20"),
+            ("fnstenv", "d9 30"),
+            ("fnsave", "dd 30"),
+            ("frstor of the stack", "dd 65 00"),
+            ("fadd m32", "d8 00"),
+            ("movq mm0, m64", "0f 6f 00"),
+            ("movq m64, mm0", "0f 7f 00"),
+            ("ldmxcsr", "0f ae 10"),
+            ("stmxcsr of the stack", "0f ae 5d 00"),
+            ("lock add", "f0 01 00"),
+            ("lock not of the stack", "f0 f7 55 00"),
+            ("lock cmpxchg", "f0 0f b1 08"),
+            ("lock cmpxchg8b", "f0 0f c7 08"),
+            ("xchg", "87 08"),
+            ("lock xadd of the stack", "66 f0 0f c1 4d 00"),
+            ("lock btc", "f0 0f ba 38 05"),
+            ("movbe", "0f 38 f0 00"),
+            ("movbe to memory", "0f 38 f1 00"),
+            ("bound", "62 00"),
+            ("cmpxchg8b", "0f c7 08"),
+            ("rcl", "d1 10"),
+            ("movups", "0f 10 00"),
+            ("movups to memory", "0f 11 00"),
+            ("lddqu of the stack", "f2 0f f0 45 00"),
+        )
+    ),
+    Found("fxsave over the end of 4 GiB", "0f ae 00", {"rax": END - 0x100}, cs=CODE32),
+    Found("fxsave of the stack over the end of 4 GiB", "0f ae 45 00", {"rbp": END - 16}, cs=CODE32),
+    Found("fxrstor over the end of 4 GiB", "0f ae 08", {"rax": END - 0x100}, cs=CODE32),
+    Found("fnsave over the end of 4 GiB", "dd 30", {"rax": END - 64}, cs=CODE32),
+    Found("frstor over the end of 4 GiB", "dd 20", {"rax": END - 64}, cs=CODE32),
 )
 """By kind; a comment says what was wrong."""

@@ -17,11 +17,11 @@ extern const uint32_t legacy_eips[];
 extern uint64_t legacy_gdt[], legacy_idt[];
 extern uint32_t tss_a[26], tss_b[26];
 extern volatile uint32_t task_seen[8];
-extern char legacy_entries[], low_begin[], low_end[], gate_target[], kernel_stack[], user_stack[],
-    task_stack[];
+extern char legacy_entries[], short_code[], short_over[], low_begin[], low_end[], gate_target[],
+    kernel_stack[], user_stack[], task_stack[];
 void legacy_run(void);
 
-enum { CODE = 0x18, USER = 0x23, VM = 0x900, FLAG_VM = 0x20000 };
+enum { CODE = 0x18, USER = 0x23, SHORT = 0xa0, VM = 0x900, FLAG_VM = 0x20000 };
 #define AT_LABEL 0
 
 // What each step must have logged; EIP 0 is the step's label.
@@ -65,12 +65,29 @@ static const struct {
     {"PAE paging with a reserved bit", 13, 0, CODE, false, true},
     {"CR3 with a reserved bit", 13, 0, CODE, false, true},
     {"real mode and back", 0x80, 0, CODE, false, false},
+    {"near jump beyond the limit of CS", 13, 0, SHORT, true, false},
+    {"call beyond it", 13, 0, SHORT, true, false},
+    {"return beyond it", 13, 0, SHORT, true, false},
+    {"conditional branch beyond it", 13, 0, SHORT, true, false},
+    {"conditional branch beyond it that is not taken", 3, 0, SHORT, false, false},
+    {"loop beyond it", 13, 0, SHORT, true, false},
+    {"indirect jump beyond it", 13, 0, SHORT, true, false},
+    {"indirect call beyond it", 13, 0, SHORT, true, false},
+    {"running over the limit of CS", 13, 0, SHORT, true, false},
+    {"instruction across it", 13, 0, SHORT + 8, true, false},
+    {"32-bit jump of 16-bit code beyond 64 KiB", 13, 0, 0x40, true, false},
 };
 #define STEPS (sizeof expected / sizeof expected[0])
 
 static uint64_t tss_descriptor(const void* base, uint32_t limit) {
     uint64_t at = (uint64_t)base;
     return limit | (at & 0xffffff) << 16 | 0x89ull << 40 | (at >> 24 & 0xff) << 56;
+}
+
+// Code of 32 bits and less than 1 MiB.
+static uint64_t short_descriptor(uint32_t limit) {
+    uint64_t at = (uint64_t)short_code;
+    return limit | (at & 0xffffff) << 16 | 0x409bull << 40 | (at >> 24 & 0xff) << 56;
 }
 
 static void lay_out(void) {
@@ -85,6 +102,10 @@ static void lay_out(void) {
     uint64_t target = (uint64_t)gate_target;
     legacy_gdt[18] = (target & 0xffff) | (uint64_t)CODE << 16 | 0xec02ull << 32 | target >> 16 << 48;
     legacy_gdt[19] = legacy_gdt[18] ^ (uint64_t)(CODE ^ 0x10) << 16;
+    const uint32_t limit = (uint32_t)(short_over - short_code) - 1;
+    legacy_gdt[20] = short_descriptor(limit);
+    legacy_gdt[21] = short_descriptor(limit - 2);
+    *(volatile uint8_t*)(uint64_t)(LOW + 0x12345) = 0xcc;
     tss_a[1] = (uint32_t)(uint64_t)kernel_stack;  // ESP0
     tss_a[2] = 0x10;                              // SS0
     tss_a[25] = 104u << 16;                       // no I/O bitmap
@@ -153,6 +174,7 @@ void guest_main(void) {
           legacy_log[34].eax);
     check((tss_a[9] & 0x8d5) == 0x894, "task switch: EFLAGS %x saved after 7fffffffh + 1", tss_a[9]);
     check(legacy_log[29].eax == 0x22221111, "call gate: parameters %x", legacy_log[29].eax);
+    if (option("limits")) check(task_seen[6] == 2, "loop beyond the limit: ECX %x", task_seen[6]);
     uint64_t dr6;
     __asm__ volatile("mov %%db6, %0" : "=r"(dr6));
     if (option("strict")) check(dr6 & 0x8000, "task switch with the T flag: DR6 %lx", dr6);

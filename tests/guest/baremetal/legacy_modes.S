@@ -133,6 +133,14 @@ caught:
     movl $9f, next
 .endm
 
+.macro STEP_AT label, base
+    .pushsection .data.eips, "aw"
+    .long \label - \base
+    .popsection
+    incl step
+    movl $9f, next
+.endm
+
     // A step's code in ring 3 with the given IOPL.
 .macro TO_RING3 target, flags=2
     pushl $SEL_USER_DATA
@@ -337,7 +345,64 @@ real_done:
     mov $0x9999, %eax
     int $0x80
 8:
+9:  STEP_AT in_jump, short_code         // 35: a near jump beyond the limit of CS, which ends at short_over
+    ljmp $SEL_SHORT, $(in_jump - short_code)
+9:  STEP_AT in_call, short_code         // 36: a call
+    ljmp $SEL_SHORT, $(in_call - short_code)
+9:  STEP_AT in_return, short_code       // 37: a return
+    ljmp $SEL_SHORT, $(in_push - short_code)
+9:  STEP_AT in_branch, short_code       // 38: a branch that is taken
+    cmp %eax, %eax
+    ljmp $SEL_SHORT, $(in_branch - short_code)
+9:  STEP_AT behind_branch, short_code   // 39: one that is not; int3 behind it
+    cmp %eax, %eax
+    ljmp $SEL_SHORT, $(no_branch - short_code)
+9:  STEP_AT in_loop, short_code         // 40: a loop, whose count stays
+    mov $2, %ecx
+    ljmp $SEL_SHORT, $(in_loop - short_code)
+9:  mov %ecx, task_seen+24
+    STEP_AT in_indirect, short_code     // 41: an indirect jump
+    mov $(short_over - short_code), %eax
+    ljmp $SEL_SHORT, $(in_indirect - short_code)
+9:  STEP_AT in_memory, short_code       // 42: an indirect call, its address in memory
+    movl $(short_over - short_code), task_seen+28
+    ljmp $SEL_SHORT, $(in_memory - short_code)
+9:  STEP_AT short_over, short_code      // 43: running over the limit
+    ljmp $SEL_SHORT, $(in_last - short_code)
+9:  STEP_AT in_last, short_code         // 44: an instruction across the limit
+    ljmp $SEL_SHORTER, $(in_last - short_code)
+9:  STEP_AT far_jump, low_begin         // 45: a jump of 32 bits in 16-bit code
+    ljmp $SEL_CODE16, $(far_jump - low_begin)
 9:  jmp finished
+
+    // All that is behind it lies beyond the limit of SEL_SHORT; SEL_SHORTER ends within the last move.
+    .globl short_code, short_over
+short_code:
+in_jump:
+    jmp short_over
+in_call:
+    call short_over
+in_push:
+    pushl $(short_over - short_code)
+in_return:
+    ret
+in_branch:
+    je short_over
+no_branch:
+    jne short_over
+    int3
+behind_branch:
+in_loop:
+    loop short_over
+in_indirect:
+    jmp *%eax
+in_memory:
+    call *task_seen+28
+in_last:
+    mov $0x11111111, %eax
+    nop
+short_over:
+    int3
 
     // Behind the call gate. Stack: EIP, CS, the last parameter, the first one.
     .globl gate_target
@@ -387,6 +452,10 @@ vm_hlt:
 vm_limit:
     mov $0xffff, %bx
     mov (%bx), %ax
+
+far_jump:
+    .byte 0x66, 0xe9            // to 12345h, where C has put an int3
+    .long 0x12345 - (far_jump + 6 - low_begin)
 
 real_begin:                     // protected mode, 16-bit segments
     mov $SEL_DATA16, %ax
@@ -467,6 +536,10 @@ legacy_gdt:
     .quad 0x00cff3000000ffff
     .quad 0                     // a call gate of ring 3 with two parameters: filled in by C
     .quad 0                     // one to data
+    .quad 0                     // short_code, and less of it: filled in by C
+    .quad 0
+    .set SEL_SHORT, 0xa0
+    .set SEL_SHORTER, 0xa8
     .set SEL_CODE_FOR_SYSENTER, 0x70
     .set SEL_CALL_GATE, 0x90
     .set SEL_BAD_GATE, 0x98
@@ -486,7 +559,7 @@ saved_gdtr: .skip 10
 saved_idtr: .skip 10
     .align 4
 task_seen: .skip 32
-legacy_steps: .long 35
+legacy_steps: .long 46
 
     .bss
     .align 4096
@@ -495,7 +568,7 @@ pae_pointers: .skip 32
 pae_others: .skip 32
     .align 16
 legacy_idt: .skip 2048
-legacy_log: .skip 40 * ROW
+legacy_log: .skip 48 * ROW
 tss_a: .skip 104
 tss_b: .skip 104
     .skip 4096

@@ -4,6 +4,7 @@
 // instruction is decoded again.
 #include "decode.h"
 #include "segments.h"
+#include "translator.h"
 
 // Pushes and pops beside their operand.
 static bool uses_stack(const struct cm_instruction* in) {

@@ -7,8 +7,7 @@
 // call before the access, which computes the offset back from the linear address. The end of 4 GiB, the one
 // limit of a flat segment, is looked at where an access runs over the end of a page (accesses.c).
 //
-// Not checked: the fetch of instructions beyond the limit of CS (far transfers check where they lead), the
-// operand of MASKMOVQ and MASKMOVDQU, and, of an access by a function, that has no operand.
+// CS is code_limit.c's. MASKMOVQ and MASKMOVDQU, which name no operand, check theirs themselves (vector.c).
 #include "segment_limits.h"
 #include "tcg/tcg-op.h"
 
@@ -25,6 +24,8 @@ void cm_note_segments_anew(CPUX86State* env) {
     uint32_t checks = 0;
     if (!(env->hflags & HF_CS64_MASK)) {
         const SegmentCache* s = env->segs;
+        const uint32_t last = s[R_CS].flags & DESC_B_MASK ? UINT32_MAX : UINT16_MAX;
+        if (s[R_CS].limit < last) checks |= CM_CHECK_CODE;
         if (!is_flat(&s[R_DS]) || !is_flat(&s[R_ES]) || !is_flat(&s[R_SS])) checks |= CM_CHECK_DATA;
         if (!is_flat(&s[R_FS])) checks |= CM_CHECK_FS;
         if (!is_flat(&s[R_GS])) checks |= CM_CHECK_GS;
@@ -237,7 +238,7 @@ static bool has_access(const struct cm_translator* t) {
 void cm_emit_segment_checks(struct cm_translator* t) {
     struct cm_instruction in;
     if (cm_decode(t->bytes, t->available, cm_code_size_of(t), &in) != CM_DECODED) return;
-    if (!(t->dc->flags & CM_CHECK_ANY) && in.segment != CM_CS) {
+    if (!(t->dc->flags & CM_CHECK_ACCESSES) && in.segment != CM_CS) {
         // Behind a load of a segment register the block may be another one.
         for (const TCGOp* op = QTAILQ_NEXT(t->before, link); op; op = QTAILQ_NEXT(op, link)) {
             if (loads_segment(op) && t->dc->base.is_jmp == DISAS_NEXT) t->dc->base.is_jmp = DISAS_TOO_MANY;

@@ -111,10 +111,6 @@ void cm_check_eip(const struct cm_transfer* t, const struct cm_descriptor* code,
 void cm_check_code(const struct cm_transfer* t, uint32_t selector, const struct cm_descriptor* code,
                    bool gate);
 
-// #SS(0) or #GP(0) when an access of code that is not 64-bit runs over the end of 4 GiB in its segment, whose
-// offsets end there (canonical.c).
-void cm_check_end_of_segment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t from);
-
 // ---- a stack
 struct cm_stack {
     target_ulong base, pointer, mask;  // mask: all ones in 64-bit mode
@@ -137,13 +133,15 @@ void cm_load_segment(CPUX86State* env, int reg, uint32_t selector, const struct 
 void cm_load_null_stack_segment(CPUX86State* env, uint32_t selector, unsigned cpl);
 void cm_load_virtual_8086_segment(CPUX86State* env, int reg, uint32_t selector);
 void cm_set_cpl(CPUX86State* env, unsigned cpl);
-// Bits of hflags that the engine leaves alone: which segments have to be checked (segment_limits.c). DS, ES
-// and SS are used by any code; FS and GS are often null.
+// Bits of hflags that the engine leaves alone: which segments have to be checked (segment_limits.c,
+// code_limit.c). DS, ES and SS are used by any code; FS and GS are often null.
 enum {
+    CM_CHECK_CODE = 1 << 27,
     CM_CHECK_DATA = 1 << 28,
     CM_CHECK_FS = 1 << 29,
     CM_CHECK_GS = 1 << 30,
-    CM_CHECK_ANY = CM_CHECK_DATA | CM_CHECK_FS | CM_CHECK_GS,
+    CM_CHECK_ACCESSES = CM_CHECK_DATA | CM_CHECK_FS | CM_CHECK_GS,
+    CM_CHECK_ANY = CM_CHECK_CODE | CM_CHECK_ACCESSES,
 };
 // After a change of a segment register by anything but the functions above: whether accesses have to be
 // checked (segment_limits.c).

@@ -198,6 +198,13 @@ static void fetch_more(struct cm_translator* t) {
     t->available++;
 }
 
+static enum cm_decoded decode_whole(struct cm_translator* t, struct cm_instruction* in) {
+    enum cm_decoded decoded;
+    while ((decoded = cm_decode(t->bytes, t->available, cm_code_size_of(t), in)) == CM_NEEDS_MORE)
+        fetch_more(t);
+    return decoded;
+}
+
 // Whether an instruction with this beginning can have a row, or prefixes that exclude each other, without
 // decoding it.
 static bool may_be_ours(const struct cm_translator* t) {
@@ -243,10 +250,7 @@ static bool may_be_ours(const struct cm_translator* t) {
 }
 
 static enum cm_translated translate_ours(struct cm_translator* t, struct cm_instruction* in) {
-    enum cm_decoded decoded;
-    while ((decoded = cm_decode(t->bytes, t->available, cm_code_size_of(t), in)) == CM_NEEDS_MORE)
-        fetch_more(t);
-    if (decoded == CM_TOO_LONG) return CM_TO_ENGINE;  // it raises #GP(0)
+    if (decode_whole(t, in) == CM_TOO_LONG) return CM_TO_ENGINE;  // it raises #GP(0)
     if (in->prefixes & CM_PREFIX_LOCK) {
         t->locked = true;
         t->contents |= CM_LOCKS;
@@ -307,7 +311,10 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
     t->before = QTAILQ_LAST(&t->tcg->ops);
     t->locked = false;
     const bool checks_segments = !t->dc->code64;
-    if (checks_segments) t->check_word = tcg_temp_new_i64(t->tcg);
+    if (checks_segments) {
+        t->check_word = tcg_temp_new_i64(t->tcg);
+        if (cm_may_leave_code(t) && decode_whole(t, &in) == CM_DECODED) cm_emit_code_checks(t, &in);
+    }
     enum cm_translated done = may_be_ours(t) ? translate_ours(t, &in) : CM_TO_ENGINE;
     if (done == CM_TO_ENGINE) {
         cm_translate_by_engine(t);

@@ -179,12 +179,17 @@ void cm_check_string_port(CPUX86State* env, target_ulong address, union cm_opera
 
 // Raises the page fault that a store of `size` bytes would raise, on whichever page it is.
 void cm_probe_write(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra);
-// #AC, if the operand is misaligned and alignment is checked; to be called before what raises page faults.
-// Of an operand that is not canonical the access itself raises what comes first.
+// #SS(0) or #GP(0) when an access of code that is not 64-bit runs over the end of 4 GiB in its segment, whose
+// offsets end there (canonical.c).
+void cm_check_end_of_segment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t from);
+// The same of the operand, and #AC, if it is misaligned and alignment is checked; to be called before what
+// raises page faults. Of an operand that is not canonical the access itself raises what comes first.
 static inline void cm_check_alignment(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
-    if (unlikely(address & (size - 1)) && cm_checks_alignment(env) &&
-        (env->hflags & HF_CS64_MASK ? cm_is_canonical(address) && cm_is_canonical(address + size - 1)
-                                    : address + size - 1 <= UINT32_MAX)) {
+    const bool code64 = env->hflags & HF_CS64_MASK;
+    if (!code64 && unlikely(address + size - 1 > UINT32_MAX)) {
+        cm_check_end_of_segment(env, address, size, ra);
+    } else if (unlikely(address & (size - 1)) && cm_checks_alignment(env) &&
+               (!code64 || (cm_is_canonical(address) && cm_is_canonical(address + size - 1)))) {
         raise_exception_err_ra(env, EXCP11_ALGN, 0, ra);
     }
 }

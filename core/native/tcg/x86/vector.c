@@ -2,6 +2,8 @@
 // Vector instructions whose helpers of the engine are wrong.
 #include "translator.h"
 
+#include "segment_limits.h"
+
 // These write a part of the destination before they have read all of the source. When one register is both,
 // the source is read from a copy.
 
@@ -27,8 +29,13 @@ WRAP_BOTH(phsubsw)
 // (SDM vol. 2B, MASKMOVDQU: which faults these have is the processor's own affair).
 static void check_masked(CPUX86State* env, target_ulong address, union cm_operands in) {
     const unsigned size = in.mandatory == CM_WITH_66 ? 16 : 8;
-    cm_check_alignment(env, address, 8, GETPC());
-    cm_probe_write(env, address, size, GETPC());
+    // The second half is asked for behind the first one's page.
+    const unsigned step = env->hflags & HF_CS64_MASK ? size : 8;
+    for (unsigned done = 0; done < size; done += step) {
+        cm_check_segment(env, in.immediate, address + done, step, true, GETPC());
+        cm_check_alignment(env, address + done, 8, GETPC());
+        cm_probe_write(env, address + done, step, GETPC());
+    }
 }
 
 static enum cm_translated masked_move(struct cm_translator* t, const struct cm_instruction* in) {
@@ -38,6 +45,7 @@ static enum cm_translated masked_move(struct cm_translator* t, const struct cm_i
     with_operand.index = CM_NO_REGISTER;
     with_operand.displacement = 0;
     with_operand.operand_segment = in->segment == CM_NO_SEGMENT ? CM_DS : in->segment;
+    with_operand.immediate = with_operand.operand_segment;
     cm_emit_execute(t, &with_operand, check_masked, 0);
     return CM_TO_ENGINE;
 }

@@ -20,10 +20,17 @@ static bool ends_canonical(const CPUX86State* env, target_ulong address, unsigne
     return !(env->hflags & HF_CS64_MASK) || cm_is_canonical(address + size - 1);
 }
 
+// Of an image of the state the processor looks at its first word alone; the rest wraps.
+static void check_end(CPUX86State* env, target_ulong address, unsigned size, uintptr_t ra) {
+    if (size <= WIDEST_OPERAND && !(env->hflags & HF_CS64_MASK))
+        cm_check_end_of_segment(env, address, size, ra);
+}
+
 // Faults as the bare processor does, of which no manual tells: of an image of the state it asks for the first
 // word and the last byte before all others.
 static void probe(CPUX86State* env, target_ulong address, unsigned size, MMUAccessType kind, uintptr_t ra) {
     const int index = cpu_mmu_index(env, false);
+    check_end(env, address, size, ra);
     if (size > WIDEST_OPERAND && ends_canonical(env, address, size)) {
         probe(env, address, size == 14 || size == 94 ? 2 : 4, kind, ra);
     }
@@ -51,6 +58,7 @@ void cm_x87_probe_fxsave(CPUX86State* env, target_ulong address, bool stores, ui
 
 void cm_x87_load_slowly(CPUX86State* env, target_ulong address, void* into, unsigned size, uintptr_t ra) {
     uint8_t* to = into;
+    check_end(env, address, size, ra);
     if (size > WIDEST_OPERAND || !ends_canonical(env, address, size))
         probe(env, address, size, MMU_DATA_LOAD, ra);
     for (unsigned done = 0; done < size;) {
@@ -80,6 +88,7 @@ void cm_x87_check_alignment(CPUX86State* env, target_ulong address, unsigned siz
 void cm_x87_store_slowly(CPUX86State* env, target_ulong address, const void* bytes, unsigned size,
                          uintptr_t ra) {
     const uint8_t* from = bytes;
+    check_end(env, address, size, ra);
     if (size > 8 || !ends_canonical(env, address, size)) cm_x87_probe_store(env, address, size, ra);
     for (unsigned done = 0; done < size;) {
         const target_ulong at = linear(env, address + done);

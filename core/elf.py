@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The part of an ELF file that a boot loader needs: the entry point and the segments to load."""
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
@@ -13,6 +14,7 @@ from elftools.common.utils import struct_parse
 from elftools.elf.elffile import ELFFile
 
 ELF_MAGIC: Final = b"\x7fELF"
+_NOTE: Final = struct.Struct("<3I")
 MOST_SEGMENTS: Final = 128
 """No kernel has more program headers; a larger number is a corrupt file."""
 
@@ -33,11 +35,28 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """An entry of a PT_NOTE segment: what the executable tells of itself, in terms of ``owner``."""
+
+    owner: bytes
+    kind: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ElfImage:
-    """An executable's physical entry point and its segments, none of them empty."""
+    """An executable's physical entry point, its segments, none of them empty, and its notes."""
 
     entry: int
     segments: tuple[Segment, ...]
+    notes: tuple[Note, ...] = ()
+
+    def note(self, owner: bytes, kind: int) -> bytes | None:
+        """The bytes of the first note of this owner and kind; None without one."""
+        for note in self.notes:
+            if (note.owner, note.kind) == (owner, kind):
+                return note.data
+        return None
 
 
 def elf_class(image: bytes) -> int:
@@ -92,7 +111,10 @@ def read_elf(image: bytes, *, bits: int, machine: str) -> ElfImage:
         raise GuestImageError(
             "this ELF file has no segment to load; give the linked kernel, not an object file"
         )
-    return ElfImage(_physical_entry(header["e_entry"], segments), segments)
+    notes = tuple(
+        note for program in headers if program["p_type"] == "PT_NOTE" for note in _notes(image, program)
+    )
+    return ElfImage(_physical_entry(header["e_entry"], segments), segments, notes)
 
 
 def check_segments(segments: Sequence[Segment], memory: MemoryLayout, floor: int) -> None:
@@ -128,6 +150,21 @@ def _segment(image: bytes, program: dict[str, int]) -> Segment:
             "a segment is larger in the file than in memory; the file is corrupt, build it again"
         )
     return Segment(program["p_paddr"], program["p_vaddr"], memsz, image[offset : offset + filesz])
+
+
+def _notes(image: bytes, program: dict[str, int]) -> Iterator[Note]:
+    """The entries of a PT_NOTE segment; one that leaves the segment ends the list."""
+    area = image[program["p_offset"] : program["p_offset"] + program["p_filesz"]]
+    align = 8 if program["p_align"] == 8 else 4
+    at = 0
+    while at + _NOTE.size <= len(area):
+        owner_bytes, data_bytes, kind = _NOTE.unpack_from(area, at)
+        data_at = -(-(at + _NOTE.size + owner_bytes) // align) * align
+        owner = area[at + _NOTE.size : at + _NOTE.size + owner_bytes].rstrip(b"\0")
+        at = -(-(data_at + data_bytes) // align) * align
+        if data_at + data_bytes > len(area):
+            return
+        yield Note(owner, kind, area[data_at : data_at + data_bytes])
 
 
 def _physical_entry(entry: int, segments: tuple[Segment, ...]) -> int:

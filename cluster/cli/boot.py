@@ -48,6 +48,7 @@ class BootOptions:
     wire: str = "auto"
     memory: str = "1G"
     kernel: Path | None = None
+    flavour: str = "amd64"
     initrd: Path | None = None
     append: str = ""
     cmdline: str | None = None
@@ -170,7 +171,7 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
         return kernel, system.initrd.read_bytes() if initrd is None else initrd, modules, system.cmdline
     try:
         with fetch_progress() as progress:
-            image = fetch_debian(progress=progress)
+            image = fetch_debian(options.flavour, progress=progress)
     except ImageFetchError as error:
         if options.command is not None:
             raise

@@ -39,6 +39,7 @@ goes to standard output as plain text, and standard input to the guest's shell.
   coremesh boot --vcpus 4                        a shell on four cores
   coremesh boot --vcpus 8 --run 'nproc; uname -a'
   coremesh boot --hosts 2 --vcpus 8              the same on two hosts, here on this machine
+  coremesh boot --flavour 686-pae --vcpus 2      Debian's kernel of 32 bits
   coremesh boot --hosts 6,2 --address auto       6 and 2 cores on nodes of this machine's Ray cluster
   coremesh boot --kernel vmlinuz --initrd initrd.img --append 'quiet'
   coremesh boot --kernel test.elf --timeout 10   a Multiboot kernel
@@ -109,6 +110,7 @@ def boot(
     ] = "1",
     memory: Annotated[str, _option("memory")] = "1G",
     kernel: Annotated[Path | None, _option("kernel")] = None,
+    flavour: Annotated[str, _option("flavour")] = "amd64",
     initrd: Annotated[Path | None, _option("initrd")] = None,
     append: Annotated[
         str,
@@ -184,6 +186,7 @@ def boot(
         wire=wire,
         memory=memory,
         kernel=kernel,
+        flavour=flavour,
         initrd=initrd,
         append=append,
         cmdline=cmdline,
@@ -227,7 +230,8 @@ def fetch(
         str, typer.Argument(metavar="[debian]", help="Which system; Debian is the one there is.")
     ] = "debian",
     flavour: Annotated[
-        str, typer.Option("--flavour", help="Debian's kernel: amd64 or cloud-amd64.")
+        str,
+        typer.Option("--flavour", help="Debian's kernel: amd64, cloud-amd64, or of 32 bits 686-pae, 686."),
     ] = "amd64",
     refresh: Annotated[bool, typer.Option("--refresh", help="Get the newest even if one is cached.")] = False,
     disk: Annotated[

@@ -50,7 +50,8 @@ def describe(**options: Any) -> MachineDescription:
         "curve": given("curve"),
         "wire": given("wire"),
     }
-    progress = given("progress")
+    progress, flavour = given("progress"), given("flavour")
+    debian_image.check_flavour(flavour)
     drives = given("disks")
     if (disc := given("cdrom")) is not None:
         drives = (*drives, disc)
@@ -69,7 +70,7 @@ def describe(**options: Any) -> MachineDescription:
         )
         append = f"{system.cmdline} {append}".strip()
     elif kernel is None:
-        debian = debian_image.fetch_debian(progress=progress)
+        debian = debian_image.fetch_debian(flavour, progress=progress)
         kernel_bytes = debian.kernel.read_bytes()
         initrd_bytes = (
             debian.initramfs(disks=bool(drives) or console.kind != "serial", network=network_of(networks))

@@ -76,6 +76,12 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "unpack": Option(
         True, text="Unpack a bzImage on the host: seconds faster, but the kernel is not relocated."
     ),
+    "flavour": Option(
+        "amd64",
+        "--flavour",
+        metavar="NAME",
+        text="Which of Debian's kernels, where none is given: amd64, cloud-amd64; of 32 bits 686-pae, 686.",
+    ),
     "disks": Option(
         (),
         "--disk",

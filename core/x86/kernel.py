@@ -7,7 +7,7 @@ from typing import Final
 from coremesh.core.elf import elf_class
 from coremesh.core.errors import ConfigurationError, GuestImageError
 from coremesh.core.image import BootPlan
-from coremesh.core.x86.linux_boot import is_bzimage, load_linux
+from coremesh.core.x86.linux_boot import is_bzimage, is_vmlinux, load_linux
 from coremesh.core.x86.memory_map import MemoryMap
 from coremesh.core.x86.multiboot import find_header, load_multiboot
 
@@ -35,7 +35,7 @@ def plan_boot(
     acpi_rsdp: int,
     modules: Sequence[tuple[bytes, str]] = (),
 ) -> BootPlan:
-    """Recognise a bzImage, a Multiboot kernel or an ELF64 vmlinux, and plan its start.
+    """Recognise a bzImage, a Multiboot kernel or a vmlinux, and plan its start.
 
     A Multiboot kernel gets the initramfs as its first module, named ``initrd``, and then ``modules``,
     bytes and a string each. Raises :class:`GuestImageError` for a file of another kind or a damaged one,
@@ -45,7 +45,7 @@ def plan_boot(
     if not linux and find_header(kernel) is not None:
         first = [] if initrd is None else [(initrd, INITRD_MODULE_NAME)]
         return load_multiboot(kernel, [*first, *modules], cmdline, memory)
-    if linux or elf_class(kernel) == 64:
+    if linux or elf_class(kernel) == 64 or is_vmlinux(kernel):
         if modules:
             raise ConfigurationError(
                 "Linux takes no modules; put them into the initramfs, or give a Multiboot kernel"
@@ -58,11 +58,14 @@ def _stranger(kernel: bytes) -> str:
     if not kernel:
         return "the kernel file is empty"
     if elf_class(kernel) == 32:
-        return "the kernel is a 32-bit ELF file without a Multiboot header: add one to its first 8 KiB"
+        return (
+            "the kernel is a 32-bit ELF file, not Linux's and without a Multiboot header: add one to its "
+            "first 8 KiB"
+        )
     for magic, kind, cure in _STRANGERS:
         if kernel.startswith(magic):
             return f"the kernel file is {kind}: {cure}"
     return (
-        "the kernel file is of no known kind: a Linux bzImage (vmlinuz), an ELF64 vmlinux "
+        "the kernel file is of no known kind: a Linux bzImage (vmlinuz), a vmlinux "
         "or a Multiboot 1 kernel is needed"
     )

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Linux's 64-bit boot protocol: a bzImage or a vmlinux starts in long mode, without real-mode code.
+"""Linux's boot protocols of 64 and of 32 bits: a bzImage or a vmlinux starts without real-mode code.
 
-Source: the kernel's Documentation/arch/x86/boot.rst, "64-bit Boot Protocol", and zero-page.rst. The zero page
-(struct boot_params), the command line, the GDT and the page tables lie in conventional memory, where the
-kernel reads them once; initramfs and kernel lie in extended memory.
+Source: the kernel's Documentation/arch/x86/boot.rst, "64-bit Boot Protocol" and "32-bit Boot Protocol", and
+zero-page.rst. The zero page (struct boot_params), the command line, the GDT and the page tables lie in
+conventional memory, where the kernel reads them once; initramfs and kernel lie in extended memory.
+
+A kernel of 64 bits starts in long mode, with the first 4 GiB mapped one to one; one of 32 bits in protected
+mode without paging.
 """
 
 import struct
 from dataclasses import dataclass
 from typing import Final
 
-from coremesh.core.elf import check_segments, elf_class, read_elf
+from coremesh.core.elf import ElfImage, check_segments, elf_class, read_elf
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.image import BootPlan, encode_command_line
+from coremesh.core.image import BootPlan, RegisterValue, encode_command_line
 from coremesh.core.memory_layout import GIB, MIB, PAGE_BYTES, Region
 from coremesh.core.x86.boot import (
     CR0_ET,
@@ -22,6 +25,7 @@ from coremesh.core.x86.boot import (
     CR4_PAE,
     EFER_LMA,
     EFER_LME,
+    FLAT_CODE_32,
     FLAT_CODE_64,
     RFLAGS_FIXED,
     TEXT_CELL_LINES,
@@ -51,14 +55,18 @@ BOOT_FLAG: Final = 0xAA55
 SECTOR_BYTES: Final = 512
 PARAGRAPH_BYTES: Final = 16
 HEADER_END: Final = 0x268
-"""End of the setup header of protocol 2.12, which added 64-bit entry points."""
-OLDEST_PROTOCOL: Final = 0x020C
+"""End of the fields that a loader acts on; protocol 2.10 has all of them, 2.12 added 64-bit entry points."""
+OLDEST_PROTOCOL: Final = 0x020A
+OLDEST_64_BIT_PROTOCOL: Final = 0x020C
 LOADED_HIGH: Final = 1 << 0
+NOTES_OWNER: Final = b"Linux"
+"""Of notes in a vmlinux (include/linux/elfnote.h there)."""
 XLF_KERNEL_64: Final = 1 << 0
 ENTRY_64: Final = 0x200
 """startup_64 lies here from the start of the protected-mode kernel: part of the protocol."""
 UNREGISTERED_LOADER: Final = 0xFF
-DEFAULT_INITRD_MAX: Final = 0x7FFF_FFFF
+DEFAULT_INITRD_MAX: Final = {64: 0x7FFF_FFFF, 32: 0x37FF_FFFF}
+"""A kernel of 32 bits maps 896 MiB of memory for itself."""
 DEFAULT_CMDLINE_SIZE: Final = 2047
 LARGEST_ALIGNMENT: Final = GIB
 
@@ -70,9 +78,13 @@ _E820_ENTRY: Final = struct.Struct("<QQI")
 
 @dataclass(frozen=True, slots=True)
 class SetupHeader:
-    """The fields of a bzImage's setup header that a loader acts on; names as in the kernel's document."""
+    """The fields of a bzImage's setup header that a loader acts on; names as in the kernel's document.
+
+    ``bits`` are those of the entry point to use: 64 where there is such a one.
+    """
 
     raw: bytes
+    bits: int
     payload_offset: int
     payload_bytes: int
     initrd_addr_max: int
@@ -88,6 +100,7 @@ class _Kernel:
     """A kernel with its place decided: what ``load_linux`` needs to finish the plan."""
 
     name: str
+    bits: int
     writes: list[tuple[int, bytes]]
     taken: list[Region]
     entry: int
@@ -101,10 +114,22 @@ def is_bzimage(image: bytes) -> bool:
     return image[0x202:0x206] == HEADER_MAGIC
 
 
+def is_vmlinux(image: bytes) -> bool:
+    """Tell whether an ELF file is a Linux kernel, by the notes that the kernel's build leaves in it.
+
+    False for one that cannot be read, too.
+    """
+    try:
+        elf = _read_vmlinux(image)
+    except GuestImageError:
+        return False
+    return any(note.owner == NOTES_OWNER for note in elf.notes)
+
+
 def load_linux(
     kernel: bytes, initrd: bytes | None, cmdline: str, memory: MemoryMap, acpi_rsdp: int
 ) -> BootPlan:
-    """Plan the start of a bzImage or an ELF64 vmlinux; ``acpi_rsdp`` is the RSDP's guest-physical address.
+    """Plan the start of a bzImage or a vmlinux; ``acpi_rsdp`` is the RSDP's guest-physical address.
 
     Raises :class:`GuestImageError` for a kernel or initramfs that cannot start, :class:`ConfigurationError`
     when the memory is too small or the command line too long. May be called from any thread.
@@ -119,8 +144,6 @@ def load_linux(
     writes = [
         *real_mode_vectors(memory),
         *bios_data_area(),
-        (GDT_ADDRESS, flat_gdt(FLAT_CODE_64)),
-        (PAGE_TABLES, identity_page_tables()),
         (COMMAND_LINE, line),
         *placed.writes,
     ]
@@ -129,23 +152,31 @@ def load_linux(
         ramdisk = _place_initrd(initrd, placed, memory)
         writes.append((ramdisk.start, initrd))
     writes.append((ZERO_PAGE, _zero_page(placed.header, memory, ramdisk, acpi_rsdp)))
-    return BootPlan(
-        writes=writes,
-        registers={
-            **flat_segments(FLAT_CODE_64),
-            "rip": placed.entry,
-            "rsi": ZERO_PAGE,
-            "rsp": STACK_TOP,
-            "rflags": RFLAGS_FIXED,
+    code = FLAT_CODE_64 if placed.bits == 64 else FLAT_CODE_32
+    gdt = flat_gdt(code)
+    writes.append((GDT_ADDRESS, gdt))
+    registers: dict[str, RegisterValue] = {
+        **flat_segments(code),
+        "rip": placed.entry,
+        "rsi": ZERO_PAGE,
+        "rsp": STACK_TOP,
+        "rflags": RFLAGS_FIXED,
+        "cr0": CR0_NE | CR0_ET | CR0_PE,
+        "cr3": 0,
+        "cr4": 0,
+        "efer": 0,
+        "gdtr": (GDT_ADDRESS, len(gdt) - 1),
+        "idtr": (0, 0),
+    }
+    if placed.bits == 64:
+        writes.append((PAGE_TABLES, identity_page_tables()))
+        registers |= {
             "cr0": CR0_PG | CR0_NE | CR0_ET | CR0_PE,
             "cr3": PAGE_TABLES,
             "cr4": CR4_PAE,
             "efer": EFER_LME | EFER_LMA,
-            "gdtr": (GDT_ADDRESS, len(flat_gdt(FLAT_CODE_64)) - 1),
-            "idtr": (0, 0),
-        },
-        entry_name=placed.name,
-    )
+        }
+    return BootPlan(writes=writes, registers=registers, entry_name=placed.name)
 
 
 def read_setup_header(image: bytes) -> SetupHeader:
@@ -165,10 +196,10 @@ def read_setup_header(image: bytes) -> SetupHeader:
             "the kernel's boot signature is missing; give a bzImage (Debian's vmlinuz), or fetch it again"
         )
     version = take("H", 0x206)
-    if version < OLDEST_PROTOCOL or not take("H", 0x236) & XLF_KERNEL_64:
+    if version < OLDEST_PROTOCOL:
         raise GuestImageError(
-            f"this kernel (boot protocol {version >> 8}.{version & 0xFF:02}) has no 64-bit entry point; "
-            "give an amd64 kernel of version 3.8 or newer"
+            f"this kernel (boot protocol {version >> 8}.{version & 0xFF:02}) is too old for this loader; "
+            "give one of version 2.6.31 or newer"
         )
     if not take("B", 0x211) & LOADED_HIGH:
         raise GuestImageError("this kernel is a zImage, loaded below 1 MiB; give a bzImage (make bzImage)")
@@ -188,6 +219,7 @@ def read_setup_header(image: bytes) -> SetupHeader:
         )
     end_of_header = 0x202 + image[0x201]
     return SetupHeader(
+        bits=64 if version >= OLDEST_64_BIT_PROTOCOL and take("H", 0x236) & XLF_KERNEL_64 else 32,
         raw=image[HEADER_START : max(HEADER_END, min(end_of_header, 0x290))],
         payload_offset=payload_offset,
         payload_bytes=payload_bytes,
@@ -229,9 +261,10 @@ def _place_bzimage(image: bytes, memory: MemoryMap) -> _Kernel:
     struct.pack_into("<I", raw, 0x214 - HEADER_START, start)  # code32_start
     return _Kernel(
         name="Linux bzImage",
+        bits=header.bits,
         writes=[(start, payload)],
         taken=[Region(start, size)],
-        entry=start + ENTRY_64,
+        entry=start + (ENTRY_64 if header.bits == 64 else 0),
         header=bytes(raw),
         cmdline_size=header.cmdline_size,
         initrd_addr_max=header.initrd_addr_max,
@@ -260,12 +293,12 @@ def _load_address(header: SetupHeader, size: int, memory: MemoryMap) -> int:
 
 
 def _place_vmlinux(image: bytes, memory: MemoryMap) -> _Kernel:
-    if elf_class(image) != 64:
+    bits = elf_class(image)
+    if not bits:
         raise GuestImageError(
-            "the file is neither a bzImage nor a 64-bit ELF kernel; "
-            "give Debian's vmlinuz or a vmlinux for x86-64"
+            "the file is neither a bzImage nor an ELF kernel; give Debian's vmlinuz, or a vmlinux"
         )
-    elf = read_elf(image, bits=64, machine="EM_X86_64")
+    elf = _read_vmlinux(image)
     check_segments(elf.segments, memory.layout, KERNEL_FLOOR)
     if elf.entry >= IDENTITY_MAPPED:
         raise GuestImageError(
@@ -274,9 +307,9 @@ def _place_vmlinux(image: bytes, memory: MemoryMap) -> _Kernel:
     header = bytearray(HEADER_END - HEADER_START)
     for kind, offset, value in (
         ("H", 0x1FE, BOOT_FLAG),
-        ("H", 0x206, OLDEST_PROTOCOL),
+        ("H", 0x206, OLDEST_64_BIT_PROTOCOL),
         ("B", 0x211, LOADED_HIGH),
-        ("I", 0x22C, DEFAULT_INITRD_MAX),
+        ("I", 0x22C, DEFAULT_INITRD_MAX[bits]),
         ("I", 0x230, 2 * MIB),
         ("I", 0x238, DEFAULT_CMDLINE_SIZE),
     ):
@@ -284,13 +317,19 @@ def _place_vmlinux(image: bytes, memory: MemoryMap) -> _Kernel:
     header[0x202 - HEADER_START : 0x206 - HEADER_START] = HEADER_MAGIC
     return _Kernel(
         name="Linux vmlinux",
+        bits=bits,
         writes=[(segment.paddr, segment.data) for segment in elf.segments if segment.data],
         taken=[segment.region for segment in elf.segments],
         entry=elf.entry,
         header=bytes(header),
         cmdline_size=DEFAULT_CMDLINE_SIZE,
-        initrd_addr_max=DEFAULT_INITRD_MAX,
+        initrd_addr_max=DEFAULT_INITRD_MAX[bits],
     )
+
+
+def _read_vmlinux(image: bytes) -> ElfImage:
+    bits = elf_class(image)
+    return read_elf(image, bits=bits, machine="EM_X86_64" if bits == 64 else "EM_386")
 
 
 def _place_initrd(initrd: bytes, kernel: _Kernel, memory: MemoryMap) -> Region:

@@ -38,7 +38,7 @@ _FORMATS: Final[tuple[tuple[bytes, Callable[[], _Decompressor]], ...]] = (
 
 
 def unpack_linux(image: bytes) -> bytes:
-    """The ELF64 vmlinux inside a bzImage that was packed with xz, lzma, gzip or bzip2.
+    """The vmlinux, an ELF file, inside a bzImage that was packed with xz, lzma, gzip or bzip2.
 
     Raises :class:`GuestImageError` for a damaged file and for the formats that Python does not know (lz4,
     zstd, lzo): such a bzImage starts by itself all the same. May be called from any thread; takes a second.
@@ -55,8 +55,10 @@ def unpack_linux(image: bytes) -> bytes:
             "the kernel is packed in a format unknown to the host; start the bzImage itself"
         )
     kernel = _unpack(decompressor, packed, min(header.init_size, LARGEST_KERNEL))
-    if elf_class(kernel) != 64:
-        raise GuestImageError("the kernel's payload is no 64-bit ELF file; start the bzImage itself")
+    if elf_class(kernel) != header.bits:
+        raise GuestImageError(
+            f"the kernel's payload is no {header.bits}-bit ELF file; start the bzImage itself"
+        )
     return kernel
 
 

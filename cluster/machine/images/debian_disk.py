@@ -41,6 +41,7 @@ PACKAGES: Final = (
     "apt", "init", "usr-is-merged", "udev", "dbus", "libpam-systemd", "systemd-resolved", "iproute2",
     "iputils-ping", "netbase", "procps", "less", "nano", "wget", "ca-certificates",
 )  # fmt: skip
+DISK_FLAVOURS: Final = ("amd64", "cloud-amd64")
 SSH_PACKAGES: Final = ("openssh-server",)
 LEAST_BYTES: Final = 1 << 30
 MOST_BYTES: Final = 2 << 40
@@ -97,7 +98,7 @@ def cached_debian_disk(
 
     `size` None takes whatever size there is.
     """
-    check_flavour(flavour)
+    check_flavour(flavour, DISK_FLAVOURS)
     return _load(
         _place(flavour), {"flavour": flavour, "ssh": ssh, **({} if size is None else {"size": size})}
     )
@@ -117,7 +118,7 @@ def fetch_debian_disk(
     `ssh` installs an SSH server, which lets in the keys of this user (``~/.ssh/*.pub``) as root. `refresh`
     makes a new one. Raises :class:`ConfigurationError` and :class:`ImageFetchError`. Any thread or process.
     """
-    check_flavour(flavour)
+    check_flavour(flavour, DISK_FLAVOURS)
     if not LEAST_BYTES <= size <= MOST_BYTES or size % 4096:
         raise ConfigurationError(
             f"a Debian disk has {LEAST_BYTES >> 30} GiB to {MOST_BYTES >> 40} TiB, not {shown(size)} bytes."

@@ -30,8 +30,9 @@ from coremesh.cluster.machine.options import check
 from coremesh.core.errors import ConfigurationError, GuestImageError, ImageFetchError, shown
 from coremesh.core.input_file import named, read_input_file
 
-#: Debian's kernel flavours for amd64: the standard one, and the smaller one for virtual machines.
-FLAVOURS = ("amd64", "cloud-amd64")
+#: Debian's kernel flavours for amd64, the standard one, and the smaller one for virtual machines; and those
+#: of 32 bits, with PAE and without.
+FLAVOURS = ("amd64", "cloud-amd64", "686-pae", "686")
 
 _MANIFEST = "manifest.json"
 _KERNEL = "vmlinuz"
@@ -155,7 +156,7 @@ def read_image(path: str | os.PathLike[str], what: str, limit: int, why_limit: s
 def _fill(work: Path, flavour: str, report: packages.Progress, source_list: Path | None) -> None:
     apt_root = work / "apt"
     apt_root.mkdir()
-    apt = packages.Apt(apt_root, source_list)
+    apt = packages.Apt(apt_root, source_list, architecture(flavour))
     apt.update(report)
     package = apt.dependency(f"linux-image-{flavour}", rf"linux-image-\d.*-{flavour}")
     kernel_archive = apt.download(package, report)
@@ -182,7 +183,12 @@ def _fill(work: Path, flavour: str, report: packages.Progress, source_list: Path
     report("unpacking", 1.0)
 
 
-def check_flavour(flavour: str) -> None:
-    """Raise :class:`ConfigurationError` for a kernel flavour that Debian has not."""
-    if not isinstance(flavour, str) or flavour not in FLAVOURS:
-        raise ConfigurationError(f"no kernel flavour {shown(flavour)}; there are {', '.join(FLAVOURS)}.")
+def architecture(flavour: str) -> str:
+    """Return Debian's name of the architecture that a kernel flavour is for."""
+    return "amd64" if flavour.endswith("amd64") else "i386"
+
+
+def check_flavour(flavour: str, among: tuple[str, ...] = FLAVOURS) -> None:
+    """Raise :class:`ConfigurationError` for a kernel flavour that Debian has not, or that is not `among`."""
+    if not isinstance(flavour, str) or flavour not in among:
+        raise ConfigurationError(f"no kernel flavour {shown(flavour)} here; there are {', '.join(among)}.")

@@ -40,8 +40,8 @@ _CONFIGURATION = """\
 Dir::State "{root}/state";
 Dir::State::status "{root}/state/status";
 Dir::Cache "{root}/cache";
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
+APT::Architecture "{architecture}";
+APT::Architectures {{ "{architecture}"; }};
 APT::Sandbox::User "";
 APT::Get::AllowUnauthenticated "false";
 Acquire::AllowInsecureRepositories "false";
@@ -63,11 +63,12 @@ def missing_tools() -> list[str]:
 class Apt:
     """apt on a private state under `root` (an existing, empty directory the caller owns and removes).
 
+    `architecture` is Debian's name of the packages'.
     `source_list`, if given, replaces the system's sources (a file in sources.list(5) or deb822 form). One
     thread at a time. Every method raises :class:`ImageFetchError` with apt's own words.
     """
 
-    def __init__(self, root: Path, source_list: Path | None = None) -> None:
+    def __init__(self, root: Path, source_list: Path | None = None, architecture: str = "amd64") -> None:
         missing = missing_tools()
         if missing:
             raise ImageFetchError(f"Debian's package tools are missing: {', '.join(missing)}. {WAY_OUT}")
@@ -75,7 +76,7 @@ class Apt:
         for folder in ("state/lists/partial", "cache/archives/partial"):
             (root / folder).mkdir(parents=True)
         (root / "state/status").touch()
-        text = _CONFIGURATION.format(root=root)
+        text = _CONFIGURATION.format(root=root, architecture=architecture)
         if source_list is not None:
             text += f'Dir::Etc::sourcelist "{source_list.absolute()}";\nDir::Etc::sourceparts "-";\n'
         self._warnings: list[str] = []

@@ -60,17 +60,23 @@ def _elf(
     entry: int = 16 * MIB,
     segments: tuple[tuple[int, int, bytes, int], ...] = ((16 * MIB, 0, b"\xf4" * 64, 64),),
     prefix: bytes = b"",
+    notes: tuple[tuple[bytes, int, bytes], ...] = (),
 ) -> bytes:
-    """An executable without sections; segments are (paddr, vaddr or 0 for the same, bytes, memsz)."""
+    """An executable without sections; segments are (paddr, vaddr or 0 for the same, bytes, memsz).
+
+    ``notes`` are (owner, kind, bytes).
+    """
     header_bytes, program_bytes = (64, 56) if bits == 64 else (52, 32)
     machine = machine if machine is not None else (62 if bits == 64 else 3)
     word = "Q" if bits == 64 else "I"
-    data_offset = header_bytes + program_bytes * len(segments) + len(prefix)
+    area = b"".join(_note(*note) for note in notes)
+    programs_count = len(segments) + bool(notes)
+    data_offset = header_bytes + program_bytes * programs_count + len(prefix) + len(area)
     ident = b"\x7fELF" + bytes([2 if bits == 64 else 1, 1, 1]) + bytes(9)
     header = ident + struct.pack(
         f"<HHI{word}{word}{word}IHHHHHH",
         *(kind, machine, 1, entry, header_bytes, 0),
-        *(0, header_bytes, program_bytes, len(segments), 0, 0, 0),
+        *(0, header_bytes, program_bytes, programs_count, 0, 0, 0),
     )
     programs, body = b"", b""
     for paddr, vaddr, data, memsz in segments:
@@ -81,7 +87,19 @@ def _elf(
         else:
             programs += struct.pack("<IIIIIIII", 1, offset, virtual, paddr, len(data), memsz, 7, 4096)
         body += data
-    return header + programs + prefix + body
+    if notes:
+        offset = data_offset - len(area)
+        if bits == 64:
+            programs += struct.pack("<IIQQQQQQ", 4, 4, offset, 0, 0, len(area), len(area), 4)
+        else:
+            programs += struct.pack("<IIIIIIII", 4, offset, 0, 0, len(area), len(area), 4, 4)
+    return header + programs + prefix + area + body
+
+
+def _note(owner: bytes, kind: int, data: bytes) -> bytes:
+    name = owner + b"\0"
+    head = struct.pack("<3I", len(name), len(data), kind) + name
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
 
 
 def _multiboot_header(flags: int = 3, addresses: tuple[int, ...] = ()) -> bytes:

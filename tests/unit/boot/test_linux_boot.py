@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Linux's 64-bit boot protocol, seen from the kernel: what it finds in memory and registers at its entry."""
+"""Linux's boot protocols, seen from the kernel: what it finds in memory and registers at its entry."""
 
 import bz2
 import gzip
@@ -9,10 +9,12 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from coremesh.core.elf import read_elf
 from coremesh.core.errors import ConfigurationError, GuestImageError
 from coremesh.core.image import BootPlan
 from coremesh.core.memory_layout import GIB, MIB
-from coremesh.core.x86.linux_boot import load_linux
+from coremesh.core.x86.kernel import plan_boot
+from coremesh.core.x86.linux_boot import is_vmlinux, load_linux
 from coremesh.core.x86.linux_payload import unpack_linux
 from coremesh.core.x86.memory_map import E820Type, MemoryMap
 
@@ -74,6 +76,63 @@ def test_the_kernel_starts_in_long_mode_at_its_64_bit_entry(bzimage: KernelMaker
     assert isinstance(code, tuple) and isinstance(data, tuple)
     assert code[0] == 0x10 and code[3] & 0x200, "selector __BOOT_CS, L bit"
     assert all(plan.registers[name] == data for name in ("es", "ss")) and data[0] == 0x18
+
+
+@pytest.mark.parametrize("changes", [{"xloadflags": 0}, {"version": 0x020B}, {"version": 0x020A}])
+def test_a_kernel_of_32_bits_starts_in_protected_mode_without_paging(
+    bzimage: KernelMaker, changes: dict[str, int]
+) -> None:
+    """Given a bzImage without a 64-bit entry, then it starts at its first byte, in flat 32-bit segments."""
+    plan = load_linux(bzimage(**changes), b"initrd", "console=tty0", MEMORY, RSDP)
+    ram, zero_page = Ram(plan), register(plan, "rsi")
+    assert register(plan, "rip") == 16 * MIB
+    assert register(plan, "cr0") & (1 << 31 | 1) == 1
+    assert [register(plan, name) for name in ("cr3", "cr4", "efer")] == [0, 0, 0]
+    code = plan.registers["cs"]
+    assert isinstance(code, tuple) and code[0] == 0x10 and code[3] & 0x600 == 0x400, "D bit, not L"
+    assert ram.word("I", zero_page + 0x214) == 16 * MIB
+    assert ram.string(ram.word("I", zero_page + 0x228)) == b"console=tty0"
+    assert ram.word("I", zero_page + 0x218) and ram.word("Q", zero_page + 0x70) == RSDP
+
+
+def test_the_kernel_is_told_of_the_text_screen(bzimage: KernelMaker) -> None:
+    """Given struct screen_info, then Linux finds a VGA in 80 columns and 25 rows, as the card comes up."""
+    plan = load_linux(bzimage(), None, "", MEMORY, RSDP)
+    ram, page = Ram(plan), register(plan, "rsi")
+    assert [ram.word("B", page + at) for at in (0x06, 0x07, 0x0E, 0x0F)] == [3, 80, 25, 1]
+    assert ram.word("B", page + 0x0A) != 0x10 and ram.word("H", page + 0x10) == 16
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_vmlinux_is_known_by_the_notes_of_its_build(elf: KernelMaker, bits: int) -> None:
+    """Given an ELF file of either size, then it is Linux if its notes say so; other owners do not count."""
+    kernel = elf(
+        bits=bits, notes=((b"GNU", 3, b"\1" * 20), (b"Linux", 256, b"6.1.0\0"), (b"Xen", 18, b"\0" * 4))
+    )
+    assert is_vmlinux(kernel)
+    assert not is_vmlinux(elf(bits=bits, notes=((b"Xen", 18, b"\0" * 4),)))
+    assert not is_vmlinux(elf(bits=bits)) and not is_vmlinux(b"") and not is_vmlinux(kernel[:60])
+    plan = plan_boot(kernel, None, "quiet", MEMORY, RSDP)
+    assert register(plan, "efer") == (1 << 8 | 1 << 10 if bits == 64 else 0)
+    assert register(plan, "rip") == 16 * MIB
+
+
+def test_an_elf_file_of_32_bits_that_is_nothing_known_is_refused(elf: KernelMaker) -> None:
+    """Without Linux's notes and without a Multiboot header it is not started by guess."""
+    with pytest.raises(GuestImageError, match="32-bit ELF file"):
+        plan_boot(elf(bits=32), None, "", MEMORY, RSDP)
+
+
+def test_notes_that_leave_their_segment_are_not_read(elf: KernelMaker) -> None:
+    """Given a note whose size is wrong, then the list of notes ends there."""
+    kernel = bytearray(elf(bits=32, notes=((b"One", 1, b"abcd"), (b"Linux", 1, b""))))
+    at = kernel.index(b"One") - 12
+    assert [note.owner for note in read_elf(bytes(kernel), bits=32, machine="EM_386").notes] == [
+        b"One",
+        b"Linux",
+    ]
+    struct.pack_into("<I", kernel, at + 4, 0xFFFF_FFF0)
+    assert read_elf(bytes(kernel), bits=32, machine="EM_386").notes == ()
 
 
 def test_the_descriptors_in_memory_agree_with_the_segment_registers(bzimage: KernelMaker) -> None:
@@ -160,8 +219,7 @@ def test_no_two_writes_of_a_plan_overlap(bzimage: KernelMaker) -> None:
     [
         ({"magic": b"none"}, "neither a bzImage"),
         ({"boot_flag": 0x1234}, "boot signature is missing"),
-        ({"version": 0x020B}, "no 64-bit entry point"),
-        ({"xloadflags": 0}, "no 64-bit entry point"),
+        ({"version": 0x0209}, "too old"),
         ({"loadflags": 0}, "zImage"),
         ({"syssize": 0}, "announces no code"),
         ({"syssize": 1 << 20}, "truncated"),

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The vCPUs, local APICs and RAM of one host."""
+"""The vCPUs and RAM of one host, and the interrupts to them."""
 
 import atexit
+import importlib
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from coremesh.core._native import MeshOptions, NativeHost, calls_under_way, host_tsc_hz
+from coremesh.core._native import MeshOptions, NativeHost, Platform, calls_under_way, host_tsc_hz
 from coremesh.core.memory_layout import MemoryKind, MemoryLayout
 from coremesh.core.mesh import Mesh
 from coremesh.core.state import State, StateError, check_shape, check_version
-from coremesh.core.x86 import processors  # of the one architecture that there is
 
 MAX_VCPUS = 255
 STATE_VERSION = 1
+#: What makes a host's platform, by the guest's architecture: a module with a function ``make_platform``.
+ARCHITECTURES = {"x86_64": "coremesh.core.x86.processors"}
 _WORD = (1 << 64) - 1
 _LEAVE_SECONDS = 5.0
 
@@ -23,7 +25,8 @@ class Host(NativeHost):
     """One host's share of a machine. All methods may be called from any Python thread.
 
     ``memory`` is the whole machine's, wherever its pages are; one vCPU for each of ``apic_ids``, the
-    machine's ``total_vcpus`` in all. The vCPU with APIC id 0 is the bootstrap processor.
+    machine's ``total_vcpus`` in all. ``architecture`` is the guest's, one of ``ARCHITECTURES``; on x86 the
+    vCPU with APIC id 0 is the bootstrap processor.
     ``tsc_hz`` 0 means the host's own rate. ``protection`` of translated code: 'auto', 'userfaultfd' or
     'mprotect'; of shared memory also 'userfaultfd-copy'. ``mesh``: this host's place in a machine of several.
     ``code_buffer_bytes`` bounds the translations of each vCPU (1 MiB at least; they are dropped and made anew
@@ -41,22 +44,18 @@ class Host(NativeHost):
         protection: str = "auto",
         mesh: Mesh | None = None,
         code_buffer_bytes: int = 0,
+        architecture: str = "x86_64",
     ) -> None:
         rate = tsc_hz or host_tsc_hz()
+        package_cores = None if mesh is None else mesh.package_cores
         super().__init__(
             memory=[
                 (region.gpa, region.bytes, region.offset, region.kind is MemoryKind.ROM)
                 for region in memory.regions
             ],
-            apic_ids=list(apic_ids),
-            bootstrap=0 if 0 in apic_ids else None,
-            total_vcpus=total_vcpus,
+            platform=_maker(architecture)(apic_ids, total_vcpus, rate, package_cores),
             tsc_hz=rate,
-            timer_hz=processors.timer_hz(rate),
             protection=protection,
-            cpus=processors.describe_processors(
-                apic_ids, total_vcpus, rate, None if mesh is None else mesh.package_cores
-            ),
             mesh=None if mesh is None else _options(mesh),
             code_buffer_bytes=code_buffer_bytes,
         )
@@ -125,6 +124,16 @@ def _stop_all() -> None:
     until = time.monotonic() + _LEAVE_SECONDS
     while hosts and calls_under_way() and time.monotonic() < until:
         time.sleep(0.001)
+
+
+def _maker(architecture: str) -> Callable[[Sequence[int], int, int, int | None], Platform]:
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"there is no guest architecture {architecture!r}; take one of: {known}")
+    maker: Callable[[Sequence[int], int, int, int | None], Platform] = importlib.import_module(
+        ARCHITECTURES[architecture]
+    ).make_platform
+    return maker
 
 
 def _words(value: int) -> tuple[int, int]:

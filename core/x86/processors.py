@@ -1,10 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A machine's processors as the native core takes them: their answers to CPUID, MSRs and rates."""
+"""A host's part of the x86 architecture as the native core takes it: CPUID, MSRs, rates, who boots."""
 
 from collections.abc import Sequence
 
-from coremesh.core._native import CpuDescription
+from coremesh.core._native import CpuDescription, Platform, x86_platform
 from coremesh.core.x86 import cpuid
+
+
+def make_platform(
+    apic_ids: Sequence[int], total_vcpus: int, tsc_hz: int, package_cores: int | None
+) -> Platform:
+    """The platform of a host with these cores; the machine's core with APIC id 0 is the bootstrap processor.
+
+    Arguments as of :func:`describe_processors`.
+    """
+    return x86_platform(
+        apic_ids=list(apic_ids),
+        bootstrap=0 if 0 in apic_ids else None,
+        total_vcpus=total_vcpus,
+        timer_hz=timer_hz(tsc_hz),
+        cpus=describe_processors(apic_ids, total_vcpus, tsc_hz, package_cores),
+    )
 
 
 def describe_processors(

@@ -2,7 +2,8 @@
 """Which folder of core/native may use which: the table in its README, and no circles.
 
 Given the sources, when their includes are read, then each folder includes only what its row of the table
-names, the folders are in an order, and no two files need each other.
+names, the folders are in an order, and no two files need each other. Folders of no architecture name none,
+and the engine's functions are called by the table of the target, since each target has its own.
 """
 
 import posixpath
@@ -21,6 +22,13 @@ ONE_PART = {"tcg/x86": "tcg"}
 #: Headers that C files of tcg share with each other and with no other folder, and whose functions many of
 #: these files define.
 PRIVATE = {"tcg/internals", "tcg/x86/translator"}
+
+#: A folder of a guest's architecture, below a neutral one of the same subject.
+ARCHITECTURES = {"x86"}
+#: The one neutral file that lists the architectures.
+LISTS_ARCHITECTURES = "python/architectures.cpp"
+NAMESPACE = re.compile(r"\b(\w+)::")
+ENGINE_CALL = re.compile(r"\bcm_engine_\w+\s*\(")
 
 Graph = dict[str, set[str]]
 
@@ -102,6 +110,42 @@ def broken_rules(texts: Mapping[str, str], allowed: Mapping[str, Set[str]]) -> l
     return wrong
 
 
+def architecture_names(texts: Mapping[str, str]) -> list[str]:
+    """Return where C++ of a neutral folder names an architecture, or calls the engine but by its table."""
+    wrong = []
+    for source, text in texts.items():
+        folder = posixpath.dirname(source)
+        if not source.endswith("pp"):
+            continue
+        neutral = posixpath.basename(folder) not in ARCHITECTURES and source != LISTS_ARCHITECTURES
+        if neutral and ARCHITECTURES & set(NAMESPACE.findall(text)):
+            wrong.append(f"{source} names an architecture")
+        code = "\n".join(line.split("//")[0] for line in text.splitlines())
+        wrong += [f"{source} calls {call}) of no target" for call in ENGINE_CALL.findall(code)]
+    return wrong
+
+
+def test_given_the_native_sources_when_they_are_read_then_no_neutral_file_names_an_architecture(
+    texts: dict[str, str],
+) -> None:
+    assert architecture_names(texts) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "complaint"),
+    [
+        ("host/host.cpp", "x86::Fabric fabric;", "host/host.cpp names an architecture"),
+        ("vcpu/vcpu.cpp", "cm_engine_kick(engine_);", "vcpu/vcpu.cpp calls cm_engine_kick() of no target"),
+        ("guest/x86/core.cpp", "cm_engine_init(engine_);", "calls cm_engine_init() of no target"),
+    ],
+)
+def test_given_a_neutral_file_that_names_an_architecture_when_it_is_read_then_it_is_found(
+    texts: dict[str, str], source: str, line: str, complaint: str
+) -> None:
+    changed = texts | {source: f"{texts[source]}\n{line}\n"}
+    assert any(complaint in sentence for sentence in architecture_names(changed))
+
+
 def test_given_the_native_folders_when_they_are_listed_then_each_has_its_page_and_its_row(
     texts: dict[str, str],
 ) -> None:
@@ -122,6 +166,8 @@ def test_given_the_native_sources_when_their_includes_are_read_then_no_folder_us
         ("coherence/agent.hpp", '#include "ram/page_table.hpp"', "row of coherence does not name ram"),
         ("base/clock.hpp", '#include "host/mesh.hpp"', "folders in a circle: base -> "),
         ("coherence/homes.hpp", '#include "coherence/agent.hpp"', "files in a circle: coherence/agent -> "),
+        ("host/host.hpp", '#include "guest/x86/core.hpp"', "row of host does not name guest/x86"),
+        ("python/module.hpp", '#include "tcg/x86/engine.h"', "row of python does not name tcg/x86"),
         ("link/libzmq.cpp", '#include "link/zmq.hpp"', "files in a circle: link/libzmq -> link/zmq"),
     ],
 )

@@ -6,9 +6,12 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <vector>
 
 #include "base/requests.hpp"
+#include "base/state_entry.h"
 
 struct cm_engine;
 struct cm_engine_functions;
@@ -23,6 +26,20 @@ struct CoreGlance {
     int requested;        ///< the interrupt that comes first; -1: none
     bool line;            ///< an interrupt without a number waits: on x86 an acknowledge cycle of the 8259A
     const char* request;  ///< on x86 "nmi", "init", "sipi"; "": none
+};
+
+/// What a core is between two instructions; the machine's clock is not part of it.
+struct CoreState {
+    /// Words that have names.
+    struct Part {
+        const char* name;
+        const cm_state_entry* (*entry)(size_t index);  ///< what the words are; null behind the last
+        std::vector<uint64_t> words;
+    };
+    std::vector<Part> parts;
+    /// Registers that have numbers, and what a person calls them.
+    const char* numbered_name;
+    std::map<uint32_t, uint64_t> numbered;
 };
 
 /// A vCPU as its core sees it.
@@ -83,9 +100,32 @@ class GuestCore {
     /// Any thread: what waits for the core at this moment, and what it is called when it is off.
     virtual CoreGlance glance() noexcept = 0;
     virtual const char* off_name() const noexcept = 0;
+    /// Any thread: its number among the machine's, and how many interrupt messages it has sent.
+    virtual uint32_t id() const noexcept = 0;
+    virtual uint64_t messages_sent() const noexcept = 0;
+
+    // ---- while the vCPU is not inside guest code (before start, paused, stopped)
+
+    /// The registers that a person or a loader sees: what they are, null behind the last, and their words.
+    virtual const cm_state_entry* register_entry(size_t index) const noexcept = 0;
+    virtual void registers(uint64_t* words) const = 0;
+    /// Throws std::invalid_argument, and changes nothing, for a word that no register holds.
+    virtual void set_registers(const uint64_t* words) = 0;
+    virtual CoreState save(Activity activity) = 0;
+    /// Before start, of a core just made; returns what it does. The machine's clock is set already. Throws
+    /// std::invalid_argument that names the word which does not fit.
+    virtual Activity load(const CoreState& state) = 0;
 };
 
 /// Makes the core of a vCPU, which outlives it.
 using MakeCore = std::function<std::unique_ptr<GuestCore>(CoreVcpu&)>;
+
+inline size_t register_words(const GuestCore& core) noexcept {
+    size_t words = 0;
+    for (size_t i = 0; const cm_state_entry* entry = core.register_entry(i); ++i) {
+        words += cm_state_words(entry);
+    }
+    return words;
+}
 
 }  // namespace coremesh

@@ -30,44 +30,35 @@ uint32_t code_buffer_size(const Host::Options& options) {
     if (options.code_buffer_bytes) return options.code_buffer_bytes;
     const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
     const uint64_t memory = pages > 0 && page > 0 ? uint64_t(pages) * uint64_t(page) : 0;
-    const uint64_t share = memory / 8 / std::max<size_t>(options.apic_ids.size(), 1);
+    const uint64_t share = memory / 8 / std::max(options.vcpus, 1U);
     return static_cast<uint32_t>(std::clamp(share, kLeastCodeBuffer, kMostCodeBuffer));
 }
 
 }  // namespace
 
 Host::Host(Options options)
-    : VcpuEnvironment(ram_, bus_, gate_, options.apic_ids.size() > std::thread::hardware_concurrency(),
+    : VcpuEnvironment(ram_, bus_, gate_, options.vcpus > std::thread::hardware_concurrency(),
                       code_buffer_size(options)),
       options_(std::move(options)),
       ram_(options_.ram, options_.protection, options_.mesh.has_value()),
       clock_(options_.tsc_hz, 0, options_.mesh.has_value()),
-      timers_(clock_, timers_per_second(options_.apic_ids.size())),
-      fabric_(*this, options_.total_vcpus) {
-    if (const char* difference = cm_engine_functions_x86_64.selfcheck()) {
+      timers_(clock_, timers_per_second(options_.vcpus)),
+      platform_(options_.make_platform(PlatformParts{bus_, clock_, timers_})) {
+    if (const char* difference = platform_->engine_functions().selfcheck()) {
         throw PlatformError(std::string("the linked translator does not match its headers (") + difference +
                             "): build coremesh again from a clean tree");
     }
-    const auto count = static_cast<unsigned>(options_.apic_ids.size());
-    ram_.track_code(*this, count);
+    ram_.track_code(*this, options_.vcpus);
     if (options_.mesh) {
         MeshOwner& owner = *this;
-        mesh_ = std::make_unique<Mesh>(*options_.mesh, ram_, clock_, fabric_, owner);
+        mesh_ = std::make_unique<Mesh>(*options_.mesh, ram_, clock_, *platform_, owner);
         ram_.set_page_sink(this);
         if (mesh_->self() != 0) bus_.connect(mesh_->remote_node());
     }
     VcpuEnvironment& around = *this;
-    for (unsigned index = 0; index < count; ++index) {
-        const uint32_t id = options_.apic_ids[index];
-        x86::CpuDescription cpu = index < options_.cpus.size() ? options_.cpus[index] : x86::CpuDescription{};
-        vcpu_list_.push_back(std::make_unique<Vcpu>(around, index, [&](CoreVcpu& vcpu) {
-            const x86::CoreParts parts{bus_, clock_, timers_, fabric_, options_.timer_hz};
-            auto core =
-                std::make_unique<x86::Core>(vcpu, parts, id, options_.bootstrap == id, std::move(cpu));
-            cores_.push_back(core.get());
-            return core;
-        }));
-        fabric_.attach(cores_.back()->lapic());
+    for (unsigned index = 0; index < options_.vcpus; ++index) {
+        vcpu_list_.push_back(std::make_unique<Vcpu>(
+            around, index, [&](CoreVcpu& vcpu) { return platform_->make_core(index, vcpu); }));
     }
 }
 
@@ -103,7 +94,7 @@ Host::Saved Host::save() {
     if (phase_ == Phase::kStopped || ending_)
         throw StateError("the machine has ended: there is nothing to go on");
     Saved saved;
-    for (size_t i = 0; i < cores_.size(); ++i) saved.vcpus.push_back(cores_[i]->save(vcpu_list_[i]->state()));
+    for (auto& vcpu : vcpu_list_) saved.vcpus.push_back(vcpu->core().save(vcpu->state()));
     saved.tsc = clock_.tsc();  // last: no event of the state is later
     return saved;
 }
@@ -115,7 +106,7 @@ void Host::load(const Saved& saved) {
     }
     if (saved.vcpus.size() != vcpu_list_.size()) throw std::invalid_argument("vcpus");
     clock_.set(saved.tsc);
-    for (size_t i = 0; i < vcpu_list_.size(); ++i) vcpu_list_[i]->begin_as(cores_[i]->load(saved.vcpus[i]));
+    for (size_t i = 0; i < vcpu_list_.size(); ++i) vcpu_list_[i]->begin_as(core(i).load(saved.vcpus[i]));
 }
 
 void Host::start() {
@@ -314,18 +305,6 @@ void Host::mesh_broken(const Breach& breach) noexcept {
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
 }
 
-void Host::forward(const x86::IpiMessage& message) noexcept {
-    if (mesh_) mesh_->router().forward(message);
-}
-
-void Host::on_extint(bool asserted) noexcept {
-    if (mesh_) mesh_->router().extint(asserted);
-}
-
-void Host::on_nmi_line() noexcept {
-    if (mesh_) mesh_->router().nmi_line();
-}
-
 bool Host::read_ram(uint64_t gpa, void* to, uint64_t length) {
     if (!mesh_ || length == 0) return ram_.read(gpa, to, length);
     const auto offset = ram_.offset_of(gpa, length);
@@ -390,10 +369,6 @@ void Host::self_write(const FaultContext& fault) noexcept {
     if (!vcpu) return;
     vcpu->engine_functions().interrupted(fault.ucontext);
     vcpu->engine_functions().self_write(vcpu->engine(), fault.host_pc, fault.offset, fault.ucontext);
-}
-
-void Host::on_eoi(uint8_t vector) noexcept {
-    if (bus_.node()) bus_.node()->end_of_interrupt(vector);
 }
 
 }  // namespace coremesh

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "guest/x86/core.hpp"
+#include "guest/platform.hpp"
 #include "host/mesh.hpp"
 #include "vcpu/vcpu.hpp"
 
@@ -35,23 +35,16 @@ class StateError : public std::logic_error {
 };
 
 /// All methods may be called by any thread that is not a vCPU's.
-class Host final : private VcpuEnvironment,
-                   private CodeSink,
-                   private PageSink,
-                   private MeshOwner,
-                   private x86::RemoteSink {
+class Host final : private VcpuEnvironment, private CodeSink, private PageSink, private MeshOwner {
   public:
     struct Options {
         RamLayout ram;
-        std::vector<uint32_t> apic_ids;     ///< of this host's vCPUs
-        std::optional<uint32_t> bootstrap;  ///< APIC id of the bootstrap processor, when it is here
-        uint32_t total_vcpus = 0;           ///< of the whole machine
-        uint64_t tsc_hz = 0;                ///< 0: the host's own rate
-        uint32_t timer_hz = 1'000'000'000;  ///< of the local APICs' timers
+        unsigned vcpus = 0;          ///< of this host
+        MakePlatform make_platform;  ///< of the guest's architecture
+        uint64_t tsc_hz = 0;         ///< 0: the host's own rate
         Protection protection = Protection::automatic;
-        std::vector<x86::CpuDescription> cpus;  ///< one a vCPU
-        std::optional<Mesh::Options> mesh;      ///< when the machine has other hosts
-        uint32_t code_buffer_bytes = 0;         ///< of translations, for each vCPU; 0: by the host's memory
+        std::optional<Mesh::Options> mesh;  ///< when the machine has other hosts
+        uint32_t code_buffer_bytes = 0;     ///< of translations, for each vCPU; 0: by the host's memory
     };
 
     explicit Host(Options options);
@@ -79,12 +72,12 @@ class Host final : private VcpuEnvironment,
 
     Bus& bus() noexcept { return Host::bus_; }
     GuestRam& ram() noexcept { return ram_; }
-    x86::Fabric& fabric() noexcept { return fabric_; }
+    GuestPlatform& platform() noexcept { return *platform_; }
 
     /// All vCPUs at one moment between two instructions, and the machine's clock after it.
     struct Saved {
         uint64_t tsc = 0;
-        std::vector<x86::CoreState> vcpus;
+        std::vector<CoreState> vcpus;
     };
     /// While paused, or before start(). Devices must be quiet too: an interrupt of theirs that comes
     /// meanwhile is in the state or is not. Throws StateError when the machine runs or has ended.
@@ -104,7 +97,7 @@ class Host final : private VcpuEnvironment,
 
     size_t vcpus() const noexcept { return vcpu_list_.size(); }
     Vcpu& vcpu(size_t index) { return *vcpu_list_.at(index); }
-    x86::Core& core(size_t index) { return *cores_.at(index); }
+    GuestCore& core(size_t index) { return vcpu_list_.at(index)->core(); }
     /// Throws StateError while guest code may run.
     void require_at_rest() const;
     /// What each vCPU does at this moment. Any thread.
@@ -139,22 +132,16 @@ class Host final : private VcpuEnvironment,
     static uint64_t place_of(uintptr_t host_pc) noexcept;
     // MeshOwner
     void mesh_broken(const Breach& breach) noexcept override;
-    // x86::RemoteSink
-    void forward(const x86::IpiMessage& message) noexcept override;
-    void on_eoi(uint8_t vector) noexcept override;
-    void on_extint(bool asserted) noexcept override;
-    void on_nmi_line() noexcept override;
 
     Options options_;
     GuestRam ram_;
     Bus bus_;
     Clock clock_;
     TimerQueue timers_;
-    x86::Fabric fabric_;
+    std::unique_ptr<GuestPlatform> platform_;
     Gate gate_;
     std::unique_ptr<Mesh> mesh_;
     std::vector<std::unique_ptr<Vcpu>> vcpu_list_;
-    std::vector<x86::Core*> cores_;  ///< the vCPUs'
 
     mutable std::mutex mutex_;  // phase_ and ending_
     std::condition_variable ended_;

@@ -43,14 +43,14 @@ const char* reason_of(Lease::Fence fence) {
 
 }  // namespace
 
-Mesh::Mesh(const Options& options, GuestRam& ram, Clock& clock, x86::Fabric& fabric, MeshOwner& owner)
+Mesh::Mesh(const Options& options, GuestRam& ram, Clock& clock, GuestPlatform& platform, MeshOwner& owner)
     : options_(options),
       protocol_(protocol_options(options, ram.pages())),
       clock_(clock),
-      fabric_(fabric),
+      platform_(platform),
       owner_(owner),
-      memory_(ram, protocol_, *this),
-      router_(options.self, options.hosts, options.vcpu_hosts, *this) {
+      memory_(ram, protocol_, *this) {
+    platform_.join(options_.self, options_.hosts, options_.vcpu_hosts, *this);
     follower_ = std::make_unique<ClockFollower>(
         clock_, options_.self,
         [this](HostId to, std::span<const uint8_t> payload) { link_->send(to, Type::kClock, payload); });
@@ -116,7 +116,7 @@ void Mesh::received(HostId from, Type type, uint64_t guest_tsc, std::span<const 
             memory_.receive(from, payload);
             return;
         case Type::kInterrupt:
-            router_.received(from, payload);
+            platform_.received(from, payload);
             return;
         case Type::kDevice:
             if (node_server_) {
@@ -208,7 +208,7 @@ void Mesh::timer_set(int64_t due_ns) noexcept {
     if (link_) link_->wake_at(due_ns);
 }
 
-bool Mesh::send(HostId to, std::span<const uint8_t> payload) noexcept {
+bool Mesh::send_interrupt(HostId to, std::span<const uint8_t> payload) noexcept {
     return link_ && link_->send(to, Type::kInterrupt, payload);
 }
 

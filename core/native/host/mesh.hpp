@@ -2,7 +2,7 @@
 // One host's place among the hosts of a machine: what comes in on the links goes to the part that it is for.
 //
 //   coherence, page   the page protocol (shared_memory.hpp)
-//   interrupt         the router, and from there this host's local APICs
+//   interrupt         the platform, and from there this host's cores
 //   device            host 0: the server of the device node; elsewhere: the vCPU that waits for the answer
 //   clock             the follower of host 0's clock
 //   heartbeat         the lease; who loses it, or a host, stops
@@ -22,11 +22,10 @@
 #include "base/clock_follower.hpp"
 #include "bus/node_server.hpp"
 #include "bus/remote_node.hpp"
+#include "guest/platform.hpp"
 #include "link/lease.hpp"
 #include "link/link.hpp"
 #include "memory/shared_memory.hpp"
-#include "guest/x86/fabric.hpp"
-#include "guest/x86/interrupt_router.hpp"
 
 namespace coremesh {
 
@@ -46,13 +45,13 @@ class MeshOwner {
     ~MeshOwner() = default;
 };
 
-class Mesh final : private link::Receiver, private MessageSender, private x86::InterruptPort {
+class Mesh final : private link::Receiver, private MessageSender, private InterruptSender {
   public:
     struct Options {
         HostId self = 0;
         unsigned hosts = 2;
         std::vector<coherence::HomeRange> homes;
-        std::vector<std::pair<uint32_t, HostId>> vcpu_hosts;  ///< APIC id, host
+        std::vector<std::pair<uint32_t, HostId>> vcpu_hosts;  ///< number of the core, host
         coherence::Policy policy = coherence::Policy::kAdaptive;
         uint32_t hold_us = 50;
         unsigned prefetch = 8;
@@ -60,7 +59,7 @@ class Mesh final : private link::Receiver, private MessageSender, private x86::I
     };
 
     /// All referred to outlive this. `ram` is coherent and tracks code; grants the pages homed here.
-    Mesh(const Options& options, GuestRam& ram, Clock& clock, x86::Fabric& fabric, MeshOwner& owner);
+    Mesh(const Options& options, GuestRam& ram, Clock& clock, GuestPlatform& platform, MeshOwner& owner);
     ~Mesh();
 
     /// Before `start`. `devices`: the device node on host 0, null elsewhere.
@@ -78,7 +77,6 @@ class Mesh final : private link::Receiver, private MessageSender, private x86::I
     void stop() noexcept;
 
     SharedMemory& memory() noexcept { return memory_; }
-    x86::InterruptRouter& router() noexcept { return router_; }
     /// The devices of host 0 as this host's vCPUs reach them; for hosts other than 0.
     const std::shared_ptr<RemoteNode>& remote_node() noexcept { return remote_node_; }
     const coherence::Options& layout() const noexcept { return protocol_; }
@@ -102,11 +100,8 @@ class Mesh final : private link::Receiver, private MessageSender, private x86::I
     void flush(uint64_t hosts) noexcept override;
     uint64_t congested() const noexcept override { return link_ ? link_->congested() : 0; }
     void timer_set(int64_t due_ns) noexcept override;
-    // x86::InterruptPort
-    bool deliver(const x86::IpiMessage& message) noexcept override { return fabric_.deliver(message); }
-    void set_extint(bool asserted) noexcept override { fabric_.set_extint(asserted); }
-    void pulse_nmi() noexcept override { fabric_.pulse_nmi(); }
-    bool send(HostId to, std::span<const uint8_t> payload) noexcept override;
+    // InterruptSender
+    bool send_interrupt(HostId to, std::span<const uint8_t> payload) noexcept override;
 
     void obey(const link::Lease::Orders& orders, int64_t now_ns) noexcept;
     void break_up(const Breach& breach) noexcept;
@@ -115,11 +110,10 @@ class Mesh final : private link::Receiver, private MessageSender, private x86::I
     const Options options_;
     const coherence::Options protocol_;
     Clock& clock_;
-    x86::Fabric& fabric_;
+    GuestPlatform& platform_;
     MeshOwner& owner_;
     std::shared_ptr<link::Link> link_;
     SharedMemory memory_;
-    x86::InterruptRouter router_;
     std::unique_ptr<ClockFollower> follower_;
     std::shared_ptr<RemoteNode> remote_node_;
     std::shared_ptr<DeviceBackend> devices_;

@@ -32,7 +32,7 @@ StormOutcome run_storm(Host& host, const Storm& storm) {
         const uint64_t kind = random() % words;
         const uint32_t before = __atomic_load_n(&counters[kind], __ATOMIC_ACQUIRE);
         const int64_t sent = Clock::monotonic_ns();
-        host.fabric().msi(storm.address, storm.kinds[kind]);
+        host.platform().message(storm.address, storm.kinds[kind]);
         outcome.messages++;
         uint32_t now;
         for (unsigned looks = 1;; looks++) {

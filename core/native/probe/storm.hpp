@@ -10,10 +10,10 @@
 namespace coremesh {
 
 /// What to send. The guest counts the messages of each kind in a 32-bit word of its RAM: message data
-/// `kinds[i]` (SDM vol. 3A 11.11.2) at `counters + 4 * i`.
+/// `kinds[i]` at `counters + 4 * i`.
 struct Storm {
     unsigned vcpu = 0;     ///< for bare kicks
-    uint64_t address = 0;  ///< of the messages (SDM vol. 3A 11.11.1)
+    uint64_t address = 0;  ///< of the messages
     std::vector<uint32_t> kinds;
     uint64_t counters = 0;     ///< guest-physical
     uint64_t messages = 0;     ///< how many at most,
@@ -31,8 +31,8 @@ struct StormOutcome {
     bool surplus = false;    ///< a counter moved by more than one
 };
 
-/// One message is under way at a time, so that none can merge with another in the IRR: a counter that does
-/// not move is a lost interrupt. On the calling thread; the machine runs.
+/// One message is under way at a time, so that none can merge with another that is pending: a counter that
+/// does not move is a lost interrupt. On the calling thread; the machine runs.
 StormOutcome run_storm(Host& host, const Storm& storm);
 
 }  // namespace coremesh

@@ -25,10 +25,11 @@ static void each_counter(const cm_engine_counters& counters, Visit&& visit) {
 
 namespace {
 
-constexpr CounterFacts kApicId{"apic_id", "", "the local APIC's number"};
-constexpr CounterFacts kState{"state", "", "running, halted, wait-for-sipi, parked (paused) or stopped"};
+constexpr CounterFacts kApicId{"apic_id", "", "the core's number among the machine's"};
+constexpr CounterFacts kState{"state", "",
+                              "running, halted, off (on x86 wait-for-sipi), parked (paused) or stopped"};
 constexpr CounterFacts kCodeBytes{"code_bytes", "bytes", "of translated code now in the buffer"};
-constexpr CounterFacts kIpisSent{"ipis_sent", "messages", "interrupt messages sent by the local APIC"};
+constexpr CounterFacts kIpisSent{"ipis_sent", "messages", "interrupt messages sent by the core"};
 constexpr std::array kVcpuFacts{kApicId, kState, kCodeBytes, kIpisSent};
 
 constexpr CounterFacts kAtomicsLocal{"atomics_local", "operations",
@@ -63,12 +64,12 @@ nb::typed<nb::list, AnyDict> stats(Host& host) {
     for (size_t index = 0; index < host.vcpus(); ++index) {
         Vcpu& vcpu = host.vcpu(index);
         nb::dict row;
-        put(row, kApicId, host.core(index).lapic().apic_id());
+        put(row, kApicId, host.core(index).id());
         put(row, kState, host.paused() ? "parked" : vcpu.state_name());
         put_all(row, vcpu.engine_counters());
         put_all(row, vcpu.counters());
         put(row, kCodeBytes, vcpu.code_bytes());
-        put(row, kIpisSent, host.core(index).lapic().ipis_sent());
+        put(row, kIpisSent, host.core(index).messages_sent());
         out.append(row);
     }
     return out;
@@ -94,7 +95,7 @@ AnyDict mesh_stats(Host& host) {
     uint64_t local = 0;
     for (size_t i = 0; i < host.vcpus(); ++i) local += all_atomics(host.vcpu(i).engine_counters());
     put(out, kAtomicsLocal, local > protocol.atomics_remote ? local - protocol.atomics_remote : 0);
-    put_all(out, mesh->router().counters());
+    put_all(out, host.platform().counters());
     if (const auto& node = mesh->remote_node()) put_all(out, node->counters());
     if (mesh->node_server()) put_all(out, mesh->node_server()->counters());
 
@@ -144,7 +145,7 @@ Table counter_table() {
     describe_counters(table, "code_counters", PageCounters{});
     describe_counters(table, "mesh_stats", coherence::Counters{});
     describe_counters(table, "mesh_stats", MemoryCounters{});
-    describe_counters(table, "mesh_stats", x86::RouterCounters{});
+    describe_counters(table, "mesh_stats", InterruptCounters{});
     describe_counters(table, "mesh_stats", RemoteNodeCounters{});
     describe_counters(table, "mesh_stats", NodeServerCounters{});
     describe(table, "mesh_stats", kMeshFacts);

@@ -61,7 +61,7 @@ Mesh::Options options_from(HostId host, unsigned hosts, const std::vector<RangeT
     options.self = host;
     options.hosts = hosts;
     for (const auto& [first, end, owner] : homes) options.homes.push_back({first, end, owner});
-    for (const auto& [apic_id, owner] : vcpu_hosts) options.vcpu_hosts.emplace_back(apic_id, owner);
+    for (const auto& [core_id, owner] : vcpu_hosts) options.vcpu_hosts.emplace_back(core_id, owner);
     options.policy = policy_named(policy);
     options.hold_us = hold_us;
     options.prefetch = prefetch;

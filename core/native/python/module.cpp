@@ -7,11 +7,13 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "bus/bus_master.hpp"
 #include "bus/doorbell.hpp"
+#include "python/architectures.hpp"
 #include "python/module.hpp"
 #include "tcg/wraps.h"
-#include "tcg/x86/coverage.h"
 #include "probe/storm.hpp"
 
 namespace nb = nanobind;
@@ -21,16 +23,17 @@ namespace coremesh {
 namespace {
 
 using RegisterDict = nb::typed<nb::dict, nb::str, nb::any>;
-using CpuidTable =
-    nb::typed<nb::dict, nb::typed<nb::tuple, int, int>, nb::typed<nb::tuple, int, int, int, int>>;
 
 /// The host's floating-point flags belong to the guest while a vCPU thread runs; Python's are its own.
 class FloatGuard {
   public:
-    FloatGuard() : saved_(x86::kEngine.leave_floats()) {}
-    ~FloatGuard() { x86::kEngine.return_floats(saved_); }
+    explicit FloatGuard(const cm_engine_functions& engine) : engine_(engine), saved_(engine.leave_floats()) {}
+    ~FloatGuard() { engine_.return_floats(saved_); }
+    FloatGuard(const FloatGuard&) = delete;
+    FloatGuard& operator=(const FloatGuard&) = delete;
 
   private:
+    const cm_engine_functions& engine_;
     uint32_t saved_;
 };
 
@@ -38,8 +41,11 @@ class FloatGuard {
 /// as all ones and the traceback goes to sys.unraisablehook.
 class PythonNode final : public DeviceBackend {
   public:
-    explicit PythonNode(nb::object node)
-        : access_(node.attr("access")), eoi_(node.attr("eoi")), acknowledge_(node.attr("acknowledge")) {}
+    PythonNode(nb::object node, const cm_engine_functions& engine)
+        : engine_(engine),
+          access_(node.attr("access")),
+          eoi_(node.attr("eoi")),
+          acknowledge_(node.attr("acknowledge")) {}
 
     ~PythonNode() override {
         nb::gil_scoped_acquire gil;
@@ -70,8 +76,8 @@ class PythonNode final : public DeviceBackend {
 
   private:
     template <typename... Args>
-    static uint64_t call(uint64_t otherwise, const nb::object& method, Args... args) noexcept {
-        FloatGuard guard;
+    uint64_t call(uint64_t otherwise, const nb::object& method, Args... args) noexcept {
+        const FloatGuard guard(engine_);
         nb::gil_scoped_acquire gil;
         try {
             nb::object answer = method(args...);
@@ -83,6 +89,7 @@ class PythonNode final : public DeviceBackend {
         return otherwise;
     }
 
+    const cm_engine_functions& engine_;
     nb::object access_, eoi_, acknowledge_;
     static thread_local PyThreadState* saved_;
 };
@@ -109,86 +116,55 @@ class HostBusMaster final : public BusMaster {
     void wrote(uint64_t gpa, uint64_t length) noexcept override {
         host_.ram().code_written_by_host(gpa, length);
     }
-    void message(uint64_t address, uint32_t data) noexcept override { host_.fabric().msi(address, data); }
+    void message(uint64_t address, uint32_t data) noexcept override {
+        host_.platform().message(address, data);
+    }
 
   private:
     Host& host_;
 };
 
-// ---- registers as dictionaries
+// ---- registers as dictionaries: a number, or a tuple of numbers
 
-constexpr const char* kGprNames[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-                                       "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
-
-struct NamedWord {
-    const char* name;
-    uint64_t cm_registers::*field;
-};
-constexpr NamedWord kWords[] = {{"rip", &cm_registers::rip},  {"rflags", &cm_registers::rflags},
-                                {"cr0", &cm_registers::cr0},  {"cr2", &cm_registers::cr2},
-                                {"cr3", &cm_registers::cr3},  {"cr4", &cm_registers::cr4},
-                                {"efer", &cm_registers::efer}};
-struct NamedSegment {
-    const char* name;
-    cm_segment cm_registers::*field;
-};
-constexpr NamedSegment kSegments[] = {{"cs", &cm_registers::cs},     {"ds", &cm_registers::ds},
-                                      {"es", &cm_registers::es},     {"fs", &cm_registers::fs},
-                                      {"gs", &cm_registers::gs},     {"ss", &cm_registers::ss},
-                                      {"ldtr", &cm_registers::ldtr}, {"tr", &cm_registers::tr}};
-
-AnyDict to_dict(const cm_registers& registers) {
+AnyDict registers_of(const GuestCore& core) {
+    std::vector<uint64_t> words(register_words(core));
+    core.registers(words.data());
+    const uint64_t* word = words.data();
     nb::dict out;
-    for (int i = 0; i < 16; ++i) out[kGprNames[i]] = registers.gpr[i];
-    for (const auto& word : kWords) out[word.name] = registers.*word.field;
-    for (const auto& segment : kSegments) {
-        const cm_segment& s = registers.*segment.field;
-        out[segment.name] = nb::make_tuple(s.selector, s.base, s.limit, s.access);
+    for (size_t i = 0; const cm_state_entry* entry = core.register_entry(i); ++i) {
+        if (!entry->count) {
+            out[entry->name] = *word++;
+            continue;
+        }
+        nb::list parts;
+        for (unsigned n = 0; n < entry->count; ++n) parts.append(*word++);
+        out[entry->name] = nb::tuple(parts);
     }
-    out["gdtr"] = nb::make_tuple(registers.gdt_base, registers.gdt_limit);
-    out["idtr"] = nb::make_tuple(registers.idt_base, registers.idt_limit);
     return out;
 }
 
-void from_dict(const nb::dict& in, cm_registers& registers) {
+void set_registers(GuestCore& core, const nb::dict& in) {
+    std::vector<uint64_t> words(register_words(core));
+    core.registers(words.data());
     for (auto [key, value] : in) {
         const std::string name = nb::cast<std::string>(key);
-        bool known = false;
-        for (int i = 0; i < 16; ++i) {
-            if (name == kGprNames[i]) registers.gpr[i] = nb::cast<uint64_t>(value), known = true;
+        uint64_t* word = words.data();
+        const cm_state_entry* entry;
+        for (size_t i = 0; (entry = core.register_entry(i)) && name != entry->name; ++i) {
+            word += cm_state_words(entry);
         }
-        for (const auto& word : kWords) {
-            if (name == word.name) registers.*word.field = nb::cast<uint64_t>(value), known = true;
+        if (!entry) throw nb::key_error(("no register is called " + name).c_str());
+        if (!entry->count) {
+            *word = nb::cast<uint64_t>(value);
+            continue;
         }
-        for (const auto& segment : kSegments) {
-            if (name != segment.name) continue;
-            const auto [selector, base, limit, access] =
-                nb::cast<std::tuple<uint32_t, uint64_t, uint32_t, uint32_t>>(value);
-            registers.*segment.field = {selector, access, base, limit};
-            known = true;
+        const auto parts = nb::cast<std::vector<uint64_t>>(value);
+        if (parts.size() != entry->count) {
+            throw nb::value_error((name + " has " + std::to_string(entry->count) + " parts").c_str());
         }
-        if (name == "gdtr" || name == "idtr") {
-            const auto [base, limit] = nb::cast<std::tuple<uint64_t, uint32_t>>(value);
-            (name == "gdtr" ? registers.gdt_base : registers.idt_base) = base;
-            (name == "gdtr" ? registers.gdt_limit : registers.idt_limit) = limit;
-            known = true;
-        }
-        if (!known) throw nb::key_error(("no register is called " + name).c_str());
+        std::copy(parts.begin(), parts.end(), word);
     }
-}
-
-x86::CpuDescription cpu_from(const nb::dict& table, const std::vector<uint32_t>& indexed,
-                             const std::tuple<uint32_t, uint32_t, uint32_t>& highest, const nb::dict& msrs) {
-    x86::CpuDescription cpu;
-    for (auto [key, value] : table) {
-        const auto [leaf, subleaf] = nb::cast<std::tuple<uint32_t, uint32_t>>(key);
-        const auto [a, b, c, d] = nb::cast<std::tuple<uint32_t, uint32_t, uint32_t, uint32_t>>(value);
-        cpu.cpuid.push_back({leaf, subleaf, {a, b, c, d}});
-    }
-    cpu.indexed_leaves = indexed;
-    std::tie(cpu.highest_basic, cpu.highest_hypervisor, cpu.highest_extended) = highest;
-    for (auto [key, value] : msrs) cpu.msrs[nb::cast<uint32_t>(key)] = nb::cast<uint64_t>(value);
-    return cpu;
+    core.set_registers(words.data());
 }
 
 AnyDict doctor() {
@@ -208,8 +184,13 @@ AnyDict doctor() {
     shared("shared_mprotect", probe.shared_mprotect);
     out["shared_protection"] = std::string(name_of(probe.chosen_shared));
     out["max_map_count"] = probe.max_map_count;
-    const char* difference = x86::kEngine.selfcheck();
-    out["engine"] = difference ? std::string("layout differs: ") + difference : std::string("ok");
+    std::string engine = "ok";
+    for (const Architecture* architecture : architectures()) {
+        if (const char* difference = architecture->engine.selfcheck()) {
+            engine = std::string("layout differs: ") + difference + " (" + architecture->name + ")";
+        }
+    }
+    out["engine"] = engine;
     const Clock clock;
     out["tsc_hz"] = clock.hz();
     out["clock"] = clock.from_host_tsc() ? "host TSC" : "CLOCK_MONOTONIC";
@@ -249,20 +230,16 @@ AnyDict storm_on(Host& host, unsigned vcpu, uint64_t address, std::vector<uint32
 }
 
 AnyDict wrap_hits() {
-    size_t count;
-    const cm_wrap_hit* hits = x86::kEngine.wrap_hits(&count);
     nb::dict out;
-    for (size_t i = 0; i < count; ++i) {
-        const bool before = out.contains(hits[i].name) && nb::cast<bool>(out[hits[i].name]);
-        out[hits[i].name] = before || hits[i].hit;
+    for (const Architecture* architecture : architectures()) {
+        size_t count;
+        const cm_wrap_hit* hits = architecture->engine.wrap_hits(&count);
+        for (size_t i = 0; i < count; ++i) {
+            const bool before = out.contains(hits[i].name) && nb::cast<bool>(out[hits[i].name]);
+            out[hits[i].name] = before || hits[i].hit;
+        }
     }
     return out;
-}
-
-std::vector<uint16_t> instructions_seen() {
-    std::vector<uint16_t> numbers(CM_INSTRUCTION_NUMBERS);
-    numbers.resize(x86::kX86.instructions_seen(numbers.data()));
-    return numbers;
 }
 
 }  // namespace
@@ -270,36 +247,25 @@ std::vector<uint16_t> instructions_seen() {
 NB_MODULE(_native, m) {
     // A machine that is alive when the interpreter ends is stopped by core/engine.py, not by a destructor.
     nb::set_leak_warnings(false);
-    m.doc() = "The native core: vCPU engines, guest RAM, local APICs.";
+    m.doc() = "The native core: vCPU engines, guest RAM, interrupts.";
     nb::exception<PlatformError>(m, "NativePlatformError", PyExc_OSError);
     nb::exception<RamSizeError>(m, "RamSizeError", PyExc_ValueError);
     nb::exception<StateError>(m, "StateError", PyExc_RuntimeError);
     using release = nb::call_guard<Unlocked>;
 
-    nb::class_<x86::CpuDescription>(m, "CpuDescription",
-                                    "What one core answers to CPUID, and MSRs kept by value.")
-        .def(
-            "__init__",
-            [](x86::CpuDescription* self, const CpuidTable& table, const std::vector<uint32_t>& indexed,
-               const std::tuple<uint32_t, uint32_t, uint32_t>& highest,
-               const nb::typed<nb::dict, int, int>& msrs) {
-                new (self) x86::CpuDescription(cpu_from(table, indexed, highest, msrs));
-            },
-            "cpuid"_a, "indexed_leaves"_a, "highest"_a, "msrs"_a);
-
+    nb::class_<Platform>(m, "Platform",
+                         "The guest's architecture for one host; each has a function that makes it.");
+    for (const Architecture* architecture : architectures()) architecture->bind_platform(m);
     bind_link(m);
     bind_mesh_options(m);
     bind_devices(m);
-    nb::class_<Host> host_class(m, "NativeHost",
-                                "The vCPUs, local APICs and RAM of one host; see coremesh.core.engine.");
+    nb::class_<Host> host_class(m, "NativeHost", "The vCPUs and RAM of one host; see coremesh.core.engine.");
     host_class
         .def(
             "__init__",
             [](Host* self, const std::vector<std::tuple<uint64_t, uint64_t, uint64_t, bool>>& memory,
-               std::vector<uint32_t> apic_ids, std::optional<uint32_t> bootstrap, uint32_t total_vcpus,
-               uint64_t tsc_hz, uint32_t timer_hz, const std::string& protection,
-               std::vector<x86::CpuDescription> cpus, std::optional<Mesh::Options> mesh,
-               uint32_t code_buffer_bytes) {
+               const Platform& platform, uint64_t tsc_hz, const std::string& protection,
+               std::optional<Mesh::Options> mesh, uint32_t code_buffer_bytes) {
                 const auto kind = protection_from_name(protection);
                 if (!kind)
                     throw nb::value_error("protection is auto, userfaultfd, userfaultfd-copy or mprotect");
@@ -308,24 +274,22 @@ NB_MODULE(_native, m) {
                     regions.push_back({gpa, bytes, offset, rom});
                 }
                 Host::Options options{.ram = RamLayout(std::move(regions)),
-                                      .apic_ids = std::move(apic_ids),
-                                      .bootstrap = bootstrap,
-                                      .total_vcpus = total_vcpus,
+                                      .vcpus = platform.cores,
+                                      .make_platform = platform.make,
                                       .tsc_hz = tsc_hz,
-                                      .timer_hz = timer_hz,
                                       .protection = *kind,
-                                      .cpus = std::move(cpus),
                                       .mesh = std::move(mesh),
                                       .code_buffer_bytes = code_buffer_bytes};
                 Unlocked unlocked;
                 new (self) Host(std::move(options));
             },
-            nb::kw_only(), "memory"_a, "apic_ids"_a, "bootstrap"_a.none(), "total_vcpus"_a, "tsc_hz"_a,
-            "timer_hz"_a, "protection"_a, "cpus"_a, "mesh"_a.none(), "code_buffer_bytes"_a)
+            nb::kw_only(), "memory"_a, "platform"_a, "tsc_hz"_a, "protection"_a, "mesh"_a.none(),
+            "code_buffer_bytes"_a)
         .def(
             "connect",
             [](Host& host, nb::object node, std::shared_ptr<Doorbells> doorbells) {
-                std::shared_ptr<DeviceBackend> backend = std::make_shared<PythonNode>(std::move(node));
+                std::shared_ptr<DeviceBackend> backend =
+                    std::make_shared<PythonNode>(std::move(node), host.platform().engine_functions());
                 if (doorbells) {
                     backend = std::make_shared<DoorbellNode>(std::move(backend), std::move(doorbells));
                 }
@@ -369,19 +333,14 @@ NB_MODULE(_native, m) {
             "set_registers",
             [](Host& host, size_t vcpu, const RegisterDict& state) {
                 host.require_at_rest();
-                cm_registers registers;
-                host.core(vcpu).registers(registers);
-                from_dict(state, registers);
-                host.core(vcpu).set_registers(registers);
+                set_registers(host.core(vcpu), state);
             },
             "vcpu"_a, "state"_a)
         .def(
             "registers",
             [](Host& host, size_t vcpu) {
                 host.require_at_rest();
-                cm_registers registers;
-                host.core(vcpu).registers(registers);
-                return to_dict(registers);
+                return registers_of(host.core(vcpu));
             },
             "vcpu"_a)
         .def("start", &Host::start, release())
@@ -407,11 +366,9 @@ NB_MODULE(_native, m) {
             },
             "timeout"_a)
         .def(
-            "msi", [](Host& host, uint64_t address, uint32_t data) { host.fabric().msi(address, data); },
+            "msi",
+            [](Host& host, uint64_t address, uint32_t data) { host.platform().message(address, data); },
             "address"_a, "data"_a)
-        .def(
-            "extint", [](Host& host, bool level) { host.fabric().extint(level); }, "level"_a)
-        .def("nmi", [](Host& host) { host.fabric().nmi_line(); })
         .def(
             "kick", [](Host& host, size_t vcpu) { host.vcpu(vcpu).kick(); }, "vcpu"_a)
         .def("storm", &storm_on, nb::kw_only(), "vcpu"_a, "address"_a, "kinds"_a, "counters"_a, "messages"_a,
@@ -424,6 +381,7 @@ NB_MODULE(_native, m) {
     bind_state(host_class);
     bind_counters(m, host_class);
     bind_post_mortem(host_class);
+    for (const Architecture* architecture : architectures()) architecture->bind_host(host_class);
 
     m.def("doctor", &doctor, "What this host offers the engine, found by trying.");
     m.def(
@@ -431,10 +389,6 @@ NB_MODULE(_native, m) {
     m.def(
         "calls_under_way", [] { return Unlocked::inside.load(std::memory_order_relaxed); },
         "Threads that are in a call of this module that may last, without the interpreter's lock.");
-    m.def("note_instructions", x86::kX86.note_instructions, nb::arg("on"),
-          "Whether the kinds of instructions that are translated from now on are noted; for tests.");
-    m.def("instructions_seen", &instructions_seen,
-          "Numbers of the kinds noted so far, #UD left out: tcg/x86/coverage.h says how they are made.");
     m.def("wrap_hits", &wrap_hits, "For each replaced function of the engine: whether it has run.");
 }
 

@@ -15,7 +15,7 @@ using namespace nb::literals;
 namespace coremesh {
 namespace {
 
-using Entry = const cm_state_entry* (*)(size_t index);
+using Entry = decltype(CoreState::Part::entry);
 
 nb::dict to_dict(Entry entry_at, const uint64_t* words) {
     nb::dict out;
@@ -49,32 +49,18 @@ void from_dict(Entry entry_at, const char* part, const nb::dict& in, uint64_t* w
     }
 }
 
-template <typename Words>
-nb::dict words_to_dict(const Words& state) {
-    uint64_t words[sizeof state / sizeof(uint64_t)];
-    std::memcpy(words, &state, sizeof state);
-    return to_dict(Words::entry, words);
-}
-
-template <typename Words>
-Words words_from_dict(const char* part, const nb::dict& in) {
-    uint64_t words[sizeof(Words) / sizeof(uint64_t)];
-    from_dict(Words::entry, part, in, words);
-    Words state;
-    std::memcpy(&state, words, sizeof state);
-    return state;
-}
-
 AnyDict save(Host& host) {
     const Host::Saved saved = host.save();
     nb::list vcpus;
-    for (const x86::CoreState& vcpu : saved.vcpus) {
-        nb::dict msrs, out;
-        for (const auto& [index, value] : vcpu.msrs) msrs[nb::str("{:#x}").attr("format")(index)] = value;
-        out["registers"] = to_dict(x86::kEngine.state_entry, vcpu.registers.data());
-        out["lapic"] = words_to_dict(vcpu.lapic);
-        out["events"] = words_to_dict(vcpu.events);
-        out["msrs"] = msrs;
+    for (const CoreState& vcpu : saved.vcpus) {
+        nb::dict numbered, out;
+        for (const CoreState::Part& part : vcpu.parts) {
+            out[part.name] = to_dict(part.entry, part.words.data());
+        }
+        for (const auto& [number, value] : vcpu.numbered) {
+            numbered[nb::str("{:#x}").attr("format")(number)] = value;
+        }
+        out[vcpu.numbered_name] = numbered;
         vcpus.append(out);
     }
     nb::dict out;
@@ -89,14 +75,13 @@ void load(Host& host, const AnyDict& state) {
     size_t index = 0;
     for (nb::handle item : nb::cast<nb::list>(state["vcpus"])) {
         const nb::dict in = nb::cast<nb::dict>(item);
-        x86::CoreState& vcpu = saved.vcpus.at(index++);
-        from_dict(x86::kEngine.state_entry, "registers", nb::cast<nb::dict>(in["registers"]),
-                  vcpu.registers.data());
-        vcpu.lapic = words_from_dict<x86::LapicState>("lapic", nb::cast<nb::dict>(in["lapic"]));
-        vcpu.events = words_from_dict<x86::CoreState::Events>("events", nb::cast<nb::dict>(in["events"]));
-        for (auto [msr, value] : nb::cast<nb::dict>(in["msrs"])) {
-            const auto number = std::stoul(nb::cast<std::string>(msr), nullptr, 16);
-            vcpu.msrs[static_cast<uint32_t>(number)] = nb::cast<uint64_t>(value);
+        CoreState& vcpu = saved.vcpus.at(index++);
+        for (CoreState::Part& part : vcpu.parts) {
+            from_dict(part.entry, part.name, nb::cast<nb::dict>(in[part.name]), part.words.data());
+        }
+        for (auto [key, value] : nb::cast<nb::dict>(in[vcpu.numbered_name])) {
+            const auto number = std::stoul(nb::cast<std::string>(key), nullptr, 16);
+            vcpu.numbered[static_cast<uint32_t>(number)] = nb::cast<uint64_t>(value);
         }
     }
     host.load(saved);
@@ -108,14 +93,15 @@ using Member = nb::typed<nb::tuple, nb::str, nb::str, int, int>;
 nb::typed<nb::tuple, nb::typed<nb::list, Member>, int, nb::bytes> engine_image(Host& host, size_t vcpu) {
     static const char* const roles[] = {"saved", "fixed", "scratch"};
     size_t count, size;
-    const cm_state_member* members = x86::kEngine.state_members(&count, &size);
+    const cm_engine_functions& engine = host.platform().engine_functions();
+    const cm_state_member* members = engine.state_members(&count, &size);
     host.require_at_rest();
     nb::list out;
     for (size_t i = 0; i < count; ++i) {
         out.append(
             nb::make_tuple(members[i].name, roles[members[i].role], members[i].offset, members[i].size));
     }
-    return nb::make_tuple(out, size, nb::bytes(x86::kEngine.state_image(host.vcpu(vcpu).engine()), size));
+    return nb::make_tuple(out, size, nb::bytes(engine.state_image(host.vcpu(vcpu).engine()), size));
 }
 
 }  // namespace

@@ -10,7 +10,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <unordered_map>
 #include <vector>
 
@@ -40,22 +39,14 @@ struct CpuDescription {
     std::unordered_map<uint32_t, uint64_t> msrs;
 };
 
-/// What a vCPU is between two instructions; the machine's clock is not part of it.
-struct CoreState {
-    /// Beside registers and local APIC.
-    struct Events {
-        uint64_t activity_state;  ///< SDM vol. 3C 25.4.2: 0 active, 1 HLT, 3 wait-for-SIPI
-        uint64_t nmi_pending, init_pending, sipi_pending, sipi_vector;
-        uint64_t tsc_adjust;  ///< IA32_TSC_ADJUST: the vCPU's TSC less the machine's
+/// Of a core's saved state what is not in its registers and its local APIC.
+struct CoreEvents {
+    uint64_t activity_state;  ///< SDM vol. 3C 25.4.2: 0 active, 1 HLT, 3 wait-for-SIPI
+    uint64_t nmi_pending, init_pending, sipi_pending, sipi_vector;
+    uint64_t tsc_adjust;  ///< IA32_TSC_ADJUST: the vCPU's TSC less the machine's
 
-        /// The words above by name; null behind the last.
-        static const cm_state_entry* entry(size_t index) noexcept;
-    };
-
-    std::vector<uint64_t> registers;  ///< cm_engine_state_entry
-    LapicState lapic{};
-    Events events{};
-    std::map<uint32_t, uint64_t> msrs;  ///< those of CpuDescription
+    /// The words above by name; null behind the last.
+    static const cm_state_entry* entry(size_t index) noexcept;
 };
 
 /// What a host's cores share. Outlives them.
@@ -91,16 +82,16 @@ class Core final : public GuestCore, private VcpuPort {
     CoreGlance glance() noexcept override;
     const char* off_name() const noexcept override { return "wait-for-sipi"; }
 
-    // ---- any thread
-    Lapic& lapic() noexcept { return lapic_; }
+    uint32_t id() const noexcept override { return lapic_.apic_id(); }
+    uint64_t messages_sent() const noexcept override { return lapic_.ipis_sent(); }
+    const cm_state_entry* register_entry(size_t index) const noexcept override;
+    void registers(uint64_t* words) const override;
+    void set_registers(const uint64_t* words) override;
+    /// Parts "registers" (cm_engine_state_entry), "lapic" and "events"; the MSRs of CpuDescription by number.
+    CoreState save(Activity activity) override;
+    Activity load(const CoreState& state) override;
 
-    // ---- while the vCPU is not inside guest code (before start, paused, stopped)
-    void registers(cm_registers& out) const { kX86.get_registers(engine_, &out); }
-    void set_registers(const cm_registers& in) { kX86.set_registers(engine_, &in); }
-    CoreState save(Activity activity) noexcept;
-    /// Before start, of a core just made; returns what it does. The machine's clock is set already: the local
-    /// APIC's timer is armed. Throws std::invalid_argument that names the word which does not fit.
-    Activity load(const CoreState& state);
+    Lapic& lapic() noexcept { return lapic_; }
 
   private:
     // VcpuPort, any thread

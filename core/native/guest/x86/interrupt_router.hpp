@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/host_set.hpp"
+#include "guest/interrupt_counters.hpp"
 #include "guest/x86/interrupt_message.hpp"
-#include "guest/x86/router_counters.hpp"
 
 namespace coremesh::x86 {
 
@@ -76,7 +76,7 @@ class InterruptRouter {
     /// A message of the interrupts' kind; from the protocol thread.
     void received(HostId from, std::span<const uint8_t> payload) noexcept;
 
-    RouterCounters counters() const noexcept { return read_counters(counters_); }
+    InterruptCounters counters() const noexcept { return read_counters(counters_); }
 
     /// The hosts, one bit each, on which the message may have destinations; this one among them.
     uint64_t hosts_of(const IpiMessage& message) const noexcept;
@@ -100,7 +100,7 @@ class InterruptRouter {
     std::vector<HostId> host_of_;  // by APIC id
     uint64_t with_vcpus_ = 0;      // hosts that have any
     std::atomic<uint32_t> turn_{0};
-    RouterAtomics counters_;
+    InterruptAtomics counters_;
 };
 
 }  // namespace coremesh::x86

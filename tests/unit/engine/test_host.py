@@ -212,6 +212,26 @@ def test_given_sizes_that_no_machine_has_when_a_host_is_made_then_an_error_says_
         Host(memory=MemoryLayout.of([Region(0, 1 << 50)]), apic_ids=[0], total_vcpus=1)
 
 
+def test_given_an_architecture_that_there_is_not_when_a_host_is_made_then_the_known_ones_are_named() -> None:
+    memory = MemoryLayout.of([Region(0, 4096)])
+    with pytest.raises(ValueError, match="no guest architecture 'pdp11'; take one of: x86_64"):
+        Host(memory=memory, apic_ids=[0], total_vcpus=1, architecture="pdp11")
+
+
+def test_given_registers_that_no_core_has_when_they_are_set_then_an_error_names_them() -> None:
+    host = raw_host(SPIN)
+    with pytest.raises(KeyError, match="no register is called x0"):
+        host.set_registers(0, {"x0": 1})
+    with pytest.raises(ValueError, match="gdtr has 2 parts"):
+        host.set_registers(0, {"gdtr": (1, 2, 3)})
+    with pytest.raises(ValueError, match="cs has a part of 32 bits"):
+        host.set_registers(0, {"cs": (1 << 32, 0, 0, 0)})
+    before = host.registers(0)
+    host.set_registers(0, before)
+    assert host.registers(0) == before
+    host.stop()
+
+
 def test_given_16_engines_in_one_process_when_they_run_then_each_has_its_own_code(  # U17
 ) -> None:
     hosts = [raw_host(SPIN) for _ in range(16)]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.options import check, compiled_pattern
-from coremesh.core.errors import ConfigurationError, ConsoleTimeoutError, MachineStateError
+from coremesh.core.errors import ConfigurationError, ConsoleTimeoutError, MachineStateError, PlatformError
 
 _POLL_SECONDS = 1.0
 _TAIL = 2000
@@ -136,6 +136,27 @@ class Console:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise MachineStateError("interact() needs a terminal; in a script use read, write and expect.")
         return terminal.interact(self, threading.Event())
+
+    def widget(self, *, rows: int = 24, columns: int = 80) -> Any:
+        """Return the console as a terminal for a notebook: keys typed there go to the guest.
+
+        It begins with what the guest has printed, 256 KiB at most, and takes nothing away from this console.
+        A cell that ends with a console shows one too. Raises :class:`PlatformError` with the way out where a
+        package for it is missing. Call it in the notebook's process.
+        """
+        from coremesh.cluster.machine.console_widget import make_widget
+
+        return make_widget(
+            self._remote, self._end, rows=check("rows", rows), columns=check("columns", columns)
+        )
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        from coremesh.cluster.machine.console_widget import last_lines
+
+        try:
+            return self.widget()._repr_mimebundle_(**options)
+        except PlatformError:
+            return {"text/plain": last_lines(self._remote)}
 
     @property
     def tail(self) -> bytes:

@@ -60,6 +60,48 @@ def test_given_a_file_for_kuberay_when_read_then_its_pods_are_those_of_the_other
     assert spec["authOptions"] == {"mode": "token"}
 
 
+CRDS = "COREMESH_KUBERAY_CRDS"  # a folder of KubeRay's ray.io_rayclusters.yaml and ray.io_rayjobs.yaml
+
+
+def strict(schema: Any) -> Any:
+    """A CRD's openAPIV3Schema for JSON Schema; what it does not name is an error here, not dropped."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    # "properties" holds names, of which one may be called like a keyword.
+    made = {
+        key: {name: strict(one) for name, one in value.items()} if key == "properties" else strict(value)
+        for key, value in schema.items()
+    }
+    if schema.get("x-kubernetes-int-or-string"):
+        made.pop("type", None)
+    if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+def objections(name: str, file: Any) -> list[str]:
+    """What KubeRay's own definition of a kind says against a file of that kind."""
+    validator = pytest.importorskip("jsonschema").Draft7Validator
+    definition = yaml.safe_load((Path(os.environ[CRDS]) / f"ray.io_{name}.yaml").read_text())
+    version = next(one for one in definition["spec"]["versions"] if one["name"] == "v1")
+    schema = strict(version["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"].pop("additionalProperties", None)
+    return [error.message for error in validator(schema).iter_errors(file)]
+
+
+@pytest.mark.skipif(not os.environ.get(CRDS), reason=f"{CRDS} names no folder with KubeRay's definitions")
+@pytest.mark.parametrize("kind", ["raycluster", "rayjob"])
+def test_given_kuberays_own_definitions_when_they_read_a_file_then_it_is_right(kind: str) -> None:
+    file = loaded(f"kuberay/{kind}.yaml")
+    assert objections(f"{kind}s", file) == []
+    broken = json.loads(json.dumps(file).replace('"workerGroupSpecs"', '"workerGroupSpec"'))
+    assert any("workerGroupSpec" in text for text in objections(f"{kind}s", broken))
+    broken = json.loads(json.dumps(file).replace('"runAsUser": 1000', '"runAsUser": "coremesh"'))
+    assert objections(f"{kind}s", broken)
+
+
 def test_given_the_compose_file_when_read_then_its_paths_exist_and_it_asks_for_a_token() -> None:
     folder = DEPLOY / "compose"
     file = loaded("compose/compose.yaml")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from coremesh.cluster.experiments.experiment import Command
     from coremesh.cluster.experiments.result import SweepResult
     from coremesh.cluster.experiments.sweep import sweep
+    from coremesh.cluster.launch.attached import Attachment, PythonDevice
     from coremesh.cluster.launch.machine import Machine
     from coremesh.cluster.launch.session import shutdown
     from coremesh.cluster.machine.console import Console
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         ConfigurationError,
         ConsoleTimeoutError,
         CoremeshError,
+        DeviceError,
         DiskError,
         GuestCrashError,
         GuestImageError,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from coremesh.hw.backend.screen import TextScreen
 
 __all__ = [
+    "Attachment",
     "Command",
     "CommandResult",
     "ConfigurationError",
@@ -47,6 +50,7 @@ __all__ = [
     "ConsoleTimeoutError",
     "CoremeshError",
     "DebianImage",
+    "DeviceError",
     "Disk",
     "DiskError",
     "GuestCrashError",
@@ -61,6 +65,7 @@ __all__ = [
     "NetworkError",
     "OutputError",
     "PlatformError",
+    "PythonDevice",
     "SweepResult",
     "Switch",
     "TextScreen",
@@ -72,6 +77,8 @@ __all__ = [
 
 _ERRORS = "coremesh.core.errors"
 _HOMES = {
+    "Attachment": "coremesh.cluster.launch.attached",
+    "PythonDevice": "coremesh.cluster.launch.attached",
     "Command": "coremesh.cluster.experiments.experiment",
     "SweepResult": "coremesh.cluster.experiments.result",
     "sweep": "coremesh.cluster.experiments.sweep",

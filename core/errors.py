@@ -37,6 +37,10 @@ class DiskError(CoremeshError):
     """A disk image that is missing, in use by another program, of a wrong size, or not to be opened."""
 
 
+class DeviceError(CoremeshError):
+    """A device written in Python that has failed the guest: it raised an exception, or answered too late."""
+
+
 class NetworkError(CoremeshError):
     """A network that a machine cannot have: a library that is missing, a port or a socket that is taken."""
 

@@ -14,6 +14,7 @@ from coremesh.core.errors import ConfigurationError
 from coremesh.core.state import State, check_keys
 from coremesh.hw.decode import LAST, ONES, PORT, SIZES, SPACE_NAMES, At, DecodeTable
 from coremesh.hw.device import Device
+from coremesh.hw.irq import IrqLine
 from coremesh.hw.isa.i8259a import Pic8259A
 from coremesh.hw.isa.ioapic import IoApic82093AA
 
@@ -95,6 +96,28 @@ class DeviceNode:
         with self._moving:
             self._table = self._table.moved(device, mappings)
             self.devices[device.name] = device
+
+    def remove(self, device: Device) -> None:
+        """Let ``device`` answer nowhere any more, and forget it; an access that has reached it goes on."""
+        with self._moving:
+            self._table = self._table.moved(device, ())
+            # Replaced whole: another thread may be going through it.
+            self.devices = {name: other for name, other in self.devices.items() if other is not device}
+
+    def add(self, device: Device, mappings: Iterable[At]) -> None:
+        """One more device, while the others are accessed. Its alarms and workers are its owner's to start.
+
+        Raises ConfigurationError when another device has its name or answers at its addresses.
+        """
+        with self._moving:
+            if device.name in self.devices:
+                raise ConfigurationError(f"the machine has a device called {device.name}; give another name")
+            self._table = self._table.moved(device, mappings)
+            self.devices = {**self.devices, device.name: device}
+
+    def line(self, irq: int, pin: int) -> IrqLine:
+        """A wire to input ``irq`` of the 8259A pair and to ``pin`` of the I/O APIC; one device drives it."""
+        return IrqLine(self._pic.irq(irq), self._ioapic.pin(pin))
 
     def eoi(self, vector: int) -> None:
         """EOI broadcast: a local APIC ended a level-triggered interrupt."""

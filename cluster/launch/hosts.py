@@ -23,6 +23,7 @@ from coremesh.cluster.launch.child import Child, ChildCall
 from coremesh.cluster.launch.observation import Observation
 from coremesh.cluster.launch.placement import Placement, place
 from coremesh.cluster.machine import bring_up, log
+from coremesh.cluster.machine.attachments import MOST_ATTACHED
 from coremesh.cluster.machine.build import Build
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.device_host import DeviceHost
@@ -36,7 +37,15 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 # A blocking method of each kind has threads of its own, so that a long wait never keeps a short call waiting.
-_GROUPS = {"console": 8, "waiting": 8, "control": 4, "telling": 2}
+# The code of each attached device has a call that waits, and may make one more.
+_GROUPS = {
+    "console": 8,
+    "waiting": 8,
+    "control": 4,
+    "telling": 2,
+    "devices": MOST_ATTACHED,
+    "device calls": 4,
+}
 _GROUP_OF = {
     "read_console": "console",
     "feed_console": "control",
@@ -50,6 +59,10 @@ _GROUP_OF = {
     "stop": "control",
     "take_events": "telling",
     "sample": "telling",
+    "exchange_device": "devices",
+    "set_device_irq": "device calls",
+    "dma_read": "device calls",
+    "dma_write": "device calls",
 }
 _WATCH_SECONDS = 10.0  # a remote wait of the watch; it returns at once when the host ends
 _VERDICT_SECONDS = 0.8  # for the device host to say which host is lost, after another one was cut off

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from coremesh.cluster.launch import preflight, session, telemetry
+from coremesh.cluster.launch.attached import Attachment, Place, wanted_of
 from coremesh.cluster.launch.hosts import Hosts, start_child
 from coremesh.cluster.launch.inspection import Inspection
 from coremesh.cluster.machine.build import own_build
@@ -359,6 +360,34 @@ class Machine(Inspection):
 
         self._require_alive()
         return screen.interact(self._hosts)
+
+    def attach(
+        self,
+        device: Any,
+        *,
+        mmio: Place | None = None,
+        ports: Place | None = None,
+        irq: int | None = None,
+        name: str | None = None,
+        timeout: float = 2.0,
+    ) -> Attachment:
+        """Let the guest use a device that is written in Python: an object with methods `read` and `write`.
+
+        It answers at the guest-physical addresses `mmio` and at the I/O `ports`: a first address, a pair
+        (first, length in bytes) or a range; of a first address alone 4096 bytes, or 8 ports. With both, its
+        offsets count through `mmio` and go on with `ports`. `irq` is a free ISA interrupt, 0 to 15, for its
+        line. Derive its class from :class:`PythonDevice`, which also reaches guest memory. `name` is its row
+        of :meth:`device_stats`.
+
+        Its methods are called in this process. One that does not answer a guest's read within `timeout`
+        seconds lets it read all ones, and so does one that raises; :attr:`Attachment.error` is the
+        :class:`DeviceError` then. The vCPU that reads waits meanwhile, so do not call methods of the
+        machine there that wait for the guest, such as :meth:`run` and :meth:`pause`.
+
+        Raises :class:`ConfigurationError` for a place or an interrupt that is taken, with free ones.
+        """
+        self._require_alive()
+        return Attachment(self._hosts, device, wanted_of(device, mmio, ports, irq, name, timeout))
 
     # --- looking at it -----------------------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster.machine import lifeline, log
-from coremesh.cluster.machine.assembly import Portion, assemble
+from coremesh.cluster.machine.assembly import Portion, assemble, memory_of
+from coremesh.cluster.machine.attachments import Attachments, Wanted
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.host import HostProcess, Prepared
@@ -27,6 +28,7 @@ from coremesh.hw.backend.console import ConsolePort
 
 if TYPE_CHECKING:
     from coremesh.core.engine import Host
+    from coremesh.hw.attached import Answer, Request
     from coremesh.hw.backend.network.capture import Tap
     from coremesh.hw.backend.network.slirp import Forward
     from coremesh.hw.backend.screen import TextScreen
@@ -54,6 +56,7 @@ class DeviceHost(HostProcess):
         self._close_parts: Callable[[], None] = lambda: None
         self._taps: list[Tap] = []
         self._resize: Callable[[int, int], None] = lambda columns, rows: None
+        self._attachments: Attachments | None = None
         self._port = ConsolePort()
         self._elsewhere: dict[int, Portion] = {}
         self._shell_ready = threading.Event()
@@ -77,6 +80,10 @@ class DeviceHost(HostProcess):
             if self._membership is not None:
                 raise MachineStateError("a machine of several hosts cannot be saved: run it on one.")
             node = self._devices()
+            if self._attachments:
+                raise MachineStateError(
+                    "a machine with attached devices cannot be saved: their state is not here; detach them."
+                )
             node.stop()
             try:
                 return MachineState.take(self._host, node, self._clock)
@@ -184,6 +191,39 @@ class DeviceHost(HostProcess):
         """As any host's, with what the devices count."""
         return {**super().sample(), "devices": self.device_counters()}
 
+    # --- devices whose code is in the driver's process ---------------------------------------------------
+
+    def attach_device(self, wanted: Wanted) -> str:
+        """Attach a device and return its name; all hosts are told of its addresses by :meth:`claim`."""
+        return self._attached().attach(wanted)
+
+    def detach_device(self, name: str) -> None:
+        """Let an attached device answer nowhere any more."""
+        self._attached().detach(name)
+
+    def exchange_device(
+        self, name: str, answers: list[Answer], timeout: float
+    ) -> tuple[list[Request], int] | None:
+        """Hand in what a device's code has done, and fetch what is to be done: :class:`AttachedDevice`."""
+        return self._attached().exchange(name, answers, timeout)
+
+    def set_device_irq(self, name: str, level: bool | None) -> None:
+        """Drive an attached device's interrupt line; None is a pulse."""
+        self._attached().set_irq(name, level)
+
+    def dma_read(self, gpa: int, length: int) -> bytes:
+        """Return guest RAM as a bus master sees it."""
+        return self._attached().dma_read(gpa, length)
+
+    def dma_write(self, gpa: int, data: bytes) -> None:
+        """Write guest RAM as a bus master does."""
+        self._attached().dma_write(gpa, data)
+
+    def _attached(self) -> Attachments:
+        if self._attachments is None:
+            raise MachineStateError("the machine is not prepared.")
+        return self._attachments
+
     # --- what this host does more than others ------------------------------------------------------------
 
     def _assemble(self) -> Host:
@@ -193,6 +233,8 @@ class DeviceHost(HostProcess):
         self._node, self._elsewhere = assembled.node, assembled.elsewhere
         self._close_parts, self._taps = assembled.close, assembled.taps
         self._resize = assembled.resize
+        layout = memory_of(self._description).layout
+        self._attachments = Attachments(assembled.node, assembled.host, layout)
         return assembled.host
 
     def _start_parts(self) -> None:
@@ -200,6 +242,8 @@ class DeviceHost(HostProcess):
         super()._start_parts()
 
     def _stop_parts(self) -> None:
+        if self._attachments is not None:
+            self._attachments.close()  # a vCPU may wait for one
         super()._stop_parts()
         with contextlib.suppress(Exception):
             self._devices().stop()

@@ -203,6 +203,11 @@ class HostProcess:
         self._ended.wait(timeout)
         return self._end
 
+    def claim(self, ranges: tuple[tuple[int, int, int], ...]) -> None:
+        """Let this host's vCPUs take `ranges`, (space, first, last) each, to the device node."""
+        for space, first, last in ranges:
+            self.engine.claim(space, first, last)
+
     def transact(self, operation: str, gpa: int, size: int, operand: int, expected: int) -> int:
         """Execute one memory transaction from this host and return the value before it."""
         engine = self.engine

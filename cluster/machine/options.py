@@ -22,8 +22,10 @@ from coremesh.cluster.machine.networks import check_networks
 from coremesh.cluster.machine.shell import MAX_COMMAND
 from coremesh.core.errors import ConfigurationError, shown
 from coremesh.core.input_file import path_of
+from coremesh.core.memory_layout import PAGE_BYTES
 from coremesh.core.mesh import MAX_HOSTS, POLICIES, Policy
-from coremesh.core.x86.memory_map import MemoryMap
+from coremesh.core.x86.memory_map import PHYSICAL_ADDRESS_BITS, MemoryMap
+from coremesh.hw.decode import LAST, MMIO, PORT
 
 Image = str | os.PathLike[str] | bytes
 
@@ -313,6 +315,41 @@ def _path(what: str) -> Callable[[Any], Any]:
     return lambda value: path_of(what, value)
 
 
+def _device(value: Any) -> Any:
+    """An object that a guest can access: `read` and `write`."""
+    try:
+        fits = callable(value.read) and callable(value.write) and not isinstance(value, type)
+    except Exception:  # without them, or an object whose own __getattr__ fails
+        fits = False
+    if not fits:
+        raise ConfigurationError(
+            f"a device is an object with read(offset, size) and write(offset, size, value), not "
+            f"{shown(value)}; derive a class from coremesh.PythonDevice and attach an object of it."
+        )
+    return value
+
+
+def _addresses(name: str, space: int, last: int, default: int) -> Callable[[Any], tuple[int, int, int]]:
+    """(space, first, last) of a base of `default` bytes, of a pair (base, length) or of a range."""
+
+    def checked(value: Any) -> tuple[int, int, int]:
+        first, length = 0, 0
+        if isinstance(value, range) and value.step == 1:
+            first, length = value.start, value.stop - value.start
+        elif isinstance(value, tuple | list) and [type(part) for part in value] == [int, int]:
+            first, length = value
+        elif type(value) is int:
+            first, length = value, default
+        if length < 1 or first < 0 or first + length - 1 > last:
+            raise ConfigurationError(
+                f"{name} is where the device answers: a first address, a pair (first, length in bytes) or a "
+                f"range, within 0 to {last:#x}; not {shown(value)}."
+            )
+        return space, first, first + length - 1
+
+    return checked
+
+
 def _forward(value: Any) -> Any:
     from coremesh.hw.backend.network.slirp import parse_forward
 
@@ -363,6 +400,13 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "screen": lambda value: _one_of("screen", value, ("serial", "text")),
     "path": _path("capture"),
     "card": _number("a network card's number", 0, 7),
+    "device": _device,
+    "mmio": _or_none(_addresses("mmio", MMIO, (1 << PHYSICAL_ADDRESS_BITS) - 1, PAGE_BYTES)),
+    "ports": _or_none(_addresses("ports", PORT, LAST[PORT], 8)),
+    "name": _text("a device's name", longest=60),
+    "irq": _or_none(_number("an ISA interrupt", 0, 15)),
+    "level": _flag("the level of an interrupt line"),
+    "answer": _seconds("the time to answer a guest"),
     # Console
     "data": _data("what is typed"),
     "columns": _number("the width of a terminal", 1, 65535),

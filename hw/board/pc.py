@@ -76,6 +76,7 @@ PC: Final = Board(
 )
 
 _IOAPIC_IDS: Final = 16
+ISA_IRQS: Final = 16
 
 
 def ioapic_id(apic_ids: Iterable[int]) -> int:
@@ -85,6 +86,19 @@ def ioapic_id(apic_ids: Iterable[int]) -> int:
     """
     taken = set(apic_ids)
     return next((identity for identity in range(_IOAPIC_IDS) if identity not in taken), 0)
+
+
+def spare_irqs(node: DeviceNode) -> list[int]:
+    """The ISA interrupts that no chip of this PC drives, and to which none of the PCI bus is steered."""
+    used = {chip.irq for chip in PC.chips} | set(PC.pins) | set(PC.pins.values()) | set(PC.pirq_irqs)
+    if any(name.startswith("ide") for name in node.devices):
+        used |= {irq for *_, irq in PLACES}
+    return [irq for irq in range(ISA_IRQS) if irq not in used]
+
+
+def spare_line(node: DeviceNode, irq: int) -> IrqLine:
+    """The wire of interrupt ``irq``, one of :func:`spare_irqs`, to both interrupt controllers."""
+    return node.line(irq, PC.pin(irq))
 
 
 def build_pc(

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 import typer
 from coremesh.cluster.cli import commands
+from coremesh.cluster.launch.attached import PythonDevice
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine import options
+from coremesh.cluster.machine.attachments import Wanted
 from coremesh.cluster.machine.console import Console
 from coremesh.cluster.machine.describe import LARGEST_KERNEL, describe
 from coremesh.cluster.machine.description import MachineDescription
@@ -275,7 +277,8 @@ def test_given_junk_when_a_method_is_called_then_it_is_refused_or_passed_on_soun
 ) -> None:
     good: dict[str, Any] = {
         "command": "true", "timeout": 0, "gpa": 0x1000, "length": 16, "size": 8, "operation": "load",
-        "vcpu": 0, "port": "tcp:0:22", "path": "traffic.pcap",
+        "vcpu": 0, "port": "tcp:0:22", "path": "traffic.pcap", "device": PythonDevice(),
+        "mmio": 0xFED0_0000,
     }  # fmt: skip
     wanted = {name: good[name] for name in names if name in good}
     for name in names:
@@ -286,8 +289,9 @@ def test_given_junk_when_a_method_is_called_then_it_is_refused_or_passed_on_soun
                 answer = getattr(machine, method)(**{**wanted, name: junk})
                 if inspect.iscoroutine(answer):
                     asyncio.run(answer)
+    sound = (str, int, float, bytes, list, Path, Forward, Wanted)
     for call in machine._hosts.calls:  # type: ignore[attr-defined]
-        assert all(isinstance(word, str | int | float | bytes | list | Path | Forward) for word in call), call
+        assert all(isinstance(word, sound) for word in call), call
 
 
 def test_given_junk_when_a_console_is_used_then_it_is_refused() -> None:

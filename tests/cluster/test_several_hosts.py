@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
+from coremesh.cluster.launch.attached import PythonDevice
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS
 from coremesh.cluster.machine.images.debian_image import DebianImage
@@ -186,6 +187,29 @@ def test_linux_finds_the_vcpus_and_the_memory_of_both_hosts(linux: Machine) -> N
     assert not linux.contended_pages().empty
 
 
+class Adder(PythonDevice):
+    """Adds what is written."""
+
+    total = 0
+
+    def read(self, offset: int, size: int) -> int:
+        return self.total
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.total += value
+
+
+@pytest.mark.linux
+def test_a_python_device_is_attached_for_the_vcpus_of_every_host(linux: Machine) -> None:
+    """Given Linux on two hosts, when a device is attached, then a vCPU of each host uses it, in order."""
+    with linux.attach(adder := Adder(), mmio=0xFED0_0000) as attachment:
+        for vcpu, value in enumerate((10, 20, 30, 40)):
+            linux.run(f"taskset -c {vcpu} devmem 0xFED00000 32 {value}", 60)
+        assert linux.run("taskset -c 3 devmem 0xFED00000 32", 60).output == "0x00000064\n"
+        assert adder.total == 100 and attachment.error is None
+    assert linux.run("taskset -c 3 devmem 0xFED00000 32", 60).output == "0xFFFFFFFF\n"
+
+
 @pytest.mark.linux
 def test_linux_is_told_to_leave_other_hosts_alone_by_itself(linux: Machine) -> None:
     """Given the defaults of several hosts, when Linux runs, then it has taken each of them."""
@@ -331,6 +355,7 @@ from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 for _ in range(int(sys.argv[2]) - 1):
     cluster.add_node(num_cpus=1)
+from coremesh.cluster.launch.attached import PythonDevice
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.launch.session import shutdown
 with Machine(None, "16M", sys.argv[1], hosts=2, address=cluster.address) as machine:

@@ -2,9 +2,14 @@
 // Which address that is not RAM belongs to whom: the device node, or nobody.
 #pragma once
 
-#include <bitset>
+#include <array>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 namespace coremesh {
@@ -34,7 +39,8 @@ constexpr uint64_t all_ones(unsigned size) {
     return size >= 8 ? ~uint64_t{0} : (uint64_t{1} << 8 * size) - 1;
 }
 
-/// Claims are made before the vCPUs start and do not change while they run; reads need no lock.
+/// Looking an address up needs no lock. Claims are added by any thread, also while vCPUs run, and stay: a
+/// claimed address that no device answers at reads as all ones at the device node.
 class Bus {
   public:
     void connect(std::shared_ptr<DeviceBackend> node) { node_ = std::move(node); }
@@ -42,21 +48,31 @@ class Bus {
     /// No vCPU runs any more.
     void disconnect() { node_.reset(); }
 
-    /// Sends [first, last] to the device node.
+    /// Sends [first, last] to the device node: each access that begins after this has returned.
     void claim(Space space, uint64_t first, uint64_t last) {
-        if (space == Space::kMmio) {
-            windows_.push_back({first, last});
+        if (space == Space::kPort) {
+            for (uint64_t port = first; port <= last && port < kPorts; ++port) {
+                (*ports_)[port / 64].fetch_or(uint64_t{1} << port % 64, std::memory_order_release);
+            }
             return;
         }
-        for (uint64_t port = first; port <= last && port < ports_->size(); ++port) ports_->set(port);
+        const std::lock_guard lock(mutex_);
+        const std::vector<Window>& now = lists_.back();
+        for (const Window& window : now) {
+            if (first >= window.first && last <= window.last) return;
+        }
+        std::vector<Window> longer = now;
+        longer.push_back({first, last});
+        lists_.push_back(std::move(longer));
+        windows_.store(&lists_.back(), std::memory_order_release);
     }
 
     uint32_t port_read(uint32_t port, unsigned size) const noexcept {
-        if (!ports_->test(port & 0xFFFF) || !node_) return static_cast<uint32_t>(all_ones(size));
+        if (!port_claimed(port) || !node_) return static_cast<uint32_t>(all_ones(size));
         return static_cast<uint32_t>(node_->read(Space::kPort, port, size));
     }
     void port_write(uint32_t port, unsigned size, uint32_t value) const noexcept {
-        if (ports_->test(port & 0xFFFF) && node_) node_->write(Space::kPort, port, size, value);
+        if (port_claimed(port) && node_) node_->write(Space::kPort, port, size, value);
     }
 
     uint64_t mmio_read(uint64_t gpa, unsigned size) const noexcept {
@@ -73,16 +89,27 @@ class Bus {
     struct Window {
         uint64_t first, last;
     };
+    static constexpr size_t kPorts = 65536;
+
+    bool port_claimed(uint32_t port) const noexcept {
+        port %= kPorts;
+        return (*ports_)[port / 64].load(std::memory_order_acquire) >> port % 64 & 1;
+    }
     bool claimed(uint64_t gpa) const noexcept {
         if (!node_) return false;
-        for (const Window& window : windows_) {
+        for (const Window& window : *windows_.load(std::memory_order_acquire)) {
             if (gpa >= window.first && gpa <= window.last) return true;
         }
         return false;
     }
 
-    std::unique_ptr<std::bitset<65536>> ports_ = std::make_unique<std::bitset<65536>>();
-    std::vector<Window> windows_;
+    const std::unique_ptr<std::array<std::atomic<uint64_t>, kPorts / 64>> ports_ =
+        std::make_unique<std::array<std::atomic<uint64_t>, kPorts / 64>>();
+    std::mutex mutex_;  // lists_; a claim, not a look-up
+    /// The last list is in use. An older one stays, because a vCPU may still read it: a claim that is new is
+    /// rare, and a list has a few words.
+    std::deque<std::vector<Window>> lists_{std::vector<Window>{}};
+    std::atomic<const std::vector<Window>*> windows_{&lists_.back()};
     std::shared_ptr<DeviceBackend> node_;
 };
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from coremesh.cluster.machine.consoles import ConsoleDevice
     from coremesh.cluster.machine.disks import Disk
     from coremesh.cluster.machine.ending import MachineEnd
+    from coremesh.cluster.machine.folders import Folder
     from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
     from coremesh.cluster.machine.networks import Network
     from coremesh.cluster.machine.shell import CommandResult
@@ -53,6 +54,7 @@ __all__ = [
     "DeviceError",
     "Disk",
     "DiskError",
+    "Folder",
     "GuestCrashError",
     "GuestImageError",
     "HostLostError",
@@ -85,6 +87,7 @@ _HOMES = {
     "CommandResult": "coremesh.cluster.machine.shell",
     "Console": "coremesh.cluster.machine.console",
     "ConsoleDevice": "coremesh.cluster.machine.consoles",
+    "Folder": "coremesh.cluster.machine.folders",
     "Disk": "coremesh.cluster.machine.disks",
     "Network": "coremesh.cluster.machine.networks",
     "Switch": "coremesh.hw.backend.network.switch",

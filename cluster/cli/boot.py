@@ -18,7 +18,7 @@ from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS, default_words, is_li
 from coremesh.cluster.machine.describe import load_image, resolved_disks
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
-from coremesh.cluster.machine.images.debian_image import fetch_debian
+from coremesh.cluster.machine.images.debian_image import fetch_debian_with
 from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.cluster.machine.options import check, share_vcpus
@@ -63,6 +63,8 @@ class BootOptions:
     net: tuple[str, ...] = ()
     screen: str = "serial"
     console: str = "serial"
+    folders: tuple[str, ...] = ()
+    rng: str | None = None
 
 
 def boot_guest(options: BootOptions) -> int:
@@ -126,6 +128,8 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
             cdrom=options.cdrom,
             net=options.net,
             console=options.console,
+            folders=options.folders,
+            rng=options.rng,
         )
     if machine.warning:
         say(machine.warning)
@@ -171,7 +175,7 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
         return kernel, system.initrd.read_bytes() if initrd is None else initrd, modules, system.cmdline
     try:
         with fetch_progress() as progress:
-            image = fetch_debian(options.flavour, progress=progress)
+            image = fetch_debian_with("9p" if options.folders else "", options.flavour, progress)
     except ImageFetchError as error:
         if options.command is not None:
             raise
@@ -181,7 +185,13 @@ def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes
     return (
         image.kernel.read_bytes(),
         image.initramfs(
-            disks=bool(options.disks or options.cdrom or check("console", options.console).kind != "serial"),
+            disks=bool(
+                options.disks
+                or options.cdrom
+                or options.folders
+                or options.rng
+                or check("console", options.console).kind != "serial"
+            ),
             network=network_of(check("net", options.net)),
         )
         if initrd is None

@@ -48,6 +48,7 @@ goes to standard output as plain text, and standard input to the guest's shell.
   coremesh boot --disk debian                    the system of 'coremesh fetch debian --disk 4G'
   coremesh boot --disk data.img --disk base.qcow2,snapshot --cdrom install.iso
   coremesh boot --hosts 2 --console virtio,log=guest.log
+  coremesh boot --share ~/work,readonly,tag=work   in the guest: mount -t 9p -o trans=virtio work /mnt
 
 [bold]The kernel's command line[/bold]
 
@@ -163,6 +164,8 @@ def boot(
         ),
     ] = "serial",
     console: Annotated[str, _option("console")] = "serial",
+    share: Annotated[list[str] | None, _option("folders")] = None,
+    rng: Annotated[str | None, _option("rng")] = None,
     policy: Annotated[
         str,
         _option("policy"),
@@ -201,6 +204,8 @@ def boot(
         net=tuple(net or ()),
         screen=screen,
         console=console,
+        folders=tuple(share or ()),
+        rng=rng,
     )
     raise typer.Exit(boot_guest(options))
 

@@ -26,6 +26,7 @@ from coremesh.cluster.machine.describe import describe
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.disks import Disk
 from coremesh.cluster.machine.ending import MachineEnd
+from coremesh.cluster.machine.folders import Folder
 from coremesh.cluster.machine.networks import Network
 from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.cluster.machine.options import Image, check
@@ -69,7 +70,9 @@ class Machine(Inspection):
 
     **Devices.** `disks` are paths of images, texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD
     image. `net` are network cards: texts as of ``--net``, or :class:`Network`. `console` is 'serial' or
-    'virtio', which is faster: a text as of ``--console``, or :class:`ConsoleDevice`.
+    'virtio', which is faster: a text as of ``--console``, or :class:`ConsoleDevice`. `folders` are shared
+    folders: paths, texts as of ``--share``, or :class:`Folder`. `rng` is a source of random bytes: True, or
+    how many a second it gives.
 
     **Hosts.** `hosts` is a number of hosts over which the vCPUs are spread, or the vCPUs of each: ``[6, 2]``
     or ``[{"vcpus": 6}, {"vcpus": 2}]``. Without `vcpus` each host of a number has one. All run on this
@@ -121,6 +124,8 @@ class Machine(Inspection):
         cdrom: str | os.PathLike[str] | None = None,
         net: str | Network | Sequence[str | Network] = (),
         console: str | ConsoleDevice = "serial",
+        folders: Sequence[Folder | str | os.PathLike[str]] = (),
+        rng: bool | int | str | None = None,
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
         options = {name: value for name, value in locals().items() if name in OPTIONS}

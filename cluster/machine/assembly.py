@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from coremesh.cluster.machine.consoles import open_console
 from coremesh.cluster.machine.description import MachineDescription, Membership
 from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks, virtio_disks
+from coremesh.cluster.machine.folders import open_folders
 from coremesh.cluster.machine.homes import Write, divide
 from coremesh.cluster.machine.machine_state import MachineState
 from coremesh.cluster.machine.networks import open_networks, virtio_cards
@@ -81,7 +82,13 @@ def assemble(
         disks = open_disks(description.disks, stack)
         networks = open_networks(description.networks, stack)
         console = open_console(description.console, port, stack)
-        models = [*virtio_disks(disks, description.vcpus), *virtio_cards(networks), *console.models]
+        models = [
+            *virtio_disks(disks, description.vcpus),
+            *virtio_cards(networks),
+            *console.models,
+            *open_folders(description.folders, description.vcpus, stack),
+            *_entropy(description.rng),
+        ]
         assembled = _assemble(description, console.serial, on_power, membership, disks, models, state)
         return replace(
             assembled,
@@ -157,6 +164,15 @@ def _images(
     tables, rsdp = build_firmware(apic_ids, memory, topology)
     plan = _plan(description, memory, rsdp, unpack=description.unpack)
     return [*tables, *plan.writes, *((rom.gpa, rom.data) for rom in description.roms)], plan.registers
+
+
+def _entropy(rate: int | None) -> list[VirtioModel]:
+    """The source of random bytes, if the machine has one; `rate` in bytes a second, 0 for no limit."""
+    if rate is None:
+        return []
+    from coremesh.hw.virtio.rng import VirtioRng
+
+    return [VirtioRng(name="virtio-rng", rate=rate)]
 
 
 def build_host(

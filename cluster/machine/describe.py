@@ -49,6 +49,7 @@ def describe(**options: Any) -> MachineDescription:
         "policy": given("policy"),
         "curve": given("curve"),
         "wire": given("wire"),
+        "rng": given("rng"),
     }
     progress, flavour = given("progress"), given("flavour")
     debian_image.check_flavour(flavour)
@@ -58,6 +59,7 @@ def describe(**options: Any) -> MachineDescription:
     check_places(drives)
     networks = given("net")
     console = given("console")
+    folders = given("folders")
     kernel, initrd = given("kernel"), given("initrd")
     pairs = given("modules")
 
@@ -70,10 +72,13 @@ def describe(**options: Any) -> MachineDescription:
         )
         append = f"{system.cmdline} {append}".strip()
     elif kernel is None:
-        debian = debian_image.fetch_debian(flavour, progress=progress)
+        debian = debian_image.fetch_debian_with("9p" if folders else "", flavour, progress)
         kernel_bytes = debian.kernel.read_bytes()
         initrd_bytes = (
-            debian.initramfs(disks=bool(drives) or console.kind != "serial", network=network_of(networks))
+            debian.initramfs(
+                disks=bool(drives or folders) or wanted["rng"] is not None or console.kind != "serial",
+                network=network_of(networks),
+            )
             if initrd is None
             else load_image(initrd, "initrd", ram_bytes)
         )
@@ -96,6 +101,7 @@ def describe(**options: Any) -> MachineDescription:
         disks=drives,
         networks=networks,
         console=console,
+        folders=folders,
         **wanted,
     )
     check_images(description)

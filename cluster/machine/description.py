@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from coremesh.cluster.machine.consoles import SERIAL_CONSOLE, ConsoleDevice
 from coremesh.cluster.machine.disks import Disk
+from coremesh.cluster.machine.folders import Folder
 from coremesh.cluster.machine.networks import Network
 from coremesh.core.mesh import Policy
 
@@ -43,7 +44,7 @@ class MachineDescription:
 
     `shares` has one number a host: its vCPUs. Host 0 has the devices and the first vCPUs. `policy` is one of
     :data:`POLICIES`; `wire` carries the messages between hosts, one of
-    :data:`coremesh.core.links.WIRES`. `disks`, `networks` and `console` are those of the host
+    :data:`coremesh.core.links.WIRES`. `disks`, `networks`, `folders` and `console` are those of the host
     that has the devices. `roms` are beside the
     RAM; their pages are at home on host 0. `machine_id` is random, 64 bits.
     """
@@ -64,6 +65,8 @@ class MachineDescription:
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
     console: ConsoleDevice = SERIAL_CONSOLE
+    folders: tuple[Folder, ...] = ()
+    rng: int | None = None
     roms: tuple[Rom, ...] = ()
     machine_id: int = field(default_factory=lambda: secrets.randbits(64), compare=False)
 

@@ -101,5 +101,14 @@ OPTIONS: Final[Mapping[str, Option]] = {
         metavar="KIND[,OPTION..]",
         text="serial (ttyS0) or virtio (hvc0, for guests that print much); log=FILE, socket=PATH.",
     ),
+    "folders": Option(
+        (),
+        "--share",
+        metavar="DIR[,OPTION..]",
+        text="A folder for 'mount -t 9p -o trans=virtio TAG'; tag=NAME, readonly, security=none|mapped.",
+    ),
+    "rng": Option(
+        None, "--rng", metavar="max|RATE", text="A source of random bytes; at most RATE a second, as 64K."
+    ),
     "progress": Option(None),
 }

@@ -18,6 +18,7 @@ from typing import Any, Final
 from coremesh.cluster.machine.consoles import check_console
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.disks import check_cdrom, check_disks
+from coremesh.cluster.machine.folders import check_folders
 from coremesh.cluster.machine.networks import check_networks
 from coremesh.cluster.machine.shell import MAX_COMMAND
 from coremesh.core.errors import ConfigurationError, shown
@@ -300,6 +301,23 @@ def compiled_pattern(what: str, value: Any) -> re.Pattern[bytes]:
         raise ConfigurationError(f"{what} is not a regular expression: {shown(pattern)} ({error}).") from None
 
 
+def _rate(value: Any) -> int:
+    """Bytes a second; 0 is as many as there are."""
+    if value is True or value == "max":
+        return 0
+    right = "rng is 'max', or how many bytes a second the guest gets, as 64K"
+    if not isinstance(value, str):
+        rate = _integer(value, right)
+    else:
+        try:
+            rate = parse_size(value, "rate")
+        except ConfigurationError:
+            raise ConfigurationError(f"{right}, not {shown(value)}.") from None
+    if not 1 <= rate <= 1 << 40:
+        raise ConfigurationError(f"{right}, not {shown(value)}.")
+    return rate
+
+
 def _address(value: Any) -> str:
     address: str = _text("address")(value)
     match = _ADDRESS.fullmatch(address)
@@ -378,6 +396,8 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "cdrom": check_cdrom,
     "net": check_networks,
     "console": check_console,
+    "folders": check_folders,
+    "rng": _or_none(_rate),
     "progress": _or_none(_function("progress")),
     # its methods
     "command": _text("a command", raw_bytes=True, longest=MAX_COMMAND),

@@ -161,7 +161,7 @@ std::optional<std::string> data_of(VirtQueue& queue, const Request& request, uin
     if (!visit.open() || queue.life() != request.life) return std::nullopt;
     std::string data(std::min(limit, request.chain.readable_bytes), '\0');
     if (!queue.gather(request.chain.readable, 0, data.data(), data.size())) {
-        queue.fail();
+        queue.fail(QueueFault::kMemory);
         return std::nullopt;
     }
     return data;
@@ -174,7 +174,7 @@ bool complete(VirtQueue& queue, const Request& request, const char* data, size_t
     if (!visit.open() || queue.life() != request.life) return false;
     const auto written = queue.scatter(request.chain.writable, 0, data,
                                        std::min<uint64_t>(length, request.chain.writable_bytes));
-    if (!written) queue.fail();
+    if (!written) queue.fail(QueueFault::kMemory);
     return written && queue.push(request.chain.head, static_cast<uint32_t>(*written));
 }
 
@@ -305,6 +305,8 @@ void bind_queue(nb::module_& m) {
             },
             "request"_a, "data"_a)
         .def("notify", &VirtQueue::notify, release())
+        .def(
+            "fail", [](VirtQueue& self) { self.fail(QueueFault::kLength); }, release())
         .def("suppress_notifications", &VirtQueue::suppress_notifications, release())
         .def("allow_notifications", &VirtQueue::allow_notifications, release())
         .def("fault",

@@ -80,8 +80,8 @@ class SplitQueue {
     bool allow_notifications() noexcept;
 
     QueueFault fault() const noexcept { return fault_; }
-    /// A buffer was no RAM: as kBroken.
-    void fail() noexcept { fault_ = QueueFault::kMemory; }
+    /// The device found a request that no driver makes: from now on kBroken.
+    void fail(QueueFault fault) noexcept { fault_ = fault; }
 
   private:
     struct Descriptor {

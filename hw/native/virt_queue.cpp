@@ -40,10 +40,10 @@ bool VirtQueue::push(uint16_t head, uint32_t written) noexcept {
     return queue_.push(head, written);
 }
 
-void VirtQueue::fail() noexcept {
+void VirtQueue::fail(QueueFault fault) noexcept {
     const std::lock_guard lock(mutex_);
     if (queue_.fault() == QueueFault::kNone) faults_.fetch_add(1, std::memory_order_relaxed);
-    queue_.fail();
+    queue_.fail(fault);
 }
 
 void VirtQueue::notify() noexcept {

@@ -88,8 +88,8 @@ class VirtQueue final : public Doorbell {
         const std::lock_guard lock(mutex_);
         return queue_.fault();
     }
-    /// The buffers of a request were no RAM: the queue is broken.
-    void fail() noexcept;
+    /// The device found a request that no driver makes: the queue is broken.
+    void fail(QueueFault fault) noexcept;
     /// How often the queue was started: a request of an earlier life is not answered.
     uint64_t life() const noexcept { return life_.load(std::memory_order_relaxed); }
 

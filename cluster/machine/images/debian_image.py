@@ -74,6 +74,10 @@ class DebianImage:
         modules = (self.folder / _MODULES).read_bytes()
         return disk_initramfs(self.busybox.read_bytes(), modules, [*network_entries(network), *extra])
 
+    def has_module(self, name: str) -> bool:
+        """Whether the initramfs can have this module of the kernel: images of older versions have fewer."""
+        return f"lib/modules/{name}.ko\0".encode() in (self.folder / _MODULES).read_bytes()
+
 
 def cached_debian(flavour: str = "amd64") -> DebianImage | None:
     """Return the cached image after checking its hashes, or None if there is none or it is damaged."""
@@ -132,6 +136,16 @@ def fetch_debian(
     image = cached_debian(flavour)
     if image is None:
         raise ImageFetchError(f"the image just written to {folder} does not read back. Check that disk.")
+    return image
+
+
+def fetch_debian_with(
+    module: str, flavour: str = "amd64", progress: packages.Progress | None = None
+) -> DebianImage:
+    """As :func:`fetch_debian`; an image that lacks the kernel's `module` ('' for none) is fetched anew."""
+    image = fetch_debian(flavour, progress=progress)
+    if module and not image.has_module(module):
+        image = fetch_debian(flavour, refresh=True, progress=progress)
     return image
 
 

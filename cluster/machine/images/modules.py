@@ -18,13 +18,13 @@ from coremesh.cluster.machine.images.initramfs import Entry, pack
 #: The drivers of a machine's disks and of what is on them; what these depend on comes with them.
 WANTED = (
     "ata_piix", "sd_mod", "sr_mod", "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng",
-    "crc32c_generic", "crc32c_intel", "ext4", "isofs",
+    "9pnet_virtio", "9p", "crc32c_generic", "crc32c_intel", "ext4", "isofs",
 )  # fmt: skip
 
 #: Where they are: reading all of a kernel's modules to find a dozen takes many times as long.
 _FOLDERS = (
     r"arch/x86/crypto|crypto|lib|block|drivers/(ata|scsi|cdrom|block|virtio)|drivers/char(/hw_random)?"
-    r"|drivers/net|net/core|fs/(ext4|jbd2|isofs|nls)?"
+    r"|drivers/net|net/core|net/9p|fs/(ext4|jbd2|isofs|nls|9p|netfs|fscache)?"
 )
 _MODULE = re.compile(rf"(usr/)?lib/modules/[^/]+/kernel/({_FOLDERS})/?[^/]+\.ko(\.xz)?")
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")

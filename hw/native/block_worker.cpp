@@ -176,7 +176,10 @@ void BlockWorker::run() noexcept {
             const VirtQueue::Visit visit(*queue_);
             if (!visit.open() || stopping_.load()) continue;
             whole = serve();
-            if (!whole) queue_->stop();
+            if (!whole) {
+                queue_->fail(QueueFault::kMemory);
+                queue_->stop();
+            }
         }
         if (!whole) broken_();
     }

@@ -18,12 +18,17 @@ bool drain(VirtQueue& queue, size_t most, std::string& bytes) noexcept {
             if (bytes.size() >= most) return true;
             const SplitQueue::Next next = queue.pop(chain);
             if (next == SplitQueue::Next::kEmpty) break;
-            if (next == SplitQueue::Next::kBroken || chain.readable_bytes > kLongestText) return false;
-            const size_t before = bytes.size();
-            bytes.resize(before + chain.readable_bytes);
-            if (!queue.gather(chain.readable, 0, bytes.data() + before, chain.readable_bytes) ||
-                !queue.push(chain.head, 0)) {
-                bytes.resize(before);
+            bool sound = next == SplitQueue::Next::kChain && chain.readable_bytes <= kLongestText;
+            if (sound) {
+                const size_t before = bytes.size();
+                bytes.resize(before + chain.readable_bytes);
+                sound =
+                    queue.gather(chain.readable, 0, bytes.data() + before, chain.readable_bytes).has_value();
+                if (!sound) bytes.resize(before);
+            }
+            if (!sound || !queue.push(chain.head, 0)) {
+                queue.fail(QueueFault::kMemory);
+                queue.stop();
                 return false;
             }
         }
@@ -39,7 +44,6 @@ Text take_text(VirtQueue& queue, size_t most, int64_t linger_ns) noexcept {
     do {
         queue.wait(deadline);
         if (!drain(queue, most, text.bytes)) {
-            queue.stop();
             text.broken = true;
             return text;
         }

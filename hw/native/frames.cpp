@@ -35,6 +35,7 @@ Sent take_frames(VirtQueue& queue, size_t most) noexcept {
                 }
             }
             if (!sound || !queue.push(chain.head, 0)) {
+                queue.fail(QueueFault::kMemory);
                 queue.stop();
                 sent.broken = true;
                 return sent;
@@ -53,6 +54,7 @@ Delivered deliver_frames(VirtQueue& queue, const std::vector<std::string_view>& 
     Chain chain;
     std::string whole;
     const auto broken = [&] {
+        queue.fail(QueueFault::kMemory);
         queue.stop();
         done.broken = true;
         return done;

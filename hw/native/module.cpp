@@ -267,6 +267,7 @@ void bind_queue(nb::module_& m) {
             "size"_a, "descriptors"_a, "available"_a, "used"_a, "event_idx"_a, "indirect"_a,
             "position"_a = Position{0, 0, 0})
         .def("stop", &VirtQueue::stop, release())
+        .def("reset", &VirtQueue::reset, release())
         .def_prop_ro("enabled", &VirtQueue::enabled)
         .def_prop_ro("idle", &VirtQueue::idle)
         .def("set_vector", &VirtQueue::set_vector, "vector"_a)
@@ -306,7 +307,13 @@ void bind_queue(nb::module_& m) {
             "request"_a, "data"_a)
         .def("notify", &VirtQueue::notify, release())
         .def(
-            "fail", [](VirtQueue& self) { self.fail(QueueFault::kLength); }, release())
+            "refuse",
+            [](VirtQueue& self, const Request& request) {
+                const VirtQueue::Visit visit(self);
+                if (visit.open() && self.life() == request.life) self.fail(QueueFault::kLength);
+            },
+            release(), "request"_a)
+        .def_prop_ro("broken", &VirtQueue::broken)
         .def("suppress_notifications", &VirtQueue::suppress_notifications, release())
         .def("allow_notifications", &VirtQueue::allow_notifications, release())
         .def("fault",

@@ -81,7 +81,9 @@ class SplitQueue {
 
     QueueFault fault() const noexcept { return fault_; }
     /// The device found a request that no driver makes: from now on kBroken.
-    void fail(QueueFault fault) noexcept { fault_ = fault; }
+    void fail(QueueFault fault) noexcept {
+        if (fault_ == QueueFault::kNone) fault_ = fault;
+    }
 
   private:
     struct Descriptor {

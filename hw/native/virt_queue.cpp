@@ -11,6 +11,7 @@ void VirtQueue::start(const SplitQueue::Layout& layout, const SplitQueue::Positi
     {
         const std::lock_guard lock(mutex_);
         queue_.configure(layout, position);
+        broken_.store(false, std::memory_order_relaxed);
         life_.fetch_add(1, std::memory_order_relaxed);
     }
     enabled_.store(true, std::memory_order_seq_cst);
@@ -28,22 +29,28 @@ void VirtQueue::wait(int64_t deadline_ns) noexcept {
 
 SplitQueue::Next VirtQueue::pop(Chain& chain) noexcept {
     const std::lock_guard lock(mutex_);
-    const bool broken_before = queue_.fault() != QueueFault::kNone;
     const SplitQueue::Next next = queue_.pop(chain);
     if (next == SplitQueue::Next::kChain) requests_.fetch_add(1, std::memory_order_relaxed);
-    if (next == SplitQueue::Next::kBroken && !broken_before) faults_.fetch_add(1, std::memory_order_relaxed);
+    look_for_fault();
     return next;
 }
 
 bool VirtQueue::push(uint16_t head, uint32_t written) noexcept {
     const std::lock_guard lock(mutex_);
-    return queue_.push(head, written);
+    const bool pushed = queue_.push(head, written);
+    look_for_fault();
+    return pushed;
 }
 
 void VirtQueue::fail(QueueFault fault) noexcept {
     const std::lock_guard lock(mutex_);
-    if (queue_.fault() == QueueFault::kNone) faults_.fetch_add(1, std::memory_order_relaxed);
     queue_.fail(fault);
+    look_for_fault();
+}
+
+void VirtQueue::look_for_fault() noexcept {
+    if (queue_.fault() == QueueFault::kNone || broken_.exchange(true, std::memory_order_relaxed)) return;
+    faults_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void VirtQueue::notify() noexcept {

@@ -38,6 +38,13 @@ class VirtQueue final : public Doorbell {
         enabled_.store(false, std::memory_order_seq_cst);
         wake();
     }
+    /// The device was reset: no layout, no vector, no fault.
+    void reset() noexcept {
+        const std::lock_guard lock(mutex_);
+        queue_.configure({});
+        broken_.store(false, std::memory_order_relaxed);
+        vector_.store(kNoVector, std::memory_order_relaxed);
+    }
     bool enabled() const noexcept { return enabled_.load(std::memory_order_seq_cst); }
     bool idle() const noexcept { return inside_.load(std::memory_order_seq_cst) == 0; }
     void set_vector(uint16_t vector) noexcept { vector_.store(vector, std::memory_order_relaxed); }
@@ -90,6 +97,8 @@ class VirtQueue final : public Doorbell {
     }
     /// The device found a request that no driver makes: the queue is broken.
     void fail(QueueFault fault) noexcept;
+    /// Whether a fault was found since the queue was started or reset. Takes no lock.
+    bool broken() const noexcept { return broken_.load(std::memory_order_relaxed); }
     /// How often the queue was started: a request of an earlier life is not answered.
     uint64_t life() const noexcept { return life_.load(std::memory_order_relaxed); }
 
@@ -114,10 +123,13 @@ class VirtQueue final : public Doorbell {
     }
 
   private:
+    /// Counts a fault once. With the lock held.
+    void look_for_fault() noexcept;
+
     const std::shared_ptr<BusMaster> bus_;
     const std::shared_ptr<Interrupts> interrupts_;
     std::atomic<uint32_t> word_{0};
-    std::atomic<bool> enabled_{false};
+    std::atomic<bool> enabled_{false}, broken_{false};
     std::atomic<unsigned> inside_{0};
     std::atomic<uint16_t> vector_{kNoVector};
     std::atomic<uint64_t> life_{0};

@@ -161,7 +161,7 @@ class VirtioConsole(VirtioModel):
             self._check(queue)
 
     def _check(self, queue: VirtQueue) -> None:
-        if queue.fault():
+        if queue.broken:
             self.port.needs_reset("buffers for a console that no driver gives")
 
     # --- the control queues ------------------------------------------------------------------------------

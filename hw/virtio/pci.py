@@ -328,7 +328,7 @@ class VirtioPci(Transport):
         self._driver_features = 0
         for registers, queue in zip(self._queue_registers, self.queues, strict=True):
             registers.reset()
-            queue.set_vector(NO_VECTOR)
+            queue.reset()
         self.interrupts.take_isr()
         self.model.deactivate()
 
@@ -347,7 +347,8 @@ class VirtioPci(Transport):
     def needs_reset(self, why: str) -> None:
         """See :class:`~coremesh.hw.virtio.model.Port`."""
         with self.lock:
-            if self.device_status & DEVICE_STATUS.DRIVER_OK and not self._resetting:
+            # What a worker found may be of an earlier driver: the device was reset since, and is sound.
+            if any(queue.broken for queue in self.queues) and not self._resetting:
                 self._fail(why)
 
     def configuration_changed(self) -> None:

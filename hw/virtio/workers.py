@@ -66,7 +66,7 @@ class QueueWorkers:
         while not self.stopping.is_set():
             queue.wait(-1)
             self._serve(queue)
-            if queue.fault():
+            if queue.broken:
                 self._model.port.needs_reset(self._why)
         queue.wake()  # a ring wakes one thread, and the others are to end as well
 
@@ -81,7 +81,7 @@ class QueueWorkers:
                 queue.wake()  # another thread looks for the next one
             answer = self._answer(queue, request)
             if answer is None:
-                queue.fail()
+                queue.refuse(request)
                 return
             if not queue.complete(request, answer):
                 return

@@ -87,7 +87,8 @@ class Client:
         self.ask(p9.CLUNK, numbers((4, fid)))
 
     def names(self, fid: int) -> list[bytes]:
-        found, offset = [], 0
+        found: list[bytes] = []
+        offset = 0
         while True:
             fields = self.ask(p9.READDIR, numbers((4, fid), (8, offset), (4, 200)))
             left = fields.number(4)

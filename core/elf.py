@@ -117,11 +117,11 @@ def read_elf(image: bytes, *, bits: int, machine: str) -> ElfImage:
     return ElfImage(_physical_entry(header["e_entry"], segments), segments, notes)
 
 
-def check_segments(segments: Sequence[Segment], memory: MemoryLayout, floor: int) -> None:
-    """Raise :class:`GuestImageError` unless all segments are RAM at or above ``floor`` and do not overlap."""
+def check_segments(segments: Sequence[Segment], memory: MemoryLayout, free: Sequence[Region]) -> None:
+    """Raise :class:`GuestImageError` unless each segment is RAM within one of ``free``, and none overlap."""
     regions = sorted((segment.region for segment in segments), key=lambda region: region.start)
     for region in regions:
-        if region.start < floor:
+        if not any(area.start <= region.start and min(region.end, 1 << 40) <= area.end for area in free):
             raise GuestImageError(
                 f"a segment wants the address {region.start:#x}, where the firmware's tables live; "
                 "link the kernel at 1 MiB or above"

@@ -61,12 +61,13 @@ class Machine(Inspection):
 
     **Size.** `vcpus` is 1 to 255. `memory` is bytes, or text such as "512M" or "1.5G" in powers of 1024.
 
-    **What it boots.** `kernel` and `initrd` are paths or bytes: a bzImage, a vmlinux or a Multiboot image.
-    Without a kernel it is Debian's with a busybox initramfs, fetched at first use, of a `flavour`: "amd64",
-    "cloud-amd64", or of 32 bits "686-pae", "686". `cmdline` replaces the kernel's default command line;
-    `append` is added to it, and its words replace default ones of the same names. `modules` are Multiboot
-    modules: paths, bytes, or pairs of one of these and a text. `unpack` lets the host unpack a bzImage, which
-    saves the guest seconds and costs it the random address of its kernel (KASLR).
+    **What it boots.** `kernel` and `initrd` are paths or bytes: a bzImage, a vmlinux, or a kernel of
+    Multiboot, Multiboot 2 or PVH. Without a kernel it is Debian's with a busybox initramfs, fetched at first
+    use, of a `flavour`: "amd64", "cloud-amd64", or of 32 bits "686-pae", "686". `cmdline` replaces the
+    kernel's default command line; `append` is added to it, and its words replace default ones of the same
+    names. `modules` are those of Multiboot: paths, bytes, or pairs of one of these and a text. `unpack` lets
+    the host unpack a bzImage, which saves the guest seconds and costs it the random address of its kernel
+    (KASLR).
 
     **Devices.** `disks` are paths of images, texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD
     image. `net` are network cards: texts as of ``--net``, or :class:`Network`. `console` is 'serial' or

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -162,7 +162,7 @@ def _images(
     from coremesh.hw.firmware.acpi import build_firmware
 
     tables, rsdp = build_firmware(apic_ids, memory, topology)
-    plan = _plan(description, memory, rsdp, unpack=description.unpack)
+    plan = _plan(description, memory, rsdp, tables, unpack=description.unpack)
     return [*tables, *plan.writes, *((rom.gpa, rom.data) for rom in description.roms)], plan.registers
 
 
@@ -217,7 +217,7 @@ def lay(host: Host, portion: Portion) -> None:
 def check_images(description: MachineDescription) -> None:
     """Raise what :func:`assemble` would raise for the images, without an engine: early, in the driver."""
     topology_of(description)
-    _plan(description, memory_of(description), 0, unpack=False)
+    _plan(description, memory_of(description), 0, (), unpack=False)
 
 
 def memory_of(description: MachineDescription) -> MemoryMap:
@@ -248,7 +248,9 @@ def _mesh(description: MachineDescription, topology: Topology, membership: Membe
     )
 
 
-def _plan(description: MachineDescription, memory: MemoryMap, rsdp: int, *, unpack: bool) -> BootPlan:
+def _plan(
+    description: MachineDescription, memory: MemoryMap, rsdp: int, tables: Sequence[Write], *, unpack: bool
+) -> BootPlan:
     from coremesh.core.x86.kernel import plan_boot
 
     kernel = description.kernel
@@ -257,4 +259,4 @@ def _plan(description: MachineDescription, memory: MemoryMap, rsdp: int, *, unpa
         with contextlib.suppress(GuestImageError):
             kernel = unpack_linux(kernel)
     modules = [(module.data, module.text) for module in description.modules]
-    return plan_boot(kernel, description.initrd, description.cmdline, memory, rsdp, modules)
+    return plan_boot(kernel, description.initrd, description.cmdline, memory, rsdp, modules, tables)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from coremesh.core.x86.kernel import KernelKind, kernel_kind
+
 #: Reset at once after a panic, so that a panic ends the machine instead of hanging it.
 ALWAYS = ("panic=-1",)
 SERIAL = "console=ttyS0,115200"
@@ -75,11 +77,8 @@ def default_words(
 
 
 def is_linux(kernel: bytes) -> bool:
-    """Tell whether `kernel` takes Linux's words: a bzImage, or an ELF file without a Multiboot header."""
-    # The header's magic at an aligned offset in the first 8 KiB (Multiboot 0.6.96, section 3.1).
-    head = kernel[:8192]
-    multiboot = any(head[i : i + 4] == b"\x02\xb0\xad\x1b" for i in range(0, len(head), 4))
-    return head[0x202:0x206] == b"HdrS" or not multiboot
+    """Tell whether `kernel` takes Linux's words: it is not one of Multiboot or PVH."""
+    return kernel_kind(kernel) in (KernelKind.LINUX, KernelKind.UNKNOWN)
 
 
 def _is_replaced(word: str, given: frozenset[str]) -> bool:

@@ -37,7 +37,12 @@ OPTIONS: Final[Mapping[str, Option]] = {
         None, "--vcpus", metavar="N", text="Cores of the guest, 1 to 255; by default one a host."
     ),
     "memory": Option("1G", "--memory", metavar="SIZE", text="RAM, as 512M or 4G."),
-    "kernel": Option(None, "--kernel", metavar="FILE", text="bzImage, vmlinux or Multiboot image."),
+    "kernel": Option(
+        None,
+        "--kernel",
+        metavar="FILE",
+        text="bzImage, vmlinux, or a kernel of Multiboot, Multiboot 2 or PVH.",
+    ),
     "initrd": Option(None, "--initrd", metavar="FILE", text="Initial RAM file system."),
     "cmdline": Option(
         None, "--cmdline", metavar="TEXT", text="Given to the kernel instead of the default command line."

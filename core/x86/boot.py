@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How a loader starts the bootstrap processor: segments, control registers, the BIOS data area."""
 
+import struct
 from typing import Final
 
 from coremesh.core.image import RegisterValue
@@ -23,6 +24,7 @@ RFLAGS_FIXED: Final = 1 << 1
 
 TEXT_MODE: Final = 3
 """The mode that the VGA is in when a guest starts (hw/isa/vga.py)."""
+TEXT_ADDRESS: Final = 0xB_8000
 TEXT_COLUMNS: Final = 80
 TEXT_ROWS: Final = 25
 TEXT_CELL_LINES: Final = 16
@@ -64,25 +66,62 @@ def flat_segments(code: int) -> dict[str, RegisterValue]:
 
 
 def flat_gdt(code: int) -> bytes:
-    """A GDT for :func:`flat_segments`: code at selector 10h, data at 18h, as Linux's boot protocol wants."""
+    """A GDT for :func:`flat_segments`: code at selector 10h, data at 18h, as Linux's boot protocol wants.
+
+    GRUB's has them there too. Code is at selector 8 as well, where kernels that were only ever started by
+    QEMU believe it.
+    """
     descriptors = (
         0,
-        0,
+        segment_descriptor(0, FLAT_LIMIT, code),
         segment_descriptor(0, FLAT_LIMIT, code),
         segment_descriptor(0, FLAT_LIMIT, FLAT_DATA),
     )
     return b"".join(descriptor.to_bytes(8, "little") for descriptor in descriptors)
 
 
-def bios_data_area() -> list[tuple[int, bytes]]:
-    """The words of the BIOS data area that boot code reads: where the EBDA is, how much memory lies below it.
+def protected_mode(gdt: int, entry: int) -> dict[str, RegisterValue]:
+    """The registers of a kernel that starts at ``entry`` in flat 32-bit protected mode without paging.
 
-    Linux places its real-mode trampoline below the smaller of the two (40Eh: segment, 413h: KiB).
+    ``gdt`` is the address of a :func:`flat_gdt`, which stays loaded.
     """
-    ebda_segment = (EBDA_BASE >> 4).to_bytes(2, "little")
-    conventional_kib = (EBDA_BASE // KIB).to_bytes(2, "little")
-    return [
-        (0x40E, ebda_segment),
-        (0x413, conventional_kib),
-        (EBDA_BASE, b"\x01"),  # the area's size in KiB
-    ]
+    return {
+        **flat_segments(FLAT_CODE_32),
+        "rip": entry,
+        "rflags": RFLAGS_FIXED,
+        "cr0": CR0_NE | CR0_ET | CR0_PE,
+        "cr3": 0,
+        "cr4": 0,
+        "efer": 0,
+        "gdtr": (gdt, len(flat_gdt(FLAT_CODE_32)) - 1),
+        "idtr": (0, 0),
+    }
+
+
+def bios_data_area() -> list[tuple[int, bytes]]:
+    """The BIOS data area as firmware leaves it, for boot code and kernels that read it, and the EBDA's size.
+
+    Source: IBM PS/2 and PC BIOS Interface Technical Reference, section 3. Linux places its real-mode
+    trampoline below the smaller of two addresses (40Eh: the EBDA's segment, 413h: KiB); teaching kernels look
+    up the screen.
+    """
+    area = bytearray(0x100)
+    for layout, offset, value in (
+        ("H", 0x00, 0x3F8),  # COM1
+        ("H", 0x0E, EBDA_BASE >> 4),
+        ("H", 0x10, 0x0222),  # equipment: a coprocessor, 80 by 25 in colour, one serial port
+        ("H", 0x13, EBDA_BASE // KIB),
+        ("H", 0x1A, 0x1E),  # the keyboard's buffer: empty
+        ("H", 0x1C, 0x1E),
+        ("B", 0x49, TEXT_MODE),
+        ("H", 0x4A, TEXT_COLUMNS),
+        ("H", 0x4C, 4 * KIB),  # bytes of a page of text
+        ("H", 0x60, 0x0D0E),  # the cursor's scan lines
+        ("H", 0x63, 0x3D4),  # the CRT controller
+        ("H", 0x80, 0x1E),  # where the keyboard's buffer begins and ends
+        ("H", 0x82, 0x3E),
+        ("B", 0x84, TEXT_ROWS - 1),
+        ("H", 0x85, TEXT_CELL_LINES),
+    ):
+        struct.pack_into("<" + layout, area, offset, value)
+    return [(0x400, bytes(area)), (EBDA_BASE, b"\x01")]  # the EBDA begins with its size in KiB

@@ -15,7 +15,7 @@ from typing import Final
 
 from coremesh.core.elf import ElfImage, check_segments, elf_class, read_elf
 from coremesh.core.errors import ConfigurationError, GuestImageError
-from coremesh.core.image import BootPlan, RegisterValue, encode_command_line
+from coremesh.core.image import BootPlan, encode_command_line
 from coremesh.core.memory_layout import GIB, MIB, PAGE_BYTES, Region
 from coremesh.core.x86.boot import (
     CR0_ET,
@@ -27,7 +27,6 @@ from coremesh.core.x86.boot import (
     EFER_LME,
     FLAT_CODE_32,
     FLAT_CODE_64,
-    RFLAGS_FIXED,
     TEXT_CELL_LINES,
     TEXT_COLUMNS,
     TEXT_MODE,
@@ -35,8 +34,9 @@ from coremesh.core.x86.boot import (
     bios_data_area,
     flat_gdt,
     flat_segments,
+    protected_mode,
 )
-from coremesh.core.x86.memory_map import EXTENDED_MEMORY_BASE, KERNEL_FLOOR, MemoryMap
+from coremesh.core.x86.memory_map import EXTENDED_MEMORY_BASE, KERNEL_AREA, MemoryMap
 from coremesh.core.x86.real_mode import real_mode_vectors
 
 LINUX_MINIMUM_RAM: Final = 64 * MIB
@@ -153,24 +153,12 @@ def load_linux(
         writes.append((ramdisk.start, initrd))
     writes.append((ZERO_PAGE, _zero_page(placed.header, memory, ramdisk, acpi_rsdp)))
     code = FLAT_CODE_64 if placed.bits == 64 else FLAT_CODE_32
-    gdt = flat_gdt(code)
-    writes.append((GDT_ADDRESS, gdt))
-    registers: dict[str, RegisterValue] = {
-        **flat_segments(code),
-        "rip": placed.entry,
-        "rsi": ZERO_PAGE,
-        "rsp": STACK_TOP,
-        "rflags": RFLAGS_FIXED,
-        "cr0": CR0_NE | CR0_ET | CR0_PE,
-        "cr3": 0,
-        "cr4": 0,
-        "efer": 0,
-        "gdtr": (GDT_ADDRESS, len(gdt) - 1),
-        "idtr": (0, 0),
-    }
+    writes.append((GDT_ADDRESS, flat_gdt(code)))
+    registers = {**protected_mode(GDT_ADDRESS, placed.entry), "rsi": ZERO_PAGE, "rsp": STACK_TOP}
     if placed.bits == 64:
         writes.append((PAGE_TABLES, identity_page_tables()))
         registers |= {
+            **flat_segments(code),
             "cr0": CR0_PG | CR0_NE | CR0_ET | CR0_PE,
             "cr3": PAGE_TABLES,
             "cr4": CR4_PAE,
@@ -299,7 +287,7 @@ def _place_vmlinux(image: bytes, memory: MemoryMap) -> _Kernel:
             "the file is neither a bzImage nor an ELF kernel; give Debian's vmlinuz, or a vmlinux"
         )
     elf = _read_vmlinux(image)
-    check_segments(elf.segments, memory.layout, KERNEL_FLOOR)
+    check_segments(elf.segments, memory.layout, (KERNEL_AREA,))
     if elf.entry >= IDENTITY_MAPPED:
         raise GuestImageError(
             f"the entry point {elf.entry:#x} lies above 4 GiB; link the kernel to start below 4 GiB"

@@ -44,10 +44,13 @@ MP_TABLE_BASE: Final = 0xF_0000
 MP_TABLE_END: Final = 0xF_7000
 BIOS_BASE: Final = 0xF_7000
 """Where real-mode interrupt vectors lead, up to ``KERNEL_FLOOR``."""
+CONVENTIONAL_MEMORY: Final = Region(0x500, EBDA_BASE - 0x500)
+"""What a kernel may take below 1 MiB: behind the BIOS data area, up to the extended one."""
 KERNEL_FLOOR: Final = 0xF_8000
 """Segments of an ELF kernel may begin here: a linker told to put the text at 1 MiB puts the ELF headers, if
 it loads them, a page lower."""
 EXTENDED_MEMORY_BASE: Final = 0x10_0000
+KERNEL_AREA: Final = Region(KERNEL_FLOOR, (1 << PHYSICAL_ADDRESS_BITS) - KERNEL_FLOOR)
 
 MINIMUM_RAM: Final = 2 << 20
 MAXIMUM_RAM: Final = (1 << PHYSICAL_ADDRESS_BITS) - (HIGH_RAM_BASE - LOW_RAM_LIMIT)

@@ -113,6 +113,40 @@ def _multiboot_elf(*, flags: int = 3, bits: int = 32, code: bytes = b"\xf4" * 64
     return _elf(bits=bits, entry=MIB + 12, segments=((MIB, 0, image, len(image) + bss),))
 
 
+def _multiboot2_header(tags: tuple[tuple[int, int, bytes], ...] = (), architecture: int = 0) -> bytes:
+    """A header with these tags: (type, flags, bytes), and the one that ends the list."""
+    body = b""
+    for kind, flags, data in (*tags, (0, 0, b"")):
+        tag = struct.pack("<HHI", kind, flags, 8 + len(data)) + data
+        body += tag + bytes(-len(tag) % 8)
+    magic, length = 0xE85250D6, 16 + len(body)
+    return (
+        struct.pack("<4I", magic, architecture, length, -(magic + architecture + length) & 0xFFFF_FFFF) + body
+    )
+
+
+def _multiboot2_elf(
+    *, tags: tuple[tuple[int, int, bytes], ...] = (), bits: int = 32, architecture: int = 0, bss: int = 4096
+) -> bytes:
+    """A Multiboot 2 kernel at 1 MiB; its code begins behind the header."""
+    header = _multiboot2_header(tags, architecture)
+    image = header + b"\xf4" * 64
+    # The header has to lie on 8 bytes in the file, too.
+    prefix = bytes(-(64 + 56 if bits == 64 else 52 + 32) % 8)
+    segments = ((MIB, 0, image, len(image) + bss),)
+    return _elf(bits=bits, entry=MIB + len(header), segments=segments, prefix=prefix)
+
+
+@pytest.fixture(scope="session")
+def multiboot2_header() -> KernelMaker:
+    return _multiboot2_header
+
+
+@pytest.fixture(scope="session")
+def multiboot2_elf() -> KernelMaker:
+    return _multiboot2_elf
+
+
 @pytest.fixture(scope="session")
 def bzimage() -> KernelMaker:
     return _bzimage

@@ -117,3 +117,25 @@ def test_debians_own_kernel_damaged(
 def debian_header(debian_kernel: bytes) -> bytes:
     """The real setup code; the payload behind it is short, which is one more thing to notice."""
     return debian_kernel[:32768]
+
+
+@fuzz
+@given(mutations, kept_fractions, st.sampled_from(MACHINES), st.sampled_from([32, 64]))
+def test_a_damaged_multiboot_2_kernel(
+    multiboot2_elf: KernelMaker,
+    changes: list[tuple[float, int, int]],
+    kept: float,
+    memory: MemoryMap,
+    bits: int,
+) -> None:
+    tags = ((1, 0, bytes(8)), (3, 0, (0x10_0040).to_bytes(4, "little")), (5, 1, bytes(12)))
+    attempt(damage(multiboot2_elf(bits=bits, tags=tags), 256, changes, kept), memory)
+
+
+@fuzz
+@given(mutations, kept_fractions, st.sampled_from(MACHINES), st.sampled_from([32, 64]))
+def test_a_damaged_pvh_kernel(
+    elf: KernelMaker, changes: list[tuple[float, int, int]], kept: float, memory: MemoryMap, bits: int
+) -> None:
+    notes = ((b"GNU", 3, bytes(20)), (b"Xen", 18, (0x100_0010).to_bytes(8, "little")))
+    attempt(damage(elf(bits=bits, notes=notes), 256, changes, kept), memory)

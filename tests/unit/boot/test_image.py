@@ -42,7 +42,7 @@ def test_linux_takes_no_modules(bzimage: KernelMaker) -> None:
     [
         (b"", "is empty"),
         (b"\0", "no known kind"),
-        (b"hello world" * 1000, "Multiboot 1 kernel is needed"),
+        (b"hello world" * 1000, "Multiboot 2 or PVH is needed"),
         (gzip.compress(b"kernel"), "gunzip"),
         (b"\x28\xb5\x2f\xfd" + bytes(100), "unzstd"),
         (b"!<arch>\ndebian-binary", "dpkg-deb -x"),

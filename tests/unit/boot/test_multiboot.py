@@ -153,9 +153,7 @@ def test_a_wrong_checksum_is_no_header(multiboot_elf: KernelMaker) -> None:
         load_multiboot(bytes(kernel), [], "", MEMORY)
 
 
-@pytest.mark.parametrize(
-    ("flags", "complaint"), [(1 << 2, "video mode"), (1 << 5, "flags 0x20"), (1 << 15, "flags 0x8000")]
-)
+@pytest.mark.parametrize(("flags", "complaint"), [(1 << 5, "flags 0x20"), (1 << 15, "flags 0x8000")])
 def test_a_requirement_that_cannot_be_met_is_refused(
     multiboot_elf: KernelMaker, flags: int, complaint: str
 ) -> None:
@@ -182,7 +180,10 @@ def test_a_64_bit_elf_says_how_to_convert_it(multiboot_elf: KernelMaker) -> None
         ((MIB, MIB, 0, MIB + 1, MIB), "bss_end_addr"),
         ((MIB, MIB, 0, 0, 3 * MIB), "entry point"),
         ((MIB, MIB, 0, 0xFFFF_FFFF, MIB), "no memory of this machine"),
-        ((0x7C00, 0x7C00, 0, 0, 0x7C00), "firmware's tables"),
+        ((0x400, 0x400, 0, 0, 0x400), "firmware's tables"),
+        ((0x9_FC00, 0x9_FC00, 0, 0, 0x9_FC00), "firmware's tables"),
+        ((0xF_0000, 0xF_0000, 0, 0, 0xF_0000), "firmware's tables"),
+        ((0x7C00, 0x7C00, 0, 0x9_FC01, 0x7C00), "firmware's tables"),
     ],
 )
 def test_wrong_address_fields_are_named(
@@ -208,5 +209,52 @@ def test_what_does_not_fit_is_a_matter_of_the_machine(multiboot_elf: KernelMaker
 
 def test_upper_memory_ends_at_the_devices_hole_of_a_large_machine(multiboot_elf: KernelMaker) -> None:
     plan = load_multiboot(multiboot_elf(), [], "", MemoryMap(8 * GIB))
-    info = next(data for gpa, data in plan.writes if gpa == plan.registers["rbx"])
-    assert struct.unpack_from("<I", info, 8)[0] == (3 * GIB - MIB) // 1024
+    address = plan.registers["rbx"]
+    assert isinstance(address, int)
+    gpa, block = next((gpa, data) for gpa, data in plan.writes if gpa <= address < gpa + len(data))
+    assert struct.unpack_from("<I", block, address - gpa + 8)[0] == (3 * GIB - MIB) // 1024
+
+
+def test_a_kernel_that_asks_for_a_video_mode_is_told_of_the_text_mode(multiboot_elf: KernelMaker) -> None:
+    """Given header bit 2, which is a preference, then the frame buffer is type 2: 80 by 25 of text."""
+    machine = start(multiboot_elf(flags=1 << 2))
+    assert machine.info(0) & 1 << 12
+    at = machine.register("rbx") + 88
+    assert struct.unpack_from("<Q3I2B", machine.ram, at) == (0xB_8000, 160, 80, 25, 16, 2)
+
+
+@pytest.mark.parametrize(
+    ("load", "size"), [(0x7C00, 512), (0x1000, 0x8_0000), (0x500, 100), (0x1_0000, 0x8_FC00)]
+)
+def test_a_kernel_may_lie_in_conventional_memory(multiboot_header: KernelMaker, load: int, size: int) -> None:
+    """Given segments below 1 MiB where memory is free, what it is told lies elsewhere, modules above."""
+    header = multiboot_header(1 << 16, (load, load, 0, load + size, load + 32))
+    machine = start(header + b"\xf4" * 50, [(b"module", "text")], "words")
+    assert machine.register("rip") == load + 32
+    assert machine.ram[load + 32 : load + 82] == b"\xf4" * 50
+    assert machine.string(machine.info(16)) == b"words"
+    gdt, limit = machine.plan.registers["gdtr"]  # type: ignore[misc]
+    for low, high in ((gdt, gdt + limit + 1), (machine.register("rbx"), machine.info(24) + 16)):
+        assert high <= load or low >= load + size, "not where the kernel's bss is"
+    assert machine.words(machine.info(24), 1)[0] >= MIB
+
+
+def test_both_code_selectors_of_the_gdt_work(multiboot_elf: KernelMaker) -> None:
+    """Given GRUB's 10h and QEMU's 8, then a far jump to either finds flat code; data is at 18h."""
+    machine = start(multiboot_elf())
+    gdt, limit = machine.plan.registers["gdtr"]  # type: ignore[misc]
+    assert limit == 31
+    null, qemu, grub, data = struct.unpack_from("<4Q", machine.ram, gdt)
+    assert null == 0 and qemu == grub and grub >> 40 & 0xFE == 0x9A and data >> 40 & 0xFE == 0x92
+    assert machine.plan.registers["cs"][0] == 0x10  # type: ignore[index]
+
+
+def test_the_bios_data_area_describes_the_machine(multiboot_elf: KernelMaker) -> None:
+    """Given a kernel that looks where a BIOS would have told it, then it finds COM1, the screen, the EBDA."""
+    machine = start(multiboot_elf())
+    word = lambda at: struct.unpack_from("<H", machine.ram, 0x400 + at)[0]  # noqa: E731
+    assert (word(0x00), word(0x63), word(0x4A)) == (0x3F8, 0x3D4, 80)
+    assert (machine.ram[0x449], machine.ram[0x484], word(0x85)) == (3, 24, 16)
+    assert (word(0x0E) << 4, word(0x13)) == (0x9_FC00, 639)
+    assert word(0x1A) == word(0x1C) == word(0x80) == 0x1E, "an empty keyboard buffer"
+    assert word(0x10) & 0x30 == 0x20, "80 columns in colour"

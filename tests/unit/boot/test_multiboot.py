@@ -252,7 +252,11 @@ def test_both_code_selectors_of_the_gdt_work(multiboot_elf: KernelMaker) -> None
 def test_the_bios_data_area_describes_the_machine(multiboot_elf: KernelMaker) -> None:
     """Given a kernel that looks where a BIOS would have told it, then it finds COM1, the screen, the EBDA."""
     machine = start(multiboot_elf())
-    word = lambda at: struct.unpack_from("<H", machine.ram, 0x400 + at)[0]  # noqa: E731
+
+    def word(at: int) -> int:
+        value: int = struct.unpack_from("<H", machine.ram, 0x400 + at)[0]
+        return value
+
     assert (word(0x00), word(0x63), word(0x4A)) == (0x3F8, 0x3D4, 80)
     assert (machine.ram[0x449], machine.ram[0x484], word(0x85)) == (3, 24, 16)
     assert (word(0x0E) << 4, word(0x13)) == (0x9_FC00, 639)

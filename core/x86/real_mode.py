@@ -4,18 +4,21 @@
 Code that goes back to real mode (a hypervisor's start of its cores, a loader) lets interrupts come there.
 A table of zeroes would send each to address 0, to run the table itself. Here every vector leads to a stub:
 an exception returns, a hardware interrupt is ended at the 8259A pair, INT 15h AX=E820h gives the memory map
-(ACPI 6.4, section 15.1), and every other call comes back with the carry flag set: not supported.
+(ACPI 6.4, section 15.1), INT 10h prints, and every other call comes back with the carry flag set: not
+supported.
 """
 
 from typing import Final
 
 from coremesh.core.x86.memory_map import BIOS_BASE, MemoryMap
+from coremesh.core.x86.real_mode_screen import INT_10H
 
 VECTORS: Final = 256
 _SEGMENT: Final = 0xF000
 _EXCEPTIONS: Final = range(0x00, 0x08)
 _MASTER: Final = range(0x08, 0x10)
 _SLAVE: Final = range(0x70, 0x78)
+_SCREEN: Final = 0x10
 _MEMORY_MAP: Final = 0x15
 _ENTRY_BYTES: Final = 20
 
@@ -31,7 +34,7 @@ def real_mode_vectors(memory: MemoryMap) -> list[tuple[int, bytes]]:
     entries = memory.e820()
     code = bytearray()
     stubs: dict[bytes, int] = {}
-    for stub in (_RETURN, _END_OF_MASTER, _END_OF_SLAVE, _UNSUPPORTED):
+    for stub in (_RETURN, _END_OF_MASTER, _END_OF_SLAVE, _UNSUPPORTED, INT_10H):
         stubs[stub] = len(code)
         code += stub
     table = b"".join(
@@ -53,6 +56,8 @@ def real_mode_vectors(memory: MemoryMap) -> list[tuple[int, bytes]]:
             return stubs[_END_OF_MASTER]
         if vector in _SLAVE:
             return stubs[_END_OF_SLAVE]
+        if vector == _SCREEN:
+            return stubs[INT_10H]
         return memory_map_at if vector == _MEMORY_MAP else stubs[_UNSUPPORTED]
 
     vectors = b"".join(

@@ -155,7 +155,7 @@ def test_given_the_table_of_options_when_machine_and_the_command_are_read_then_t
             option = offered.pop(flag)
             assert option.help == row.text
             assert (option.default or None) == (str(row.default) if name == "hosts" else row.default or None)
-    assert set(offered) == {"--run", "--timeout", "--builtin", "--screen"}, (
+    assert set(offered) == {"--run", "--timeout", "--builtin", "--screen", "--log"}, (
         "an option that the table does not have"
     )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import platform
@@ -18,7 +19,8 @@ from coremesh.cluster.experiments import qemu
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.cmdline import command_line, is_linux
 from coremesh.cluster.machine.options import check
-from coremesh.core.errors import ConfigurationError, MachineStateError, shown
+from coremesh.core.errors import ConfigurationError, GuestImageError, MachineStateError, shown
+from coremesh.core.x86.linux_payload import unpack_linux
 
 ENGINES: Final = ("coremesh", "qemu")
 #: What a parameter of an experiment can set of a machine.
@@ -102,7 +104,8 @@ def open_machine(engine: Any, options: Mapping[str, Any]) -> Iterator[Subject]:
     kernel, initrd = options["kernel"], options.get("initrd")
     image = image_hash(kernel, initrd)
     if engine == "coremesh":
-        with Machine(**options) as machine:
+        unpacked = _unpacked(kernel) if options.get("unpack", True) else kernel
+        with Machine(**{**options, "kernel": unpacked}) as machine:
             yield CoremeshSubject(machine, image, linux=is_linux(kernel))
     elif engine == "qemu":
         with tempfile.TemporaryDirectory(prefix="coremesh-qemu-") as folder:
@@ -112,6 +115,15 @@ def open_machine(engine: Any, options: Mapping[str, Any]) -> Iterator[Subject]:
                 yield QemuSubject(machine, image)
     else:
         raise ConfigurationError(f"no engine {shown(engine)}; there are {', '.join(ENGINES)}.")
+
+
+@functools.lru_cache(maxsize=1)
+def _unpacked(kernel: bytes) -> bytes:
+    """Unpack a kernel once for all trials of this process, as a host does; what is no bzImage stays."""
+    try:
+        return unpack_linux(kernel)
+    except GuestImageError:
+        return kernel
 
 
 def image_hash(kernel: bytes, initrd: bytes | None) -> str:

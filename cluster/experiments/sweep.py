@@ -24,7 +24,7 @@ from coremesh.cluster.experiments.journal import Journal, Row, journal_of
 from coremesh.cluster.experiments.plan import Trial, plan
 from coremesh.cluster.experiments.progress import Progress, shown_progress
 from coremesh.cluster.experiments.result import SweepResult, require_format, rows_by_trial
-from coremesh.cluster.launch import metrics
+from coremesh.cluster.launch import metrics, nursery
 from coremesh.cluster.launch.tasks import TaskLostError, Tasks, portable, restored
 from coremesh.cluster.machine import log
 from coremesh.cluster.machine.build import own_build
@@ -375,6 +375,7 @@ def _run_portable(
 ) -> tuple[Row, list[dict[str, Any]]]:
     """Run a trial in a process of Ray's; return its row, and the events where the driver wants a log."""
     os.environ.update(environment)
+    nursery.keep()  # this process runs more trials
     asked = log.wanted() if environment[log.VARIABLE] else None
     if asked is None:
         return run_trial(restored(experiment), trial, kernel, initrd), []

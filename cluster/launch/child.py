@@ -14,20 +14,18 @@ import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from coremesh.cluster.launch import session
+from coremesh.cluster.launch import nursery, session
 from coremesh.cluster.machine.bring_up import unanswered
 from coremesh.core.errors import CoremeshError, HostLostError, PlatformError
 
 _END_SECONDS = 5.0  # for the kernel to end a process that it was told to
 _LAST_WORDS = 2000  # bytes of the child's standard error that are looked at
-_PROGRAM = "coremesh.cluster.machine.host_server"
 
 
 class ChildCall:
@@ -73,14 +71,7 @@ class Child:
         ours, theirs = socket.socketpair()
         self._words = os.memfd_create("coremesh-host-errors")
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", _PROGRAM, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._words,
-                pass_fds=[theirs.fileno()],
-                process_group=0,
-            )
+            self._process = nursery.start(theirs, self._words)
         except OSError as error:
             os.close(self._words)
             ours.close()

@@ -53,6 +53,22 @@ def test_given_more_code_than_a_buffer_holds_when_it_runs_then_memory_stays_boun
     assert anonymous_bytes() - before < 4 * MIB
 
 
+def test_given_a_block_that_lies_where_its_caller_did_when_it_returns_then_no_stale_code_runs() -> None:
+    """Functions longer than all that came before the buffer was emptied; they return by a known address."""
+    step, increments = 256, 200
+    functions = (RAM - FIRST) // step
+    code = CALL_EACH.replace(b"\x83\xc7\x10", b"\x81\xc7\x00\x01\x00\x00").replace(b"\x72\xf3", b"\x72\xf0")
+    host = raw_host(code, code_buffer_bytes=MIB)
+    host.ram_write(FIRST, (b"\x40" * increments + b"\xc3").ljust(step, b"\xcc") * functions)
+    host.ram_write(FIRST, FUNCTION)
+    host.start()
+    until_halted(host)
+    host.pause()
+    assert host.registers(0)["rax"] == 1 + (functions - 1) * increments
+    assert host.stats()[0]["translations"] > functions + 10, "the buffer was never emptied"
+    host.stop()
+
+
 def test_control_given_a_buffer_that_holds_all_when_it_runs_then_all_of_it_is_kept() -> None:
     filled, _ = run_all_functions(0)
     assert filled > 8 * MIB, "the test above would empty no buffer"

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from coremesh.hw.backend.network.slirp import Forward
     from coremesh.hw.virtio.model import VirtioModel
 
-KINDS: Final = ("user", "socket", "switch", "none")
+KINDS: Final = ("user", "tap", "socket", "switch", "none")
 MOST_CARDS: Final = 8
+MOST_QUEUES: Final = 8  # pairs of them
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.ASCII | re.IGNORECASE)
 
 
@@ -26,7 +27,8 @@ _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.ASCII | re.IGNORECASE)
 class Network:
     """One network card of a machine and what it is connected to.
 
-    `kind` is 'user' (the host's network by NAT, with `forwards` of the host's ports), 'socket' (a stream
+    `kind` is 'user' (the host's network by NAT, with `forwards` of the host's ports), 'tap' (the host's
+    interface `address`, which needs permission), 'socket' (a stream
     socket at `address` in QEMU's framing) or 'switch' (the same, a :class:`Switch`). `mac` is its Ethernet
     address; None lets one be chosen. With `restrict` the guest reaches nothing by NAT, and is reached by
     `forwards` alone.
@@ -37,17 +39,24 @@ class Network:
     address: str = ""
     mac: str | None = None
     restrict: bool = False
+    queues: int = 1
 
     def checked(self) -> Network:
         """Return it with an Ethernet address. Raises :class:`ConfigurationError`."""
         from coremesh.hw.backend.network.stream import parse_address
+        from coremesh.hw.backend.network.tap import check_name
 
         if self.kind not in KINDS or self.kind == "none":
             raise ConfigurationError(f"no network {shown(self.kind)}; there are {', '.join(KINDS)}.")
-        if self.kind != "user":
+        if self.kind == "tap":
+            check_name(self.address)
+        elif self.kind != "user":
             parse_address(self.address)
-            if self.forwards or self.restrict:
-                raise ConfigurationError("only a 'user' network forwards ports and can be restricted.")
+        if self.kind != "user" and (self.forwards or self.restrict):
+            raise ConfigurationError("only a 'user' network forwards ports and can be restricted.")
+        queues = self.queues
+        if isinstance(queues, bool) or not isinstance(queues, int) or not 1 <= queues <= MOST_QUEUES:
+            raise ConfigurationError(f"a network card has 1 to {MOST_QUEUES} queues, not {shown(queues)}.")
         mac = self.mac
         if mac is None:
             # The locally administered addresses that other emulators use too; random, so that machines on one
@@ -61,10 +70,11 @@ class Network:
 
 
 def parse_network(text: str) -> Network | None:
-    """Return what a person wrote: ``user``, ``socket=ADDRESS`` or ``switch=ADDRESS``.
+    """Return what a person wrote: ``user``, ``tap=NAME``, ``socket=ADDRESS`` or ``switch=ADDRESS``.
 
     ``user`` may be followed by ``,forward=tcp:2222:22``, also several times, and ``,restrict``; each by
-    ``,mac=52:54:00:12:34:56``. ``none`` is no card. Raises :class:`ConfigurationError`.
+    ``,mac=52:54:00:12:34:56``, and by ``,queues=N`` for as many pairs of queues: so many cores send at once.
+    ``none`` is no card. Raises :class:`ConfigurationError`.
     """
     from coremesh.hw.backend.network.slirp import parse_forward
 
@@ -72,9 +82,9 @@ def parse_network(text: str) -> Network | None:
     kind, equals, address = first.partition("=")
     if kind == "none" and not equals and not options:
         return None
-    if kind not in KINDS or bool(equals) is not (kind in ("socket", "switch")):
+    if kind not in KINDS or bool(equals) is not (kind in ("tap", "socket", "switch")):
         raise ConfigurationError(
-            f"{shown(text)} is no network; write user, user,forward=tcp:2222:22, socket=ADDRESS, "
+            f"{shown(text)} is no network; write user, user,forward=tcp:2222:22, tap=NAME, socket=ADDRESS, "
             "switch=ADDRESS or none."
         )
     network = Network(kind, address=address)
@@ -84,12 +94,14 @@ def parse_network(text: str) -> Network | None:
             network = replace(network, forwards=(*network.forwards, parse_forward(value)))
         elif name == "mac" and equals and network.mac is None:
             network = replace(network, mac=value)
+        elif name == "queues" and value.isdecimal() and len(value) < 4:
+            network = replace(network, queues=int(value))
         elif option == "restrict":
             network = replace(network, restrict=True)
         else:
             raise ConfigurationError(
                 f"{shown(option)} is no option of a network; there are forward=PORT:PORT, "
-                "restrict and mac=ADDRESS."
+                "restrict, queues=N and mac=ADDRESS."
             )
     return network
 
@@ -126,7 +138,12 @@ def virtio_cards(opened: Iterable[tuple[Network, Tap]]) -> list[VirtioModel]:
     from coremesh.hw.virtio.net import VirtioNet
 
     return [
-        VirtioNet(tap, name=f"virtio-net{number}", mac=bytes.fromhex((network.mac or "").replace(":", "")))
+        VirtioNet(
+            tap,
+            name=f"virtio-net{number}",
+            mac=bytes.fromhex((network.mac or "").replace(":", "")),
+            pairs=network.queues,
+        )
         for number, (network, tap) in enumerate(opened)
     ]
 
@@ -139,11 +156,14 @@ def open_networks(networks: Iterable[Network], stack: ExitStack) -> list[tuple[N
     from coremesh.hw.backend.network.capture import Tap
     from coremesh.hw.backend.network.slirp import SlirpPort
     from coremesh.hw.backend.network.stream import StreamPort
+    from coremesh.hw.backend.network.tap import TapPort
 
     opened = []
     for network in networks:
         if network.kind == "user":
             tap = Tap(SlirpPort(network.forwards, restricted=network.restrict))
+        elif network.kind == "tap":
+            tap = Tap(TapPort(network.address))
         else:
             tap = Tap(StreamPort(network.address))
         stack.callback(tap.close)

@@ -98,7 +98,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
         (),
         "--net",
         metavar="NETWORK",
-        text="A network card: user[,forward=tcp:2222:22], socket=ADDRESS, switch=ADDRESS, none.",
+        text="A network card: user[,forward=tcp:2222:22], tap=NAME, socket=ADDRESS, switch=ADDRESS, none.",
     ),
     "console": Option(
         "serial",

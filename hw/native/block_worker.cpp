@@ -191,7 +191,7 @@ bool BlockWorker::serve() noexcept {
         queue_->suppress_notifications();
         uint64_t taken = 0;
         for (;;) {
-            if (!queue_->enabled() || stopping_.load()) return true;
+            if (!queue_->running() || stopping_.load()) return true;
             const SplitQueue::Next next = queue_->pop(chain);
             if (next == SplitQueue::Next::kBroken) return false;
             if (next == SplitQueue::Next::kEmpty) break;

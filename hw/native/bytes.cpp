@@ -14,7 +14,7 @@ bool drain(VirtQueue& queue, size_t most, std::string& bytes) noexcept {
     do {
         queue.suppress_notifications();
         for (;;) {
-            if (!queue.enabled()) return true;
+            if (!queue.running()) return true;
             if (bytes.size() >= most) return true;
             const SplitQueue::Next next = queue.pop(chain);
             if (next == SplitQueue::Next::kEmpty) break;

@@ -14,7 +14,7 @@ Sent take_frames(VirtQueue& queue, size_t most) noexcept {
     do {
         queue.suppress_notifications();
         for (;;) {
-            if (!queue.enabled()) return sent;
+            if (!queue.running()) return sent;
             if (sent.frames.size() + sent.refused >= most) {
                 sent.more = true;
                 if (took) queue.notify();
@@ -59,7 +59,7 @@ Delivered deliver_frames(VirtQueue& queue, const std::vector<std::string_view>& 
         done.broken = true;
         return done;
     };
-    while (done.frames < frames.size() && queue.enabled()) {
+    while (done.frames < frames.size() && queue.running()) {
         const SplitQueue::Next next = queue.pop(chain);
         if (next == SplitQueue::Next::kBroken) return broken();
         if (next == SplitQueue::Next::kEmpty) {

@@ -60,6 +60,12 @@ void Interrupts::control(bool enabled, bool masked) noexcept {
     release();
 }
 
+void Interrupts::allow_messages(bool allowed) noexcept {
+    const std::lock_guard lock(mutex_);
+    allowed_ = allowed;
+    release();
+}
+
 uint32_t Interrupts::read_word(uint64_t offset) const noexcept {
     if (offset >= kPendingOffset) {
         const uint64_t word = (offset - kPendingOffset) / 4;

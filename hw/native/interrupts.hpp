@@ -40,6 +40,8 @@ class Interrupts {
     uint8_t take_isr() noexcept;
     /// MSI-X enable and function mask of the capability's message control.
     void control(bool enabled, bool masked) noexcept;
+    /// Whether the function may use the bus: a message is a write. Without it messages are pending.
+    void allow_messages(bool allowed) noexcept;
     /// The vector table, 16 bytes a vector, and behind it at `pending_offset` the pending bits. Aligned
     /// accesses of 4 or 8 bytes.
     uint64_t read(uint64_t offset, unsigned size) noexcept;
@@ -71,7 +73,7 @@ class Interrupts {
     };
 
     void signal(uint16_t vector, uint8_t isr) noexcept;
-    bool masked(const Vector& vector) const noexcept { return masked_ || (vector.control & 1); }
+    bool masked(const Vector& vector) const noexcept { return masked_ || !allowed_ || (vector.control & 1); }
     void send(size_t index) noexcept;
     /// What was held back and is not masked any more.
     void release() noexcept;
@@ -83,7 +85,7 @@ class Interrupts {
     std::mutex mutex_;
     std::vector<Vector> table_;
     std::vector<uint64_t> pending_;
-    bool enabled_ = false, masked_ = false;
+    bool enabled_ = false, masked_ = false, allowed_ = true;
     uint8_t isr_ = 0;
     Counters counters_;
 };

@@ -16,6 +16,7 @@
 #include "base/clock.hpp"
 #include "hw/native/block_worker.hpp"
 #include "hw/native/bytes.hpp"
+#include "hw/native/flows.hpp"
 #include "hw/native/frames.hpp"
 #include "hw/native/interrupts.hpp"
 #include "hw/native/virt_queue.hpp"
@@ -211,6 +212,7 @@ void bind_interrupts(nb::module_& m) {
         .def("configuration", &Interrupts::configuration, release(), "vector"_a)
         .def("take_isr", &Interrupts::take_isr, release())
         .def("control", &Interrupts::control, release(), "enabled"_a, "masked"_a)
+        .def("allow_messages", &Interrupts::allow_messages, release(), "allowed"_a)
         .def("read", &Interrupts::read, release(), "offset"_a, "size"_a)
         .def("write", &Interrupts::write, release(), "offset"_a, "size"_a, "value"_a)
         .def("reset", &Interrupts::reset, release())
@@ -268,6 +270,8 @@ void bind_queue(nb::module_& m) {
             "position"_a = Position{0, 0, 0})
         .def("stop", &VirtQueue::stop, release())
         .def("reset", &VirtQueue::reset, release())
+        .def("hold", &VirtQueue::hold, release(), "held"_a)
+        .def_prop_ro("held", &VirtQueue::held)
         .def_prop_ro("enabled", &VirtQueue::enabled)
         .def_prop_ro("idle", &VirtQueue::idle)
         .def("set_vector", &VirtQueue::set_vector, "vector"_a)
@@ -359,6 +363,30 @@ void bind_frames(nb::module_& m) {
         "queue"_a, "frames"_a, "Frames for the driver: (how many it has, or were dropped; dropped; broken).");
 }
 
+std::string_view view_of(const nb::bytes& frame) { return {frame.c_str(), frame.size()}; }
+
+void bind_flows(nb::module_& m) {
+    nb::class_<FlowTable>(m, "FlowTable", "Which pair of queues a conversation last sent on.")
+        .def(nb::init<>())
+        .def("forget", &FlowTable::forget)
+        .def(
+            "sent",
+            [](FlowTable& self, const std::vector<nb::bytes>& frames, uint8_t pair) {
+                for (const nb::bytes& frame : frames) self.sent(view_of(frame), pair);
+            },
+            "frames"_a, "pair"_a)
+        .def(
+            "split",
+            [](const FlowTable& self, const std::vector<nb::bytes>& frames, uint8_t pairs) {
+                if (pairs == 0) throw nb::value_error("no queue");
+                std::vector<nb::typed<nb::list, nb::bytes>> parts(pairs);
+                for (const nb::bytes& frame : frames)
+                    parts[self.pair_of(view_of(frame), pairs)].append(frame);
+                return parts;
+            },
+            "frames"_a, "pairs"_a, "The frames for each of the first `pairs` receive queues, in order.");
+}
+
 void bind_bytes(nb::module_& m) {
     m.def(
         "take_text",
@@ -436,6 +464,7 @@ void bind_devices(nb::module_& m) {
     bind_interrupts(m);
     bind_queue(m);
     bind_frames(m);
+    bind_flows(m);
     bind_bytes(m);
     bind_block(m);
 }

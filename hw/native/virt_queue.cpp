@@ -63,11 +63,13 @@ void VirtQueue::notify() noexcept {
 }
 
 void VirtQueue::suppress_notifications() noexcept {
+    if (held()) return;
     const std::lock_guard lock(mutex_);
     queue_.suppress_notifications();
 }
 
 bool VirtQueue::allow_notifications() noexcept {
+    if (held()) return false;
     const std::lock_guard lock(mutex_);
     return queue_.allow_notifications();
 }

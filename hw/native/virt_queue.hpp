@@ -21,8 +21,9 @@ namespace coremesh::virtio {
 /// ## State that two threads touch
 ///
 ///  - `word_`: 1 when the bell has been rung since the worker last looked. seq_cst; the worker sleeps on it.
-///  - `enabled_`, `inside_`: who stops the queue clears the first and then looks at the second; who enters
-///    counts itself in the second and then looks at the first. seq_cst.
+///  - `enabled_`, `held_`, `inside_`: who stops or holds the queue changes one of the first and then looks at
+///  the
+///    third; who enters counts itself there and then looks at the first two. seq_cst.
 ///  - `queue_`: under `mutex_`, which is held for one step of the state machine. Such a step may wait for a
 ///    page of another host; no vCPU ever takes this lock.
 class VirtQueue final : public Doorbell {
@@ -38,6 +39,15 @@ class VirtQueue final : public Doorbell {
         enabled_.store(false, std::memory_order_seq_cst);
         wake();
     }
+    /// Whether the function may not use the bus: then nothing is taken, answered or looked at, and the worker
+    /// sleeps. `idle` tells when what is under way has ended.
+    void hold(bool held) noexcept {
+        held_.store(held, std::memory_order_seq_cst);
+        wake();
+    }
+    bool held() const noexcept { return held_.load(std::memory_order_seq_cst); }
+    /// Enabled, and not held: requests may be begun.
+    bool running() const noexcept { return enabled() && !held(); }
     /// The device was reset: no layout, no vector, no fault.
     void reset() noexcept {
         const std::lock_guard lock(mutex_);
@@ -73,7 +83,7 @@ class VirtQueue final : public Doorbell {
       public:
         explicit Visit(VirtQueue& queue) noexcept : queue_(queue) {
             queue_.inside_.fetch_add(1, std::memory_order_seq_cst);
-            open_ = queue_.enabled();
+            open_ = queue_.running();
         }
         ~Visit() { queue_.inside_.fetch_sub(1, std::memory_order_seq_cst); }
         Visit(const Visit&) = delete;
@@ -129,7 +139,7 @@ class VirtQueue final : public Doorbell {
     const std::shared_ptr<BusMaster> bus_;
     const std::shared_ptr<Interrupts> interrupts_;
     std::atomic<uint32_t> word_{0};
-    std::atomic<bool> enabled_{false}, broken_{false};
+    std::atomic<bool> enabled_{false}, held_{false}, broken_{false};
     std::atomic<unsigned> inside_{0};
     std::atomic<uint16_t> vector_{kNoVector};
     std::atomic<uint64_t> life_{0};

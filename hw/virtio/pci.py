@@ -33,7 +33,7 @@ from coremesh.hw.virtio.pci_function import (
 logger = logging.getLogger(__name__)
 
 NO_VECTOR: Final = 0xFFFF
-_LONGEST_RESET: Final = 20.0  # seconds a request may take that is under way when the board is reset
+_LONGEST_RESET: Final = 20.0  # seconds a request may take that is under way when the device is to be still
 
 
 class DEVICE_STATUS(Register):
@@ -148,6 +148,7 @@ class VirtioPci(Transport):
         self._interrupts_state: tuple[Any, ...] = ()
         self.resets_needed = 0
         model.bind(self, self.queues)
+        self.use_bus(False)
         super().reset()
 
     # --- the guest: the lock is held ---------------------------------------------------------------------
@@ -370,11 +371,26 @@ class VirtioPci(Transport):
         """RST#. Waits for the requests that are under way: the vCPUs are parked."""
         for queue in self.queues:
             queue.stop()
+        self._await_idle()
+        self._finish_reset()
+        self.interrupts.reset()
+
+    def _await_idle(self) -> None:
         deadline = time.monotonic() + _LONGEST_RESET
         while not all(queue.idle for queue in self.queues) and time.monotonic() < deadline:
             time.sleep(0.0005)
-        self._finish_reset()
-        self.interrupts.reset()
+
+    def use_bus(self, allowed: bool) -> None:
+        """The command register lets the function use the bus, or not. Without the lock.
+
+        When it is not allowed any more, this returns when nothing is under way: what a guest then finds in
+        its memory stays as it is.
+        """
+        self.interrupts.allow_messages(allowed)
+        for queue in self.queues:
+            queue.hold(not allowed)
+        if not allowed:
+            self._await_idle()
 
     def start(self) -> None:
         """Let the workers run."""

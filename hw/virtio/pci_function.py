@@ -16,6 +16,7 @@ from typing import Final
 from coremesh.core._native import Interrupts
 from coremesh.hw.decode import MMIO, At
 from coremesh.hw.device import Device
+from coremesh.hw.pci.config_space import COMMAND
 from coremesh.hw.pci.function import INTA, Bar, PciFunction
 from coremesh.hw.registers import Bit, Bits, Register
 from coremesh.hw.virtio.model import VirtioModel
@@ -50,6 +51,10 @@ class Transport(Device):
     @abstractmethod
     def moved(self, mappings: Sequence[At]) -> None:
         """The guest has moved the base addresses; they are at ``mappings`` now."""
+
+    @abstractmethod
+    def use_bus(self, allowed: bool) -> None:
+        """The command register lets the function use the bus, or not; then nothing is under way any more."""
 
 
 class VirtioFunction(PciFunction):
@@ -122,9 +127,21 @@ class VirtioFunction(PciFunction):
         return self.bars[bar].offset + offset
 
     def written(self, at: int, size: int) -> None:
-        """MSI-X was enabled, disabled, masked or unmasked as a whole."""
+        """The function may use the bus or not; MSI-X was enabled, disabled, masked or unmasked as a whole."""
+        if at <= COMMAND.offset < at + size:
+            self._transport.use_bus(self.bus_master)
         if at < self._msix + 4 and at + size > self._msix + 2:
             self._apply_msix()
+
+    def reset(self) -> None:
+        """RST#: see :class:`PciFunction`."""
+        super().reset()
+        self._transport.use_bus(False)
+
+    def resume(self) -> None:
+        """See :class:`PciFunction`."""
+        super().resume()
+        self._transport.use_bus(self.bus_master)
 
     def _apply_msix(self) -> None:
         control = self.config.read(self._msix + 2, 2)

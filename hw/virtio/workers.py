@@ -65,10 +65,14 @@ class QueueWorkers:
         queue = self._queue
         while not self.stopping.is_set():
             queue.wait(-1)
-            self._serve(queue)
-            if queue.broken:
-                self._model.port.needs_reset(self._why)
+            self.serve(queue)
         queue.wake()  # a ring wakes one thread, and the others are to end as well
+
+    def serve(self, queue: VirtQueue) -> None:
+        """Answer what is in ``queue`` now."""
+        self._serve(queue)
+        if queue.broken:
+            self._model.port.needs_reset(self._why)
 
     def _serve(self, queue: VirtQueue) -> None:
         while not self.stopping.is_set():
@@ -83,6 +87,8 @@ class QueueWorkers:
             if answer is None:
                 queue.refuse(request)
                 return
-            if not queue.complete(request, answer):
-                return
+            while not queue.complete(request, answer):
+                # A function that may not use the bus waits until it may.
+                if not queue.held or self.stopping.wait(0.005):
+                    return
             queue.notify()

@@ -181,7 +181,22 @@ ON = "cut -d' ' -f39 /proc/$p/stat"  # the vCPU that process p runs on, or ran o
 
 
 @pytest.mark.linux
+def test_linux_runs_over_the_wire_of_a_network_too(debian: DebianImage) -> None:
+    """Hosts of one computer speak through shared memory; told to, by TCP, as those of several do."""
+    with Machine(2, "512M", debian.kernel, debian.initramfs(), hosts=2, wire="tcp") as machine:
+        assert machine.facts["wire"].startswith("tcp")
+        machine.wait_shell(280)
+        work = "nproc; taskset -c 1 sh -c 'cut -d\" \" -f39 /proc/self/stat; head -c 4194304 /dev/zero | sha256sum'"
+        zeros = "bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8"
+        assert machine.run(work, 120).output == f"2\n1\n{zeros}  -\n"
+        told = machine.mesh_stats()
+        assert told["pages_sent"].min() > 0
+        assert told[["violations", "malformed", "links_refused"]].max().max() == 0
+
+
+@pytest.mark.linux
 def test_linux_finds_the_vcpus_and_the_memory_of_both_hosts(linux: Machine) -> None:
+    assert linux.facts["wire"].startswith("shm")
     assert linux.run("nproc; cat /sys/devices/system/node/online", 280).output == "4\n0-1\n"
     assert linux.mesh_stats()["pages_sent"].min() > 0
     assert not linux.contended_pages().empty

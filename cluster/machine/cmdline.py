@@ -27,6 +27,9 @@ SERIAL = "console=ttyS0,115200"
 #: rcu_nocbs=all: callbacks of RCU are run by threads, not by each core's tick. skew_tick=1: ticks of the
 #: cores do not come at the same time, so they do not meet at the same locks.
 #:
+#: rcutree.rcu_nocb_gp_stride=1: each core has its own queue of such callbacks. By default a core of one host
+#: leads those of another, and each of their returns to user mode reads its page.
+#:
 #: nohz_full=1-N: a core that runs one task has no tick, the first core keeps the time for all, and the
 #: own threads, timers and work queues of the kernel stay there. Without it each core that ticks writes its
 #: time in turn, and those pages go from host to host. N is the last core.
@@ -38,6 +41,7 @@ SEVERAL_HOSTS = (
     "tsc=reliable",
     "quiet",
     "rcu_nocbs=all",
+    "rcutree.rcu_nocb_gp_stride=1",
     "skew_tick=1",
     "nohz_full=1-N",
 )

@@ -30,7 +30,9 @@ class Host(NativeHost):
     ``tsc_hz`` 0 means the host's own rate. ``protection`` of translated code: 'auto', 'userfaultfd' or
     'mprotect'; of shared memory also 'userfaultfd-copy'. ``mesh``: this host's place in a machine of several.
     ``code_buffer_bytes`` bounds the translations of each vCPU (1 MiB at least; they are dropped and made anew
-    when it is full); 0 chooses 32 to 128 MiB by the host's memory.
+    when it is full); 0 chooses 32 to 128 MiB by the host's memory. With ``restarts`` a vCPU that
+    triple-faults ends nothing: :meth:`wait` tells of it, and ``begin_restart``, ``reset_vcpus`` and
+    ``end_restart`` may follow on host 0.
     Raises OSError with the way out when the host refuses, ValueError for impossible sizes.
     """
 
@@ -45,6 +47,7 @@ class Host(NativeHost):
         mesh: Mesh | None = None,
         code_buffer_bytes: int = 0,
         architecture: str = "x86_64",
+        restarts: bool = False,
     ) -> None:
         rate = tsc_hz or host_tsc_hz()
         package_cores = None if mesh is None else mesh.package_cores
@@ -58,6 +61,8 @@ class Host(NativeHost):
             protection=protection,
             mesh=None if mesh is None else _options(mesh),
             code_buffer_bytes=code_buffer_bytes,
+            shadows=[(shadow.gpa, shadow.bytes, shadow.rom_offset) for shadow in memory.shadows],
+            restarts=restarts,
         )
         _alive.add(self)
 

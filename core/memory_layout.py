@@ -68,6 +68,18 @@ class MemoryRegion:
         return f"{self.kind.name} of {self.bytes:#x} bytes at {self.gpa:#x}, offset {self.offset:#x}"
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryShadow:
+    """``bytes`` of RAM at ``gpa`` that ROM at ``rom_offset`` of the memory file can stand in for.
+
+    The machine steers reads and writes of such an address while it runs; at first it shows the ROM.
+    """
+
+    gpa: int
+    bytes: int
+    rom_offset: int
+
+
 @dataclass(frozen=True)
 class MemoryLayout:
     """All memory of a machine, the same on each of its hosts. Immutable; sorted by address.
@@ -78,13 +90,17 @@ class MemoryLayout:
     """
 
     regions: tuple[MemoryRegion, ...]
+    shadows: tuple[MemoryShadow, ...] = ()
+    """Each inside a region of RAM; their ROM follows the regions in the memory file."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regions", tuple(sorted(self.regions, key=lambda region: region.gpa)))
         _check(self.regions)
 
     @classmethod
-    def of(cls, ram: Iterable[Region], rom: Iterable[Region] = ()) -> "MemoryLayout":
+    def of(
+        cls, ram: Iterable[Region], rom: Iterable[Region] = (), shadows: Iterable[Region] = ()
+    ) -> "MemoryLayout":
         """The layout of these ranges; the offsets follow their order."""
         regions: list[MemoryRegion] = []
         offset = 0
@@ -92,7 +108,11 @@ class MemoryLayout:
             for region in ranges:
                 regions.append(MemoryRegion(region.start, region.size, offset, kind))
                 offset += region.size
-        return cls(tuple(regions))
+        shadowed: list[MemoryShadow] = []
+        for region in shadows:
+            shadowed.append(MemoryShadow(region.start, region.size, offset))
+            offset += region.size
+        return cls(tuple(regions), tuple(shadowed))
 
     @property
     def ram_bytes(self) -> int:
@@ -102,7 +122,7 @@ class MemoryLayout:
     @property
     def total_bytes(self) -> int:
         """The size of the memory file, ROM included."""
-        return sum(region.bytes for region in self.regions)
+        return sum(region.bytes for region in self.regions) + sum(shadow.bytes for shadow in self.shadows)
 
     def is_ram(self, start: int, size: int) -> bool:
         """Tell whether all of ``[start, start + size)`` is RAM of one region."""

@@ -15,10 +15,11 @@ from coremesh.cluster.cli.process import say
 from coremesh.cluster.cli.progress import fetch_progress, waiting
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS, default_words, is_linux
-from coremesh.cluster.machine.describe import load_image, resolved_disks
+from coremesh.cluster.machine.describe import DEBIAN_FIRMWARE, load_image, resolved_disks
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
 from coremesh.cluster.machine.images.debian_image import fetch_debian_with
+from coremesh.cluster.machine.images.seabios import fetch_seabios
 from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.cluster.machine.options import check, share_vcpus
@@ -58,6 +59,8 @@ class BootOptions:
     builtin: bool = False
     unpack: bool = True
     address: str | None = None
+    bios: str | None = None
+    reboot: bool = True
     disks: tuple[str, ...] = ()
     cdrom: Path | None = None
     net: tuple[str, ...] = ()
@@ -106,9 +109,13 @@ def _check_screen(options: BootOptions) -> None:
 def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
     kernel, initrd, modules, words = _images(options)
     append = f"{words} {options.append}".strip()
-    if options.screen == "text" and is_linux(kernel):
+    if options.screen == "text" and kernel is not None and is_linux(kernel):
         append = f"console=tty0 {append}".strip()  # the last one named is that of the shell
-    if options.command is not None and "quiet" in default_words(kernel, append=append, quiet=True):
+    if (
+        kernel is not None
+        and options.command is not None
+        and "quiet" in default_words(kernel, append=append, quiet=True)
+    ):
         append = f"quiet {append}".strip()  # the kernel's messages are not shown then, and they cost time
     with waiting(f"starting {_size(shares)}"):
         machine = Machine(
@@ -124,6 +131,8 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
             append=append,
             unpack=options.unpack,
             address=options.address,
+            bios=options.bios,
+            reboot=options.reboot,
             disks=options.disks,
             cdrom=options.cdrom,
             net=options.net,
@@ -133,7 +142,7 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
         )
     if machine.warning:
         say(machine.warning)
-    if options.command is None and options.cmdline is None:
+    if kernel is not None and options.command is None and options.cmdline is None:
         _tell_of_words(kernel, shares, append)
     return machine
 
@@ -155,11 +164,21 @@ def _size(shares: tuple[int, ...]) -> str:
     return f"{vcpus} on {len(shares)} hosts" if len(shares) > 1 else vcpus
 
 
-def _images(options: BootOptions) -> tuple[bytes, bytes | None, list[tuple[bytes, str]], str]:
-    """Return kernel, initramfs, modules, and the words with which the kernel finds its disk."""
+def _images(options: BootOptions) -> tuple[bytes | None, bytes | None, list[tuple[bytes, str]], str]:
+    """Return kernel (None: the firmware finds one), initramfs, modules, and the words that name its disk."""
     ram_bytes = check("memory", options.memory)
     modules = [_module(text, ram_bytes) for text in options.modules]
     initrd = None if options.initrd is None else load_image(options.initrd, "initrd", ram_bytes)
+    if options.bios:
+        if options.builtin or options.kernel is not None or options.initrd is not None or modules:
+            raise ConfigurationError(
+                "with --bios the guest's boot loader chooses the kernel: leave out --builtin, --kernel, "
+                "--initrd and --module."
+            )
+        if options.bios == DEBIAN_FIRMWARE:
+            with fetch_progress() as progress:
+                fetch_seabios(progress=progress)
+        return None, None, [], ""
     if options.builtin:
         if options.kernel is not None or options.command is not None:
             raise ConfigurationError(

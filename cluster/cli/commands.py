@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from coremesh.cluster.cli.process import raise_on_signals
 from coremesh.cluster.machine.option_table import OPTIONS
+from typer.core import TyperCommand
 
 app = typer.Typer(
     name="coremesh",
@@ -49,6 +50,8 @@ goes to standard output as plain text, and standard input to the guest's shell.
   coremesh boot --disk data.img --disk base.qcow2,snapshot --cdrom install.iso
   coremesh boot --hosts 2 --console virtio,log=guest.log
   coremesh boot --share ~/work,readonly,tag=work   in the guest: mount -t 9p -o trans=virtio work /mnt
+  coremesh boot --bios --cdrom grub.iso          SeaBIOS, and what it boots: a disk, else the CD
+  coremesh boot --bios my-bios.bin --disk a.img  a firmware of your own
 
 [bold]The kernel's command line[/bold]
 
@@ -99,7 +102,20 @@ def _option(name: str) -> Any:
     return typer.Option(*flags, metavar=option.metavar, help=option.text)
 
 
-@app.command(help=_BOOT_HELP)
+class _BootCommand(TyperCommand):
+    """A command whose options may stand without their value, where the table says so."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        alone = {option.flag: option.alone for option in OPTIONS.values() if option.alone}
+        given: list[str] = []
+        for number, word in enumerate(args):
+            given.append(word)
+            if word in alone and (number + 1 == len(args) or args[number + 1].startswith("-")):
+                given.append(alone[word])
+        return list(super().parse_args(ctx, given))
+
+
+@app.command(help=_BOOT_HELP, cls=_BootCommand)
 def boot(
     vcpus: Annotated[
         int | None,
@@ -146,6 +162,14 @@ def boot(
         str | None,
         _option("address"),
     ] = None,
+    bios: Annotated[
+        str | None,
+        _option("bios"),
+    ] = None,
+    reboot: Annotated[
+        bool,
+        _option("reboot"),
+    ] = True,
     disk: Annotated[
         list[str] | None,
         _option("disks"),
@@ -199,6 +223,8 @@ def boot(
         builtin=builtin,
         unpack=unpack,
         address=address,
+        bios=bios,
+        reboot=reboot,
         disks=tuple(disk or ()),
         cdrom=cdrom,
         net=tuple(net or ()),

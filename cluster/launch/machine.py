@@ -67,7 +67,9 @@ class Machine(Inspection):
     kernel's default command line; `append` is added to it, and its words replace default ones of the same
     names. `modules` are those of Multiboot: paths, bytes, or pairs of one of these and a text. `unpack` lets
     the host unpack a bzImage, which saves the guest seconds and costs it the random address of its kernel
-    (KASLR).
+    (KASLR). With `bios` it begins in a firmware instead, which boots a disk or CD-ROM: True takes Debian's
+    SeaBIOS, a path or bytes another one. A guest's reset restarts the machine; without `reboot` it ends it,
+    as power-off does.
 
     **Devices.** `disks` are paths of images, texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD
     image. `net` are network cards: texts as of ``--net``, or :class:`Network`. `console` is 'serial' or
@@ -121,6 +123,8 @@ class Machine(Inspection):
         protection: str = "auto",
         unpack: bool = True,
         flavour: str = "amd64",
+        bios: Image | bool | None = None,
+        reboot: bool = True,
         disks: Sequence[Disk | str | os.PathLike[str]] = (),
         cdrom: str | os.PathLike[str] | None = None,
         net: str | Network | Sequence[str | Network] = (),

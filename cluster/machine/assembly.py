@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from coremesh.hw.backend.console import ConsoleLine, ConsolePort
     from coremesh.hw.backend.network.capture import Tap
     from coremesh.hw.clock import Clock
+    from coremesh.hw.isa.fw_cfg import ForFirmware
     from coremesh.hw.node import DeviceNode
     from coremesh.hw.power import PowerEvent
     from coremesh.hw.virtio.model import VirtioModel
@@ -115,10 +116,10 @@ def _assemble(
 
     memory = memory_of(description)
     topology = topology_of(description)
-    apic_ids = list(range(description.vcpus)) if topology is None else topology.all_apic_ids
+    apic_ids = apic_ids_of(description)
     writes: list[Write] = []
     if state is None:
-        writes, registers = _images(description, memory, topology, apic_ids)
+        writes, registers = images(description)
         host, clock = build_host(description, membership), HostClock()
     else:
         state.check()
@@ -138,6 +139,8 @@ def _assemble(
         memory=GuestMemory(host),
         functions=[device.function for device in virtio],
         clock=clock,
+        firmware=for_firmware(description),
+        steer=host.steer if description.bios else None,
     )
     host.connect(node, doorbells)
     try:
@@ -155,15 +158,39 @@ def _assemble(
     return Assembly(host, node, clock, portions)
 
 
-def _images(
-    description: MachineDescription, memory: MemoryMap, topology: Topology | None, apic_ids: list[int]
-) -> tuple[list[Write], dict[str, RegisterValue]]:
-    """What is laid into memory before the start, and the bootstrap processor's registers."""
-    from coremesh.hw.firmware.acpi import build_firmware
+def images(description: MachineDescription) -> tuple[list[Write], dict[str, RegisterValue]]:
+    """What is laid into memory before the start, and the bootstrap processor's registers beyond power-on's.
 
-    tables, rsdp = build_firmware(apic_ids, memory, topology)
+    Raises :class:`GuestImageError` for a kernel that cannot be loaded.
+    """
+    from coremesh.hw.firmware.acpi import build_firmware
+    from coremesh.hw.firmware.seabios import rom_writes
+
+    roms = [(rom.gpa, rom.data) for rom in description.roms]
+    if description.bios:
+        roms += rom_writes(description.bios)
+        if not description.kernel:
+            return roms, {}
+    memory = memory_of(description)
+    tables, rsdp = build_firmware(apic_ids_of(description), memory, topology_of(description))
     plan = _plan(description, memory, rsdp, tables, unpack=description.unpack)
-    return [*tables, *plan.writes, *((rom.gpa, rom.data) for rom in description.roms)], plan.registers
+    return [*roms, *tables, *plan.writes], plan.registers
+
+
+def for_firmware(description: MachineDescription) -> ForFirmware | None:
+    """What the machine tells its own firmware; None for one that has a kernel."""
+    if not description.bios:
+        return None
+    from coremesh.hw.board.pc import PC_WITH_FIRMWARE
+    from coremesh.hw.firmware.seabios import describe_machine
+
+    return describe_machine(
+        apic_ids_of(description),
+        memory_of(description),
+        topology_of(description),
+        PC_WITH_FIRMWARE,
+        PC_WITH_FIRMWARE["uart"].base,
+    )
 
 
 def _entropy(rate: int | None) -> list[VirtioModel]:
@@ -199,6 +226,7 @@ def build_host(
             protection=description.protection,
             mesh=mesh,
             tsc_hz=tsc_hz,
+            restarts=description.restarts,
         )
     except (OSError, MemoryError) as error:
         raise PlatformError(f"this host cannot run it: {error}. 'coremesh doctor' says more.") from error
@@ -217,12 +245,28 @@ def lay(host: Host, portion: Portion) -> None:
 def check_images(description: MachineDescription) -> None:
     """Raise what :func:`assemble` would raise for the images, without an engine: early, in the driver."""
     topology_of(description)
-    _plan(description, memory_of(description), 0, (), unpack=False)
+    if description.bios:
+        from coremesh.hw.firmware.seabios import check_rom
+
+        check_rom(description.bios)
+    else:
+        _plan(description, memory_of(description), 0, (), unpack=False)
 
 
 def memory_of(description: MachineDescription) -> MemoryMap:
     """Where the machine's RAM and ROM are."""
-    return MemoryMap(description.ram_bytes, [Region(rom.gpa, rom.size) for rom in description.roms])
+    from coremesh.hw.firmware.seabios import SHADOWS, rom_region
+
+    roms = [Region(rom.gpa, rom.size) for rom in description.roms]
+    if not description.bios_bytes:
+        return MemoryMap(description.ram_bytes, roms)
+    return MemoryMap(description.ram_bytes, [*roms, rom_region(description.bios_bytes)], SHADOWS)
+
+
+def apic_ids_of(description: MachineDescription) -> list[int]:
+    """The APIC ids of the vCPUs, the bootstrap processor's first."""
+    topology = topology_of(description)
+    return list(range(description.vcpus)) if topology is None else topology.all_apic_ids
 
 
 def topology_of(description: MachineDescription) -> Topology | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from coremesh.cluster.machine.assembly import check_images
@@ -10,16 +11,19 @@ from coremesh.cluster.machine.cmdline import command_line
 from coremesh.cluster.machine.description import MachineDescription, Module
 from coremesh.cluster.machine.disks import Disk, check_places
 from coremesh.cluster.machine.images import debian_image
+from coremesh.cluster.machine.images.seabios import fetch_seabios
 from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.cluster.machine.options import Image, check, share_vcpus
-from coremesh.core.errors import GuestImageError
+from coremesh.core.errors import ConfigurationError, GuestImageError
+from coremesh.hw.firmware.seabios import LARGEST_ROM
 
 if TYPE_CHECKING:
     from coremesh.cluster.machine.images.debian_disk import DebianDisk
 
 #: An ELF kernel's file holds more than is loaded: symbols, line numbers.
 LARGEST_KERNEL: Final = 1 << 30
+DEBIAN_FIRMWARE: Final = "debian"
 
 
 def describe(**options: Any) -> MachineDescription:
@@ -50,6 +54,7 @@ def describe(**options: Any) -> MachineDescription:
         "curve": given("curve"),
         "wire": given("wire"),
         "rng": given("rng"),
+        "restarts": given("reboot"),
     }
     progress, flavour = given("progress"), given("flavour")
     debian_image.check_flavour(flavour)
@@ -64,6 +69,22 @@ def describe(**options: Any) -> MachineDescription:
     pairs = given("modules")
 
     drives, system = resolved_disks(drives)
+    bios = given("bios")
+    if bios is not None:
+        return _with_firmware(
+            bios,
+            options,
+            MachineDescription(
+                vcpus=sum(shares),
+                ram_bytes=ram_bytes,
+                kernel=b"",
+                shares=shares,
+                disks=drives,
+                networks=networks,
+                **wanted,
+            ),
+            progress,
+        )
     initrd_bytes: bytes | None
     if kernel is None and system is not None:
         kernel_bytes = system.kernel.read_bytes()
@@ -106,6 +127,25 @@ def describe(**options: Any) -> MachineDescription:
     )
     check_images(description)
     return description
+
+
+def _with_firmware(
+    bios: Image, options: dict[str, Any], description: MachineDescription, progress: Any
+) -> MachineDescription:
+    """The machine that begins in the firmware `bios`, which finds by itself what to boot."""
+    for name in ("kernel", "initrd", "cmdline", "modules", "append"):
+        if options.get(name):
+            raise ConfigurationError(
+                f"with a firmware the guest's boot loader chooses the kernel: leave out {name!r}, or the "
+                "firmware."
+            )
+    if bios == DEBIAN_FIRMWARE:
+        image = fetch_seabios(progress=progress)
+    else:
+        image = load_image(bios, "firmware", LARGEST_ROM)
+    complete = replace(description, bios=image, bios_bytes=len(image))
+    check_images(complete)
+    return complete
 
 
 def resolved_disks(disks: tuple[Disk, ...]) -> tuple[tuple[Disk, ...], DebianDisk | None]:

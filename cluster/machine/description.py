@@ -47,6 +47,9 @@ class MachineDescription:
     :data:`coremesh.core.links.WIRES`. `disks`, `networks`, `folders` and `console` are those of the host
     that has the devices. `roms` are beside the
     RAM; their pages are at home on host 0. `machine_id` is random, 64 bits.
+
+    With a `bios`, of `bios_bytes`, there is no kernel: the machine begins at the reset vector of this image.
+    With `restarts` a guest's reset restarts the machine; without, it ends it.
     """
 
     vcpus: int
@@ -69,6 +72,9 @@ class MachineDescription:
     rng: int | None = None
     roms: tuple[Rom, ...] = ()
     machine_id: int = field(default_factory=lambda: secrets.randbits(64), compare=False)
+    bios: bytes = field(repr=False, default=b"")
+    bios_bytes: int = 0
+    restarts: bool = False
 
     @property
     def name(self) -> str:
@@ -83,7 +89,7 @@ class MachineDescription:
     def without_images(self) -> MachineDescription:
         """Return the description as a host needs it that reads no image."""
         roms = tuple(replace(rom, data=b"") for rom in self.roms)
-        return replace(self, kernel=b"", initrd=None, modules=(), disks=(), networks=(), roms=roms)
+        return replace(self, kernel=b"", initrd=None, modules=(), disks=(), networks=(), roms=roms, bios=b"")
 
     def vcpus_of(self, host: int) -> int:
         """How many vCPUs `host` runs."""

@@ -18,14 +18,15 @@ from typing import Any, Final
 class Option:
     """One option. `default` is what a machine gets without it; `text` is its line of ``--help``.
 
-    `flag` is empty where the command line makes it from the name, as ``--unpack / --no-unpack``. An option
-    without `text` is for programs alone.
+    `alone` is the value of an option that is written without one. `flag` is empty where the command line
+    makes it from the name, as ``--unpack / --no-unpack``. An option without `text` is for programs alone.
     """
 
     default: Any
     flag: str = ""
     metavar: str | None = None
     text: str = ""
+    alone: str = ""
 
 
 #: A shell's prompt at the end of what the console printed: not a line of the kernel's log (which begins with
@@ -86,6 +87,16 @@ OPTIONS: Final[Mapping[str, Option]] = {
         "--flavour",
         metavar="NAME",
         text="Which of Debian's kernels, where none is given: amd64, cloud-amd64; of 32 bits 686-pae, 686.",
+    ),
+    "bios": Option(
+        None,
+        "--bios",
+        metavar="[FILE]",
+        alone="debian",
+        text="Begin with firmware, which boots a disk or CD-ROM: Debian's SeaBIOS, or this image.",
+    ),
+    "reboot": Option(
+        True, text="A guest's reset restarts the machine; without, it ends it, and so does a triple fault."
     ),
     "disks": Option(
         (),

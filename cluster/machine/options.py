@@ -260,6 +260,16 @@ def _image(what: str) -> Callable[[Any], Image]:
     return checked
 
 
+def _bios(value: Any) -> Image | None:
+    """None: no firmware; the text 'debian': Debian's SeaBIOS; else an image of one's own."""
+    if value is None or value is False:
+        return None
+    if value is True or (isinstance(value, str) and value == "debian"):
+        return "debian"
+    image: Image = _image("firmware")(value)
+    return image
+
+
 def _modules(value: Any) -> tuple[tuple[Image, str], ...]:
     if not isinstance(value, list | tuple):
         raise ConfigurationError(
@@ -392,6 +402,8 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "prompt": _prompt,
     "protection": lambda value: _one_of("protection", value, PROTECTIONS),
     "unpack": _flag("unpack"),
+    "bios": _bios,
+    "reboot": _flag("reboot"),
     "disks": check_disks,
     "cdrom": check_cdrom,
     "net": check_networks,

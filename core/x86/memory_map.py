@@ -78,11 +78,12 @@ class MemoryMap:
     """The RAM of a machine of ``ram_bytes`` and the map that its firmware reports. Immutable.
 
     ``rom`` are ranges of ROM beside the RAM, such as a firmware's below 4 GiB; the map does not report them.
+    ``shadows`` are ranges of RAM that ROM can stand in for.
     Raises :class:`ConfigurationError` when the size is no multiple of 4 KiB, below 2 MiB, or too large for
     the 40 address bits of the guest's cores, or when a ROM does not fit beside it.
     """
 
-    def __init__(self, ram_bytes: int, rom: Iterable[Region] = ()) -> None:
+    def __init__(self, ram_bytes: int, rom: Iterable[Region] = (), shadows: Iterable[Region] = ()) -> None:
         if isinstance(ram_bytes, bool) or not isinstance(ram_bytes, int):
             raise ConfigurationError(
                 f"the memory size {shown(ram_bytes)} is no number of bytes; give a whole number such as {GIB}"
@@ -110,7 +111,7 @@ class MemoryMap:
             if ram_bytes <= LOW_RAM_LIMIT
             else (self.low, Region(HIGH_RAM_BASE, ram_bytes - LOW_RAM_LIMIT))
         )
-        self.layout: Final = MemoryLayout.of(self.regions, rom)
+        self.layout: Final = MemoryLayout.of(self.regions, rom, shadows)
 
     @property
     def low_ram_bytes(self) -> int:

@@ -5,6 +5,7 @@ Read it as a list.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from coremesh.core.x86.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT, PCI_WINDOW_BASE, PCI_WINDOW_END
@@ -13,10 +14,13 @@ from coremesh.hw.ata.piix3_ide import PLACES, Piix3Ide
 from coremesh.hw.backend.console import ConsoleLine
 from coremesh.hw.board.board import AcpiName, Board, Chip, memory, ports
 from coremesh.hw.clock import Clock, HostClock
+from coremesh.hw.device import Device
 from coremesh.hw.firmware.pci_setup import PciSetup
 from coremesh.hw.irq import InterruptFabric, IrqLine
 from coremesh.hw.isa.acpi_pm import AcpiPm
+from coremesh.hw.isa.debug_console import DebugConsole
 from coremesh.hw.isa.debug_exit import DebugExit
+from coremesh.hw.isa.fw_cfg import ForFirmware, FwCfg
 from coremesh.hw.isa.i8042 import Keyboard8042
 from coremesh.hw.isa.i8254 import Pit8254
 from coremesh.hw.isa.i8259a import Pic8259A
@@ -29,7 +33,7 @@ from coremesh.hw.isa.vga import Vga
 from coremesh.hw.memory import GuestMemory
 from coremesh.hw.node import DeviceNode
 from coremesh.hw.pci.function import PciFunction
-from coremesh.hw.pci.host import PciHost, i440fx_host_bridge
+from coremesh.hw.pci.host import HostBridge440Fx, PciHost, Steer
 from coremesh.hw.pci.piix3 import Piix3IsaBridge
 from coremesh.hw.power import PowerSink
 
@@ -75,6 +79,16 @@ PC: Final = Board(
     pci_memory=(PCI_WINDOW_BASE, PCI_WINDOW_END - 1),
 )
 
+PC_WITH_FIRMWARE: Final = replace(
+    PC,
+    chips=(
+        *PC.chips,
+        Chip("debug-console", (ports(0x402, 1),)),
+        Chip("fw-cfg", (ports(0x510, 2, widths=(1, 2)), ports(0x514, 8, 4, widths=(4, 8)))),
+    ),
+)
+"""A PC that begins with its own firmware has what such firmware looks for."""
+
 _IOAPIC_IDS: Final = 16
 ISA_IRQS: Final = 16
 
@@ -113,17 +127,23 @@ def build_pc(
     functions: Iterable[PciFunction] = (),
     drives: Sequence[Drive | None] = (),
     memory: GuestMemory | None = None,
+    firmware: ForFirmware | None = None,
+    steer: Steer | None = None,
 ) -> DeviceNode:
     """The devices of one PC, their interrupts going to ``fabric``; ``functions`` are put on its PCI bus.
 
     ``drives`` are those on its IDE channels: device 0 and 1 of the first, of the second. They reach RAM
     through ``memory``. Without drives there is no IDE controller, which a guest would look at for nothing.
 
+    With ``firmware`` the machine begins in its ROM, which finds the bus as after a reset, and ``steer`` is
+    called when it moves itself to RAM. Without, the PCI bus is set up as firmware would leave it.
+
     ``apic_ids`` are the cores' as the firmware tells them, by default 0 to ``vcpus`` - 1. ``on_power`` must
     not wait for a vCPU. The node is built but its threads do not run: call ``start``. Raises nothing for
     valid arguments.
     """
     clock = clock or HostClock()
+    board = PC if firmware is None else PC_WITH_FIRMWARE
 
     # Interrupt controllers. The 8259A pair reaches the processors through LINT0 (the MP specification's
     # virtual wire mode via the local APIC) and through pin 0 of the I/O APIC (the same via the I/O APIC).
@@ -140,21 +160,22 @@ def build_pc(
     # The PCI bus: two bridges, then what the machine was asked to have.
     south = Piix3IsaBridge([ioapic.pin(pin) for pin in PC.pirq_pins], [pic.irq(irq) for irq in range(16)])
     pci = PciHost(south.lines)
-    pci.attach(i440fx_host_bridge(), 0)
+    pci.attach(HostBridge440Fx(steer, virtual=firmware is not None), 0)
     pci.attach(south, 1)
     if drives and memory is not None:
         pci.attach(Piix3Ide(clock, [isa_irq(irq) for *_, irq in PLACES], memory, drives), 1, 1)
     for function in functions:
         pci.attach(function)
 
-    devices = [
+    cells = cmos_configuration(ram_bytes, min(ram_bytes, LOW_RAM_LIMIT), vcpus)
+    devices: list[Device] = [
         pic,
         ioapic,
         Pit8254(clock, isa("pit")),
         Keyboard8042(isa("i8042"), on_power),
         Vga(clock),
         Uart16550A(clock, isa("uart"), console),
-        Rtc146818(clock, isa("rtc"), cmos_configuration(ram_bytes, min(ram_bytes, LOW_RAM_LIMIT), vcpus)),
+        Rtc146818(clock, isa("rtc"), cells if firmware is None else {**cells, **firmware.cells}),
         AcpiPm(clock, isa("acpi-pm"), on_power),
         SystemControlA(on_power),
         ResetControl(on_power),
@@ -162,7 +183,12 @@ def build_pc(
         PostCode(),
         DebugExit(on_power),
     ]
-    node = DeviceNode(PC.mappings(devices), ioapic, pic, movable=pci.devices(), windows=PC.windows())
+    if firmware is not None and memory is not None:
+        devices += [DebugConsole(), FwCfg(memory, firmware.items, firmware.files)]
+    # A function's old ports answer when software has enabled them: firmware finds them disabled.
+    windows = [*board.windows(), *((at.space, at.base, at.last) for at in pci.fixed())]
+    node = DeviceNode(board.mappings(devices), ioapic, pic, movable=pci.devices(), windows=windows)
     pci.connect(node)
-    PciSetup(node, PC).run()
+    if firmware is None:
+        PciSetup(node, board).run()
     return node

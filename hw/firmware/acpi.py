@@ -15,6 +15,7 @@ a processor device only costs the guest a driver and an idle governor for each c
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from coremesh.core.errors import ConfigurationError
@@ -65,6 +66,7 @@ _PRESENT: Final = 0x0F
 _ALIGNMENT: Final = 64
 """What the FACS needs (5.2.10); the other tables can live with it."""
 _SYSTEM_IO: Final = 1
+_MOST_RELATIVE: Final = 64 << 10
 
 
 def build_firmware(
@@ -78,19 +80,9 @@ def build_firmware(
     Raises :class:`ConfigurationError` for ids that no such machine can have, and
     for a ``topology`` of another one. Pure; any thread may call.
     """
-    _check_apic_ids(apic_ids)
     placer = _Placer(ACPI_TABLES_BASE, ACPI_TABLES_END)
     rsdp_gpa = placer.reserve(36)
-    several = topology is not None and topology.hosts > 1
-    dsdt_gpa = placer.place(dsdt(board, device_node=0 if several else None))
-    facs_gpa = placer.place(facs())
-    fadt_gpa = placer.place(fadt(board, facs_gpa, dsdt_gpa))
-    madt_gpa = placer.place(madt(board, apic_ids))
-    described = [fadt_gpa, madt_gpa]
-    if topology is not None and several:
-        _check_topology(apic_ids, memory, topology)
-        described += [placer.place(srat(topology.nodes)), placer.place(slit(topology.hosts))]
-    xsdt_gpa = placer.place(table(b"XSDT", 1, struct.pack(f"<{len(described)}Q", *described)))
+    _, _, xsdt_gpa = _place_tables(placer, apic_ids, memory, topology, board)
     tables = [(rsdp_gpa, rsdp(xsdt_gpa)), *placer.tables, *build_mp_table(apic_ids, board)]
     for gpa, data in tables:
         if not memory.is_ram(gpa, len(data)):
@@ -98,6 +90,55 @@ def build_firmware(
                 f"the firmware's table at {gpa:#x} needs memory there; give at least 2 MiB"
             )
     return tables, rsdp_gpa
+
+
+@dataclass(frozen=True)
+class RelativeTables:
+    """Tables in one piece ``data``, whose pointers count from its beginning; the XSDT is at ``root``.
+
+    ``pointers`` are (offset, bytes) of each pointer, ``summed`` (offset, length) of the tables with pointers,
+    whose checksums change with them.
+    """
+
+    data: bytes
+    root: int
+    pointers: list[tuple[int, int]]
+    summed: list[tuple[int, int]]
+
+
+def relative_tables(
+    apic_ids: Sequence[int], memory: MemoryMap, topology: Topology | None = None, board: Board = PC
+) -> RelativeTables:
+    """The same tables without the RSDP and the MP table, for firmware that lays them itself.
+
+    Raises as :func:`build_firmware`. Pure; any thread may call.
+    """
+    placer = _Placer(0, _MOST_RELATIVE)
+    described, fadt_at, root = _place_tables(placer, apic_ids, memory, topology, board)
+    data = bytearray(placer.end)
+    for at, content in placer.tables:
+        data[at : at + len(content)] = content
+    lengths = {at: len(content) for at, content in placer.tables}
+    pointers = [(fadt_at + 36, 4), (fadt_at + 40, 4), (fadt_at + 132, 8), (fadt_at + 140, 8)]
+    pointers += [(root + 36 + 8 * number, 8) for number in range(len(described))]
+    return RelativeTables(bytes(data), root, pointers, [(at, lengths[at]) for at in (fadt_at, root)])
+
+
+def _place_tables(
+    placer: "_Placer", apic_ids: Sequence[int], memory: MemoryMap, topology: Topology | None, board: Board
+) -> tuple[list[int], int, int]:
+    """Lay all tables but the RSDP; return where those are that the XSDT lists, the FADT and the XSDT."""
+    _check_apic_ids(apic_ids)
+    several = topology is not None and topology.hosts > 1
+    dsdt_gpa = placer.place(dsdt(board, device_node=0 if several else None))
+    facs_gpa = placer.place(facs())
+    fadt_gpa = placer.place(fadt(board, facs_gpa, dsdt_gpa))
+    described = [fadt_gpa, placer.place(madt(board, apic_ids))]
+    if topology is not None and several:
+        _check_topology(apic_ids, memory, topology)
+        described += [placer.place(srat(topology.nodes)), placer.place(slit(topology.hosts))]
+    xsdt_gpa = placer.place(table(b"XSDT", 1, struct.pack(f"<{len(described)}Q", *described)))
+    return described, fadt_gpa, xsdt_gpa
 
 
 def checksum(data: bytes | bytearray) -> int:
@@ -319,6 +360,11 @@ class _Placer:
         self._next = start
         self._end = end
         self.tables: list[tuple[int, bytes]] = []
+
+    @property
+    def end(self) -> int:
+        """Behind the last table, aligned."""
+        return self._next
 
     def reserve(self, size: int) -> int:
         gpa = self._next

@@ -5,9 +5,10 @@ Reference: PCI Local Bus Specification 2.1, section 3.7.4.1; Intel 82441FX datas
 Offsets: 0 CONFADD (0xCF8), 4 CONFDATA (0xCFC).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coremesh.core.errors import ConfigurationError
+from coremesh.hw.decode import At
 from coremesh.hw.device import Device
 from coremesh.hw.irq import SharedLine
 from coremesh.hw.pci.function import Mapper, PciFunction, pirq_of
@@ -28,23 +29,79 @@ class CONFADD(Register):
     CONE = Bit(31)  # CONFDATA reaches configuration space
 
 
-def i440fx_host_bridge() -> PciFunction:
-    """Device 0 of bus 0: the PCI and memory controller."""
-    bridge = PciFunction(
-        "i440fx",
-        vendor=0x8086,
-        device=0x1237,
-        class_code=0x060000,  # bridge, host
-        revision=0x02,
-        command=0x0142,  # PCICMD: MAE is fixed at one, SERRE and PERRE can be set
-    )
-    bridge.config.declare(0x04, bytes.fromhex("0600 8002"))  # PCICMD, PCISTS
-    bridge.config.declare(0x0C, b"", bytes.fromhex("00 f8"))  # MLT
-    bridge.config.declare(0x50, b"", bytes.fromhex("ffff"))  # PMCCFG
-    bridge.config.declare(0x59, b"", b"\xff" * 7)  # PAM0-6: attributes of 0xC0000-0xFFFFF
-    bridge.config.declare(0x60, b"", b"\xff" * 8)  # DRB0-7
-    bridge.config.declare(0x72, b"", b"\x7f")  # SMRAM
-    return bridge
+class PAM(Register):
+    """Programmable attribute map: PAM0 to PAM6 (82441FX datasheet, section 3.2.17), two segments a register.
+
+    PAM0 has none in its low half. The next have C0000 and C4000 and so on, 16 KiB each, up to EC000.
+    """
+
+    offset = 0x59
+    writable = 0x33
+    READ_LOW = Bit(0)  # reads go to RAM, else to the bus: to ROM, or to nothing
+    WRITE_LOW = Bit(1)
+    READ_HIGH = Bit(4)  # of PAM0: F0000 to FFFFF
+    WRITE_HIGH = Bit(5)
+
+
+PAM_REGISTERS = 7
+#: Called with two bits a segment, by rising address from C0000 on: bit 0 reads go to RAM, bit 1 writes do. On
+#: return every vCPU goes by it.
+Steer = Callable[[int], None]
+
+
+class HostBridge440Fx(PciFunction):
+    """Device 0 of bus 0: the PCI and memory controller.
+
+    ``steer``, where there is ROM behind the segments, makes the attributes true. ``virtual`` shows the
+    subsystem ids by which firmware knows that it finds a fw_cfg device.
+    """
+
+    def __init__(self, steer: Steer | None = None, virtual: bool = False) -> None:
+        super().__init__(
+            "i440fx",
+            vendor=0x8086,
+            device=0x1237,
+            class_code=0x060000,  # bridge, host
+            revision=0x02,
+            subsystem=(0x1AF4, 0x1100) if virtual else (0, 0),
+            command=0x0142,  # PCICMD: MAE is fixed at one, SERRE and PERRE can be set
+        )
+        self._steer = steer
+        self._steered = 0
+        self.config.declare(0x04, bytes.fromhex("0600 8002"))  # PCICMD, PCISTS
+        self.config.declare(0x0C, b"", bytes.fromhex("00 f8"))  # MLT
+        self.config.declare(0x50, b"", bytes.fromhex("ffff"))  # PMCCFG
+        self.config.declare(PAM.offset, b"", bytes([PAM.writable] * PAM_REGISTERS))
+        self.config.declare(0x60, b"", b"\xff" * 8)  # DRB0-7
+        self.config.declare(0x72, b"", b"\x7f")  # SMRAM: kept, there is no system management mode
+
+    def written(self, at: int, size: int) -> None:
+        """Attributes take effect before the write returns."""
+        if at < PAM.offset + PAM_REGISTERS and at + size > PAM.offset:
+            self._follow()
+
+    def reset(self) -> None:
+        """Every segment is the bus's."""
+        super().reset()
+        self._follow()
+
+    def resume(self) -> None:
+        """Loaded: memory is steered as it was."""
+        super().resume()
+        self._follow()
+
+    def _follow(self) -> None:
+        wanted = steering(self.config.data[PAM.offset : PAM.offset + PAM_REGISTERS])
+        if self._steer is not None and wanted != self._steered:
+            self._steered = wanted
+            self._steer(wanted)
+
+
+def steering(pam: Sequence[int]) -> int:
+    """What PAM0 to PAM6 say, two bits a segment by rising address: RE, WE."""
+    segments = [half for register in pam[1:] for half in (register & 3, register >> 4 & 3)]
+    segments.append(pam[0] >> 4 & 3)
+    return sum(bits << 2 * number for number, bits in enumerate(segments))
 
 
 class PciHost(Device):
@@ -97,6 +154,10 @@ class PciHost(Device):
     def devices(self) -> list[Device]:
         """The devices behind all functions, each once."""
         return list(dict.fromkeys(device for function in self._spaces for device in function.devices))
+
+    def fixed(self) -> list[At]:
+        """Where functions answer beside their base addresses, once they are enabled."""
+        return [at for function in self._spaces for at in function.fixed]
 
     # --- the guest ---------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from coremesh.cluster.machine.assembly import assemble
 from coremesh.cluster.machine.description import MachineDescription, Module, Rom
-from coremesh.cluster.machine.disks import check_disks
+from coremesh.cluster.machine.disks import check_cdrom, check_disks
 from coremesh.cluster.machine.machine_state import MachineState
 from coremesh.hw.backend.console import ConsolePort
 from coremesh.hw.power import PowerEvent
@@ -120,36 +120,42 @@ class BaremetalMachine:
     """A machine put together in this process. A context manager: leaving it ends all of its threads.
 
     ``host`` is the native engine, ``console`` what the guest prints. The constructor lays out RAM; ``start``
-    lets the guest run; ``finish`` waits for its end. With a ``state`` the guest goes on from there.
+    lets the guest run; ``finish`` waits for its end. With a ``state`` the guest goes on from there,
+    with a ``bios`` and no guest it begins in that.
     """
 
     def __init__(
         self,
-        guest: Path,
+        guest: Path | None,
         *,
         vcpus: int,
         cmdline: str = "",
         protection: str = "auto",
         ram_bytes: int = 128 * MIB,
         modules: Sequence[tuple[bytes, str]] = (),
-        disks: Sequence[Path] = (),
+        disks: Sequence[Path | str] = (),
+        cdrom: Path | None = None,
         roms: Sequence[Rom] = (),
+        bios: bytes = b"",
         state: MachineState | None = None,
     ) -> None:
         self.console = ConsolePort()
         self.events: list[PowerEvent] = []
         self._over = threading.Event()
         self._started = 0.0
+        disc = check_cdrom(cdrom)
         description = MachineDescription(
             vcpus=vcpus,
             ram_bytes=ram_bytes,
-            kernel=guest.read_bytes(),
+            kernel=guest.read_bytes() if guest is not None else b"",
             cmdline=cmdline,
             modules=tuple(Module(data, text) for data, text in modules),
             protection=protection,
             unpack=False,
-            disks=check_disks(list(disks)),
+            disks=check_disks(list(disks)) + (() if disc is None else (disc,)),
             roms=tuple(roms),
+            bios=bios,
+            bios_bytes=len(bios),
         )
         assembled = assemble(description, self.console, self._on_power, state=state)
         self.host, self.node, self.clock = assembled.host, assembled.node, assembled.clock
@@ -232,6 +238,7 @@ def run_on_coremesh(
     modules: Sequence[tuple[bytes, str]] = (),
     disks: Sequence[Path] = (),
     roms: Sequence[Rom] = (),
+    bios: bytes = b"",
     timeout: float = 60.0,
 ) -> RunResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
@@ -244,6 +251,7 @@ def run_on_coremesh(
         modules=modules,
         disks=disks,
         roms=roms,
+        bios=bios,
     ) as machine:
         machine.start()
         return machine.finish(timeout)

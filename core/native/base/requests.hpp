@@ -12,6 +12,8 @@ enum Request : uint32_t {
     kRequestPages = 1 << 0,  ///< code pages were written: the mailbox's queue has them
     kRequestPark = 1 << 1,   ///< the gate is closed
     kRequestStop = 1 << 2,
+    kRequestSteer = 1 << 3,   ///< addresses lead elsewhere now: RamLayout::steering has it
+    kRequestReset = 1 << 4,   ///< the vCPU was reset while its thread waited: what it was about to do is void
     kRequestOfCore = 1 << 8,  ///< this and the higher bits mean what the guest's architecture says
 };
 

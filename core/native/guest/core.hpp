@@ -50,6 +50,9 @@ class CoreVcpu {
     /// Any thread. Brings the vCPU to `GuestCore::pending` and `serve` soon, also when it sleeps. What was
     /// posted before is seen by that look.
     virtual void kick() noexcept = 0;
+    /// The vCPU's thread, within an instruction, after an access to a device: what that has changed in where
+    /// addresses lead is true for the next access.
+    virtual void follow_steering() noexcept = 0;
     /// Where a core with I/O ports counts their accesses.
     virtual std::atomic<uint64_t>& port_accesses() noexcept = 0;
 
@@ -83,6 +86,8 @@ class GuestCore {
     virtual bool runs_at_start() const noexcept = 0;
     /// Whether an interrupt waits, deliverable or not. At each look of the main loop: a few loads.
     virtual bool pending() noexcept = 0;
+    /// While the vCPU's thread waits at the gate: power-on state, as after attach; all that waited is gone.
+    virtual void reset() noexcept = 0;
     /// Running, after a kick: drops requests that find a running core. True: leave the engine, for `left`.
     virtual bool serve() noexcept = 0;
     enum class Left { kGoesOn, kOff, kReset };

@@ -126,6 +126,10 @@ void Host::start() {
 void Host::pause() {
     std::lock_guard lock(mutex_);
     if (phase_ == Phase::kPaused) return;
+    if (restarting_ && phase_ == Phase::kRunning) {  // the gate is closed, and stays so after the reset
+        phase_ = Phase::kPaused;
+        return;
+    }
     if (phase_ != Phase::kRunning) throw StateError("only a running machine can be paused");
     gate_.pause([this] { kick_insiders(nullptr); }, [this] { return anybody_inside(nullptr); });
     phase_ = Phase::kPaused;
@@ -135,7 +139,7 @@ void Host::resume() {
     std::lock_guard lock(mutex_);
     if (phase_ == Phase::kRunning) return;
     if (phase_ != Phase::kPaused) throw StateError("only a paused machine can be resumed");
-    gate_.end_pause();
+    if (!restarting_) gate_.end_pause();
     phase_ = Phase::kRunning;
 }
 
@@ -145,7 +149,7 @@ void Host::stop() {
     const bool started = phase_ != Phase::kMade;
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
     if (mesh_) mesh_->cancel();  // who waits for another host sees the request now
-    if (phase_ == Phase::kPaused) gate_.end_pause();
+    if (phase_ == Phase::kPaused || restarting_) gate_.end_pause();
     phase_ = Phase::kStopped;
     lock.unlock();
     if (started) {
@@ -168,7 +172,86 @@ std::optional<Ending> Host::wait(std::chrono::duration<double> timeout) {
 
 void Host::require_at_rest() const {
     std::lock_guard lock(mutex_);
-    if (phase_ == Phase::kRunning) throw StateError("pause the machine before looking at its registers");
+    if (phase_ == Phase::kRunning && !restarting_) {
+        throw StateError("pause the machine before looking at its registers");
+    }
+}
+
+// ---- memory that is steered, and the reset
+// -------------------------------------------------------------------------
+
+void Host::steer_here(uint64_t steering) noexcept {
+    ram_.steer(steering);
+    for (auto& vcpu : vcpu_list_) vcpu->post_steer();
+}
+
+void Host::steer(uint64_t steering) noexcept {
+    steer_here(steering);
+    if (mesh_ && mesh_->attached()) mesh_->orders().give(Order::Kind::kSteer, steering);
+}
+
+void Host::park_here() noexcept {
+    {
+        const std::lock_guard lock(mutex_);
+        if (restarting_ || phase_ == Phase::kStopped) return;
+        restarting_ = true;
+        if (phase_ != Phase::kRunning) return;
+    }
+    // Without the lock: a vCPU may wait for a page, and the end of that wait be told under it.
+    gate_.pause([this] { kick_insiders(nullptr); }, [this] { return anybody_inside(nullptr); });
+}
+
+void Host::reset_here() noexcept {
+    for (auto& vcpu : vcpu_list_) vcpu->reset();
+}
+
+void Host::run_here() noexcept {
+    const std::lock_guard lock(mutex_);
+    if (!restarting_) return;
+    restarting_ = false;
+    if (ending_ && (ending_->kind == "triple-fault" || ending_->kind == "reset")) ending_.reset();
+    if (phase_ == Phase::kRunning) gate_.end_pause();
+}
+
+bool Host::begin_restart() noexcept {
+    park_here();
+    return !mesh_ || mesh_->orders().give(Order::Kind::kPark);
+}
+
+bool Host::reset_vcpus() noexcept {
+    reset_here();
+    return !mesh_ || mesh_->orders().give(Order::Kind::kReset);
+}
+
+bool Host::end_restart() noexcept {
+    const bool done = !mesh_ || mesh_->orders().give(Order::Kind::kRun);
+    run_here();
+    return done;
+}
+
+void Host::obey(HostId from, const Order& order) noexcept {
+    switch (order.kind) {
+        case Order::Kind::kSteer:
+            return steer_here(order.value);
+        case Order::Kind::kPark:
+            return park_here();
+        case Order::Kind::kReset:
+            return reset_here();
+        case Order::Kind::kRun:
+            return run_here();
+        case Order::Kind::kRestart: {
+            const bool faulted = order.value >> 32 == static_cast<uint64_t>(VcpuFailure::Kind::kTripleFault);
+            stopped_by_itself(faulted ? VcpuFailure::Kind::kTripleFault : VcpuFailure::Kind::kReset,
+                              static_cast<unsigned>(order.value), from);
+            return;
+        }
+        case Order::Kind::kDone:
+            return;
+    }
+}
+
+void Host::stopped_by_itself(VcpuFailure::Kind kind, unsigned vcpu, HostId host) noexcept {
+    end({kind == VcpuFailure::Kind::kTripleFault ? "triple-fault" : "reset", vcpu, "", host});
 }
 
 // ---- what vCPUs ask
@@ -216,7 +299,12 @@ std::vector<VcpuGlance> Host::glances() {
 
 void Host::report(const VcpuFailure& failure) noexcept {
     static const char* const kinds[] = {"triple-fault", "reset", "internal-error"};
-    end({kinds[static_cast<int>(failure.kind)], failure.vcpu, failure.text});
+    const HostId self = mesh_ ? mesh_->self() : HostId{0};
+    if (options_.restarts && failure.kind != VcpuFailure::Kind::kInternalError) {
+        if (self == 0) return stopped_by_itself(failure.kind, failure.vcpu, self);
+        return mesh_->orders().ask_restart(uint64_t(failure.kind) << 32 | failure.vcpu);
+    }
+    end({kinds[static_cast<int>(failure.kind)], failure.vcpu, failure.text, self});
     // After a triple fault no vCPU may continue: the others would only wait for this one.
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
 }

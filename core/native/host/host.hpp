@@ -45,6 +45,9 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
         Protection protection = Protection::automatic;
         std::optional<Mesh::Options> mesh;  ///< when the machine has other hosts
         uint32_t code_buffer_bytes = 0;     ///< of translations, for each vCPU; 0: by the host's memory
+        /// A vCPU that stops by itself (GuestCore::Left::kReset, or what an engine calls shutdown) ends no
+        /// other one: wait() tells of it, and a restart may follow.
+        bool restarts = false;
     };
 
     explicit Host(Options options);
@@ -87,6 +90,17 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
     /// does not fit: the host is to be thrown away then.
     void load(const Saved& saved);
 
+    /// Steers the shadows of RAM (RamLayout::steer), on all hosts: every vCPU follows at its next block head,
+    /// before it can see anything that the caller does after this. From a device, on any thread.
+    void steer(uint64_t steering) noexcept;
+
+    /// The machine's reset, on host 0, in three steps; between the first and the last no vCPU of any host
+    /// runs, and RAM and registers may be set. Any thread but a vCPU's and a device's.
+    /// False: the machine stops.
+    bool begin_restart() noexcept;
+    bool reset_vcpus() noexcept;
+    bool end_restart() noexcept;
+
     void start();
     void pause();
     void resume();
@@ -108,6 +122,11 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
 
   private:
     void end(Ending ending) noexcept;
+    void steer_here(uint64_t steering) noexcept;
+    void park_here() noexcept;
+    void reset_here() noexcept;
+    void run_here() noexcept;
+    void stopped_by_itself(VcpuFailure::Kind kind, unsigned vcpu, HostId host) noexcept;
     enum class Phase { kMade, kRunning, kPaused, kStopped };
 
     // VcpuEnvironment
@@ -118,6 +137,9 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
     bool transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
                   const void* expected, void* old) noexcept override;
     bool shares_ram() const noexcept override { return options_.mesh.has_value(); }
+    void store_elsewhere(uint64_t gpa, const void* from, unsigned size) noexcept override {
+        write_ram(gpa, from, size);
+    }
     void report(const VcpuFailure& failure) noexcept override;
     void thread_begins() noexcept override;
     void thread_ends() noexcept override;
@@ -132,6 +154,7 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
     static uint64_t place_of(uintptr_t host_pc) noexcept;
     // MeshOwner
     void mesh_broken(const Breach& breach) noexcept override;
+    void obey(HostId from, const Order& order) noexcept override;
 
     Options options_;
     GuestRam ram_;
@@ -143,9 +166,10 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
     std::unique_ptr<Mesh> mesh_;
     std::vector<std::unique_ptr<Vcpu>> vcpu_list_;
 
-    mutable std::mutex mutex_;  // phase_ and ending_
+    mutable std::mutex mutex_;  // what follows
     std::condition_variable ended_;
     Phase phase_ = Phase::kMade;
+    bool restarting_ = false;  ///< the gate is closed for a reset, whatever the phase
     std::optional<Ending> ending_;
 };
 

@@ -49,7 +49,13 @@ Mesh::Mesh(const Options& options, GuestRam& ram, Clock& clock, GuestPlatform& p
       clock_(clock),
       platform_(platform),
       owner_(owner),
-      memory_(ram, protocol_, *this) {
+      memory_(ram, protocol_, *this),
+      orders_(
+          options.self, options.hosts,
+          [this](HostId to, std::span<const uint8_t> payload) {
+              return link_ && link_->send(to, Type::kControl, payload);
+          },
+          [this](HostId from, const Order& order) { owner_.obey(from, order); }) {
     platform_.join(options_.self, options_.hosts, options_.vcpu_hosts, *this);
     follower_ = std::make_unique<ClockFollower>(
         clock_, options_.self,
@@ -91,12 +97,14 @@ bool Mesh::joined(std::chrono::duration<double> timeout) {
 
 void Mesh::cancel() noexcept {
     memory_.cancel();
+    orders_.cancel();
     if (remote_node_) remote_node_->cancel();
 }
 
 void Mesh::stop() noexcept {
     cancel();
     if (node_server_) node_server_->stop();
+    orders_.stop();
     if (link_) link_->stop();
     devices_.reset();
 }
@@ -132,6 +140,7 @@ void Mesh::received(HostId from, Type type, uint64_t guest_tsc, std::span<const 
             if (const auto beat = link::Beat::decode(payload)) obey(lease_->heard(from, *beat, now), now);
             return;
         case Type::kControl:
+            orders_.received(from, payload);
             return;
     }
 }

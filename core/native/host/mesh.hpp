@@ -5,6 +5,7 @@
 //   interrupt         the platform, and from there this host's cores
 //   device            host 0: the server of the device node; elsewhere: the vCPU that waits for the answer
 //   clock             the follower of host 0's clock
+//   control           orders of host 0, and their answers
 //   heartbeat         the lease; who loses it, or a host, stops
 #pragma once
 
@@ -23,6 +24,7 @@
 #include "bus/node_server.hpp"
 #include "bus/remote_node.hpp"
 #include "guest/platform.hpp"
+#include "host/orders.hpp"
 #include "link/lease.hpp"
 #include "link/link.hpp"
 #include "memory/shared_memory.hpp"
@@ -40,6 +42,8 @@ class MeshOwner {
   public:
     /// Once, on the protocol thread: all vCPUs must stop for ever. Must not wait for them.
     virtual void mesh_broken(const Breach& breach) noexcept = 0;
+    /// An order came (orders.hpp).
+    virtual void obey(HostId from, const Order& order) noexcept = 0;
 
   protected:
     ~MeshOwner() = default;
@@ -77,6 +81,7 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
     void stop() noexcept;
 
     SharedMemory& memory() noexcept { return memory_; }
+    Orders& orders() noexcept { return orders_; }
     /// The devices of host 0 as this host's vCPUs reach them; for hosts other than 0.
     const std::shared_ptr<RemoteNode>& remote_node() noexcept { return remote_node_; }
     const coherence::Options& layout() const noexcept { return protocol_; }
@@ -114,6 +119,7 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
     MeshOwner& owner_;
     std::shared_ptr<link::Link> link_;
     SharedMemory memory_;
+    Orders orders_;
     std::unique_ptr<ClockFollower> follower_;
     std::shared_ptr<RemoteNode> remote_node_;
     std::shared_ptr<DeviceBackend> devices_;

@@ -265,7 +265,8 @@ NB_MODULE(_native, m) {
             "__init__",
             [](Host* self, const std::vector<std::tuple<uint64_t, uint64_t, uint64_t, bool>>& memory,
                const Platform& platform, uint64_t tsc_hz, const std::string& protection,
-               std::optional<Mesh::Options> mesh, uint32_t code_buffer_bytes) {
+               std::optional<Mesh::Options> mesh, uint32_t code_buffer_bytes,
+               const std::vector<std::tuple<uint64_t, uint64_t, uint64_t>>& shadows, bool restarts) {
                 const auto kind = protection_from_name(protection);
                 if (!kind)
                     throw nb::value_error("protection is auto, userfaultfd, userfaultfd-copy or mprotect");
@@ -273,18 +274,21 @@ NB_MODULE(_native, m) {
                 for (const auto& [gpa, bytes, offset, rom] : memory) {
                     regions.push_back({gpa, bytes, offset, rom});
                 }
-                Host::Options options{.ram = RamLayout(std::move(regions)),
+                std::vector<RamShadow> shadowed;
+                for (const auto& [gpa, bytes, offset] : shadows) shadowed.push_back({gpa, bytes, offset});
+                Host::Options options{.ram = RamLayout(std::move(regions), std::move(shadowed)),
                                       .vcpus = platform.cores,
                                       .make_platform = platform.make,
                                       .tsc_hz = tsc_hz,
                                       .protection = *kind,
                                       .mesh = std::move(mesh),
-                                      .code_buffer_bytes = code_buffer_bytes};
+                                      .code_buffer_bytes = code_buffer_bytes,
+                                      .restarts = restarts};
                 Unlocked unlocked;
                 new (self) Host(std::move(options));
             },
             nb::kw_only(), "memory"_a, "platform"_a, "tsc_hz"_a, "protection"_a, "mesh"_a.none(),
-            "code_buffer_bytes"_a)
+            "code_buffer_bytes"_a, "shadows"_a, "restarts"_a)
         .def(
             "connect",
             [](Host& host, nb::object node, std::shared_ptr<Doorbells> doorbells) {
@@ -343,6 +347,10 @@ NB_MODULE(_native, m) {
                 return registers_of(host.core(vcpu));
             },
             "vcpu"_a)
+        .def("steer", &Host::steer, "steering"_a, release())
+        .def("begin_restart", &Host::begin_restart, release())
+        .def("reset_vcpus", &Host::reset_vcpus, release())
+        .def("end_restart", &Host::end_restart, release())
         .def("start", &Host::start, release())
         .def("pause", &Host::pause, release())
         .def("resume", &Host::resume, release())

@@ -35,6 +35,8 @@ class GuestRam {
     GuestRam& operator=(const GuestRam&) = delete;
 
     const RamLayout& layout() const noexcept { return layout_; }
+    /// See RamLayout::steer. Any thread.
+    void steer(uint64_t steering) noexcept { layout_.steer(steering); }
     uint64_t size() const noexcept { return layout_.size(); }
     uint64_t pages() const noexcept { return layout_.pages(); }
     std::optional<uint64_t> offset_of(uint64_t gpa, uint64_t length = 1) const noexcept {
@@ -107,7 +109,7 @@ class GuestRam {
     void map_views();
     void unmap() noexcept;
 
-    const RamLayout layout_;
+    RamLayout layout_;  // but for its steering as it was made
     int file_ = -1;
     uint8_t* guest_ = nullptr;
     uint8_t* protocol_ = nullptr;

@@ -74,9 +74,12 @@ struct cm_vcpu_ops {
 struct cm_ram_region {
     uint64_t gpa, bytes, offset;
     bool rom;  // executed and read like RAM; what the guest writes is dropped
+    // What the guest writes goes to `mmio_write` instead: it is stored to other bytes than are read.
+    bool stores_elsewhere;
 };
 
-// The regions, at most CM_RAM_REGIONS, share no address and cover the file's [0, size) once.
+// The regions, at most CM_RAM_REGIONS, share no address and cover the file from its beginning on once. Behind
+// that may be bytes that cm_engine_steer can show.
 struct cm_ram_layout {
     uint8_t* guest_view;  // base of the mapping that engines read and write
     uint64_t size;        // bytes of the file
@@ -133,6 +136,10 @@ size_t cm_engine_code_bytes(const cm_engine*);
 void cm_engine_invalidate_page(cm_engine*, uint64_t ram_page);
 // Drops all translated code.
 void cm_engine_drop_all_code(cm_engine*);
+// From now on the addresses of each of `regions` lead where it says; the engine was opened with regions of
+// the same addresses. On the engine's thread, also within an access to a device: blocks are found by their
+// page in the file, so that the next block head, if it is looked up anew, is the right one.
+void cm_engine_steer(cm_engine*, const struct cm_ram_region* regions, unsigned count);
 // Once, first thing on the thread that will run the engine.
 void cm_engine_enter_thread(cm_engine*);
 // In a signal handler on that thread that will be left by a jump: the kernel gave it floating-point controls
@@ -206,6 +213,7 @@ const struct cm_wrap_hit* cm_engine_wrap_hits(size_t* count);
     X(code_bytes)              \
     X(invalidate_page)         \
     X(drop_all_code)           \
+    X(steer)                   \
     X(enter_thread)            \
     X(interrupted)             \
     X(sync_thread)             \

@@ -94,8 +94,15 @@ void CM_WRAP(tlb_set_page_with_attrs)(CPUState* cs, target_ulong vaddr, hwaddr g
     entry->addr_read = prot & PAGE_READ ? page : (target_ulong)-1;
     entry->addr_code = prot & PAGE_EXEC ? page : (target_ulong)-1;
     entry->addr_write = prot & PAGE_WRITE ? page : (target_ulong)-1;
-    // A store to ROM takes the slow path, and ends there.
-    if (unlikely(region->at.rom) && (prot & PAGE_WRITE)) entry->addr_write |= TLB_DISCARD_WRITE;
+    if (unlikely(region->at.stores_elsewhere) && (prot & PAGE_WRITE)) {
+        // The store goes to memory_region_dispatch_write, by the region with index 0, which begins at 0: the
+        // offset in it is the guest-physical address.
+        entry->addr_write |= TLB_MMIO;
+        desc->iotlb[index].addr = (gpa & TARGET_PAGE_MASK) - page;
+    } else if (unlikely(region->at.rom) && (prot & PAGE_WRITE)) {
+        // A store to ROM takes the slow path, and ends there.
+        entry->addr_write |= TLB_DISCARD_WRITE;
+    }
     if (unlikely(!QTAILQ_EMPTY(&cs->watchpoints))) {
         const int watched = cpu_watchpoint_address_matches(cs, page, TARGET_PAGE_SIZE);
         // What may be written without a look at it may be read so too (codegen/memory.c).
@@ -141,6 +148,15 @@ MemTxResult CM_WRAP(memory_region_dispatch_write)(struct uc_struct* uc, MemoryRe
     CM_HIT(memory_region_dispatch_write);
     engine->ops->mmio_write(engine->opaque, gpa_of(engine, region, offset), memop_size(op), value);
     return MEMTX_OK;
+}
+
+void cm_engine_steer(cm_engine* engine, const struct cm_ram_region* regions, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
+        for (unsigned k = 0; k < engine->nb_regions; k++) {
+            if (engine->regions[k].at.gpa == regions[i].gpa) engine->regions[k].at = regions[i];
+        }
+    }
+    tlb_flush(engine->cs);
 }
 
 void cm_engine_abandon(cm_engine* engine) {

@@ -6,15 +6,16 @@
 
 namespace coremesh {
 
-#define COREMESH_VCPU_COUNTERS(X)                                                     \
-    X(exits_io, "times", "accesses of I/O ports")                                     \
-    X(exits_mmio, "times", "accesses of memory that is not RAM, local APIC included") \
-    X(exits_halt, "times", "HLT")                                                     \
-    X(exits_kick, "times", "the mailbox was read in the middle of guest code")        \
-    X(kicks, "times", "a thread made the vCPU look at its mailbox")                   \
-    X(halted_ns, "ns", "asleep, or waiting to fall asleep")                           \
-    X(run_ns, "ns", "inside guest code, the waits for pages and devices included")    \
-    X(code_invalidations, "pages", "pages of which this vCPU dropped its translations")
+#define COREMESH_VCPU_COUNTERS(X)                                                       \
+    X(exits_io, "times", "accesses of I/O ports")                                       \
+    X(exits_mmio, "times", "accesses of memory that is not RAM, local APIC included")   \
+    X(exits_halt, "times", "HLT")                                                       \
+    X(exits_kick, "times", "the mailbox was read in the middle of guest code")          \
+    X(kicks, "times", "a thread made the vCPU look at its mailbox")                     \
+    X(halted_ns, "ns", "asleep, or waiting to fall asleep")                             \
+    X(run_ns, "ns", "inside guest code, the waits for pages and devices included")      \
+    X(code_invalidations, "pages", "pages of which this vCPU dropped its translations") \
+    X(resets, "times", "the machine was reset")
 
 struct VcpuCounters {
     COREMESH_COUNTER_WORDS(COREMESH_VCPU_COUNTERS)

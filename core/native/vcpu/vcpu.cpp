@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <array>
 #include <cstdio>
 #include <stdexcept>
 #include <string>
@@ -68,7 +69,7 @@ Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, const MakeCore& make_core)
       state_(core_->runs_at_start() ? State::kRunning : State::kOff) {
     std::vector<cm_ram_region> regions;
     for (const RamRegion& region : around.ram.layout().regions()) {
-        regions.push_back({region.gpa, region.bytes, region.offset, region.rom});
+        regions.push_back({region.gpa, region.bytes, region.offset, region.rom, false});
     }
     const cm_ram_layout layout{around.ram.guest_base(), around.ram.size(), regions.data(),
                                static_cast<unsigned>(regions.size()), around.shares_ram()};
@@ -77,6 +78,7 @@ Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, const MakeCore& make_core)
     engine_ = call_.open(&kOps, this, core_ops, core, &layout, around.code_buffer_bytes, error, sizeof error);
     if (!engine_) throw std::runtime_error(std::string("vCPU ") + std::to_string(index) + ": " + error);
     core_->attach(engine_);
+    if (!around.ram.layout().shadows().empty()) steer();
 }
 
 Vcpu::~Vcpu() {
@@ -130,6 +132,11 @@ void Vcpu::post_stop() noexcept {
 
 void Vcpu::post_park() noexcept {
     mailbox_.post(kRequestPark);
+    kick();
+}
+
+void Vcpu::post_steer() noexcept {
+    mailbox_.post(kRequestSteer);
     kick();
 }
 
@@ -238,11 +245,19 @@ void Vcpu::sleep_until_work() noexcept {
     wake_up();
 }
 
+void Vcpu::reset() noexcept {
+    core_->reset();
+    become(core_->runs_at_start() ? State::kRunning : State::kOff);
+    counters_.resets.fetch_add(1, std::memory_order_relaxed);
+    mailbox_.post(kRequestReset);
+    kick();
+}
+
 // Whether there is something for wake_up. Changes nothing: the gate may be closed, and another thread may be
 // reading the state.
 bool Vcpu::has_work() noexcept {
     const uint32_t requests = mailbox_.pending();
-    if (requests & (kRequestStop | kRequestPages)) return true;
+    if (requests & (kRequestStop | kRequestPages | kRequestReset)) return true;
     // Stopped by a failure: only a stop request ends it.
     return state() != State::kStopped && core_->wakes(state());
 }
@@ -253,6 +268,7 @@ void Vcpu::wake_up() noexcept {
     around_.gate.enter(inside_);
     const uint32_t requests = mailbox_.pending();
     if (requests & kRequestPages) drain_pages();
+    mailbox_.take(kRequestReset);
     if (state() != State::kStopped && core_->wake(state())) become(State::kRunning);
     around_.gate.leave(inside_);
 }
@@ -269,8 +285,31 @@ uint32_t Vcpu::serve() noexcept {
         around_.gate.enter(inside_);
         if ((mailbox_.pending() & kRequestPages) && drain_pages()) flags |= CM_SERVICE_DROP_LAST;
     }
+    // Behind the gate, where both may have been posted. The next block is looked up anew.
+    if (mailbox_.take(kRequestSteer)) {
+        steer();
+        flags |= CM_SERVICE_DROP_LAST;
+    }
+    if (mailbox_.take(kRequestReset)) flags |= CM_SERVICE_LEAVE | CM_SERVICE_DROP_LAST;
     if (core_->serve() || (mailbox_.pending() & kRequestStop)) flags |= CM_SERVICE_LEAVE;
     return flags;
+}
+
+// Its request stays: at the next block head, what follows the block under way is looked up anew.
+void Vcpu::follow_steering() noexcept {
+    if (mailbox_.peek() & kRequestSteer) steer();
+}
+
+void Vcpu::steer() noexcept {
+    const RamLayout& layout = around_.ram.layout();
+    const uint64_t steering = layout.steering();
+    std::array<cm_ram_region, CM_RAM_REGIONS> regions;
+    const size_t count = layout.regions().size();
+    for (size_t i = 0; i < count; ++i) {
+        const SteeredRegion at = layout.steered(i, steering);
+        regions[i] = {at.gpa, at.bytes, at.offset, at.rom, at.stores_elsewhere};
+    }
+    call_.steer(engine_, regions.data(), static_cast<unsigned>(count));
 }
 
 bool Vcpu::drain_pages() noexcept {
@@ -300,7 +339,12 @@ uint64_t Vcpu::mmio_read(uint64_t gpa, unsigned size) noexcept {
 
 void Vcpu::mmio_write(uint64_t gpa, unsigned size, uint64_t value) noexcept {
     counters_.exits_mmio.fetch_add(1, std::memory_order_relaxed);
-    if (!core_->write_own(gpa, size, value)) around_.bus.mmio_write(gpa, size, value);
+    if (around_.ram.layout().stores_elsewhere(gpa)) {
+        around_.store_elsewhere(gpa, &value, size);  // little-endian, as the guest
+    } else if (!core_->write_own(gpa, size, value)) {
+        around_.bus.mmio_write(gpa, size, value);
+        follow_steering();  // configuration space may be there too
+    }
 }
 
 void Vcpu::pause() noexcept {

@@ -51,6 +51,8 @@ struct VcpuEnvironment {
     /// Around an exclusive section of `vcpu`, on its thread (gate.hpp).
     virtual void begin_exclusive(Vcpu& vcpu) noexcept = 0;
     virtual void end_exclusive(Vcpu& vcpu) noexcept = 0;
+    /// A store that does not go where a load comes from (RamLayout::stores_elsewhere).
+    virtual void store_elsewhere(uint64_t gpa, const void* from, unsigned size) noexcept = 0;
     /// On a machine of several hosts, in an exclusive section: the pages are writable here and stay so until
     /// release_pages, on the same thread. UINT64_MAX: no page. False: the machine stops, and nothing is held.
     virtual bool hold_pages(uint64_t first, uint64_t second) noexcept = 0;
@@ -90,6 +92,8 @@ class Vcpu final : private CoreVcpu {
     void post_stop() noexcept;
     /// Translated code on this page is out of date; async-signal-safe.
     void post_code_written(uint64_t ram_page) noexcept;
+    /// Addresses of RAM lead elsewhere now (RamLayout::steering).
+    void post_steer() noexcept;
     /// When inside guest code: come out.
     void post_park() noexcept;
     bool inside() const noexcept { return inside_.load(std::memory_order_seq_cst); }
@@ -110,6 +114,9 @@ class Vcpu final : private CoreVcpu {
     // ---- while the vCPU is not inside guest code (before start, paused, stopped)
     /// Before start: what the vCPU does then, when it is not what it does at a machine's start.
     void begin_as(State state) noexcept { become(state); }
+    /// While the gate is closed and no vCPU is inside: power-on state. When the gate opens, the bootstrap
+    /// processor runs and the others wait to be started.
+    void reset() noexcept;
 
     void start();
     void join();
@@ -128,6 +135,7 @@ class Vcpu final : private CoreVcpu {
     std::optional<VcpuFailure> settle(cm_exit reason) noexcept;
     uint32_t serve() noexcept;
     bool drain_pages() noexcept;
+    void steer() noexcept;
     void become(State state) noexcept { state_.store(state, std::memory_order_relaxed); }
     void wake() noexcept;
 
@@ -135,6 +143,7 @@ class Vcpu final : private CoreVcpu {
     static const cm_vcpu_ops kOps;
     static Vcpu& self(void* opaque) { return *static_cast<Vcpu*>(opaque); }
     Requests& requests() noexcept override { return mailbox_; }
+    void follow_steering() noexcept override;
     std::atomic<uint64_t>& port_accesses() noexcept override { return counters_.exits_io; }
     uint64_t mmio_read(uint64_t gpa, unsigned size) noexcept;
     void mmio_write(uint64_t gpa, unsigned size, uint64_t value) noexcept;

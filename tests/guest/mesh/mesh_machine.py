@@ -209,6 +209,7 @@ class MeshMachine:
         seed: int = 1,
         disks: Sequence[Path] = (),
         roms: Sequence[Rom] = (),
+        bios: bytes = b"",
     ) -> None:
         description = MachineDescription(
             vcpus=sum(shares),
@@ -222,6 +223,8 @@ class MeshMachine:
             policy=policy,
             disks=check_disks(list(disks)),
             roms=tuple(roms),
+            bios=bios,
+            bios_bytes=len(bios),
         )
         self.topology = Topology(MemoryMap(ram_bytes).layout, shares)
         self._wires = Wires(len(shares), delay_us, seed)

@@ -30,6 +30,7 @@ Core::Core(CoreVcpu& vcpu, const CoreParts& parts, uint32_t apic_id, bool bootst
       parts_(parts),
       bootstrap_(bootstrap),
       cpu_(std::move(cpu)),
+      reset_msrs_(cpu_.msrs),
       signals_(vcpu.requests()),
       lapic_({.apic_id = apic_id, .bootstrap = bootstrap, .timer_hz = parts.timer_hz}, *this, parts.fabric,
              parts.timers),
@@ -44,6 +45,15 @@ void Core::attach(cm_engine* engine) noexcept {
     lapic_.reset(false);
     // What firmware would have done: the other cores are found as INIT leaves them.
     if (bootstrap_) lapic_.enter_virtual_wire();
+}
+
+void Core::reset() noexcept {
+    kX86.reset(engine_);
+    cpu_.msrs = reset_msrs_;
+    set_tsc_adjust(
+        0);  // the machine's clock goes on: a TSC that runs through a reset is one that started early
+    signals_.drop_all();
+    attach(engine_);
 }
 
 // ---- any thread
@@ -154,6 +164,7 @@ uint32_t Core::read_port(uint32_t port, unsigned size) noexcept {
 void Core::write_port(uint32_t port, unsigned size, uint32_t value) noexcept {
     port_accesses_.fetch_add(1, std::memory_order_relaxed);
     parts_.bus.port_write(port, size, value);
+    vcpu_.follow_steering();
 }
 
 void Core::set_tsc_adjust(uint64_t adjust) noexcept {

@@ -72,6 +72,7 @@ class Core final : public GuestCore, private VcpuPort {
     const cm_engine_functions& engine_functions() const noexcept override { return kEngine; }
     void attach(cm_engine* engine) noexcept override;
     bool runs_at_start() const noexcept override { return bootstrap_; }
+    void reset() noexcept override;
     bool pending() noexcept override;
     bool serve() noexcept override;
     Left left() noexcept override;
@@ -117,6 +118,7 @@ class Core final : public GuestCore, private VcpuPort {
     const CoreParts parts_;
     const bool bootstrap_;
     CpuDescription cpu_;
+    const std::unordered_map<uint32_t, uint64_t> reset_msrs_;
     std::unordered_map<uint64_t, const CpuidLeaf*> leaves_;
     Signals signals_;
     Lapic lapic_;

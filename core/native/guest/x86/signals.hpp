@@ -44,6 +44,9 @@ class Signals {
     /// Drops a SIPI that finds the core running; one that follows an INIT stays.
     void drop_sipi_unless_init() noexcept { take_sipi_unless_init(); }
 
+    /// RESET: what waits is gone.
+    void drop_all() noexcept { requests_.take(kNmi | kInit | kSipi); }
+
     uint8_t sipi_vector() const noexcept { return sipi_vector_.load(std::memory_order_relaxed); }
 
   private:

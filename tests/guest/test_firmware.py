@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""SeaBIOS starts at the reset vector, moves to RAM, finds cores and disks, and boots one."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from baremetal_machine import MIB, PASSED, BaremetalMachine
+from boot_sector import HELLO, boot_sector
+from coremesh.cluster.machine.images.seabios import fetch_seabios
+from coremesh.core.errors import ImageFetchError
+from coremesh.hw.isa.debug_console import DebugConsole
+
+
+@pytest.fixture(scope="module")
+def bios() -> bytes:
+    try:
+        return fetch_seabios()
+    except ImageFetchError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    image = tmp_path_factory.mktemp("firmware") / "hello.img"
+    image.write_bytes(boot_sector().ljust(MIB, b"\0"))
+    return image
+
+
+def log_of(machine: BaremetalMachine) -> str:
+    console = machine.node.devices["debug-console"]
+    assert isinstance(console, DebugConsole)
+    return console.text()
+
+
+@pytest.mark.parametrize("interface", ["ide", "virtio"])
+def test_given_a_boot_sector_on_a_disk_when_seabios_starts_then_it_runs_it(
+    bios: bytes, disk: Path, interface: str
+) -> None:
+    with BaremetalMachine(None, vcpus=2, bios=bios, disks=[f"{disk},if={interface}"]) as machine:
+        machine.start()
+        result = machine.finish(30)
+        assert result.status == PASSED, result.story() + log_of(machine)
+    assert HELLO in result.output
+    log = log_of(machine)
+    assert "Found 2 cpu(s)" in log and "QEMU fw_cfg DMA interface supported" in log, log
+    assert "len 0x0000000008000000 [RAM]" in log and "(via xsdt)" in log, log
+
+
+@pytest.mark.slow
+def test_given_255_vcpus_when_seabios_starts_them_then_it_counts_all(bios: bytes, disk: Path) -> None:
+    with BaremetalMachine(None, vcpus=255, bios=bios, disks=[disk]) as machine:
+        machine.start()
+        result = machine.finish(120)
+        assert result.status == PASSED, result.story() + log_of(machine)
+    assert "Found 255 cpu(s) max supported 255 cpu(s)" in log_of(machine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vcpus", [1, 2, 8])
+def test_given_a_cd_of_grub_mkrescue_when_seabios_starts_then_grub_boots_a_kernel_from_it(
+    bios: bytes, guest: Callable[[str], Path], tmp_path: Path, vcpus: int
+) -> None:
+    """GRUB starts the bare-metal guest by Multiboot: its console and its cores come from the firmware."""
+    for tool in ("grub-mkrescue", "xorriso", "mformat"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    tree = tmp_path / "tree" / "boot" / "grub"
+    tree.mkdir(parents=True)
+    shutil.copy(guest("smp"), tree.parent / "guest.elf")
+    (tree / "grub.cfg").write_text(
+        "serial --unit=0 --speed=115200\nterminal_output serial\n"
+        "echo GRUB runs\nmultiboot /boot/guest.elf\nboot\n"
+    )
+    image = tmp_path / "rescue.iso"
+    subprocess.run(
+        ["grub-mkrescue", "-o", image, tmp_path / "tree"], check=True, capture_output=True, timeout=60
+    )
+    with BaremetalMachine(None, vcpus=vcpus, bios=bios, cdrom=image) as machine:
+        machine.start()
+        result = machine.finish(60)
+        assert "GRUB runs" in result.output, result.story() + log_of(machine)
+        assert result.status == PASSED, result.story()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from coremesh.cluster.experiments.sweep import sweep
     from coremesh.cluster.launch.attached import Attachment, PythonDevice
     from coremesh.cluster.launch.machine import Machine
+    from coremesh.cluster.launch.report import report
     from coremesh.cluster.launch.session import shutdown
     from coremesh.cluster.machine.console import Console
     from coremesh.cluster.machine.consoles import ConsoleDevice
@@ -73,6 +74,7 @@ __all__ = [
     "TextScreen",
     "fetch_debian",
     "loads",
+    "report",
     "shutdown",
     "sweep",
 ]
@@ -96,6 +98,7 @@ _HOMES = {
     "Machine": "coremesh.cluster.launch.machine",
     "MachineEnd": "coremesh.cluster.machine.ending",
     "fetch_debian": "coremesh.cluster.machine.images.debian_image",
+    "report": "coremesh.cluster.launch.report",
     "shutdown": "coremesh.cluster.launch.session",
 }
 

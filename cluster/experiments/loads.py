@@ -14,7 +14,10 @@ lines ``name=number``; rates are by the guest's own clock, and parameters are va
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import http.server
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
@@ -78,6 +81,32 @@ def _program(arguments: str) -> str:
     return f"/{PROGRAM} {arguments} threads=${{threads:-$(nproc)}} milliseconds=$milliseconds"
 
 
+# Past the cache: dropped before each part; what is written is synced. awk gives the random places.
+_DISK = (
+    "drop() { sync; echo 3 >/proc/sys/vm/drop_caches; }; "
+    '[ -b "$device" ] || { echo "no disk $device: give the machine disks"; exit 3; }; '
+    "n=${threads:-$(nproc)}; pieces=$((megabytes * 1024 / block / n)); drop; a=$(now); "
+    "for i in $(seq 0 $((n - 1))); do taskset -c $((i % $(nproc))) "
+    "dd if=$device of=/dev/null bs=${block}k count=$pieces skip=$((i * pieces)) 2>/dev/null & done; wait; "
+    "b=$(now); for i in $(seq 0 $((n - 1))); do taskset -c $((i % $(nproc))) "
+    "dd if=/dev/zero of=$device bs=${block}k count=$pieces seek=$((i * pieces)) conv=notrunc,fsync "
+    "2>/dev/null & done; wait; c=$(now); drop; d=$(now); "
+    "for i in $(seq 0 $((n - 1))); do taskset -c $((i % $(nproc))) sh -c "
+    "\"for at in \\$(awk 'BEGIN { srand($i); for (k = 0; k < $requests; k++) "
+    "print int(rand() * $megabytes * 256) }'); do "
+    'dd if=$device of=/dev/null bs=4k count=1 skip=\\$at 2>/dev/null; done" & done; wait; e=$(now); '
+    'awk "BEGIN { size = $n * $pieces * $block / 1024 * 1e9; '
+    'print \\"read_megabytes_per_second=\\" size / ($b - $a); '
+    'print \\"write_megabytes_per_second=\\" size / ($c - $b); '
+    'print \\"read_requests_per_second=\\" $n * $requests * 1e9 / ($e - $d) }"'
+)
+_NETWORK = (
+    "url=http://10.0.2.2:$port; a=$(now); wget -q -O /dev/null $url/all || exit 3; b=$(now); "
+    "for i in $(seq $requests); do wget -q -O /dev/null $url/one || exit 3; done; c=$(now); "
+    'awk "BEGIN { print \\"megabytes_per_second=\\" $megabytes * 1e9 / ($b - $a); '
+    'print \\"round_trips_per_second=\\" $requests * 1e9 / ($c - $b) }"'
+)
+
 _RUN: Final = {"threads": None, "milliseconds": 1000}
 
 hashing = Load(
@@ -136,7 +165,59 @@ fork_storm = Load(
     _program("fork"), _RUN,
 )  # fmt: skip
 
-ALL: Final = (hashing, shell_loop, loop, lock, lock_ladder, share, pingpong, fork_storm)
+disk = Load(
+    "disk", 1, "read_megabytes_per_second, write_megabytes_per_second, read_requests_per_second",
+    "a disk past the guest's cache: pieces of block KiB in order, then 4 KiB at random, on each core",
+    _CLOCK + _DISK, {"threads": None, "device": "/dev/vda", "megabytes": 16, "block": 256, "requests": 200},
+    program=False,
+)  # fmt: skip
+
+
+class _Network(Load):
+    """A load whose other end is this process: the guest reaches it by the user network's gateway."""
+
+    def __call__(self, machine: Any, parameters: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
+        """Serve zeros while the guest fetches them."""
+        chosen = {name: parameters.get(name, default) for name, default in self.parameters.items()}
+        with zeros_served(int(chosen["megabytes"]) << 20) as port:
+            return Command(self.command)(machine, {**chosen, "port": port}, timeout)
+
+
+network = _Network(
+    "network", 1, "megabytes_per_second, round_trips_per_second",
+    "a card on the user network: zeros fetched by HTTP from the host, then small requests one by one",
+    _CLOCK + _NETWORK, {"megabytes": 8, "requests": 50}, program=False,
+)  # fmt: skip
+
+ALL: Final = (
+    hashing, shell_loop, loop, lock, lock_ladder, share, pingpong, fork_storm, disk, network,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def zeros_served(size: int) -> Iterator[int]:
+    """Serve HTTP on a port of 127.0.0.1 for the length of the block: /all is `size` bytes, /one is one."""
+
+    class Zeros(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            left = size if self.path == "/all" else 1
+            self.send_response(200)
+            self.send_header("Content-Length", str(left))
+            self.end_headers()
+            while left > 0:
+                left -= self.wfile.write(bytes(min(left, 1 << 18)))
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Zeros) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="zeros", daemon=True)
+        thread.start()
+        try:
+            yield int(server.server_address[1])
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def table() -> pandas.DataFrame:

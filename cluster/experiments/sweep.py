@@ -30,6 +30,7 @@ from coremesh.cluster.machine import log
 from coremesh.cluster.machine.build import own_build
 from coremesh.cluster.machine.describe import load_image
 from coremesh.cluster.machine.images.debian_image import fetch_debian
+from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.options import check, share_vcpus
 from coremesh.core.errors import ConfigurationError, shown
 
@@ -309,6 +310,15 @@ class _Run:
         if self._journal is not None:
             self._journal.add(row)
 
+    def _initrd(self, trial: Trial, initrd: Any, *, of_debian: bool) -> bytes | None:
+        """Debian's initramfs has drivers for what the machine has, as `Machine` by itself gives them."""
+        if initrd is not None:
+            return load_image(check("initrd", initrd), "initrd", _LARGEST_IMAGE)
+        if not of_debian:
+            return None
+        disks, cards = _devices(self._sweep.experiment, trial)
+        return fetch_debian().initramfs(disks=disks, network=cards)
+
     # --- before and after --------------------------------------------------------------------------------
 
     def _result(self) -> SweepResult:
@@ -339,7 +349,7 @@ class _Run:
             if kernel_key not in found:
                 found[kernel_key] = _kernel(kernel)
             if initrd_key not in found:
-                data = _initrd(initrd, of_debian=kernel is None)
+                data = self._initrd(trial, initrd, of_debian=kernel is None)
                 more = getattr(experiment.work, "initramfs", bytes)()
                 found[initrd_key] = data + more if data is not None else None
         return found
@@ -351,19 +361,23 @@ def _kernel(kernel: Any) -> bytes:
     return load_image(check("kernel", kernel), "kernel", _LARGEST_IMAGE)
 
 
-def _initrd(initrd: Any, *, of_debian: bool) -> bytes | None:
-    if initrd is not None:
-        return load_image(check("initrd", initrd), "initrd", _LARGEST_IMAGE)
-    return fetch_debian().initramfs() if of_debian else None
-
-
 def _kernel_key(experiment: Experiment, trial: Trial) -> str:
     return f"kernel {_name(_option(experiment, trial, 'kernel', None))}"
 
 
 def _initrd_key(experiment: Experiment, trial: Trial) -> str:
     kernel, initrd = _option(experiment, trial, "kernel", None), _option(experiment, trial, "initrd", None)
-    return f"initrd {_name(initrd)}" if initrd is not None else f"initrd of {_name(kernel)}"
+    if initrd is not None:
+        return f"initrd {_name(initrd)}"
+    return f"initrd of {_name(kernel)} for {_devices(experiment, trial)}"
+
+
+def _devices(experiment: Experiment, trial: Trial) -> tuple[bool, Any]:
+    """Whether the machine has disks, and what drivers its network cards want."""
+    disks = check("disks", _option(experiment, trial, "disks", ()))
+    cards = network_of(check("net", _option(experiment, trial, "net", ())))
+    virtio = check("console", _option(experiment, trial, "console", "serial")).kind != "serial"
+    return bool(disks or virtio or _option(experiment, trial, "cdrom", None)), cards
 
 
 def _name(image: Any) -> str:

@@ -438,6 +438,11 @@ class Machine(Inspection):
         hosts = f" on {len(self._hosts)} hosts" if len(self._hosts) > 1 else ""
         return f"<Machine: {self.vcpus} vCPUs{hosts}, {self.memory >> 20} MiB, {self.state}>"
 
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        from coremesh.cluster.launch.report import machine_bundle
+
+        return machine_bundle(self)
+
     def _repr_html_(self) -> str:
         from coremesh.cluster.launch.report import machine_html
 

@@ -158,6 +158,26 @@ def test_given_a_named_load_when_swept_over_cores_then_a_table_a_picture_and_a_p
 
 @pytest.mark.slow
 @pytest.mark.linux
+def test_given_loads_of_devices_when_swept_then_the_initramfs_has_the_drivers_and_each_gives_its_numbers(
+    one_ray: None, debian: DebianImage, tmp_path: Path
+) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(32 << 20))
+    options: dict[str, Any] = {"memory": "256M", "append": "quiet", "progress": False}
+    for load, device in (
+        (coremesh.loads.disk, {"disks": [f"{image},if=virtio"]}),
+        (coremesh.loads.network, {"net": "user"}),
+    ):
+        result = coremesh.sweep(load, {"vcpus": [2]}, **device, **options)
+        assert not result.failures, result.failures
+        for name in load.measures.split(", "):
+            assert result.table[name][0] > 0, name
+    result = coremesh.sweep(coremesh.loads.disk, {"vcpus": [1]}, **options)
+    assert "give the machine disks" in result.table["error"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.linux
 @pytest.mark.skipif(not qemu.installed(), reason="qemu-system-x86_64 is not installed")
 def test_given_both_engines_when_swept_then_their_ratio_is_a_column(
     one_ray: None, debian: DebianImage

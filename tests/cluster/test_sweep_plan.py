@@ -170,6 +170,12 @@ def test_given_a_file_when_read_then_it_is_the_sweep_that_it_says(tmp_path: Path
     assert not (tmp_path / "hash.csv.rows").exists()
 
 
+def test_given_the_page_of_experiments_when_read_then_it_lists_the_loads_that_there_are() -> None:
+    page = Path(loads.__file__).with_name("README.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `") and "@" in line]
+    assert rows == [f"| `{load.identity()}` | {load.about} |" for load in loads.ALL]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -138,11 +138,12 @@ class Console:
         return terminal.interact(self, threading.Event())
 
     def widget(self, *, rows: int = 24, columns: int = 80) -> Any:
-        """Return the console as a terminal for a notebook: keys typed there go to the guest.
+        """Return the console as a terminal for a notebook, `rows` lines high: keys go to the guest.
 
-        It begins with what the guest has printed, 256 KiB at most, and takes nothing away from this console.
-        A cell that ends with a console shows one too. Raises :class:`PlatformError` with the way out where a
-        package for it is missing. Call it in the notebook's process.
+        It is as wide as its cell, `columns` characters until a page shows it. It begins with what the guest
+        has printed, 256 KiB at most, and takes nothing away from this console. A cell that ends with a
+        console shows one too. Raises :class:`PlatformError` with the way out where a package for it is
+        missing. Call it in the notebook's process.
         """
         from coremesh.cluster.machine.console_widget import make_widget
 

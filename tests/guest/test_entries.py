@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Kernels that start by Multiboot, by Multiboot 2 and by PVH, and what they find; Linux by its PVH entry."""
 
+import gzip
 import re
 import shlex
 import subprocess
@@ -106,3 +107,32 @@ def test_given_debians_kernel_without_the_notes_that_say_linux_when_it_starts_by
         machine.console.write("poweroff -f\n")
         end = machine.wait(60)
         assert end is not None and end.kind == "power-off"
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("kind", "vcpus"), [(KernelKind.MULTIBOOT, 4), (KernelKind.MULTIBOOT2, 1)])
+def test_given_xen_when_it_starts_by_multiboot_then_linux_on_it_gives_a_shell(
+    from_debian: Callable[[str, str], bytes], kind: KernelKind, vcpus: int
+) -> None:
+    """A hypervisor from outside, with Linux as its first domain: two modules, cores started in real mode.
+
+    It has both headers; the checksum of the first one is spoilt to have it started by the second. Linux finds
+    the screen through it.
+    """
+    image = cached_debian()
+    if image is None:
+        pytest.skip("no Debian image in the cache")
+    xen = bytearray(gzip.decompress(from_debian("xen-hypervisor-4.17-amd64", r"boot/xen-.*\.gz")))
+    if kind is KernelKind.MULTIBOOT2:
+        xen[xen.index(bytes.fromhex("02b0ad1b")) + 8] ^= 1
+    assert kernel_kind(bytes(xen)) is kind
+    modules = [(image.kernel.read_bytes(), "dom0 console=hvc0"), (image.initramfs(), "initrd")]
+    cmdline = "com1=115200,8n1 console=com1,vga dom0_mem=512M"
+    with Machine(vcpus, "1G", bytes(xen), cmdline=cmdline, modules=modules) as machine:
+        machine.console.expect("Xen version 4.17", 120)
+        machine.console.expect("~ #", 300)
+        assert "Run /init as init process" in machine.screen()
+        machine.console.write("cat /sys/hypervisor/type; nproc; cat /proc/cmdline\n")
+        machine.console.expect(rf"xen\s+{vcpus}\s+console=hvc0\s", 120)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Linux of 32 bits, with PAE and without: Debian's own kernels, unmodified, and memtest86+."""
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,25 +11,17 @@ pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.launch.session import shutdown
-from coremesh.cluster.machine.images import cache, packages
 from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
 from coremesh.core.errors import ImageFetchError
 
 pytestmark = [pytest.mark.linux, pytest.mark.timeout(600)]
 
-# Debian 12 is the last with kernels of 32 bits.
-SOURCES = "deb http://deb.debian.org/debian bookworm main\n"
-MEMTEST = r"boot/memtest86\+x64\.bin"
-
 
 @pytest.fixture(scope="module")
-def fetched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], DebianImage]]:
-    sources = tmp_path_factory.mktemp("sources") / "sources.list"
-    sources.write_text(SOURCES)
-
+def fetched(bookworm: Path) -> Iterator[Callable[[str], DebianImage]]:
     def fetch(flavour: str) -> DebianImage:
         try:
-            return fetch_debian(flavour, source_list=sources)
+            return fetch_debian(flavour, source_list=bookworm)
         except ImageFetchError as error:
             pytest.skip(f"no Debian image: {error}")
 
@@ -73,29 +65,10 @@ def test_given_debians_kernel_of_32_bits_when_it_boots_then_all_cores_work_and_a
         assert end is not None and end.kind == "power-off"
 
 
-@pytest.fixture(scope="module")
-def memtest(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Debian's memtest86+, from the cache or from the archive."""
-    kept = cache.cache_folder() / "memtest86+x64.bin"
-    if kept.is_file():
-        return kept.read_bytes()
-    root = tmp_path_factory.mktemp("apt")
-    sources = root / "sources.list"
-    sources.write_text(SOURCES)
-    try:
-        (root / "state-of-apt").mkdir()
-        apt = packages.Apt(root / "state-of-apt", sources)
-        apt.update(lambda what, done: None)
-        _, data = packages.extract(apt.download("memtest86+", lambda what, done: None), MEMTEST)
-    except (ImageFetchError, subprocess.SubprocessError) as error:
-        pytest.skip(f"no memtest86+: {error}")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_bytes(data)
-    return data
-
-
 @pytest.mark.slow
-def test_given_memtest86_when_it_runs_then_its_screen_is_seen_and_its_keys_work(memtest: bytes) -> None:
+def test_given_memtest86_when_it_runs_then_its_screen_is_seen_and_its_keys_work(
+    from_debian: Callable[[str, str], bytes],
+) -> None:
     """A program from outside, of a package: it finds both cores, tests memory, and opens its menu at F1."""
 
     def shows(text: str, seconds: float = 60.0) -> bool:
@@ -104,6 +77,7 @@ def test_given_memtest86_when_it_runs_then_its_screen_is_seen_and_its_keys_work(
             time.sleep(0.2)
         return text in machine.screen()
 
+    memtest = from_debian("memtest86+", r"boot/memtest86\+x64\.bin")
     with Machine(2, "64M", memtest, cmdline="") as machine:
         assert shows("Memtest86+ v"), machine.screen()
         assert shows("2 Cores 2 Threads") and shows("Testing: ")

@@ -18,17 +18,11 @@ import pytest
 from baremetal_machine import PASSED, BaremetalMachine
 from coremesh.hw.backend.keys import combination_keys, text_keys
 from coremesh.hw.backend.screen import TextScreen, read_screen
+from patience import until
 from terminal_model import Terminal
 
 _UNFINISHED = re.compile(r"\x1b(?:\[[?\d;]*)?$")
 TITLE = " A kernel that learns to print "
-
-
-def until(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (held := holds()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return held
 
 
 def test_given_a_kernel_that_prints_at_b8000_when_keys_come_by_irq_1_then_it_echoes_them(

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Linux on the VGA text screen, as ``machine.screen()`` shows it."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +11,7 @@ from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.launch.session import shutdown
 from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
 from coremesh.core.errors import ImageFetchError
+from patience import until
 
 pytestmark = [pytest.mark.linux, pytest.mark.timeout(300)]
 
@@ -25,14 +25,6 @@ def debian() -> Iterator[DebianImage]:
     except ImageFetchError as error:
         pytest.skip(f"no Debian image: {error}")
     shutdown()
-
-
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
-    """Whether `holds` comes to hold within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (held := holds()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return held
 
 
 @pytest.mark.parametrize("hosts", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -14,7 +14,7 @@ from pathlib import Path
 from coremesh.cluster.cli.process import say
 from coremesh.cluster.cli.progress import fetch_progress, waiting
 from coremesh.cluster.launch.machine import Machine
-from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS, default_words, is_linux
+from coremesh.cluster.machine.cmdline import default_words, is_linux, several_hosts
 from coremesh.cluster.machine.describe import DEBIAN_FIRMWARE, load_image, resolved_disks
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
@@ -149,8 +149,8 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
 
 def _tell_of_words(kernel: bytes, shares: tuple[int, ...], append: str) -> None:
     """Say what the kernel of a machine of several hosts gets beyond what it gets on one."""
-    added = SEVERAL_HOSTS if len(shares) > 1 else ()
-    left = default_words(kernel, hosts=len(shares), append=append)
+    added = several_hosts(shares)
+    left = default_words(kernel, shares=shares, append=append)
     words = " ".join(word for word in left if word in added)
     if words:
         say(

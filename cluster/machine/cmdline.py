@@ -7,45 +7,14 @@ line says each thing once. `Machine(cmdline=...)` and ``--cmdline`` replace all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 from coremesh.core.x86.kernel import KernelKind, kernel_kind
 
 #: Reset at once after a panic, so that a panic ends the machine instead of hanging it.
 ALWAYS = ("panic=-1",)
 SERIAL = "console=ttyS0,115200"
-#: On several hosts besides (Documentation/admin-guide/kernel-parameters.txt). What a core does there for the
-#: sake of others costs round trips between hosts.
-#:
-#: tsc=reliable: Linux trusts the TSC of a few NUMA nodes only; where it does not, it compares it with the
-#: count of its ticks, of which a busy host loses some, and from then on asks the PM timer's port for the
-#: time, thousands of times a second, on another host.
-#:
-#: quiet: each register of the 8250 is a round trip to the host with the devices, and the kernel prints under
-#: a lock that all cores take.
-#:
-#: rcu_nocbs=all: callbacks of RCU are run by threads, not by each core's tick. skew_tick=1: ticks of the
-#: cores do not come at the same time, so they do not meet at the same locks.
-#:
-#: rcutree.rcu_nocb_gp_stride=1: each core has its own queue of such callbacks. By default a core of one host
-#: leads those of another, and each of their returns to user mode reads its page.
-#:
-#: nohz_full=1-N: a core that runs one task has no tick, the first core keeps the time for all, and the
-#: own threads, timers and work queues of the kernel stay there. Without it each core that ticks writes its
-#: time in turn, and those pages go from host to host. N is the last core.
-#:
-#: Not here: relax_domain_level=1, which keeps a core that becomes idle from looking for work on other hosts.
-#: It saves nothing beside nohz_full, which leaves the balancing on behalf of idle cores to the first core
-#: alone: where that is busy, a core that looks for work itself is what takes it from a crowded host.
-SEVERAL_HOSTS = (
-    "tsc=reliable",
-    "quiet",
-    "rcu_nocbs=all",
-    "rcutree.rcu_nocb_gp_stride=1",
-    "skew_tick=1",
-    "nohz_full=1-N",
-)
-
 #: Any of these from a person decides how much the kernel prints: 'quiet' is then not added.
 _LOG_WORDS = frozenset({"quiet", "debug", "loglevel", "ignore_loglevel"})
 #: Each names the cores without a tick. Linux refuses two of them that do not name the same cores.
@@ -54,26 +23,75 @@ _TICKLESS_WORDS = frozenset({"isolcpus", "nohz_full"})
 _ADDING = frozenset({"console"})
 
 
+def several_hosts(shares: Sequence[int]) -> tuple[str, ...]:
+    """Return the words for a machine whose hosts have `shares` vCPUs; none for one host. Pure.
+
+    What a core does for the sake of others costs round trips between hosts, so these make it do less of that
+    (Documentation/admin-guide/kernel-parameters.txt):
+
+    tsc=reliable: Linux trusts the TSC of a few NUMA nodes only; where it does not, it compares it with the
+    count of its ticks, of which a busy host loses some, and from then on asks the PM timer's port for the
+    time, thousands of times a second, on another host.
+
+    quiet: each register of the 8250 is a round trip to the host with the devices, and the kernel prints under
+    a lock that all cores take.
+
+    rcu_nocbs=all: callbacks of RCU are run by threads, not by each core's tick. rcutree.rcu_nocb_gp_stride:
+    so many cores in a row share a queue of them, here never cores of two hosts. Each return to user mode
+    looks at the queue, and the default, the root of the number of cores, may end in the middle of a host.
+
+    skew_tick=1: ticks of the cores do not come at the same time, so they do not meet at the same locks.
+
+    nohz_full=1-N: a core that runs one task has no tick, the first core keeps the time for all, and the
+    own threads, timers and work queues of the kernel stay there. Without it each core that ticks writes its
+    time in turn, and those pages go from host to host. N is the last core.
+
+    Not here: relax_domain_level=1, which keeps a core that becomes idle from looking for work on other hosts.
+    It saves nothing beside nohz_full, which leaves the balancing on behalf of idle cores to the first core
+    alone: where that is busy, a core that looks for work itself is what takes it from a crowded host.
+    """
+    if len(shares) < 2:
+        return ()
+    return (
+        "tsc=reliable",
+        "quiet",
+        "rcu_nocbs=all",
+        f"rcutree.rcu_nocb_gp_stride={math.gcd(*shares)}",
+        "skew_tick=1",
+        "nohz_full=1-N",
+    )
+
+
 def command_line(
-    kernel: bytes, *, hosts: int = 1, append: str = "", quiet: bool = False, console: str = SERIAL
+    kernel: bytes,
+    *,
+    shares: Sequence[int] = (1,),
+    append: str = "",
+    quiet: bool = False,
+    console: str = SERIAL,
 ) -> str:
-    """Return the command line of `kernel` on a machine of `hosts` hosts, `append` included.
+    """Return the command line of `kernel` on hosts of `shares` vCPUs each, `append` included.
 
     `console` is the word for its console.
     With `quiet` the kernel prints errors only, unless `append` says how much it is to print. A Multiboot
     kernel gets `append` alone. Pure.
     """
-    words = default_words(kernel, hosts=hosts, append=append, quiet=quiet, console=console)
+    words = default_words(kernel, shares=shares, append=append, quiet=quiet, console=console)
     return " ".join([*words, append]).strip()
 
 
 def default_words(
-    kernel: bytes, *, hosts: int = 1, append: str = "", quiet: bool = False, console: str = SERIAL
+    kernel: bytes,
+    *,
+    shares: Sequence[int] = (1,),
+    append: str = "",
+    quiet: bool = False,
+    console: str = SERIAL,
 ) -> list[str]:
     """Return the default words that are left in :func:`command_line` beside those of `append`."""
     if not is_linux(kernel):
         return []
-    words = [console, *ALWAYS, *(SEVERAL_HOSTS if hosts > 1 else ())]
+    words = [console, *ALWAYS, *several_hosts(shares)]
     if quiet and "quiet" not in words:
         words.append("quiet")
     given = _names(append.split())

@@ -107,7 +107,7 @@ def describe(**options: Any) -> MachineDescription:
         kernel_bytes = load_image(kernel, "kernel", ram_bytes)
         initrd_bytes = None if initrd is None else load_image(initrd, "initrd", ram_bytes)
     line = (
-        command_line(kernel_bytes, hosts=len(shares), append=append, console=console.linux_word)
+        command_line(kernel_bytes, shares=shares, append=append, console=console.linux_word)
         if given_line is None
         else f"{given_line} {append}".strip()
     )

@@ -8,7 +8,7 @@ processors. No Ray.
 """
 
 import peers
-from coremesh.cluster.machine.cmdline import SEVERAL_HOSTS
+from coremesh.cluster.machine.cmdline import several_hosts
 from coremesh.cluster.machine.shell import PROMPT
 from figures import options
 from mesh_network import NetworkMachine, description_of
@@ -62,9 +62,9 @@ def boot(
     words: str | None,
 ) -> float:
     """One boot; seconds."""
-    if words is None:
-        words = " ".join(SEVERAL_HOSTS) if hosts > 1 else ""
     shares = [vcpus // hosts + (host < vcpus % hosts) for host in range(hosts)]
+    if words is None:
+        words = " ".join(several_hosts(shares))
     description = description_of(
         guest.kernel.read_bytes(),
         shares,

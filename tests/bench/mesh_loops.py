@@ -11,7 +11,7 @@ make a difference. ``--words`` go to the kernel instead of the default words of 
 import statistics
 
 from coremesh import Machine
-from coremesh.cluster.machine.cmdline import ALWAYS, SERIAL, SEVERAL_HOSTS
+from coremesh.cluster.machine.cmdline import ALWAYS, SERIAL, several_hosts
 from figures import options
 from mesh_table import say, shown
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--words", help="for the kernel, instead of the default words of several hosts")
     parser.add_argument("--seconds", type=int, default=SECONDS)
     arguments = parser.parse_args()
-    words = " ".join(SEVERAL_HOSTS) if arguments.words is None else arguments.words
+    words = " ".join(several_hosts((1, 1))) if arguments.words is None else arguments.words
     with shown("Pinned loops of a shell on 2 vCPUs", "one host", arguments) as table:
         alone: dict[str, list[float]] = {}
         for turn in range(arguments.rounds):

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import pickle
+import struct
 import threading
 from pathlib import Path
 
@@ -55,17 +56,26 @@ def test_no_text_makes_the_memory_parser_fail_in_another_way(text: str) -> None:
         assert parse_memory(text) > 0
 
 
+#: A header: magic, no flags, and what makes the sum of the three nought (Multiboot 0.6.96, section 3.1.2).
+MULTIBOOT = bytes(16) + struct.pack("<3I", 0x1BADB002, 0, -0x1BADB002 & 0xFFFFFFFF) + bytes(100)
 TUNED = "rcu_nocbs=all rcutree.rcu_nocb_gp_stride=1 skew_tick=1 nohz_full=1-N"
 
 
 def test_linux_gets_a_serial_console_and_multiboot_kernels_an_empty_line() -> None:
     linux = bytes(0x202) + b"HdrS" + bytes(100)
-    multiboot = bytes(16) + b"\x02\xb0\xad\x1b" + bytes(100)
     assert command_line(linux) == "console=ttyS0,115200 panic=-1"
     several = f"tsc=reliable quiet {TUNED}"
-    assert command_line(linux, hosts=2) == f"console=ttyS0,115200 panic=-1 {several}"
-    for hosts in (1, 2):
-        assert command_line(multiboot, hosts=hosts, append="a b", quiet=True) == "a b"
+    assert command_line(linux, shares=(1, 1)) == f"console=ttyS0,115200 panic=-1 {several}"
+    for shares in ((1,), (1, 1)):
+        assert command_line(MULTIBOOT, shares=shares, append="a b", quiet=True) == "a b"
+
+
+@pytest.mark.parametrize(("shares", "stride"), [((4, 4), 4), ((1, 1, 1), 1), ((6, 2), 2), ((3, 2), 1)])
+def test_no_queue_of_callbacks_is_shared_by_cores_of_two_hosts(shares: tuple[int, ...], stride: int) -> None:
+    """Each group of so many cores in a row lies on one host."""
+    assert f"rcutree.rcu_nocb_gp_stride={stride}" in command_line(bytes(0x202) + b"HdrS", shares=shares)
+    borders = [sum(shares[:host]) for host in range(len(shares))]
+    assert all(border % stride == 0 for border in borders)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +101,7 @@ def test_linux_gets_a_serial_console_and_multiboot_kernels_an_empty_line() -> No
 )
 def test_a_persons_words_replace_the_default_words_of_their_names(append: str, line: str) -> None:
     linux = bytes(0x202) + b"HdrS" + bytes(100)
-    assert command_line(linux, hosts=2, append=append) == f"console=ttyS0,115200 {line}"
+    assert command_line(linux, shares=(1, 1), append=append) == f"console=ttyS0,115200 {line}"
 
 
 def test_a_person_is_told_which_words_the_kernel_gets_for_several_hosts(
@@ -100,10 +110,10 @@ def test_a_person_is_told_which_words_the_kernel_gets_for_several_hosts(
     linux = bytes(0x202) + b"HdrS" + bytes(100)
     _tell_of_words(linux, (4, 4), "loglevel=7 skew_tick=0")
     told = capsys.readouterr().err
-    left = TUNED.replace(" skew_tick=1", "")
+    left = TUNED.replace(" skew_tick=1", "").replace("stride=1", "stride=4")
     assert f"'tsc=reliable {left}'" in told and "--append" in told
     _tell_of_words(linux, (8,), "")
-    _tell_of_words(bytes(16) + b"\x02\xb0\xad\x1b", (4, 4), "")
+    _tell_of_words(MULTIBOOT, (4, 4), "")
     assert capsys.readouterr().err == ""
 
 

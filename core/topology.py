@@ -36,10 +36,11 @@ class Node:
 class Topology:
     """How a machine with the RAM of ``memory`` divides into hosts. Immutable.
 
-    ``hosts`` has the number of vCPUs of each host, 1 at least; ``weights`` how the memory divides, any
-    positive numbers, by default as the vCPUs do. Borders between homes are multiples of 2 MiB where there is
-    enough memory for that, of a smaller power of two otherwise; every host is home of one page at least.
-    ROM is at home on host 0, and in no node.
+    ``hosts`` has the number of vCPUs of each host, 1 at least, but that host 0 may have none: it has the
+    devices then and nothing else, no memory of the guest is at home there, and no node of the guest is it.
+    ``weights`` is how the memory divides, any positive numbers, by default as the vCPUs do. Borders between
+    homes are multiples of 2 MiB where there is enough memory for that, of a smaller power of two otherwise;
+    every host with vCPUs is home of one page at least. ROM is at home on host 0, and in no node.
 
     APIC ids begin at a power of two on each host, so that each host is a processor package of its own and no
     cache seems to be shared between nodes; where ids would then pass 254 they are given without gaps.
@@ -55,16 +56,20 @@ class Topology:
         self.total_vcpus: Final = sum(hosts)
         largest = max(hosts)
         stride = 1 << (largest - 1).bit_length()
-        packaged = self.hosts > 1 and (self.hosts - 1) * stride + hosts[-1] - 1 <= LARGEST_COMMON_APIC_ID
+        packages = sum(count > 0 for count in hosts)
+        packaged = packages > 1 and (packages - 1) * stride + hosts[-1] - 1 <= LARGEST_COMMON_APIC_ID
         self.package_cores: Final = largest if packaged else self.total_vcpus
         """Cores of a package, for CPUID leaf 0Bh; the field for them is a power of two wide."""
         ids: list[tuple[int, ...]] = []
         following = 0
         for host, count in enumerate(hosts):
-            first = host * stride if packaged else following
+            # The bootstrap processor has id 0, on whichever host it is.
+            first = (host - self.hosts + packages) * stride if packaged and count else following
             ids.append(tuple(range(first, first + count)))
             following = first + count
-        borders = _borders(memory.ram_bytes // PAGE_BYTES, list(weights or hosts))
+        shares = list(weights or hosts)
+        pages = memory.ram_bytes // PAGE_BYTES
+        borders = _borders(pages, shares) if hosts[0] else [0, *_borders(pages, shares[1:])]
         self.nodes: Final = tuple(
             Node(host, ids[host], first, end, memory.addresses(first * PAGE_BYTES, end * PAGE_BYTES))
             for host, (first, end) in enumerate(itertools.pairwise(borders))
@@ -88,7 +93,11 @@ class Topology:
     @property
     def homes(self) -> list[tuple[int, int, int]]:
         """``(first page, end page, host)``, rising and without gaps; pages by offset into the memory file."""
-        homes = [(node.first_page, node.end_page, node.host) for node in self.nodes]
+        homes = [
+            (node.first_page, node.end_page, node.host)
+            for node in self.nodes
+            if node.first_page < node.end_page
+        ]
         first, end = self._rom
         return homes if first == end else [*homes, (first, end, 0)]
 
@@ -104,7 +113,8 @@ def _check(memory: MemoryLayout, hosts: Sequence[int], weights: Sequence[float] 
     if not 1 <= len(hosts) <= MAX_HOSTS:
         raise ConfigurationError(f"{len(hosts)} hosts make no machine; give 1 to {MAX_HOSTS}")
     for host, count in enumerate(hosts):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        least = 0 if host == 0 and len(hosts) > 1 else 1
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise ConfigurationError(f"host {host} with {count!r} vCPUs has nothing to do; give at least one")
     if weights is None:
         return

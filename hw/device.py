@@ -48,6 +48,7 @@ class Device(Stateful):
         # Counted under the lock: accesses by the device node, and how often a thread had to wait.
         self.accesses = 0
         self.contended = 0
+        self.waited_ns = 0  # for the lock, all threads together
         self.faults = 0  # accesses that ended in a Python exception: a bug of ours, answered with all ones
 
     def acquire(self) -> None:
@@ -75,8 +76,13 @@ class Device(Stateful):
         """Returns when no worker runs any more. Without the lock; idempotent."""
 
     def counts(self) -> dict[str, int]:
-        """Accesses, how many of them waited for the lock, faults of the model; a device may add its own."""
-        return {"accesses": self.accesses, "contended": self.contended, "faults": self.faults}
+        """Accesses, how many waited for the lock and how long, faults; a device may add its own."""
+        return {
+            "accesses": self.accesses,
+            "contended": self.contended,
+            "waited_ns": self.waited_ns,
+            "faults": self.faults,
+        }
 
     def save(self) -> State:
         """Registers, further state and the levels of the lines, as plain data. Takes the lock; any thread.

@@ -8,7 +8,9 @@ that moves replaces the table whole.
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from coremesh.core.errors import ConfigurationError
 from coremesh.core.state import State, check_keys
@@ -19,6 +21,21 @@ from coremesh.hw.isa.i8259a import Pic8259A
 from coremesh.hw.isa.ioapic import IoApic82093AA
 
 logger = logging.getLogger(__name__)
+
+_NO_VCPU = 255  # kNoVcpu of core/native/bus/device_meter.hpp
+
+
+class Meter(Protocol):
+    """What counts the accesses where they come from: :class:`coremesh.core._native.DeviceMeter`."""
+
+    def place(self, places: Sequence[tuple[int, int, int, int]]) -> None:
+        """Devices answer there from now on: (space, first, last, number from 1) each."""
+
+    def uses(self) -> Sequence[tuple[int, int, int, int, int]]:
+        """(device, vCPU, accesses, bytes, ns) of each pair that has met; vCPU 255 is any other thread."""
+
+    def depths(self) -> Sequence[tuple[int, int, int]]:
+        """(device, accesses under way, the most at once) of each device."""
 
 
 class DeviceNode:
@@ -42,6 +59,8 @@ class DeviceNode:
         self._moving = threading.Lock()  # one move at a time; look-ups do not take it
         self._ioapic = ioapic
         self._pic = pic
+        self._meter: Meter | None = None
+        self._numbers: dict[str, int] = {}  # of devices, for the meter; guarded by _moving
         self.devices: dict[str, Device] = {}
         for device in [*(m.device for m in self._table.mappings), *movable]:
             if self.devices.setdefault(device.name, device) is not device:
@@ -59,8 +78,10 @@ class DeviceNode:
             return self._undecoded(space, address, size, is_write, value)
         device, lock, read, write, offset, ones = target
         if not lock.acquire(False):
+            begin = time.monotonic_ns()
             lock.acquire()
             device.contended += 1
+            device.waited_ns += time.monotonic_ns() - begin
         try:
             device.accesses += 1
             if is_write:
@@ -96,6 +117,7 @@ class DeviceNode:
         with self._moving:
             self._table = self._table.moved(device, mappings)
             self.devices[device.name] = device
+            self._tell_meter()
 
     def remove(self, device: Device) -> None:
         """Let ``device`` answer nowhere any more, and forget it; an access that has reached it goes on."""
@@ -103,6 +125,7 @@ class DeviceNode:
             self._table = self._table.moved(device, ())
             # Replaced whole: another thread may be going through it.
             self.devices = {name: other for name, other in self.devices.items() if other is not device}
+            self._tell_meter()
 
     def add(self, device: Device, mappings: Iterable[At]) -> None:
         """One more device, while the others are accessed. Its alarms and workers are its owner's to start.
@@ -114,6 +137,7 @@ class DeviceNode:
                 raise ConfigurationError(f"the machine has a device called {device.name}; give another name")
             self._table = self._table.moved(device, mappings)
             self.devices = {**self.devices, device.name: device}
+            self._tell_meter()
 
     def line(self, irq: int, pin: int) -> IrqLine:
         """A wire to input ``irq`` of the 8259A pair and to ``pin`` of the I/O APIC; one device drives it."""
@@ -174,6 +198,54 @@ class DeviceNode:
             with device.lock:
                 device.resume()
 
+    def count_with(self, meter: Meter) -> None:
+        """Let ``meter`` know the devices by their addresses, now and whenever one moves."""
+        with self._moving:
+            self._meter = meter
+            self._tell_meter()
+
+    def _tell_meter(self) -> None:
+        if self._meter is None:
+            return
+        numbers = self._numbers
+        places = [
+            (m.space, m.base, m.last, numbers.setdefault(m.device.name, len(numbers) + 1))
+            for m in self._table.mappings
+        ]
+        self._meter.place(places)
+
     def counters(self) -> dict[str, dict[str, int]]:
-        """By device: accesses, waits for its lock, faults of the model, and what it counts itself."""
-        return {name: device.counts() for name, device in self.devices.items()}
+        """By device: accesses, waits for its lock, faults of the model, and what it counts itself.
+
+        With a meter also 'access_bytes', 'access_ns' (from the first instruction of an access to its last,
+        the wait for the lock and for the interpreter included), 'at_once' (accesses under way now),
+        'most_at_once', and 'vcpus' (how many have used it); 'accesses' are then those of native code too.
+        """
+        found = {name: device.counts() for name, device in self.devices.items()}
+        if self._meter is None:
+            return found
+        names = {number: name for name, number in self._numbers.items()}
+        for device, now, most in self._meter.depths():
+            if (row := found.get(names.get(device, ""))) is not None:
+                row |= {"accesses": 0, "access_bytes": 0, "access_ns": 0, "vcpus": 0}
+                row |= {"at_once": now, "most_at_once": most}
+        for name, vcpu, accesses, size, ns in self.uses():
+            if (row := found.get(name)) is not None:
+                row["accesses"] += accesses
+                row["access_bytes"] += size
+                row["access_ns"] += ns
+                row["vcpus"] += vcpu is not None
+        return found
+
+    def uses(self) -> list[tuple[str, int | None, int, int, int]]:
+        """(device, vCPU, accesses, bytes, ns) of each pair that has met; None is a thread that is no vCPU's.
+
+        Empty without a meter.
+        """
+        if self._meter is None:
+            return []
+        names = {number: name for name, number in self._numbers.items()}
+        return [
+            (names[device], vcpu if vcpu < _NO_VCPU else None, accesses, size, ns)
+            for device, vcpu, accesses, size, ns in self._meter.uses()
+        ]

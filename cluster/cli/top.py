@@ -26,6 +26,10 @@ Key = tuple[int, int]  # process, and which of its machines
 
 _PAUSE_SECONDS = 1.0
 _PLAIN_WIDTH = 140
+_MOST_DEVICES = 16
+#: What devices call the requests that they serve and the bytes that those move.
+_REQUESTS = ("reads", "writes", "flushes", "discards", "commands", "frames_sent", "frames_received")
+_MOVED = ("bytes_read", "bytes_written", "bytes_moved", "bytes_sent", "bytes_received")
 _MOST_VCPUS = 24  # rows; of more, the busiest are shown
 
 
@@ -150,6 +154,8 @@ def _machine(key: Key, before: Snapshot, now: Snapshot) -> list[RenderableType]:
         parts.append(_hosts(hosts, before.get("mesh", []), now["mesh"], seconds))
     if "stats" in now:
         parts.append(_vcpus(before.get("stats", []), now["stats"], seconds, several=len(hosts) > 1))
+    if now.get("devices"):
+        parts.append(_devices(before.get("devices", {}), now["devices"], seconds))
     if now.get("contended"):
         parts.append(_contended(now["contended"]))
     return parts
@@ -201,7 +207,7 @@ def _vcpus(before: Sequence[Row], now: Sequence[Row], seconds: float, *, several
     table = _table(
         f"vCPUs, per second{rest}",
         "vCPU", *(["host"] if several else []), "state", "busy", "translations", "interrupts", "IPIs",
-        "atomics", "port I/O", "MMIO",
+        "atomics", "port I/O", "MMIO", "devices", "bytes", "in devices",
     )  # fmt: skip
     for number, row, rate in sorted(shown, key=lambda pair: pair[0]):
         atomics = sum(value for name, value in rate.items() if name.startswith("atomics_"))
@@ -212,9 +218,48 @@ def _vcpus(before: Sequence[Row], now: Sequence[Row], seconds: float, *, several
             f"{100 * busy(row, rate):.0f} %",
             *(short(rate.get(name, 0.0)) for name in ("translations", "interrupts", "ipis_sent")),
             short(atomics),
-            *(short(rate.get(name, 0.0)) for name in ("exits_io", "exits_mmio")),
+            *(
+                short(rate.get(name, 0.0))
+                for name in ("exits_io", "exits_mmio", "device_accesses", "device_bytes")
+            ),
+            f"{rate.get('device_ns', 0.0) / 1e7:.0f} %",
         )
     return table
+
+
+def _devices(before: Mapping[str, Row], now: Mapping[str, Row], seconds: float) -> Table:
+    """Those that did something since the last look, or ever if none did; the busiest first."""
+    rows = [(name, row, rates(before.get(name, row), row, seconds)) for name, row in now.items()]
+    used = [row for row in rows if any(row[2].values())] or [row for row in rows if row[1].get("accesses")]
+    used.sort(key=lambda row: (-row[2].get("access_ns", 0.0), row[0]))
+    table = _table(
+        "devices, per second", "device", "accesses", "bytes", "µs each", "in it", "at once", "most", "vCPUs",
+        "waits", "waited", "requests", "bytes", "µs each", "queue",
+    )  # fmt: skip
+    for name, row, rate in used[:_MOST_DEVICES]:
+        requests = sum(rate.get(kind, 0.0) for kind in _REQUESTS)
+        moved = sum(rate.get(kind, 0.0) for kind in _MOVED)
+        table.add_row(
+            name,
+            short(rate.get("accesses", 0.0)),
+            short(rate.get("access_bytes", 0.0)),
+            _each(rate.get("access_ns", 0.0), rate.get("accesses", 0.0)),
+            f"{rate.get('access_ns', 0.0) / 1e7:.0f} %",
+            str(row.get("at_once", "")),
+            str(row.get("most_at_once", "")),
+            str(row.get("vcpus", "")),
+            short(rate.get("contended", 0.0)),
+            f"{rate.get('waited_ns', 0.0) / 1e7:.0f} %",
+            short(requests) if any(kind in row for kind in _REQUESTS) else "",
+            short(moved) if any(kind in row for kind in _MOVED) else "",
+            _each(rate.get("service_ns", 0.0) + rate.get("busy_ns", 0.0), requests),
+            str(row.get("deepest", "")),
+        )
+    return table
+
+
+def _each(ns: float, times: float) -> str:
+    return f"{ns / times / 1000:.1f}" if times else ""
 
 
 def _contended(rows: Sequence[Row]) -> Table:

@@ -181,9 +181,9 @@ class Hosts:
         }
 
     def start(self) -> None:
-        """Start the vCPUs: host 0, whose first one boots the guest, last."""
+        """Start the vCPUs: the host whose first one boots the guest last."""
         with self._loss_of_all():
-            bring_up.start(self._actors())
+            bring_up.start(self._description, self._actors())
         if isinstance(self[0], Child):
             name = self._description.name
             metrics.follow(lambda: self[0].begin("sample").result(), name)

@@ -18,6 +18,7 @@ from coremesh.cluster.launch.tables import (
     mesh_rows,
     sums,
     vcpu_rows,
+    with_devices,
 )
 from coremesh.cluster.machine.assembly import topology_of
 from coremesh.cluster.machine.description import MachineDescription
@@ -56,9 +57,11 @@ class Inspection(ABC):
         """Return the engine's counters: one row a vCPU, columns as of ``Host.stats``; 'host' if several.
 
         'translations' counts blocks of guest code translated, not executed; 'code_bytes' is what they take.
+        'device_accesses' are those that the device node has counted, 'device_bytes' what they moved,
+        'device_ns' how long they took there, waits for the devices' locks included.
         """
         self._require_alive()
-        return as_table(vcpu_rows(self._hosts.all("stats")), "vcpu")
+        return as_table(self._vcpu_rows(), "vcpu")
 
     def mesh_stats(self) -> pandas.DataFrame:
         """Return what passed between hosts: one row a host. Raises MachineStateError where there is only one.
@@ -76,7 +79,7 @@ class Inspection(ABC):
         Cheaper than the tables, for what asks often or in a process that has no other use for pandas.
         """
         self._require_alive()
-        found = {"stats": sums(vcpu_rows(self._hosts.all("stats"))), "mesh_stats": {}}
+        found = {"stats": sums(self._vcpu_rows()), "mesh_stats": {}}
         if len(self._hosts) > 1:
             found["mesh_stats"] = sums(mesh_rows(self._hosts.all("mesh_stats")))
         return found
@@ -99,14 +102,24 @@ class Inspection(ABC):
         table = None if symbols is None else SymbolTable.read(symbols, phys_base=phys_base)
         return as_table(self._contended(count, table), "rank", ("gpa", "home", *CONTENTION, "hosts", "users"))
 
-    def device_stats(self) -> pandas.DataFrame:
-        """Return what each device has counted: accesses, waits for its lock, and more; a row a device.
+    def device_stats(self, by_vcpu: bool = False) -> pandas.DataFrame:
+        """Return what each device has counted; a row a device. What a device does not count is NA.
 
-        Of a disk: requests by kind, bytes, 'service_ns' of all requests together, 'deepest', the longest
-        queue. Of a network card: frames and bytes each way, frames lost. What a device does not count is NA.
+        Of each: 'accesses' by vCPUs, 'access_bytes', 'access_ns' that they took, 'at_once' and 'most_at_once'
+        (accesses under way), 'vcpus' (how many use it); 'contended' accesses that waited for the device's
+        lock, 'waited_ns' in all; 'faults' of the model. Of a disk also requests by kind, bytes, 'service_ns'
+        of all requests together, 'deepest', the longest queue. Of a network card frames and bytes each way,
+        frames lost.
+
+        With `by_vcpu` a row for each device and each vCPU that has used it: accesses, access_bytes,
+        access_ns. Other threads than vCPUs', as tests have, are vCPU -1.
         """
         import pandas
 
+        if check("by_vcpu", by_vcpu):
+            rows = [(name, -1 if vcpu is None else vcpu, *counts) for name, vcpu, *counts in self._uses()]
+            names = ["device", "vcpu", "accesses", "access_bytes", "access_ns"]
+            return pandas.DataFrame(rows, columns=names).set_index(["device", "vcpu"]).sort_index()
         table = pandas.DataFrame.from_dict(self._call("device_counters"), orient="index").astype("Int64")
         table.index.name = "device"
         return table
@@ -121,7 +134,8 @@ class Inspection(ABC):
 
         Keys: 'state', 'vcpus', 'memory' (bytes), 'seconds' (on the monotonic clock), 'wire' and 'hosts' (of
         :attr:`facts`, or one that stands for the machine), and while it runs 'stats' (a row a vCPU), with
-        several hosts also 'mesh' (a row a host) and 'contended' (rows, the worst first).
+        several hosts also 'mesh' (a row a host) and 'contended' (rows, the worst first), and 'devices', by
+        name what :meth:`device_stats` has.
         """
         shown: dict[str, Any] = {
             "state": self.state,
@@ -132,7 +146,8 @@ class Inspection(ABC):
             "hosts": self._facts.get("hosts", [{"host": 0, "vcpus": self.vcpus, "node": ""}]),
         }
         if self._finalizer.alive:
-            shown["stats"] = vcpu_rows(self._hosts.all("stats"))
+            shown["stats"] = self._vcpu_rows()
+            shown["devices"] = self._call("device_counters")
             if len(self._hosts) > 1:
                 shown["mesh"] = mesh_rows(self._hosts.all("mesh_stats"))
                 shown["contended"] = self._contended(_SHOWN_PAGES, None)
@@ -200,6 +215,13 @@ class Inspection(ABC):
     def warning(self) -> str:
         """A word about where the hosts run; empty when all is as asked for."""
         return self._hosts.warning
+
+    def _vcpu_rows(self) -> Rows:
+        return with_devices(vcpu_rows(self._hosts.all("stats")), self._uses())
+
+    def _uses(self) -> list[tuple[str, int | None, int, int, int]]:
+        uses: list[tuple[str, int | None, int, int, int]] = self._call("device_uses")
+        return uses
 
     # --- inside ------------------------------------------------------------------------------------------
 

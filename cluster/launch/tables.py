@@ -29,6 +29,17 @@ def vcpu_rows(hosts: Sequence[Rows]) -> Rows:
     return [{"host": number, **row} for number, rows in enumerate(hosts) for row in rows]
 
 
+def with_devices(rows: Rows, uses: Sequence[tuple[str, int | None, int, int, int]]) -> Rows:
+    """The rows of vCPUs with what they did to all devices, of (device, vCPU, accesses, bytes, ns) each."""
+    names = ("device_accesses", "device_bytes", "device_ns")
+    found = [{**row, **dict.fromkeys(names, 0)} for row in rows]
+    for _, vcpu, *counts in uses:
+        if vcpu is not None and vcpu < len(found):
+            for name, count in zip(names, counts, strict=True):
+                found[vcpu][name] += count
+    return found
+
+
 def mesh_rows(hosts: Sequence[Mapping[str, Any]]) -> Rows:
     """One row a host; what the engine gives in groups becomes 'group_name', what it lists by peer a sum."""
     rows = [_flat(host) for host in hosts]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -40,11 +40,13 @@ class Portion:
     """What one host has to know of what was put together on host 0.
 
     `claims` are the ranges of addresses, (space, first, last), that lead to the devices; `writes` are the
-    images' bytes in pages whose home the host is.
+    images' bytes in pages whose home the host is. The host of the bootstrap processor, its first vCPU, has
+    the `registers` that it starts with.
     """
 
     claims: list[tuple[int, int, int]]
     writes: list[Write] = field(repr=False)
+    registers: Mapping[str, RegisterValue] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def _assemble(
     models: list[VirtioModel],
     state: MachineState | None,
 ) -> Assembly:
-    from coremesh.core._native import Doorbells
+    from coremesh.core._native import DeviceMeter, Doorbells
     from coremesh.hw.board.pc import build_pc
     from coremesh.hw.clock import HostClock
     from coremesh.hw.memory import GuestMemory
@@ -122,6 +124,7 @@ def _assemble(
         writes, registers = images(description)
         host, clock = build_host(description, membership), HostClock()
     else:
+        registers = {}
         state.check()
         host = build_host(description, membership, state.tsc_hz)
         state.put_ram(host)
@@ -142,15 +145,21 @@ def _assemble(
         firmware=for_firmware(description),
         steer=host.steer if description.bios else None,
     )
-    host.connect(node, doorbells)
+    meter = DeviceMeter()
+    node.count_with(meter)
+    host.connect(node, doorbells, meter)
     try:
         claims = node.claims()
         shares = {0: writes} if topology is None else divide(writes, memory.layout, topology.homes)
-        portions = {number: Portion(claims, shares.get(number, [])) for number in range(description.hosts)}
+        boot = description.boot_host
+        portions = {
+            number: Portion(
+                claims, shares.get(number, []), registers if state is None and number == boot else {}
+            )
+            for number in range(description.hosts)
+        }
         lay(host, portions.pop(0))
-        if state is None:
-            host.set_registers(0, registers)
-        else:
+        if state is not None:
             state.put(host, node, clock)
     except BaseException:
         host.stop()  # host and node know each other: this gives both back
@@ -235,11 +244,13 @@ def build_host(
 
 
 def lay(host: Host, portion: Portion) -> None:
-    """Lay out what `portion` says, before the start: claims, and images in RAM or ROM."""
+    """Lay out what `portion` says, before the start: claims, images in RAM or ROM, the first registers."""
     for space, first, last in portion.claims:
         host.claim(space, first, last)
     for gpa, data in portion.writes:
         host.load(gpa, data)
+    if portion.registers:
+        host.set_registers(0, dict(portion.registers))
 
 
 def check_images(description: MachineDescription) -> None:

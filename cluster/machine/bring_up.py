@@ -149,10 +149,11 @@ def prepare(
     return BroughtUp(tuple(prepared), wire, why, tuple(ends))
 
 
-def start(hosts: Sequence[SteppedHost]) -> None:
-    """Start the vCPUs: those of host 0, whose first one boots the guest, when all others can run."""
-    _all(hosts[1:], HostProcess.start)
-    _all(hosts[:1], HostProcess.start)
+def start(description: MachineDescription, hosts: Sequence[SteppedHost]) -> None:
+    """Start the devices and the vCPUs: those of the host that boots the guest when all others can run."""
+    last = description.boot_host
+    _all([host for number, host in enumerate(hosts) if number != last], HostProcess.start)
+    _all([hosts[last]], HostProcess.start)
 
 
 def _hand_out_portions(hosts: Sequence[SteppedHost]) -> None:

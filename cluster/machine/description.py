@@ -42,7 +42,8 @@ class MachineDescription:
     ('auto', 'userfaultfd' or 'mprotect'). With `unpack` a bzImage's kernel is unpacked by the host, several
     times as fast as by the guest; the kernel is then not moved to a random address.
 
-    `shares` has one number a host: its vCPUs. Host 0 has the devices and the first vCPUs. `policy` is one of
+    `shares` has one number a host: its vCPUs. Host 0 has the devices and the first vCPUs; or it has 0 vCPUs,
+    and the devices alone. `policy` is one of
     :data:`POLICIES`; `wire` carries the messages between hosts, one of
     :data:`coremesh.core.links.WIRES`. `disks`, `networks`, `folders` and `console` are those of the host
     that has the devices. `roms` are beside the
@@ -98,6 +99,11 @@ class MachineDescription:
     def first_vcpu(self, host: int) -> int:
         """The machine's number of the first vCPU of `host`; its others follow."""
         return sum(self.shares[:host])
+
+    @property
+    def boot_host(self) -> int:
+        """The host of vCPU 0, the bootstrap processor: the first that has vCPUs."""
+        return self.host_of(0)
 
     def host_of(self, vcpu: int) -> int:
         """The host that runs the machine's vCPU `vcpu`."""

@@ -191,6 +191,10 @@ class DeviceHost(HostProcess):
         """As any host's, with what the devices count."""
         return {**super().sample(), "devices": self.device_counters()}
 
+    def device_uses(self) -> list[tuple[str, int | None, int, int, int]]:
+        """Return (device, vCPU, accesses, bytes, ns) of each pair that has met; :meth:`DeviceNode.uses`."""
+        return self._devices().uses()
+
     # --- devices whose code is in the driver's process ---------------------------------------------------
 
     def attach_device(self, wanted: Wanted) -> str:

@@ -51,7 +51,12 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "modules": Option(
         (), "--module", metavar="'FILE TEXT'", text="A Multiboot module and its text; may be repeated."
     ),
-    "hosts": Option(1, "--hosts", metavar="N|N,N..", text="Number of hosts, or vCPUs per host: 6,2."),
+    "hosts": Option(
+        1,
+        "--hosts",
+        metavar="N|N,N..",
+        text="Number of hosts, or vCPUs per host: 6,2; of 0,4,4 the first has the devices alone.",
+    ),
     "policy": Option(
         "adaptive",
         "--policy",

@@ -88,7 +88,8 @@ def share_vcpus(hosts: HostsWanted, vcpus: int | None) -> tuple[int, ...]:
     """Return how many vCPUs each host gets: a tuple of one number a host.
 
     `hosts` is a number of hosts, over which `vcpus` (by default one each) are spread evenly, or a list that
-    gives each host's own, as ``[6, 2]`` or ``[{"vcpus": 6}, {"vcpus": 2}]``. Raises
+    gives each host's own, as ``[6, 2]`` or ``[{"vcpus": 6}, {"vcpus": 2}]``; of ``[0, 4, 4]`` the first has
+    the devices alone. Raises
     :class:`ConfigurationError`.
     """
     wanted = check("hosts", hosts)
@@ -131,15 +132,19 @@ def _hosts(hosts: Any) -> int | tuple[int, ...]:
             ) from None
         return _whole("a machine runs on", "hosts", count, 1, MAX_HOSTS)
     _whole("a machine runs on", "hosts", len(hosts), 1, MAX_HOSTS)
-    return tuple(_share(host) for host in hosts)
+    shares = tuple(_share(host, least=int(number > 0)) for number, host in enumerate(hosts))
+    if not any(shares):
+        raise ConfigurationError("no host has a vCPU; host 0 alone may have none, as in [0, 4].")
+    return shares
 
 
-def _share(host: Any) -> int:
+def _share(host: Any, *, least: int) -> int:
     if isinstance(host, Mapping):
         if set(host) != {"vcpus"}:
             raise ConfigurationError(f'{shown(dict(host))} describes no host; write {{"vcpus": 4}}.')
-        return check_vcpus(host["vcpus"])
-    return check_vcpus(host)
+        host = host["vcpus"]
+    # Host 0 may have the devices and no vCPU.
+    return _whole("a host runs", "vCPUs", host, least, MAX_VCPUS)
 
 
 def check_policy(policy: Any) -> Policy:
@@ -432,6 +437,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "screen": lambda value: _one_of("screen", value, ("serial", "text")),
     "path": _path("capture"),
     "card": _number("a network card's number", 0, 7),
+    "by_vcpu": _flag("by_vcpu"),
     "device": _device,
     "mmio": _or_none(_addresses("mmio", MMIO, (1 << PHYSICAL_ADDRESS_BITS) - 1, PAGE_BYTES)),
     "ports": _or_none(_addresses("ports", PORT, LAST[PORT], 8)),

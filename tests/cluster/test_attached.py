@@ -107,6 +107,23 @@ def test_linux_reads_and_writes_registers_and_attributes_change_live(linux: Mach
         adder.set_irq(True)
 
 
+def test_accesses_are_counted_for_each_device_and_each_vcpu(linux: Machine) -> None:
+    """Given a device that vCPU 1 reads alone, then its row counts them, and so does vCPU 1's."""
+    with linux.attach(Adder(), mmio=BASE) as attachment:
+        before = linux.stats()
+        for _ in range(3):
+            linux.run(f"taskset -c 1 devmem {BASE:#x} 64", 60)
+        after, device = linux.stats(), linux.device_stats().loc[attachment.name]
+        uses = linux.device_stats(by_vcpu=True).loc[attachment.name]
+    assert list(uses.index) == [1]
+    assert (uses.loc[1, "accesses"], uses.loc[1, "access_bytes"]) == (3, 24)
+    assert (device["accesses"], device["access_bytes"], device["vcpus"]) == (3, 24, 1)
+    assert device["access_ns"] == uses.loc[1, "access_ns"] >= device["service_ns"] > 0
+    assert (device["at_once"], device["most_at_once"]) == (0, 1)
+    grown = {name: after.loc[1, name] - before.loc[1, name] for name in ("device_accesses", "device_ns")}
+    assert grown["device_accesses"] >= 3 and grown["device_ns"] >= device["access_ns"]
+
+
 def test_a_device_reads_and_writes_guest_memory(linux: Machine) -> None:
     """Given a word in an unused part of the first megabyte, when the guest asks for it, then it is copied."""
     place = 0x500  # of the BIOS data area, which Linux leaves alone

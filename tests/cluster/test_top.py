@@ -49,6 +49,11 @@ SNAPSHOT: dict[str, Any] = {
         {"read_fetches": 100, "page_bytes": 0, "links_refused": 0, "clock_error_ns": 1500},
         {"read_fetches": 0, "page_bytes": 0, "links_refused": 7, "clock_error_ns": -200},
     ],
+    "devices": {
+        "uart": {"accesses": 5, "contended": 0, "access_ns": 0, "at_once": 0, "most_at_once": 2, "vcpus": 3},
+        "post": {"accesses": 0, "contended": 0, "access_ns": 0},
+        "virtio0": {"accesses": 0, "reads": 0, "bytes_read": 0, "service_ns": 0, "deepest": 7},
+    },
     "contended": [
         {
             "gpa": "0x2a06000",
@@ -69,6 +74,10 @@ def later(seconds: float) -> dict[str, Any]:
     now["seconds"] += seconds
     now["mesh"][0]["read_fetches"] += int(5000 * seconds)
     now["stats"][2]["run_ns"] += int(0.5e9 * seconds)
+    now["devices"]["uart"]["accesses"] += int(1000 * seconds)
+    now["devices"]["uart"]["access_ns"] += int(0.25e9 * seconds)
+    now["devices"]["virtio0"]["reads"] += int(20 * seconds)
+    now["devices"]["virtio0"]["service_ns"] += int(0.001e9 * seconds)
     return now
 
 
@@ -207,6 +216,10 @@ def test_the_view_shows_hosts_vcpus_contended_pages_and_rates() -> None:
     assert "1.2M" in lines["0x2a06000"]
     assert "0,1" in lines["0x2a06000"]
     assert " 50 %" in lines["2"]
+    uart = lines["uart"].split()
+    assert uart[1] == "1.0k" and uart[3] == "250.0" and uart[4:6] == ["25", "%"]  # µs each, and of the time
+    assert lines["virtio0"].split()[-4:] == ["20", "0", "50.0", "7"]  # requests, bytes, µs each, queue
+    assert "post" not in lines, "a device without work"
     assert "100 %" in text  # one that runs and runs has ended no stretch yet
     assert all(len(line) <= 140 for line in text.splitlines())
 

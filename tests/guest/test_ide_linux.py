@@ -21,6 +21,7 @@ from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.launch.session import shutdown
 from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
 from coremesh.core.errors import CoremeshError, ImageFetchError
+from synced_log import LOGS, SYNCED, SYNCED_LOG, check, check_synced
 
 pytestmark = pytest.mark.linux
 
@@ -36,23 +37,6 @@ for cpu in $(seq 0 $(($(nproc) - 1))); do cat /disk/$cpu/* | sha256sum; done
 umount /disk
 """
 WANTED = "{ seq 4000; seq 12000; seq 16000; } | sha256sum"
-
-# A log whose lines tell their number and carry a checksum; each is on the disk before it is announced.
-SYNCED_LOG = r"""
-cat >/log.sh <<'END'
-n=0
-while :; do
-    n=$((n + 1))
-    line="$n $(echo "record $n" | sha256sum | cut -c 1-64)"
-    echo "$line" | dd of=/disk/log.$1 oflag=append conv=notrunc,fsync 2>/dev/null || break
-    echo "synced $1 $n" >/dev/console
-done
-END
-mkdir -p /disk; mount -t ext4 /dev/sda /disk
-for cpu in $(seq 0 $(($(nproc) - 1))); do taskset -c $cpu sh /log.sh $cpu & done
-"""
-LOGS = 2
-SYNCED = re.compile(rb"synced (\d) (\d+)\r")
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +58,6 @@ def image(tmp_path: Path) -> Path:
         file.truncate(64 << 20)
     subprocess.run(["mkfs.ext4", "-q", path], check=True)
     return path
-
-
-def check(image: Path, *options: str) -> None:
-    done = subprocess.run(["e2fsck", *options, image], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.timeout(400)
@@ -152,20 +131,7 @@ def kill_during_fsyncs(debian: DebianImage, image: Path, seed: int) -> None:
         with contextlib.suppress(CoremeshError):  # what it said until then counts, too
             while not (taken := machine.console.take(1.0))[1]:
                 output += taken[0]
-    synced = {str(log): 0 for log in range(LOGS)}
-    for log, number in SYNCED.findall(output):
-        synced[log.decode()] = max(synced[log.decode()], int(number))
-    assert any(synced.values())
-    subprocess.run(["e2fsck", "-fp", image], capture_output=True, check=False)  # replays the journal
-    check(image, "-fn")
-    for log, last in synced.items():
-        command: list[str | Path] = ["debugfs", "-R", f"cat /log.{log}", image]
-        text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        lines = text.splitlines()
-        assert len(lines) >= last, f"log {log}: {last} records were flushed, and {len(lines)} are there"
-        for number, line in enumerate(lines[:last], 1):
-            digest = hashlib.sha256(f"record {number}\n".encode()).hexdigest()
-            assert line == f"{number} {digest}", f"log {log}, record {number}"
+    check_synced(image, output)
 
 
 @pytest.mark.timeout(400)

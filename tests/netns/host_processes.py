@@ -79,6 +79,7 @@ class NetworkMachine:
 
     def __init__(self, network: Network, description: MachineDescription) -> None:
         self.hosts = description.hosts
+        self._description = description
         self._hosts = [NetworkHost(network, number) for number in range(self.hosts)]
         self._drivers = [host.driver for host in self._hosts]
         try:
@@ -96,7 +97,7 @@ class NetworkMachine:
 
     def start(self) -> None:
         """Let the vCPUs run."""
-        bring_up.start(self._hosts)
+        bring_up.start(self._description, self._hosts)
 
     def call(self, method: str, *words: Any, timeout: float = 60, host: int = 0) -> Any:
         """Call a method of a host."""

@@ -12,6 +12,7 @@
 
 #include "base/clock.hpp"
 #include "base/futex.hpp"
+#include "bus/device_meter.hpp"
 
 namespace coremesh {
 
@@ -28,10 +29,12 @@ struct NodeServer::Lane {
     std::array<Waiting, kDepth> waiting;
 };
 
-NodeServer::NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned workers)
+NodeServer::NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned workers,
+                       std::vector<unsigned> first_vcpu)
     : node_(node),
       hosts_(std::min(hosts, kMaxHosts)),
       send_(std::move(send)),
+      first_vcpu_(std::move(first_vcpu)),
       lanes_(size_t{hosts_} * kLanes) {
     // Signals of the process (Ctrl-C, profilers) are for other threads; faults are each thread's own.
     sigset_t most, before;
@@ -123,6 +126,7 @@ void NodeServer::work() noexcept {
             futex_wait_until(work_, work, -1);
             continue;
         }
+        thread_vcpu = vcpu_of(lane->host, request.lane());
         const int64_t begin = Clock::monotonic_ns();
         const DeviceReply reply{request.ticket, serve(request)};
         const auto took = static_cast<uint64_t>(Clock::monotonic_ns() - begin);
@@ -131,6 +135,12 @@ void NodeServer::work() noexcept {
         done(*lane, took, send_(lane->host, bytes));
     }
     node_.thread_ends();
+}
+
+unsigned NodeServer::vcpu_of(HostId host, unsigned lane) const noexcept {
+    if (host + size_t{1} >= first_vcpu_.size()) return kNoVcpu;
+    const unsigned vcpu = first_vcpu_[host] + lane;
+    return vcpu < first_vcpu_[host + size_t{1}] ? vcpu : kNoVcpu;
 }
 
 uint64_t NodeServer::serve(const DeviceRequest& request) noexcept {

@@ -39,7 +39,9 @@ class NodeServer {
 
     /// @param node  outlives `stop`; called by several workers at a time.
     /// @param hosts of the machine; requests come from 1 .. hosts - 1.
-    NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned workers = 2);
+    /// @param first_vcpu of each host and one more: a vCPU's number in the machine is that and its lane.
+    NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned workers = 2,
+               std::vector<unsigned> first_vcpu = {});
     ~NodeServer();
 
     /// A message of the devices' kind. Protocol thread.
@@ -58,10 +60,12 @@ class NodeServer {
     bool next(Lane*& lane, DeviceRequest& request) noexcept;
     void done(Lane& lane, uint64_t device_ns, bool answered) noexcept;
     uint64_t serve(const DeviceRequest& request) noexcept;
+    unsigned vcpu_of(HostId host, unsigned lane) const noexcept;
 
     DeviceBackend& node_;
     const unsigned hosts_;
     const Send send_;
+    const std::vector<unsigned> first_vcpu_;
     mutable PiMutex mutex_;
     std::vector<std::unique_ptr<Lane>> lanes_;  // by host and lane, made when first used
     Lane* ready_ = nullptr;                     // first of the lanes that have work and no worker

@@ -5,6 +5,7 @@
 
 #include "base/clock.hpp"
 #include "base/futex.hpp"
+#include "bus/device_meter.hpp"
 
 namespace coremesh {
 namespace {
@@ -95,7 +96,9 @@ void RemoteNode::thread_ends() noexcept {
 
 RemoteNode::Lane* RemoteNode::lane() noexcept {
     if (seat.node == identity_) return &(*lanes_)[seat.lane];
-    for (unsigned index = 0; index < kLanes; ++index) {
+    // A vCPU has the lane of its number, from which host 0 knows it; what is taken, another thread has.
+    for (unsigned tries = 0; tries < kLanes; ++tries) {
+        const unsigned index = ((thread_vcpu == kNoVcpu ? 0 : thread_vcpu) + tries) % kLanes;
         if (!(*lanes_)[index].taken.exchange(true, std::memory_order_acquire)) {
             seat = {identity_, index};
             return &(*lanes_)[index];

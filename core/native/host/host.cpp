@@ -6,6 +6,7 @@
 #include <thread>
 #include <unistd.h>
 
+#include "bus/device_meter.hpp"
 #include "ram/fault_handler.hpp"
 
 namespace coremesh {
@@ -48,7 +49,8 @@ Host::Host(Options options)
         throw PlatformError(std::string("the linked translator does not match its headers (") + difference +
                             "): build coremesh again from a clean tree");
     }
-    ram_.track_code(*this, options_.vcpus);
+    // A host may have the devices alone; the table has room for one engine at least.
+    ram_.track_code(*this, std::max(options_.vcpus, 1U));
     if (options_.mesh) {
         MeshOwner& owner = *this;
         mesh_ = std::make_unique<Mesh>(*options_.mesh, ram_, clock_, *platform_, owner);
@@ -439,6 +441,7 @@ std::optional<coherence::Wide> Host::transact_at(uint64_t gpa, coherence::Operat
 }
 
 void Host::thread_begins() noexcept {
+    if (const Vcpu* const vcpu = Vcpu::current()) thread_vcpu = vcpu->index();
     if (bus_.node()) bus_.node()->thread_begins();
 }
 

@@ -24,6 +24,8 @@ coherence::Options protocol_options(const Mesh::Options& options, uint64_t pages
     return out;
 }
 
+constexpr unsigned kNodeWorkers = 2;
+
 const char* reason_of(Lease::Fence fence) {
     switch (fence) {
         case Lease::Fence::kExpired:
@@ -77,10 +79,19 @@ void Mesh::attach(std::shared_ptr<link::Link> link, std::shared_ptr<DeviceBacken
     link_ = std::move(link);
     devices_ = std::move(devices);
     if (devices_) {
-        node_server_ = std::make_unique<NodeServer>(*devices_, options_.hosts,
-                                                    [this](HostId to, std::span<const uint8_t> payload) {
-                                                        return link_->send(to, Type::kDevice, payload);
-                                                    });
+        // vCPUs count through the hosts in order.
+        std::vector<unsigned> first_vcpu(options_.hosts + size_t{1});
+        for (const auto& vcpu : options_.vcpu_hosts) {
+            for (size_t later = vcpu.second + size_t{1}; later < first_vcpu.size(); ++later) {
+                ++first_vcpu[later];
+            }
+        }
+        node_server_ = std::make_unique<NodeServer>(
+            *devices_, options_.hosts,
+            [this](HostId to, std::span<const uint8_t> payload) {
+                return link_->send(to, Type::kDevice, payload);
+            },
+            kNodeWorkers, std::move(first_vcpu));
     }
 }
 

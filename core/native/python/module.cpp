@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "bus/bus_master.hpp"
+#include "bus/device_meter.hpp"
 #include "bus/doorbell.hpp"
 #include "python/architectures.hpp"
 #include "python/module.hpp"
@@ -259,6 +260,38 @@ NB_MODULE(_native, m) {
     bind_link(m);
     bind_mesh_options(m);
     bind_devices(m);
+    nb::class_<DeviceMeter>(m, "DeviceMeter", "Counts the accesses of devices; see bus/device_meter.hpp.")
+        .def(nb::init<>())
+        .def(
+            "place",
+            [](DeviceMeter& meter, const std::vector<std::tuple<int, uint64_t, uint64_t, unsigned>>& places) {
+                std::vector<DeviceMeter::Place> list;
+                for (const auto& [space, first, last, device] : places) {
+                    list.push_back({static_cast<Space>(space), first, last, device});
+                }
+                meter.place(std::move(list));
+            },
+            "places"_a, "Where devices answer from now on: (space, first, last, number) each.")
+        .def(
+            "uses",
+            [](const DeviceMeter& meter) {
+                std::vector<std::tuple<unsigned, unsigned, uint64_t, uint64_t, uint64_t>> found;
+                for (const auto& use : meter.uses()) {
+                    found.emplace_back(use.device, use.vcpu, use.accesses, use.bytes, use.ns);
+                }
+                return found;
+            },
+            "(device, vCPU, accesses, bytes, ns) of each pair; vCPU 255 is any other thread.")
+        .def(
+            "depths",
+            [](const DeviceMeter& meter) {
+                std::vector<std::tuple<unsigned, unsigned, unsigned>> found;
+                for (const auto& depth : meter.depths()) {
+                    found.emplace_back(depth.device, depth.inside, depth.most);
+                }
+                return found;
+            },
+            "(device, accesses under way, the most at once) of each device.");
     nb::class_<Host> host_class(m, "NativeHost", "The vCPUs and RAM of one host; see coremesh.core.engine.");
     host_class
         .def(
@@ -291,15 +324,17 @@ NB_MODULE(_native, m) {
             "code_buffer_bytes"_a, "shadows"_a, "restarts"_a)
         .def(
             "connect",
-            [](Host& host, nb::object node, std::shared_ptr<Doorbells> doorbells) {
+            [](Host& host, nb::object node, std::shared_ptr<Doorbells> doorbells,
+               std::shared_ptr<DeviceMeter> meter) {
                 std::shared_ptr<DeviceBackend> backend =
                     std::make_shared<PythonNode>(std::move(node), host.platform().engine_functions());
                 if (doorbells) {
                     backend = std::make_shared<DoorbellNode>(std::move(backend), std::move(doorbells));
                 }
+                if (meter) backend = std::make_shared<MeteredNode>(std::move(backend), std::move(meter));
                 host.connect(std::move(backend));
             },
-            "node"_a, "doorbells"_a.none() = nb::none())
+            "node"_a, "doorbells"_a.none() = nb::none(), "meter"_a.none() = nb::none())
         .def(
             "bus_master",
             [](Host& host) -> std::shared_ptr<BusMaster> { return std::make_shared<HostBusMaster>(host); },

@@ -228,6 +228,7 @@ class MeshMachine:
         )
         self.topology = Topology(MemoryMap(ram_bytes).layout, shares)
         self._wires = Wires(len(shares), delay_us, seed)
+        self._description = description
         self._first = InProcessDeviceHost(description)
         others = [InProcessHost(description.without_images()) for _ in shares[1:]]
         self._processes: list[InProcessHost] = [self._first, *others]
@@ -256,9 +257,9 @@ class MeshMachine:
         self.stop()
 
     def start(self) -> None:
-        """Let the vCPUs run, those of host 0 last: one of them boots."""
+        """Let the vCPUs run, those of the host that boots last."""
         self._started = time.monotonic()
-        bring_up.start(self._steps)
+        bring_up.start(self._description, self._steps)
 
     def stop(self) -> None:
         """Stop all hosts, at the same time: one may be waiting for another."""

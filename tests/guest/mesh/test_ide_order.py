@@ -42,7 +42,14 @@ def on_two_hosts(guest: Path, disk: Path) -> RunResult:
     return run_on_mesh(guest, shares=(2, 2), cmdline=ROUNDS, disks=[disk])
 
 
-RUNS = pytest.mark.parametrize("run", [on_one_host, on_two_hosts], ids=["1-host", "2-hosts"])
+def on_cores_elsewhere(guest: Path, disk: Path) -> RunResult:
+    """The devices on a host that has no core and no memory."""
+    return run_on_mesh(guest, shares=(0, 2, 2), cmdline=ROUNDS, disks=[disk])
+
+
+RUNS = pytest.mark.parametrize(
+    "run", [on_one_host, on_two_hosts, on_cores_elsewhere], ids=["1-host", "2-hosts", "cores-elsewhere"]
+)
 
 
 @RUNS

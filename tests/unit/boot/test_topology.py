@@ -48,6 +48,19 @@ def test_one_host_has_everything() -> None:
     assert made.apic_ids(0) == tuple(range(8)) and made.package_cores == 8
 
 
+def test_a_host_of_the_devices_alone_is_no_node_and_no_memory_is_at_home_there() -> None:
+    """Given a first host without vCPUs, then the bootstrap processor, with id 0, is on the second."""
+    made = topology(512 * MIB, [0, 4, 4])
+    assert [made.apic_ids(host) for host in range(3)] == [(), (0, 1, 2, 3), (4, 5, 6, 7)]
+    assert made.package_cores == 4
+    half = 256 * MIB // PAGE_BYTES
+    assert made.homes == [(0, half, 1), (half, 2 * half, 2)]
+    assert made.nodes[0].regions == ()
+    assert topology(512 * MIB, [0, 3]).homes == [(0, 2 * half, 1)]
+    with pytest.raises(ConfigurationError, match="nothing to do"):
+        topology(512 * MIB, [4, 0])
+
+
 def test_equal_hosts_have_equal_shares_of_cores_and_memory() -> None:
     made = topology(GIB, [4, 4])
     assert shares(made) == [512 * MIB, 512 * MIB]

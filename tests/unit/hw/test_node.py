@@ -130,7 +130,9 @@ def test_a_bug_in_a_model_is_counted_and_answered_with_ones(
     assert node.access(PORT, 0x100, 1, False, 0) == 0xFF
     assert node.access(PORT, 0x100, 1, True, 0) == 0
     assert not broken.lock.locked()
-    assert node.counters()["broken"] == {"accesses": 2, "contended": 0, "faults": 2}
+    assert node.counters()["broken"] == {
+        "accesses": 2, "contended": 0, "waited_ns": 0, "faults": 2,
+    }  # fmt: skip
     assert len(caplog.records) == 1
 
 
@@ -172,7 +174,9 @@ def test_waiting_for_a_busy_device_is_counted(fabric: Any) -> None:
             time.sleep(0.02)
             assert len(latches.log) < tries
         vcpu.join(2)
-    assert node.counters()["latches"] == {"accesses": tries, "contended": 1, "faults": 0}
+    counts = node.counters()["latches"]
+    assert counts.pop("waited_ns") > 0
+    assert counts == {"accesses": tries, "contended": 1, "faults": 0}
 
 
 def test_a_busy_device_holds_nobody_else_up(pc: Any) -> None:

@@ -162,7 +162,7 @@ def test_given_a_request_at_the_slave_8259a_when_the_drive_takes_it_back_then_in
 
 def data_of(part: Any) -> dict[str, Any]:
     """The attributes that are data."""
-    counted = {"accesses", "contended", "faults", "commands", "bytes_moved", "busy_ns"}
+    counted = {"accesses", "contended", "waited_ns", "faults", "commands", "bytes_moved", "busy_ns"}
     found = {}
     for name, value in vars(part).items():
         if name not in counted:

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Which vCPU accesses which device how often, how long it waits there, and how many do so at once.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "bus/bus.hpp"
+
+namespace coremesh {
+
+/// No vCPU of the machine.
+constexpr unsigned kNoVcpu = 255;
+/// For which vCPU this thread accesses devices: on a vCPU's thread its number on this host, on a thread that
+/// serves other hosts the machine's number of the one that asks.
+inline thread_local unsigned thread_vcpu = kNoVcpu;
+
+/// Counts on the threads that access, without a lock: each vCPU has words of its own for each device. Device
+/// numbers are the owner's, from 1; 0 is no device.
+class DeviceMeter {
+  public:
+    static constexpr unsigned kDevices = 128;
+    static constexpr unsigned kVcpus = kNoVcpu + 1;
+
+    struct Place {
+        Space space;
+        uint64_t first, last;
+        unsigned device;
+    };
+    struct Use {
+        unsigned device, vcpu;
+        uint64_t accesses, bytes, ns;
+    };
+    struct Depth {
+        unsigned device, inside, most;
+    };
+
+    /// Devices answer at `places` from now on, and nowhere else; what was counted stays. Any thread.
+    void place(std::vector<Place> places) {
+        const std::lock_guard lock(mutex_);
+        std::vector<uint8_t> at_port(kPorts);
+        std::vector<Place> memory;
+        for (const Place& place : places) {
+            if (place.device == 0 || place.device >= kDevices) continue;
+            if (!meters_[place.device].load(std::memory_order_relaxed)) {
+                owned_.push_back(std::make_unique<Meter>());
+                meters_[place.device].store(owned_.back().get(), std::memory_order_release);
+            }
+            if (place.space == Space::kMmio) {
+                memory.push_back(place);
+                continue;
+            }
+            for (uint64_t port = place.first; port <= place.last && port < kPorts; ++port) {
+                at_port[port] = static_cast<uint8_t>(place.device);
+            }
+        }
+        for (size_t port = 0; port < kPorts; ++port) {
+            (*ports_)[port].store(at_port[port], std::memory_order_relaxed);
+        }
+        // An older list stays: a vCPU may still read it. Guests move devices a few times while they boot.
+        lists_.push_back(std::move(memory));
+        memory_.store(&lists_.back(), std::memory_order_release);
+    }
+
+    /// One access, counted from the construction to the end of the block.
+    class Access {
+      public:
+        Access(DeviceMeter& meters, Space space, uint64_t address, unsigned size) noexcept
+            : meter_(meters.meters_[meters.device_at(space, address)].load(std::memory_order_acquire)),
+              size_(size) {
+            if (!meter_) return;
+            const unsigned inside = meter_->inside.fetch_add(1, std::memory_order_relaxed) + 1;
+            unsigned most = meter_->most.load(std::memory_order_relaxed);
+            while (inside > most &&
+                   !meter_->most.compare_exchange_weak(most, inside, std::memory_order_relaxed)) {
+            }
+            begin_ = Clock::monotonic_ns();
+        }
+        ~Access() {
+            if (!meter_) return;
+            Words& words = meter_->words[thread_vcpu < kNoVcpu ? thread_vcpu : kNoVcpu];
+            words.ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - begin_),
+                               std::memory_order_relaxed);
+            words.accesses.fetch_add(1, std::memory_order_relaxed);
+            words.bytes.fetch_add(size_, std::memory_order_relaxed);
+            meter_->inside.fetch_sub(1, std::memory_order_relaxed);
+        }
+        Access(const Access&) = delete;
+        Access& operator=(const Access&) = delete;
+
+      private:
+        friend class DeviceMeter;
+        struct alignas(64) Words {
+            std::atomic<uint64_t> accesses{0}, bytes{0}, ns{0};
+        };
+        struct Meter {
+            alignas(64) std::atomic<unsigned> inside{0}, most{0};
+            std::array<Words, kVcpus> words;
+        };
+        Meter* const meter_;
+        const unsigned size_;
+        int64_t begin_ = 0;
+    };
+
+    /// The pairs of device and vCPU that have met; vCPU kNoVcpu stands for other threads. Any thread.
+    std::vector<Use> uses() const {
+        std::vector<Use> found;
+        for (unsigned device = 1; device < kDevices; ++device) {
+            const Meter* const meter = meters_[device].load(std::memory_order_acquire);
+            for (unsigned vcpu = 0; meter && vcpu < kVcpus; ++vcpu) {
+                const auto& words = meter->words[vcpu];
+                const uint64_t accesses = words.accesses.load(std::memory_order_relaxed);
+                if (!accesses) continue;
+                found.push_back({device, vcpu, accesses, words.bytes.load(std::memory_order_relaxed),
+                                 words.ns.load(std::memory_order_relaxed)});
+            }
+        }
+        return found;
+    }
+
+    /// How many accesses of each device are under way, and the most that ever were at once. Any thread.
+    std::vector<Depth> depths() const {
+        std::vector<Depth> found;
+        for (unsigned device = 1; device < kDevices; ++device) {
+            const Meter* const meter = meters_[device].load(std::memory_order_acquire);
+            if (meter) found.push_back({device, meter->inside.load(), meter->most.load()});
+        }
+        return found;
+    }
+
+  private:
+    using Meter = Access::Meter;
+    static constexpr size_t kPorts = 65536;
+
+    unsigned device_at(Space space, uint64_t address) const noexcept {
+        if (space == Space::kPort) return (*ports_)[address % kPorts].load(std::memory_order_relaxed);
+        for (const Place& place : *memory_.load(std::memory_order_acquire)) {
+            if (address >= place.first && address <= place.last) return place.device;
+        }
+        return 0;
+    }
+
+    std::mutex mutex_;  // changes of what follows; look-ups read the atomics alone
+    std::vector<std::unique_ptr<Meter>> owned_;
+    std::deque<std::vector<Place>> lists_{std::vector<Place>{}};
+    std::array<std::atomic<Meter*>, kDevices> meters_{};
+    std::atomic<const std::vector<Place>*> memory_{&lists_.back()};
+    const std::unique_ptr<std::array<std::atomic<uint8_t>, kPorts>> ports_ =
+        std::make_unique<std::array<std::atomic<uint8_t>, kPorts>>();
+};
+
+/// A device node whose accesses are counted, whatever answers them: Python, or a native doorbell.
+class MeteredNode final : public DeviceBackend {
+  public:
+    MeteredNode(std::shared_ptr<DeviceBackend> node, std::shared_ptr<DeviceMeter> meter)
+        : node_(std::move(node)), meter_(std::move(meter)) {}
+
+    uint64_t read(Space space, uint64_t address, unsigned size) noexcept override {
+        const DeviceMeter::Access access(*meter_, space, address, size);
+        return node_->read(space, address, size);
+    }
+    void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override {
+        const DeviceMeter::Access access(*meter_, space, address, size);
+        node_->write(space, address, size, value);
+    }
+    bool only_wakes(Space space, uint64_t address) const noexcept override {
+        return node_->only_wakes(space, address);
+    }
+    void end_of_interrupt(uint8_t vector) noexcept override { node_->end_of_interrupt(vector); }
+    int acknowledge() noexcept override { return node_->acknowledge(); }
+    void thread_begins() noexcept override { node_->thread_begins(); }
+    void thread_ends() noexcept override { node_->thread_ends(); }
+
+  private:
+    const std::shared_ptr<DeviceBackend> node_;
+    const std::shared_ptr<DeviceMeter> meter_;
+};
+
+}  // namespace coremesh

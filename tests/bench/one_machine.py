@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One Coremesh machine in this process, without Ray, its console on stdout: what the benchmarks compare.
 
-    python one_machine.py VCPUS MEMORY_MIB KERNEL INITRAMFS CMDLINE as-is|unpack [DISK..]
+    python one_machine.py VCPUS MEMORY_MIB KERNEL INITRAMFS CMDLINE as-is|unpack [DISK..] [net=NETWORK]
 
 With "unpack" the host unpacks the kernel, as ``coremesh boot`` has it, and that time counts: "EMULATION
 STARTS" is said before it. With "as-is" a bzImage unpacks itself in the guest.
@@ -15,6 +15,7 @@ from typing import BinaryIO
 from coremesh.cluster.machine.assembly import assemble
 from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.disks import check_disks
+from coremesh.cluster.machine.networks import check_networks
 from coremesh.hw.backend.console import ConsolePort
 
 
@@ -34,7 +35,8 @@ def main() -> None:
         initrd=Path(initramfs).read_bytes(),
         cmdline=cmdline,
         unpack=form == "unpack",
-        disks=check_disks(sys.argv[7:]),
+        disks=check_disks([each for each in sys.argv[7:] if not each.startswith("net=")]),
+        networks=check_networks([each[4:] for each in sys.argv[7:] if each.startswith("net=")]),
     )
     port = ConsolePort()
     ended = threading.Event()

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import select
+import shlex
 import shutil
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from coremesh.cluster.machine.images.initramfs import Entry
 from coremesh.core.x86.linux_payload import unpack_linux
 from resident import own_memory_mib
 
-QEMU = "qemu-system-x86_64"
+QEMU = ["qemu-system-x86_64"]  # a command and its first arguments
 CMDLINE = "console=ttyS0 quiet"
 HERE = Path(__file__).parent
 
@@ -59,6 +60,8 @@ class PeerError(Exception):
 class Guest:
     """One guest for both peers: paths of kernel and initramfs; ``disks`` are raw images and interfaces.
 
+    With ``network`` it has a virtio network card on the host's network by user-mode NAT.
+
     With ``unpack`` Coremesh's host unpacks the kernel, as ``coremesh boot`` does, and that time counts.
     """
 
@@ -67,6 +70,7 @@ class Guest:
     cmdline: str = CMDLINE
     unpack: bool = True
     disks: tuple[tuple[Path, str], ...] = ()
+    network: bool = False
 
     def vmlinux(self, folder: Path) -> Guest:
         """The same with the ELF file in the bzImage, written to ``folder``: nothing left to unpack."""
@@ -106,11 +110,13 @@ class Run:
 
 
 @contextmanager
-def guest(script: str | None = None, *, program: str = "load.c", drivers: bool = False) -> Iterator[Guest]:
+def guest(
+    script: str | None = None, *, program: str = "load.c", drivers: bool = False, network: str = ""
+) -> Iterator[Guest]:
     """The Debian kernel with busybox; with ``script``, a guest that runs it instead of a shell, and ends.
 
     The script finds ``guest/{program}``, by default load.c, under its name in /bin. With ``drivers`` those of
-    disks are loaded before it.
+    disks are loaded before it, and with a ``network`` 'dhcp' its card is configured.
     """
     image = fetch_debian()
     with tempfile.TemporaryDirectory() as folder:
@@ -124,13 +130,13 @@ def guest(script: str | None = None, *, program: str = "load.c", drivers: bool =
             text = SCRIPT.format(script=script, first=FIRST, last=LAST)
             extra.append(Entry.file("etc/console", text.encode(), 0o755))
         initramfs = work / "initramfs"
-        initramfs.write_bytes(image.initramfs(disks=drivers, extra=extra))
+        initramfs.write_bytes(image.initramfs(disks=drivers, network=network, extra=extra))
         yield Guest(image.kernel, initramfs)
 
 
 def qemu_available() -> bool:
     """Whether Debian's QEMU is there to be compared with."""
-    return shutil.which(QEMU) is not None
+    return shutil.which(QEMU[0]) is not None
 
 
 def run_qemu(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], timeout: float) -> Run:
@@ -140,7 +146,7 @@ def run_qemu(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], t
     """
     with tempfile.TemporaryDirectory() as folder:
         control = Path(folder) / "control"
-        command = [QEMU, "-accel", "tcg,thread=multi", "-smp", str(vcpus), "-m", str(memory_mib)]
+        command = [*QEMU, "-accel", "tcg,thread=multi", "-smp", str(vcpus), "-m", str(memory_mib)]
         command += ["-kernel", str(what.kernel), "-initrd", str(what.initramfs), "-append", what.cmdline]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
         for number, (image, interface) in enumerate(what.disks):
@@ -149,6 +155,8 @@ def run_qemu(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], t
                 device = f"virtio-blk-pci,disable-legacy=on,num-queues={vcpus}"
             command += ["-drive", f"file={image},format=raw,if=none,id=d{number}"]
             command += ["-device", f"{device},drive=d{number}"]
+        if what.network:
+            command += ["-netdev", "user,id=n0", "-device", "virtio-net-pci,disable-legacy=on,netdev=n0"]
         command += ["-S", "-qmp", f"unix:{control},server=on,wait=off"]
         return _watch(command, marks, timeout, memory_mib, lambda: _continue(control))
 
@@ -158,7 +166,16 @@ def run_coremesh(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...
     command = [sys.executable, str(HERE / "one_machine.py"), str(vcpus), str(memory_mib), str(what.kernel)]
     command += [str(what.initramfs), what.cmdline, "unpack" if what.unpack else "as-is"]
     command += [f"{image},if={interface}" for image, interface in what.disks]
+    command += ["net=user"] if what.network else []
     return _watch(command, marks, timeout, memory_mib, None)
+
+
+def compare_with(command: str) -> None:
+    """Take ``command``, as a shell would, for QEMU from now on: another version, perhaps in its own root."""
+    QEMU[:] = shlex.split(command)
+    if not qemu_available():
+        raise SystemExit(f"{QEMU[0]} is no command")
+    PEERS["qemu"] = run_qemu
 
 
 Peer = Callable[[Guest, int, int, tuple[str, ...], float], Run]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import ipaddress
 import itertools
 import logging
@@ -39,7 +40,9 @@ _LIBRARY: Final = "libslirp.so.0"
 _MOST_WAITING: Final = 4096  # frames of the guest that libslirp has not yet taken
 _IN, _OUT, _PRI, _ERR, _HUP = 1, 2, 4, 8, 16  # SLIRP_POLL_*
 _POLL: Final = ((_IN, select.POLLIN), (_OUT, select.POLLOUT), (_PRI, select.POLLPRI))
-_ANSWERS: Final = (*_POLL, (_ERR, select.POLLERR), (_HUP, select.POLLHUP))
+_ANSWERS: Final = (
+    *((poll, slirp) for slirp, poll in _POLL), (select.POLLERR, _ERR), (select.POLLHUP, _HUP)
+)  # fmt: skip
 _NETWORK: Final = ipaddress.IPv4Network("10.0.2.0/24")
 HOST_ADDRESS: Final = "10.0.2.2"
 NAME_SERVER: Final = "10.0.2.3"
@@ -198,6 +201,11 @@ class SlirpPort:
         self._timers: dict[int, tuple[Any, int]] = {}  # number -> function, its argument
         self._deadlines: dict[int, int] = {}  # number -> ms
         self._numbers = itertools.count(1)
+        # Of all calls of the library but the first and the last; not held while the thread waits.
+        self._lock = threading.Lock()
+        self._asked: list[tuple[int, int]] = []  # (file, events) of the turn that is under way
+        self._found: dict[int, int] = {}
+        self._add_poll, self._get_events = _AddPoll(self._on_add_poll), _GetEvents(self._on_get_events)
         self._callbacks = _Callbacks(
             _SendPacket(self._on_packet),
             _GuestError(lambda text, _: logger.debug("slirp: %s", text)),
@@ -245,7 +253,14 @@ class SlirpPort:
         room = _MOST_WAITING - len(self._waiting)
         self._waiting.extend(frames[:room])
         self._dropped += max(0, len(frames) - room)
-        self._wake()
+        # While the port's thread waits, the frames go on from here, which saves them the way through it.
+        if self._thread is not None and self._lock.acquire(False):
+            try:
+                self._input()
+                self._deliver()
+            finally:
+                self._lock.release()
+        self._wake()  # to look at other sockets than before
 
     def stop(self) -> None:
         """See :class:`NetworkPort`."""
@@ -306,47 +321,46 @@ class SlirpPort:
     def _turn(self) -> None:
         """Wait for sockets, the guest or a timer, and serve them."""
         poller = select.poll()
-        asked: list[tuple[int, int]] = []
-
-        def add(fd: int, events: int, _: Any) -> int:
-            asked.append((fd, events))
-            return len(asked) - 1
-
         timeout = ctypes.c_uint32(1000)
-        self._library.slirp_pollfds_fill(self._slirp, ctypes.byref(timeout), _AddPoll(add), None)
-        for fd, events in asked:
-            poller.register(fd, sum(ours for theirs, ours in _POLL if events & theirs))
+        with self._lock:
+            self._asked.clear()
+            self._library.slirp_pollfds_fill(self._slirp, ctypes.byref(timeout), self._add_poll, None)
+            wait = min(int(timeout.value), self._until_timer())
+        for fd, events in self._asked:
+            poller.register(fd, _translated(events, _POLL))
         poller.register(self._wakes, select.POLLIN)
         found: dict[int, int] = {}
         failed = 0
         try:
-            found = dict(poller.poll(min(int(timeout.value), self._until_timer())))
+            found = dict(poller.poll(wait))
         except OSError:
             failed = 1
         if found.pop(self._wakes, 0):
             self._woken = False  # before the queues are read: a frame that is added later wakes it again
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakes, 4096)
+        with self._lock:
+            self._found = found
+            self._library.slirp_pollfds_poll(self._slirp, failed, self._get_events, None)
+            self._run_timers()
+            self._input()
+            self._deliver()
+            while self._calls:
+                call, future = self._calls.popleft()
+                try:
+                    future.set_result(call())
+                except Exception as error:
+                    future.set_exception(error)
 
-        def answers(index: int, _: Any) -> int:
-            events = found.get(asked[index][0], 0)
-            return sum(theirs for theirs, ours in _ANSWERS if events & ours)
-
-        self._library.slirp_pollfds_poll(self._slirp, failed, _GetEvents(answers), None)
-        self._run_timers()
+    def _input(self) -> None:
+        """With the lock held."""
         while self._waiting:
             frame = self._waiting.popleft()
             if len(frame) <= LONGEST_FRAME:
                 self._library.slirp_input(self._slirp, frame, len(frame))
-        self._deliver()
-        while self._calls:
-            call, future = self._calls.popleft()
-            try:
-                future.set_result(call())
-            except Exception as error:
-                future.set_exception(error)
 
     def _deliver(self) -> None:
+        """With the lock held, so that frames reach the guest in their order."""
         if self._incoming:
             frames, self._incoming = self._incoming, []
             self._receive(frames)
@@ -370,7 +384,14 @@ class SlirpPort:
         if self._library.slirp_remove_hostfwd(self._slirp, is_udp, address, forward.host_port) < 0:
             raise NetworkError(f"port {forward.protocol}:{forward.host_port} is not forwarded.")
 
-    # --- what libslirp calls, on the same thread ---------------------------------------------------------
+    # --- what libslirp calls, on the thread that calls it ------------------------------------------------
+
+    def _on_add_poll(self, fd: int, events: int, _: Any) -> int:
+        self._asked.append((fd, events))
+        return len(self._asked) - 1
+
+    def _on_get_events(self, index: int, _: Any) -> int:
+        return _translated(self._found.get(self._asked[index][0], 0), _ANSWERS)
 
     def _on_packet(self, data: int, length: int, _: Any) -> int:
         self._incoming.append(ctypes.string_at(data, length))
@@ -400,6 +421,12 @@ class SlirpPort:
             if self._deadlines.pop(number, None) is not None:
                 call, argument = self._timers[number]
                 call(argument)
+
+
+@functools.cache
+def _translated(events: int, table: tuple[tuple[int, int], ...]) -> int:
+    """The library's events as poll's, or the reverse: ``table`` has (of the one, of the other)."""
+    return sum(other for one, other in table if events & one)
 
 
 def _free_port(forward: Forward) -> int:

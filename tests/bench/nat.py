@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest's TCP through user-mode NAT beside QEMU: the same program in the guest, one server here, one run.
+
+    python tests/bench/nat.py [--rounds N] [--vcpus N] [--mib N] [--qemu COMMAND]
+
+Microseconds for a MiB received, a MiB sent, and for a round trip of one byte, to a server on this computer
+that the guest reaches as 10.0.2.2.
+"""
+
+import socketserver
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import peers
+from figures import options, reported
+
+TARGET = "ratio >= 1.0"
+_PIECE = bytes(1 << 20)
+
+
+class Server(socketserver.BaseRequestHandler):
+    """Sends, takes, or returns as many bytes as the guest's program asks for."""
+
+    def handle(self) -> None:
+        """One connection."""
+        command, count = struct.unpack("<cQ", self._exactly(9))
+        if command == b"r":
+            for at in range(0, count, len(_PIECE)):
+                self.request.sendall(_PIECE[: count - at])
+        elif command == b"s":
+            while count:
+                part = self.request.recv(min(count, 1 << 18))
+                if not part:
+                    return
+                count -= len(part)
+            self.request.sendall(b"!")
+        else:
+            for _ in range(count):
+                self.request.sendall(self._exactly(1))
+
+    def _exactly(self, length: int) -> bytes:
+        data = b""
+        while len(data) < length:
+            part = self.request.recv(length - len(data))
+            if not part:
+                raise ConnectionResetError
+            data += part
+        return data
+
+
+@contextmanager
+def served() -> Iterator[int]:
+    """The port of a server that runs meanwhile."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Server) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def main() -> None:
+    """Run the peers in turn and print ratios."""
+    parser = options(__doc__, rounds=3)
+    parser.add_argument("--vcpus", type=int, default=1)
+    parser.add_argument("--mib", type=int, default=32, help="what is received, and what is sent")
+    parser.add_argument("--qemu", help="another QEMU than the one in the path: a command, with arguments")
+    arguments = parser.parse_args()
+    if arguments.qemu:
+        peers.compare_with(arguments.qemu)
+    title = f"TCP through user NAT, {arguments.vcpus} vCPU"
+    with reported(title, arguments) as figures, served() as port:
+        script = f"tcp 10.0.2.2 {port} {arguments.mib}\n"
+        with peers.guest(script, program="tcp.c", network="dhcp") as guest:
+            for turn in range(arguments.rounds):
+                for name, peer in peers.PEERS.items():
+                    connected = replace(guest, network=True)
+                    run = peer(connected, arguments.vcpus, 256, (peers.FIRST, peers.LAST, peers.DONE), 300)
+                    for key, value in run.values.items():
+                        if key.endswith("_us"):
+                            figures.add(
+                                name, key.removesuffix("_us"), value.number, "us", TARGET, cpu=value.cpu
+                            )
+                    print(f"round {turn + 1}: {name} {run.marks[peers.DONE]:.1f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -135,7 +135,8 @@ class Console:
 
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise MachineStateError("interact() needs a terminal; in a script use read, write and expect.")
-        return terminal.interact(self, threading.Event())
+        with terminal.size_told(sys.stdout.fileno(), self.resize):
+            return terminal.interact(self, threading.Event())
 
     def widget(self, *, rows: int = 24, columns: int = 80) -> Any:
         """Return the console as a terminal for a notebook, `rows` lines high: keys go to the guest.

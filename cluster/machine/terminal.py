@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import select
+import signal
 import sys
 import termios
 import threading
@@ -59,6 +60,38 @@ def raw_mode(descriptor: int) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def size_told(descriptor: int, resize: Callable[[int, int], None]) -> Iterator[None]:
+    """Call `resize` with a terminal's columns and rows now, and whenever they change inside.
+
+    On a thread of its own: a signal's handler must not wait for another host. Main thread; elsewhere changes
+    are not noticed.
+    """
+    changed, over = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        while changed.wait() and not over.is_set():
+            changed.clear()
+            with contextlib.suppress(CoremeshError, OSError):
+                size = os.get_terminal_size(descriptor)
+                if size.columns and size.lines:
+                    resize(size.columns, size.lines)
+
+    teller = threading.Thread(target=tell, name="terminal size", daemon=True)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGWINCH, lambda *_: changed.set()) if is_main else None
+    changed.set()
+    teller.start()
+    try:
+        yield
+    finally:
+        if is_main:
+            signal.signal(signal.SIGWINCH, before)
+        over.set()
+        changed.set()
+        teller.join(timeout=2)
 
 
 def interact(console: Stream, stop: threading.Event, escape: bytes = ESCAPE) -> bool:

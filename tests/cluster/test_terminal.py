@@ -5,12 +5,13 @@ import os
 import pty
 import re
 import select
+import signal
 import sys
 import termios
 import time
 
 import pytest
-from coremesh.cluster.machine.terminal import raw_mode
+from coremesh.cluster.machine.terminal import raw_mode, size_told
 
 # A process whose console is an echo: what is typed comes out in angle brackets; 'q' ends the machine.
 PROGRAM = """
@@ -101,3 +102,29 @@ def test_raw_mode_is_undone_by_an_exception() -> None:
     assert termios.tcgetattr(slave) == before
     os.close(master)
     os.close(slave)
+
+
+def test_the_terminals_size_is_told_at_once_and_when_it_changes() -> None:
+    """Given a terminal that changes its size, then the guest hears of both sizes, not of an unknown one."""
+    leader, follower = os.openpty()
+    told: list[tuple[int, int]] = []
+
+    def wait(count: int) -> None:
+        deadline = time.monotonic() + 10
+        while len(told) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    before = signal.getsignal(signal.SIGWINCH)
+    termios.tcsetwinsize(follower, (25, 80))
+    with size_told(follower, lambda columns, rows: told.append((columns, rows))):
+        wait(1)
+        termios.tcsetwinsize(follower, (43, 132))
+        signal.raise_signal(signal.SIGWINCH)
+        wait(2)
+        termios.tcsetwinsize(follower, (0, 0))
+        signal.raise_signal(signal.SIGWINCH)
+    assert told == [(80, 25), (132, 43)]
+    assert signal.getsignal(signal.SIGWINCH) == before
+    os.close(leader)
+    os.close(follower)

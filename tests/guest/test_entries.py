@@ -20,7 +20,8 @@ MULTIBOOT, MULTIBOOT2, PVH = 1, 2, 3
 MIB = 1 << 20
 COMPILE = shlex.split(
     "gcc -m32 -std=gnu17 -O2 -ffreestanding -nostdlib -static -fno-pie -no-pie -fno-stack-protector "
-    "-fno-asynchronous-unwind-tables -mgeneral-regs-only -Wall -Wextra -Wl,--build-id=none -Wl,-z,noexecstack"
+    "-fno-asynchronous-unwind-tables -mgeneral-regs-only -Wall -Wextra --param=min-pagesize=0 "
+    "-Wl,--build-id=none -Wl,-z,noexecstack"
 )
 MODULES = [(b"first content\0", "first text"), (b"second\0", "second")]
 SEEN = {
@@ -81,6 +82,7 @@ def test_given_a_pvh_kernel_when_it_starts_then_its_start_info_holds(kernel: Cal
     assert words >= SEEN | {"rsdp_revision=2"}, result.story()
 
 
+@pytest.mark.slow
 @pytest.mark.linux
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("vcpus", [2])

@@ -11,9 +11,7 @@
 static bool good = true;
 uint32_t marker_symbol = 42;  // found by its name in the symbols that the loader keeps
 
-static void out8(uint16_t port, uint8_t value) {
-    __asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port));
-}
+static void out8(uint16_t port, uint8_t value) { __asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port)); }
 
 static void text(const char* words) {
     while (*words) out8(COM1, (uint8_t)*words++);
@@ -52,7 +50,7 @@ static bool same(const char* left, const char* right, unsigned length) {
     return true;
 }
 
-static void rsdp(uint32_t address) {
+__attribute__((unused)) static void rsdp(uint32_t address) {
     const uint8_t* bytes = (const uint8_t*)address;
     uint8_t old = 0, all = 0;
     for (unsigned i = 0; i < 36; i++) {

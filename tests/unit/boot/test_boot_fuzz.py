@@ -119,7 +119,7 @@ def debian_header(debian_kernel: bytes) -> bytes:
     return debian_kernel[:32768]
 
 
-@fuzz
+@settings(fuzz, max_examples=150)
 @given(mutations, kept_fractions, st.sampled_from(MACHINES), st.sampled_from([32, 64]))
 def test_a_damaged_multiboot_2_kernel(
     multiboot2_elf: KernelMaker,
@@ -132,7 +132,7 @@ def test_a_damaged_multiboot_2_kernel(
     attempt(damage(multiboot2_elf(bits=bits, tags=tags), 256, changes, kept), memory)
 
 
-@fuzz
+@settings(fuzz, max_examples=150)
 @given(mutations, kept_fractions, st.sampled_from(MACHINES), st.sampled_from([32, 64]))
 def test_a_damaged_pvh_kernel(
     elf: KernelMaker, changes: list[tuple[float, int, int]], kept: float, memory: MemoryMap, bits: int

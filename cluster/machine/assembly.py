@@ -21,6 +21,7 @@ from coremesh.core.x86.linux_payload import unpack_linux
 from coremesh.core.x86.memory_map import MemoryMap
 
 if TYPE_CHECKING:
+    from coremesh.core._native import Doorbells
     from coremesh.core.engine import Host
     from coremesh.core.image import BootPlan, RegisterValue
     from coremesh.core.mesh import Mesh
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from coremesh.hw.clock import Clock
     from coremesh.hw.isa.fw_cfg import ForFirmware
     from coremesh.hw.node import DeviceNode
+    from coremesh.hw.pci.function import PciFunction
     from coremesh.hw.power import PowerEvent
     from coremesh.hw.virtio.model import VirtioModel
 
@@ -82,14 +84,16 @@ def assemble(
     network, :class:`PlatformError` for a host that lacks what the engine needs.
     """
     with contextlib.ExitStack() as stack:
-        disks = open_disks(description.disks, stack)
-        networks = open_networks(description.networks, stack)
+        # The modules of what a machine does not have are not even imported: that is time before its start.
+        disks = open_disks(description.disks, stack) if description.disks else []
+        networks = open_networks(description.networks, stack) if description.networks else []
         console = open_console(description.console, port, stack)
+        folders = description.folders
         models = [
-            *virtio_disks(disks, description.vcpus),
-            *virtio_cards(networks),
+            *(virtio_disks(disks, description.vcpus) if disks else ()),
+            *(virtio_cards(networks) if networks else ()),
             *console.models,
-            *open_folders(description.folders, description.vcpus, stack),
+            *(open_folders(folders, description.vcpus, stack) if folders else ()),
             *_entropy(description.rng),
         ]
         assembled = _assemble(description, console.serial, on_power, membership, disks, models, state)
@@ -114,7 +118,6 @@ def _assemble(
     from coremesh.hw.board.pc import build_pc
     from coremesh.hw.clock import HostClock
     from coremesh.hw.memory import GuestMemory
-    from coremesh.hw.virtio.pci import VirtioPci
 
     memory = memory_of(description)
     topology = topology_of(description)
@@ -130,7 +133,7 @@ def _assemble(
         state.put_ram(host)
         clock = HostClock(state.clock_ns)
     doorbells = Doorbells()
-    virtio = [VirtioPci(model, host.bus_master(), doorbells) for model in models]
+    virtio = _virtio_functions(models, host, doorbells) if models else []
     node = build_pc(
         host,
         console=serial,
@@ -138,9 +141,9 @@ def _assemble(
         ram_bytes=memory.ram_bytes,
         vcpus=description.vcpus,
         apic_ids=apic_ids,
-        drives=ide_drives(disks),
+        drives=ide_drives(disks) if disks else [],
         memory=GuestMemory(host),
-        functions=[device.function for device in virtio],
+        functions=virtio,
         clock=clock,
         firmware=for_firmware(description),
         steer=host.steer if description.bios else None,
@@ -200,6 +203,13 @@ def for_firmware(description: MachineDescription) -> ForFirmware | None:
         PC_WITH_FIRMWARE,
         PC_WITH_FIRMWARE["uart"].base,
     )
+
+
+def _virtio_functions(models: list[VirtioModel], host: Host, doorbells: Doorbells) -> list[PciFunction]:
+    """The PCI functions of the machine's virtio devices, in their order."""
+    from coremesh.hw.virtio.pci import VirtioPci
+
+    return [VirtioPci(model, host.bus_master(), doorbells).function for model in models]
 
 
 def _entropy(rate: int | None) -> list[VirtioModel]:

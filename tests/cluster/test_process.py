@@ -135,6 +135,28 @@ def test_the_package_imports_nothing_heavy_until_it_is_asked_for_a_name(package:
     assert (done.stdout, done.stderr) == ("Machine\n", "")
 
 
+@pytest.mark.parametrize(("options", "imported"), [("", False), (", rng=0", True)])
+def test_a_machine_imports_what_it_has(options: str, imported: bool, package: Path) -> None:
+    """Given no disk, card, folder or the like, when it is assembled, then no module of them is loaded."""
+    build = (
+        "import sys, coremesh.core; from pathlib import Path;"
+        "from coremesh.cluster.machine.assembly import assemble;"
+        "from coremesh.cluster.machine.description import MachineDescription;"
+        "from coremesh.hw.backend.console import ConsolePort;"
+        "kernel = (Path(coremesh.core.__path__[0]) / 'guests' / 'smp.elf').read_bytes();"
+        f"it = MachineDescription(vcpus=1, ram_bytes=64 << 20, kernel=kernel{options});"
+        "made = assemble(it, ConsolePort(), print); made.host.stop(); made.close();"
+        "apart = ('virtio', 'ata.cdrom', 'ata.disk', 'backend.formats', 'backend.network', 'backend.p9');"
+        "names = tuple('coremesh.hw.' + name for name in apart);"
+        "print(any(module.startswith(names) for module in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", build], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(package)},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{imported}\n", "")
+
+
 def test_a_signal_that_was_ignored_stays_ignored(package: Path, tmp_path: Path) -> None:
     """Given nohup, when the terminal hangs up in the middle, then the command goes on."""
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTER)

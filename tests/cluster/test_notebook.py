@@ -58,6 +58,16 @@ def test_live_machine_is_looked_into_while_it_runs(
     assert shows(shown, "console=ttyS0")
 
 
+def test_python_device_is_used_by_the_guest_and_hooks_it(
+    debian: DebianImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = executed("python_device", tmp_path, monkeypatch)
+    assert shows(shown, "21500")
+    assert shows(shown, "(99000, 80000)")
+    assert shows(shown, "<th>c</th>"), "the marks that the guest gave"
+    assert shows(shown, "Thermometer")
+
+
 @pytest.mark.slow
 def test_lock_collapse_sweeps_locks_over_cores(
     debian: DebianImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -17,6 +17,7 @@ pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 from coremesh.cluster.machine.cmdline import command_line
 from coremesh.cluster.machine.disks import check_disks
 from coremesh.cluster.machine.images.debian_image import fetch_debian
+from coremesh.cluster.machine.option_table import PROMPT
 from coremesh.core.errors import ImageFetchError
 from host_processes import NetworkMachine, description_of
 from network import Network
@@ -46,7 +47,7 @@ def boot(network: Network, image: Path, interface: str) -> NetworkMachine:
     kernel = debian.kernel.read_bytes()
     description = description_of(
         kernel, (0, 1, 1), command_line(kernel, hosts=3, append="quiet"), 256,
-        initrd=debian.initramfs(disks=True), disks=check_disks([f"{image},if={interface}"]),
+        initrd=debian.initramfs(disks=True), prompt=PROMPT, disks=check_disks([f"{image},if={interface}"]),
     )  # fmt: skip
     machine = NetworkMachine(network, description)
     machine.start()

@@ -28,10 +28,10 @@ class Network:
     """One network card of a machine and what it is connected to.
 
     `kind` is 'user' (the host's network by NAT, with `forwards` of the host's ports), 'tap' (the host's
-    interface `address`, which needs permission), 'socket' (a stream
-    socket at `address` in QEMU's framing) or 'switch' (the same, a :class:`Switch`). `mac` is its Ethernet
-    address; None lets one be chosen. With `restrict` the guest reaches nothing by NAT, and is reached by
-    `forwards` alone.
+    interface `address`, which needs permission), 'socket' (a stream socket at `address` in QEMU's framing) or
+    'switch' (the same, a :class:`Switch`). `mac` is its Ethernet address; None lets one be chosen. With
+    `restrict` the guest reaches nothing by NAT, and is reached by `forwards` alone. `queues` is the number of
+    pairs of queues, 1 to 8: as many cores send and receive at once.
     """
 
     kind: str = "user"

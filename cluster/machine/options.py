@@ -318,7 +318,7 @@ def compiled_pattern(what: str, value: Any) -> re.Pattern[bytes]:
 
 def _rate(value: Any) -> int:
     """Bytes a second; 0 is as many as there are."""
-    if value is True or value == "max":
+    if value is True or (isinstance(value, str) and value == "max"):
         return 0
     right = "rng is 'max', or how many bytes a second the guest gets, as 64K"
     if not isinstance(value, str):

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 
 from coremesh.core.errors import ConfigurationError
-from coremesh.core.memory_layout import MemoryLayout
+from coremesh.core.memory_layout import MemoryLayout, Region
 
 RegisterValue = int | tuple[int, ...]
 
@@ -14,12 +14,14 @@ class BootPlan:
     """What starts a guest: ``writes`` are (guest-physical address, bytes), ``registers`` the first vCPU's.
 
     Registers have the architecture's names and values (:mod:`coremesh.core.x86.boot`). RAM that no write
-    covers must read as zero. ``entry_name`` says for a person what was recognised.
+    covers must read as zero; in RAM that a guest has used before, ``zeros`` are the ranges where that
+    matters. ``entry_name`` says for a person what was recognised.
     """
 
     writes: list[tuple[int, bytes]]
     registers: dict[str, RegisterValue] = field(default_factory=dict)
     entry_name: str = ""
+    zeros: list[Region] = field(default_factory=list)
 
     def check(self, memory: MemoryLayout) -> None:
         """Raise :class:`ConfigurationError` if a write would leave RAM."""

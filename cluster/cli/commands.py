@@ -51,6 +51,7 @@ goes to standard output as plain text, and standard input to the guest's shell.
   coremesh boot --hosts 2 --console virtio,log=guest.log
   coremesh boot --share ~/work,readonly,tag=work   in the guest: mount -t 9p -o trans=virtio work /mnt
   coremesh boot --bios --cdrom grub.iso          SeaBIOS, and what it boots: a disk, else the CD
+  coremesh boot --no-reboot --kernel test.elf    a reset or a triple fault ends it at once
   coremesh boot --bios my-bios.bin --disk a.img  a firmware of your own
 
 [bold]The kernel's command line[/bold]
@@ -67,7 +68,7 @@ goes to standard output as plain text, and standard input to the guest's shell.
 [bold]Exit status[/bold]
 
   With --run, the command's. Otherwise
-    0   the guest switched itself off, or asked for a reset (a reset ends the machine), or you left it
+    0   the guest switched itself off, or you left it; with --no-reboot also: it asked for a reset
   n*2+1 the guest wrote n to the debug-exit port 0xf4
    70   the guest crashed: triple fault, kernel panic (then with --run, too)
    69   a host was lost: the process that ran its vCPUs, or the link to it

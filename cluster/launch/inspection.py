@@ -129,13 +129,18 @@ class Inspection(ABC):
         shown: TextScreen = self._call("screen")
         return shown
 
+    @property
+    def restarts(self) -> int:
+        """How many times a guest's reset has restarted the machine; 0 once it was stopped."""
+        return int(self._hosts.call("restarts")) if self._finalizer.alive else 0
+
     def snapshot(self) -> dict[str, Any]:
         """Return what ``coremesh top`` shows, as data that JSON can hold.
 
         Keys: 'state', 'vcpus', 'memory' (bytes), 'seconds' (on the monotonic clock), 'wire' and 'hosts' (of
-        :attr:`facts`, or one that stands for the machine), and while it runs 'stats' (a row a vCPU), with
-        several hosts also 'mesh' (a row a host) and 'contended' (rows, the worst first), and 'devices', by
-        name what :meth:`device_stats` has.
+        :attr:`facts`, or one that stands for the machine), and while it runs 'restarts', 'stats' (a row a
+        vCPU), with several hosts also 'mesh' (a row a host) and 'contended' (rows, the worst first), and
+        'devices', by name what :meth:`device_stats` has.
         """
         shown: dict[str, Any] = {
             "state": self.state,
@@ -146,6 +151,7 @@ class Inspection(ABC):
             "hosts": self._facts.get("hosts", [{"host": 0, "vcpus": self.vcpus, "node": ""}]),
         }
         if self._finalizer.alive:
+            shown["restarts"] = self.restarts
             shown["stats"] = self._vcpu_rows()
             shown["devices"] = self._call("device_counters")
             if len(self._hosts) > 1:

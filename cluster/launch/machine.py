@@ -197,6 +197,13 @@ class Machine(Inspection):
             self.wait_shell(timeout)
             console = Console(self._hosts, lambda: self.wait(0), self._told)
             console.skip()
+            before = self.restarts
+
+            def alive() -> None:
+                if self.restarts != before:
+                    raise MachineStateError("the guest restarted before the command ended.")
+
+            console.watch = alive
             left = None if timeout is None else max(0.1, timeout - (time.monotonic() - begin))
             return run_command(console, command, left, on_output)
 
@@ -227,13 +234,15 @@ class Machine(Inspection):
         return await asyncio.to_thread(self.wait, timeout)
 
     def wait_shell(self, timeout: float | None = None) -> float:
-        """Wait until a shell has shown its prompt; return :attr:`boot_seconds`.
+        """Wait until a shell has shown its prompt; return when that was, in seconds of emulation.
+
+        After a restart that is the next shell's.
 
         Raises :class:`ConsoleTimeoutError` after `timeout` seconds (None: never), :class:`GuestCrashError` or
         :class:`MachineStateError` when the machine ends before.
         """
         begin, timeout = time.monotonic(), check("timeout", timeout)
-        while self._timings.get("boot") is None:
+        while (ready := self._call("wait_shell", 0.0)) is None:
             left = _WAIT_SLICE if timeout is None else min(_WAIT_SLICE, timeout - (time.monotonic() - begin))
             if left <= 0:
                 tail = self._tail()
@@ -242,12 +251,14 @@ class Machine(Inspection):
                     tail,
                     self._told(),
                 )
-            self._timings["boot"] = self._call("wait_shell", left)
-            if self._timings["boot"] is None and (end := self.wait(0)) is not None:
+            ready = self._call("wait_shell", left)
+            if ready is not None:
+                break
+            if (end := self.wait(0)) is not None:
                 raise end.error() if end.crashed else MachineStateError(f"{end} before a shell was ready.")
-        seconds = self._timings["boot"]
-        assert seconds is not None
-        return seconds
+        if self._timings.get("boot") is None:
+            self._timings["boot"] = ready
+        return float(ready)
 
     def pause(self) -> None:
         """Park all vCPUs, on all hosts; return when none of them runs. Guest time goes on.

@@ -170,10 +170,13 @@ def _assemble(
     return Assembly(host, node, clock, portions)
 
 
-def images(description: MachineDescription) -> tuple[list[Write], dict[str, RegisterValue]]:
+def images(
+    description: MachineDescription, *, anew: bool = False
+) -> tuple[list[Write], dict[str, RegisterValue]]:
     """What is laid into memory before the start, and the bootstrap processor's registers beyond power-on's.
 
-    Raises :class:`GuestImageError` for a kernel that cannot be loaded.
+    With `anew` into RAM that a guest has used: also the zeros that its kernel counts on. Raises
+    :class:`GuestImageError` for a kernel that cannot be loaded.
     """
     from coremesh.hw.firmware.acpi import build_firmware
     from coremesh.hw.firmware.seabios import rom_writes
@@ -186,7 +189,8 @@ def images(description: MachineDescription) -> tuple[list[Write], dict[str, Regi
     memory = memory_of(description)
     tables, rsdp = build_firmware(apic_ids_of(description), memory, topology_of(description))
     plan = _plan(description, memory, rsdp, tables, unpack=description.unpack)
-    return [*roms, *tables, *plan.writes], plan.registers
+    zeros = [(region.start, bytes(region.size)) for region in plan.zeros] if anew else []
+    return [*roms, *zeros, *tables, *plan.writes], plan.registers
 
 
 def for_firmware(description: MachineDescription) -> ForFirmware | None:

@@ -42,6 +42,8 @@ class Console:
         self._cursor = 0
         self._unread = b""  # taken from the machine, not yet given out
         self._last = b""
+        #: Called while a reader waits and nothing comes; what it raises ends the wait.
+        self.watch: Callable[[], None] = lambda: None
         self.lost = 0  #: bytes that were overwritten before this console read them
 
     def write(self, data: bytes | str) -> None:
@@ -74,6 +76,8 @@ class Console:
         data, over = self.take(timeout)
         if over:
             raise self._ended()
+        if not data:
+            self.watch()
         return data
 
     def take(self, timeout: float) -> tuple[bytes, bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import queue
 import re
 import threading
 import time
@@ -23,6 +24,7 @@ from coremesh.cluster.machine.description import MachineDescription
 from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.host import HostProcess, Prepared
 from coremesh.cluster.machine.machine_state import MachineState
+from coremesh.cluster.machine.restart import Restarts, restart
 from coremesh.core.errors import ConfigurationError, MachineStateError
 from coremesh.hw.backend.console import ConsolePort
 
@@ -60,6 +62,9 @@ class DeviceHost(HostProcess):
         self._port = ConsolePort()
         self._elsewhere: dict[int, Portion] = {}
         self._shell_ready = threading.Event()
+        self._restarts = Restarts(description.restarts)
+        self._life_begins_at = 0  # position of the console at the machine's last start
+        self._next_life = threading.Event()  # for the shell watch: there was one
         self._shell_seconds: float | None = None
         self._clock: Clock | None = None
         self._state: MachineState | None = None
@@ -262,6 +267,35 @@ class DeviceHost(HostProcess):
     def _watches(self) -> dict[str, Callable[[], None]]:
         return {**super()._watches(), "shell watch": self._watch_shell}
 
+    def _began_anew(self, reason: MachineEnd) -> bool:
+        if (reason.kind == "reset" and self._panic_line()) or not self._restarts.wants(reason):
+            return False
+        with self._lock:  # a pause waits, and then finds vCPUs that run again
+            # Looked for anew: from here on no shell is ready, and what was printed is the earlier life's.
+            self._shell_ready.clear()
+            self._life_begins_at = self._port.end
+            self._next_life.set()
+            self._restarts.done(self._now())  # before the guest can show that it runs again
+            try:
+                restart(self._description, self.engine, self._devices(), self._forget_resets)
+            except Exception as error:  # it cannot go on, and must not hang
+                self._reasons.put(MachineEnd("internal-error", detail=f"the restart failed: {error}"))
+                return True
+            self._lives += 1
+        log.event("info", "restarted", kind=reason.kind, restarts=self._restarts.count)
+        return True
+
+    def _forget_resets(self) -> None:
+        """What vCPUs asked for while they were brought to a halt is being done; all else ends the machine."""
+        with contextlib.suppress(queue.Empty):
+            while self._restarts.is_restart(other := self._reasons.get_nowait()):
+                pass
+            self._reasons.put(other)
+
+    def restarts(self) -> int:
+        """Return how many resets have restarted the machine."""
+        return self._restarts.count
+
     def _explain(self, end: MachineEnd) -> MachineEnd:
         if end.kind == "reset" and (panic := self._panic_line()):
             end = replace(end, kind="panic", detail=panic)
@@ -276,18 +310,25 @@ class DeviceHost(HostProcess):
         self._reasons.put(MachineEnd(event.kind, value=event.value, seconds=self._now()))
 
     def _panic_line(self) -> str:
-        tail, _ = self._port.read(max(0, self._port.end - (64 << 10)), 0.0)
+        tail, _ = self._port.read(max(self._life_begins_at, self._port.end - (64 << 10)), 0.0)
         _, found, rest = tail.rpartition(PANIC)
         return rest.split(b"\n")[0].strip(b": \r").decode(errors="replace") if found else ""
 
     # --- the first prompt --------------------------------------------------------------------------------
 
     def _watch_shell(self) -> None:
+        while not self._ended.is_set():
+            self._await_prompt()
+            while not self._next_life.wait(_POLL_SECONDS) and not self._ended.is_set():
+                pass
+            self._next_life.clear()
+
+    def _await_prompt(self) -> None:
         prompt = re.compile(self._description.prompt)
-        cursor, tail = 0, b""
+        cursor, tail = self._life_begins_at, b""
         seen_at: float | None = None
         moved_at = time.monotonic()
-        while not self._ended.is_set():
+        while not self._ended.is_set() and not self._next_life.is_set():
             data, cursor = self._port.read(cursor, _POLL_SECONDS if seen_at is None else _QUIET_SECONDS)
             if data:
                 moved_at = time.monotonic()

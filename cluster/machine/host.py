@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 20.0
 _SWITCH_SECONDS = 0.0005
+_TAKEN_BACK_SECONDS = 0.05
 #: A host that was cut off has stopped its vCPUs. It waits this time for orders of its driver, then it ends.
 _CUT_OFF_SECONDS = 10.0
 
@@ -87,6 +88,7 @@ class HostProcess:
         self._end: MachineEnd | None = None
         self._glances: Rows = []  # what the vCPUs did when the engine ended by itself
         self._paused = False
+        self._lives = 1  # how often the machine has been started; a restart counts it up
         self._driven = driver is not None  # this process is here for the machine alone
         self._keeper: log.Keeper | None = None
         if driver is not None:
@@ -301,6 +303,10 @@ class HostProcess:
     def _watches(self) -> dict[str, Callable[[], None]]:
         return {"supervisor": self._supervise, "engine watch": self._watch_engine}
 
+    def _began_anew(self, reason: MachineEnd) -> bool:
+        """Whether `reason` has restarted the machine instead of ending it: on the host with the devices."""
+        return False
+
     def _explain(self, end: MachineEnd) -> MachineEnd:
         """Add what is known of `end` beyond its kind."""
         if end.kind not in ("triple-fault", "internal-error") and not end.lost:
@@ -340,9 +346,12 @@ class HostProcess:
                 report = {"kind": "internal-error", "detail": str(error)}
             if report is None:
                 continue
-            if report["kind"] != "stopped":
-                self._reasons.put(self._end_of(report))
-            return
+            if report["kind"] == "stopped":
+                return
+            self._reasons.put(self._end_of(report))
+            life = self._lives  # it stays so, unless a restart takes it back
+            while not self._ended.wait(_TAKEN_BACK_SECONDS) and self._lives == life:
+                pass
 
     def _end_of(self, report: dict[str, Any]) -> MachineEnd:
         """The engine counts its own vCPUs; a person those of the machine."""
@@ -351,10 +360,15 @@ class HostProcess:
         end = MachineEnd(report["kind"], detail=str(report.get("detail", "")), seconds=self._now())
         if end.lost:
             return replace(end, host=report.get("host", here))
+        if here == 0 and report.get("host"):  # a vCPU of another host, which asks host 0 for a restart
+            other = int(report["host"])
+            return replace(end, vcpu=self._description.first_vcpu(other) + int(vcpu or 0), host=other)
         return replace(end, vcpu=None if vcpu is None else vcpu + self._first_vcpu(), host=here)
 
     def _supervise(self) -> None:
         end = self._reasons.get()
+        while self._began_anew(end):
+            end = self._reasons.get()
         self._stop_parts()
         self._end = self._explain(end)
         log.event(

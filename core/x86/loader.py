@@ -102,6 +102,7 @@ def start_kernel(
         ],
         registers={**protected_mode(gdt, kernel.entry), **registers(address)},
         entry_name=name,
+        zeros=list(kernel.taken),
     )
 
 

@@ -89,6 +89,17 @@ PC_WITH_FIRMWARE: Final = replace(
 )
 """A PC that begins with its own firmware has what such firmware looks for."""
 
+
+def reset_pc(node: DeviceNode, *, firmware: bool) -> None:
+    """The board's reset line, while no vCPU runs and the devices' threads are stopped.
+
+    ``firmware``: the machine has its own; otherwise the PCI bus is left as firmware would leave it.
+    """
+    node.reset()
+    if not firmware:
+        PciSetup(node, PC).run()
+
+
 _IOAPIC_IDS: Final = 16
 ISA_IRQS: Final = 16
 

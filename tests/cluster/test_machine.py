@@ -63,8 +63,8 @@ def tiny(tiny_guest: Callable[[bytes], bytes]) -> Iterator[Callable[..., Machine
     """Start machines of a few bytes of code; all are stopped at the end."""
     machines: list[Machine] = []
 
-    def start(code: bytes, vcpus: int = 1) -> Machine:
-        machines.append(Machine(vcpus, "16M", tiny_guest(code)))
+    def start(code: bytes, vcpus: int = 1, *, reboot: bool = True) -> Machine:
+        machines.append(Machine(vcpus, "16M", tiny_guest(code), reboot=reboot))
         return machines[-1]
 
     yield start
@@ -189,13 +189,30 @@ def test_what_a_guest_writes_to_debug_exit_is_its_status(tiny: Callable[..., Mac
     assert machine.state == "debug-exit"
 
 
-def test_power_off_and_reset_end_the_machine(tiny: Callable[..., Machine]) -> None:
+def test_power_off_ends_the_machine_and_so_does_a_reset_where_asked_for(
+    tiny: Callable[..., Machine],
+) -> None:
     sleep_type = 5 << 10 | 1 << 13  # SLP_TYP of S5 in our DSDT, and SLP_EN (ACPI 6.4, 4.8.3.2.1)
     assert (
         ended(tiny(b"\x66\xba\x04\x06\x66\xb8" + sleep_type.to_bytes(2, "little") + b"\x66\xef" + HANG)).kind
         == "power-off"
     )
-    assert ended(tiny(out8(0xCF9, 6) + HANG)).kind == "reset"
+    assert ended(tiny(out8(0xCF9, 6) + HANG, reboot=False)).kind == "reset"
+
+
+def test_a_reset_restarts_the_machine_and_is_counted(tiny: Callable[..., Machine]) -> None:
+    """Given a guest that resets at its first two starts, which it counts in a CMOS cell."""
+    # mov al, 60h; out 70h, al; in al, 71h; inc al; out 71h, al; cmp al, 3; jae past the reset
+    count = b"\xb0\x60\xe6\x70\xe4\x71\xfe\xc0\xe6\x71\x3c\x03\x73"
+    reset = out8(0xCF9, 6) + HANG
+    machine = tiny(put(b"x") + count + bytes((len(reset),)) + reset + HANG)
+    deadline = time.monotonic() + 30
+    while machine.restarts < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert machine.restarts == 2 and machine.state == "running"
+    assert machine.snapshot()["restarts"] == 2
+    assert machine.stats()["resets"].tolist() == [2]
+    assert machine.console.expect(b"xxx", 10)
 
 
 def test_a_triple_fault_is_a_crash_that_shows_the_vcpus_state(tiny: Callable[..., Machine]) -> None:

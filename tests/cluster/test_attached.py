@@ -4,6 +4,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -110,11 +111,12 @@ def test_linux_reads_and_writes_registers_and_attributes_change_live(linux: Mach
 def test_accesses_are_counted_for_each_device_and_each_vcpu(linux: Machine) -> None:
     """Given a device that vCPU 1 reads alone, then its row counts them, and so does vCPU 1's."""
     with linux.attach(Adder(), mmio=BASE) as attachment:
-        before = linux.stats()
+        before: Any = linux.stats()
         for _ in range(3):
             linux.run(f"taskset -c 1 devmem {BASE:#x} 64", 60)
-        after, device = linux.stats(), linux.device_stats().loc[attachment.name]
-        uses = linux.device_stats(by_vcpu=True).loc[attachment.name]
+        after: Any = linux.stats()
+        device: Any = linux.device_stats().loc[attachment.name]
+        uses: Any = linux.device_stats(by_vcpu=True).loc[attachment.name]
     assert list(uses.index) == [1]
     assert (uses.loc[1, "accesses"], uses.loc[1, "access_bytes"]) == (3, 24)
     assert (device["accesses"], device["access_bytes"], device["vcpus"]) == (3, 24, 1)

@@ -222,7 +222,7 @@ def test_a_python_device_is_attached_for_the_vcpus_of_every_host(linux: Machine)
             linux.run(f"taskset -c {vcpu} devmem 0xFED00000 32 {value}", 60)
         assert linux.run("taskset -c 3 devmem 0xFED00000 32", 60).output == "0x00000064\n"
         assert adder.total == 100 and attachment.error is None
-        uses = linux.device_stats(by_vcpu=True).loc[attachment.name, "accesses"]
+        uses: Any = linux.device_stats(by_vcpu=True).loc[attachment.name, "accesses"]
         assert uses.to_dict() == {0: 1, 1: 1, 2: 1, 3: 2}, "counted by the machine's numbers of the vCPUs"
     assert linux.run("taskset -c 3 devmem 0xFED00000 32", 60).output == "0xFFFFFFFF\n"
 

@@ -46,7 +46,7 @@ def boot(network: Network, image: Path, interface: str) -> NetworkMachine:
         pytest.skip(f"no Debian image: {error}")
     kernel = debian.kernel.read_bytes()
     description = description_of(
-        kernel, (0, 1, 1), command_line(kernel, hosts=3, append="quiet"), 256,
+        kernel, (0, 1, 1), command_line(kernel, shares=(0, 1, 1), append="quiet"), 256,
         initrd=debian.initramfs(disks=True), prompt=PROMPT, disks=check_disks([f"{image},if={interface}"]),
     )  # fmt: skip
     machine = NetworkMachine(network, description)

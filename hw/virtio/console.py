@@ -139,7 +139,7 @@ class VirtioConsole(VirtioModel):
                 self.port.needs_reset("console output that no driver sends")
 
     def _receive(self, port: int) -> None:
-        """Someone has typed, or the driver has given buffers."""
+        """The person has typed, or the driver has given buffers."""
         queue, line = self._receive_queue(port), self.lines[port]
         queue.wake()
         while not self._stopping:

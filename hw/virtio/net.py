@@ -163,7 +163,7 @@ class VirtioNet(VirtioModel):
         self._counts["frames_lost"] += refused
 
     def lost(self, frames: int) -> None:
-        """A receiver had no room for so many."""
+        """A receiver had no room for this number of frames."""
         self._counts["frames_lost"] += frames
 
     # --- control -----------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class VirtioNet(VirtioModel):
         if data is None or len(data) != _CONTROL.size:
             return ERROR
         kind, command, pairs = _CONTROL.unpack(data)
-        # 5.1.6.5.6.2: a number that is none is refused.
+        # 5.1.6.5.6.2: the device refuses a number of pairs that it has not.
         if (kind, command) != (CTRL_MQ, CTRL_MQ_PAIRS_SET) or not self.negotiated & MQ:
             return ERROR
         if not 1 <= pairs <= self.pairs:

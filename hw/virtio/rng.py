@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Virtio entropy device: random bytes of this computer, if wanted no more than so many a second.
+"""Virtio entropy device: random bytes of this computer, with a limit for each second if one is wanted.
 
 Source: VIRTIO 1.2, section 5.4.
 """
@@ -51,7 +51,7 @@ class VirtioRng(VirtioModel):
         return os.getrandom(length)
 
     def _allowed(self, wanted: int) -> int:
-        """So many bytes as may be given now, after a wait if there are none: one at least (5.4.6.2)."""
+        """How many bytes may be given now, after a wait if there are none: one at least (5.4.6.2)."""
         self._refill()
         if self._left < 1:
             self._waits += 1

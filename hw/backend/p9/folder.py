@@ -3,9 +3,9 @@
 
 A guest cannot leave the folder. A file is reached from the folder's descriptor name by name, each a single
 component that is neither '..' nor has a '/', with O_PATH and O_NOFOLLOW: so a symbolic link is never
-followed here, whoever exchanges it at whatever moment; the guest's own kernel follows it, among the guest's
-files. A descriptor is opened for data through /proc/self/fd, which is that file and no other; and only if it
-is a regular file or a folder, since to open a device or a pipe is an act.
+followed here, also one that is exchanged for a folder in the middle of a walk. The guest's own kernel
+follows it, among the guest's files. A descriptor is opened for data through /proc/self/fd, which is that
+file and no other; and only if it is a regular file or a folder, since to open a device or a pipe is an act.
 
 Identities: with 'none' the guest sees those of the host, the emulator's own user and group as root's, and a
 change of owner has no effect. With 'mapped' the guest's owner, group and mode are kept in the extended
@@ -77,7 +77,7 @@ def checked_name(name: bytes) -> bytes:
 
 
 class SharedFolder:
-    """The folder ``path``. Files are descriptors that :meth:`walk` opened; whoever holds one closes it.
+    """The folder ``path``. Files are descriptors that :meth:`walk` opened; the caller closes them.
 
     Every call may block, and raises OSError with the number that the guest is to see. Any thread.
     """

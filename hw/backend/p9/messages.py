@@ -46,7 +46,7 @@ class Fields:
         return int.from_bytes(self.data(size), "little")
 
     def data(self, length: int) -> bytes:
-        """So many bytes."""
+        """The next ``length`` bytes."""
         end = self._at + length
         if end > len(self._data):
             raise MalformedError("a message that is too short")

@@ -81,30 +81,15 @@ class Server:
         names = ("requests", "errors", "malformed", "bytes_read", "bytes_written")
         self.counts = dict.fromkeys(names, 0) if counts is None else counts
         self._handlers: dict[int, Callable[[Fields], bytes]] = {
-            p9.STATFS: self._statfs,
-            p9.LOPEN: self._open,
-            p9.LCREATE: self._create,
-            p9.SYMLINK: self._symlink,
-            p9.MKNOD: self._mknod,
-            p9.READLINK: self._readlink,
-            p9.GETATTR: self._getattr,
-            p9.SETATTR: self._setattr,
-            p9.READDIR: self._readdir,
-            p9.FSYNC: self._fsync,
-            p9.LOCK: self._lock_file,
-            p9.GETLOCK: self._getlock,
-            p9.LINK: self._link,
-            p9.MKDIR: self._mkdir,
-            p9.RENAMEAT: self._rename,
-            p9.UNLINKAT: self._unlink,
-            p9.TVERSION: self._version,
-            p9.ATTACH: self._attach,
-            p9.WALK: self._walk,
-            p9.READ: self._read,
-            p9.WRITE: self._write,
-            p9.CLUNK: self._clunk,
+            p9.STATFS: self._statfs, p9.LOPEN: self._open, p9.LCREATE: self._create,
+            p9.SYMLINK: self._symlink, p9.MKNOD: self._mknod, p9.READLINK: self._readlink,
+            p9.GETATTR: self._getattr, p9.SETATTR: self._setattr, p9.READDIR: self._readdir,
+            p9.FSYNC: self._fsync, p9.LOCK: self._lock_file, p9.GETLOCK: self._getlock,
+            p9.LINK: self._link, p9.MKDIR: self._mkdir, p9.RENAMEAT: self._rename,
+            p9.UNLINKAT: self._unlink, p9.TVERSION: self._version, p9.ATTACH: self._attach,
+            p9.WALK: self._walk, p9.READ: self._read, p9.WRITE: self._write, p9.CLUNK: self._clunk,
             p9.REMOVE: self._remove,
-        }
+        }  # fmt: skip
 
     # --- one request
 

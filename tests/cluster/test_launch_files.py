@@ -155,6 +155,14 @@ def test_given_the_code_when_the_reference_is_written_then_it_has_each_command_o
     assert "- `plot()`: Plot the mean" in page
 
 
+def test_given_the_page_of_security_when_read_then_each_claim_names_a_test_that_there_is() -> None:
+    tests = Path(__file__).parents[1]
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (DEPLOY / "SECURITY.md").read_text())
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (tests / file).read_text(), f"{file} has no {test}"
+
+
 def test_given_a_message_of_the_troubleshooting_page_when_looked_for_then_the_code_says_it() -> None:
     """A message that was reworded would no longer be found by the person who got it."""
     page = (DEPLOY / "docs" / "troubleshooting.md").read_text()

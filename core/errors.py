@@ -53,8 +53,8 @@ class PlatformError(CoremeshError):
     """The host lacks what the engine needs: a kernel feature, a limit, a matching library layout."""
 
 
-class GuestCrashError(CoremeshError):
-    """The guest stopped as no orderly guest does (triple fault, engine error); carries the vCPU's state."""
+class _ErrorWithState(CoremeshError):
+    """An error that carries what the machine said of itself, as text for a person."""
 
     def __init__(self, message: str, state: str = "") -> None:
         super().__init__(message, state)
@@ -63,6 +63,10 @@ class GuestCrashError(CoremeshError):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.state}" if self.state else self.message
+
+
+class GuestCrashError(_ErrorWithState):
+    """The guest stopped as no orderly guest does (triple fault, engine error); carries the vCPU's state."""
 
 
 class MachineStateError(CoremeshError):
@@ -85,19 +89,11 @@ class ConsoleTimeoutError(CoremeshError):
         return self.message
 
 
-class HostLostError(CoremeshError):
+class HostLostError(_ErrorWithState):
     """The process or the machine that ran the vCPUs has gone.
 
     `state` is what a host that is still there says of itself: its vCPUs, and the last messages between hosts.
     """
-
-    def __init__(self, message: str, state: str = "") -> None:
-        super().__init__(message, state)
-        self.message = message
-        self.state = state
-
-    def __str__(self) -> str:
-        return f"{self.message}\n{self.state}" if self.state else self.message
 
 
 class InternalError(CoremeshError):

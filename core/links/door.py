@@ -60,7 +60,7 @@ class LinkEnd(NamedTuple):
 class Door:
     """A listening socket on `address`, shut until :meth:`admit`, and a reserved port to connect from.
 
-    `guarded` is False where the kernel takes no filter: then everybody can connect. Raises OSError. Not
+    `guarded` is False where the kernel takes no filter: then any program can connect. Raises OSError. Not
     thread-safe.
     """
 

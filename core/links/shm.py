@@ -35,6 +35,7 @@ class ShmEnds(HostEnd):
     wire = "shm"
 
     def __init__(self, host: int, hosts: int, *, pin: bool = True) -> None:
+        super().__init__()
         check_place(host, hosts)
         self.host = host
         self.hosts = hosts
@@ -43,7 +44,6 @@ class ShmEnds(HostEnd):
         self._token = os.urandom(_TOKEN_BYTES)
         self._descriptors: list[int] = []
         self._inboxes: dict[int, tuple[int, int]] = {}
-        self._links: list[Link] = []
         try:
             self._memory = self._keep(
                 os.memfd_create(_name(self._token), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -142,9 +142,7 @@ class ShmEnds(HostEnd):
 
     def close(self) -> None:
         """Stop the link and give the files back; what was not sent is dropped. Harmless when done before."""
-        for link in self._links:
-            link.stop()
-        self._links.clear()
+        super().close()
         while self._descriptors:
             os.close(self._descriptors.pop())
 

@@ -30,6 +30,7 @@ class TcpEnds(HostEnd):
     wire = "tcp"
 
     def __init__(self, host: int, hosts: int, interface: str = "127.0.0.1", *, pin: bool = True) -> None:
+        super().__init__()
         check_place(host, hosts)
         self.host = host
         self.hosts = hosts
@@ -38,7 +39,6 @@ class TcpEnds(HostEnd):
         self._libsodium = loaded_libsodium()
         self._public, self._secret = tcp_keypair(self._libsodium)
         self._peers: dict[int, LinkEnd] = {}
-        self._links: list[Link] = []
         self._door = open_door(interface)
         self.guarded = self._door.guarded  #: whether only admitted hosts can connect
 
@@ -110,9 +110,7 @@ class TcpEnds(HostEnd):
 
     def close(self) -> None:
         """Stop the link and give the sockets back; what was not sent is dropped. Idempotent."""
-        for link in self._links:
-            link.stop()
-        self._links.clear()
+        super().close()
         self._door.close()
 
 

@@ -5,6 +5,7 @@ import os
 from types import TracebackType
 from typing import NoReturn, Self
 
+from coremesh.core._native import Link
 from coremesh.core.errors import ConfigurationError, LinkError
 
 MAX_LINKED = 64
@@ -16,8 +17,14 @@ _HOSTS_OF_ONE_CPU = 4
 class HostEnd:
     """One host's end of the links as a context manager, which stays in its process."""
 
+    def __init__(self) -> None:
+        self._links: list[Link] = []
+
     def close(self) -> None:
-        """Stop the link and give back what it used."""
+        """Stop the links and give back what they used; what was not sent is dropped. Idempotent."""
+        for link in self._links:
+            link.stop()
+        self._links.clear()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("the ends of links hold a secret key or open files, and stay in their process.")

@@ -49,6 +49,7 @@ class ZmqEnds(HostEnd):
         io_threads: int = 1,
         pin: bool = True,
     ) -> None:
+        super().__init__()
         check_place(host, hosts)
         if curve and not zmq.has("curve"):
             raise PlatformError("this libzmq has no CURVE; install pyzmq's own wheel, or say curve=False.")
@@ -58,7 +59,6 @@ class ZmqEnds(HostEnd):
         self._public, self._secret = zmq.curve_keypair() if curve else (b"", b"")
         self._dealers: dict[int, zmq.Socket[bytes]] = {}
         self._keys: list[bytes] = []
-        self._links: list[Link] = []
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.IO_THREADS, io_threads)
         self._context.set(zmq.MAX_SOCKETS, hosts + 8)
@@ -160,10 +160,8 @@ class ZmqEnds(HostEnd):
 
     def close(self) -> None:
         """Stop the link and give the sockets back, whatever the peers do; what was not sent is dropped."""
-        for link in self._links:
-            link.stop()
-        self._links.clear()
-        # The router first: with the authenticator gone, nobody may knock any more.
+        super().close()
+        # The router first: no connection may begin after the authenticator has gone.
         for socket in (self._router, *self._dealers.values(), *([self._zap] if self._zap else [])):
             socket.close(linger=0)
         self._context.term()
@@ -202,7 +200,7 @@ class ZmqEnds(HostEnd):
             router.set(zmq.CURVE_SERVER, 1)
             router.set(zmq.CURVE_SECRETKEY, self._secret)
             router.set(zmq.ZAP_DOMAIN, b"coremesh")
-            router.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator: nobody gets in
+            router.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an authenticator no peer gets in
         router.set(zmq.USE_FD, self._door.listener())
         router.bind(f"tcp://{written(address, 0)}")  # not bound anew: it tells libzmq the kind of socket
         return router

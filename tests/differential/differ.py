@@ -16,7 +16,8 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "guest"
 sys.path.append(str(Path(__file__).parents[1] / "guest" / "mesh"))
 
 from block_differences import Differ, story
-from block_generator import Generator, Options
+from block_draft import Options
+from block_generator import Generator
 from block_runners import GuestRunner, NativeRunner, build_block_guest, build_native
 from instruction_table import GROUPS
 

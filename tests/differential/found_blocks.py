@@ -80,14 +80,7 @@ FOUND: Final = (
             f"{name} {registers}", f"{prefix}0f 38 0{opcode} c0", {"xmm0": 0x4_0000_0003_0000_0002_0000_0001}
         )
         for registers, prefix in (("mm0, mm0", ""), ("xmm0, xmm0", "66 "))
-        for opcode, name in (
-            (1, "phaddw"),
-            (2, "phaddd"),
-            (3, "phaddsw"),
-            (5, "phsubw"),
-            (6, "phsubd"),
-            (7, "phsubsw"),
-        )
+        for opcode, name in PAIRWISE
     ),
     # REX turned AH into SPL.
     Found("lahf with REX", "48 9f"),

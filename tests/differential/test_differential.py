@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from block_differences import Differ, place, story
-from block_generator import Generator, Options
+from block_draft import Options
+from block_generator import Generator
 from block_layout import CODE_BASE, CODE_PAGES, PAGE, Block, Instruction, Outcome
 from block_runners import GuestRunner, NativeRunner, build_block_guest, build_native
 from found_blocks import FOUND

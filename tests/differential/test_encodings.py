@@ -72,6 +72,13 @@ def compare(runners: tuple[NativeRunner, GuestRunner], prefix: bytes, bits: int)
     return theirs_alone, ours_alone
 
 
+def expect_the_same_refusals(runners: tuple[NativeRunner, GuestRunner], prefix: bytes, bits: int) -> None:
+    """Given encodings with `prefix`, when each runs, then the guest refuses what the processor refuses."""
+    theirs_alone, ours_alone = compare(runners, prefix, bits)
+    assert not theirs_alone, f"executed, though undefined: {sorted(theirs_alone)}"
+    assert not ours_alone, f"refused, though defined: {sorted(ours_alone)}"
+
+
 @pytest.mark.parametrize(
     ("prefix", "bits"),
     [
@@ -83,9 +90,7 @@ def compare(runners: tuple[NativeRunner, GuestRunner], prefix: bytes, bits: int)
 def test_given_every_encoding_when_it_runs_then_the_guest_refuses_what_the_processor_refuses(
     runners: tuple[NativeRunner, GuestRunner], prefix: str, bits: int
 ) -> None:
-    theirs_alone, ours_alone = compare(runners, bytes.fromhex(prefix), bits)
-    assert not theirs_alone, f"executed, though undefined: {sorted(theirs_alone)}"
-    assert not ours_alone, f"refused, though defined: {sorted(ours_alone)}"
+    expect_the_same_refusals(runners, bytes.fromhex(prefix), bits)
 
 
 @pytest.mark.slow
@@ -96,9 +101,7 @@ def test_given_every_encoding_when_it_runs_then_the_guest_refuses_what_the_proce
 def test_given_prefixes_that_exclude_each_other_when_an_encoding_runs_then_the_one_that_counts_decides(
     runners: tuple[NativeRunner, GuestRunner], prefix: str, bits: int
 ) -> None:
-    theirs_alone, ours_alone = compare(runners, bytes.fromhex(prefix), bits)
-    assert not theirs_alone, f"executed, though undefined: {sorted(theirs_alone)}"
-    assert not ours_alone, f"refused, though defined: {sorted(ours_alone)}"
+    expect_the_same_refusals(runners, bytes.fromhex(prefix), bits)
 
 
 @pytest.mark.slow
@@ -106,9 +109,7 @@ def test_given_prefixes_that_exclude_each_other_when_an_encoding_runs_then_the_o
 def test_given_a_rex_prefix_when_an_encoding_runs_then_the_guest_refuses_what_the_processor_refuses(
     runners: tuple[NativeRunner, GuestRunner], prefix: str
 ) -> None:
-    theirs_alone, ours_alone = compare(runners, bytes.fromhex(prefix), 64)
-    assert not theirs_alone, f"executed, though undefined: {sorted(theirs_alone)}"
-    assert not ours_alone, f"refused, though defined: {sorted(ours_alone)}"
+    expect_the_same_refusals(runners, bytes.fromhex(prefix), 64)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixtures of the guest tests: the machines to run guests on."""
+"""Fixtures of the guest tests: the machines to run guests on, Debian's kernel, a disk image."""
 
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from coremesh.cluster.machine.images import cache, packages
+from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
 from coremesh.core._native import doctor
 from coremesh.core.errors import ImageFetchError
 
@@ -53,3 +56,27 @@ def from_debian(bookworm: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return data
 
     return get
+
+
+@pytest.fixture(scope="module")
+def debian() -> Iterator[DebianImage]:
+    """Debian's kernel and busybox, from the cache or the archive. What Ray the tests started is stopped."""
+    from coremesh.cluster.launch.session import shutdown
+
+    try:
+        yield fetch_debian()
+    except ImageFetchError as error:
+        pytest.skip(f"no Debian image: {error}")
+    shutdown()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An ext4 file system, made and later checked by the host's own tools."""
+    if shutil.which("mkfs.ext4") is None or shutil.which("e2fsck") is None:
+        pytest.skip("this host has no mkfs.ext4 and e2fsck: apt install e2fsprogs")
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", path], check=True)
+    return path

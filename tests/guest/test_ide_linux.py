@@ -10,54 +10,19 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+import ext4_load
 import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 from coremesh.cluster.launch.machine import Machine
-from coremesh.cluster.launch.session import shutdown
-from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
-from coremesh.core.errors import CoremeshError, ImageFetchError
+from coremesh.cluster.machine.images.debian_image import DebianImage
+from coremesh.core.errors import CoremeshError
 from synced_log import LOGS, SYNCED, SYNCED_LOG, check, check_synced
 
 pytestmark = pytest.mark.linux
-
-LOAD = """
-cd /; mkdir -p /disk; mount -t ext4 /dev/sda /disk
-cat >/load <<'END'
-mkdir /disk/$1; for n in 1 2 3 4; do seq $((n * 4000)) >/disk/$1/$n; done; sync; rm /disk/$1/2
-END
-for cpu in $(seq 0 $(($(nproc) - 1))); do taskset -c $cpu sh /load $cpu & done
-wait
-umount /disk; echo 3 >/proc/sys/vm/drop_caches; mount -t ext4 -o ro /dev/sda /disk
-for cpu in $(seq 0 $(($(nproc) - 1))); do cat /disk/$cpu/* | sha256sum; done
-umount /disk
-"""
-WANTED = "{ seq 4000; seq 12000; seq 16000; } | sha256sum"
-
-
-@pytest.fixture(scope="module")
-def debian() -> Iterator[DebianImage]:
-    try:
-        yield fetch_debian()
-    except ImageFetchError as error:
-        pytest.skip(f"no Debian image: {error}")
-    shutdown()
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """An ext4 file system, made and later checked by the host's own tools."""
-    if shutil.which("mkfs.ext4") is None or shutil.which("e2fsck") is None:
-        pytest.skip("this host has no mkfs.ext4 and e2fsck: apt install e2fsprogs")
-    path = tmp_path / "disk.img"
-    with path.open("wb") as file:
-        file.truncate(64 << 20)
-    subprocess.run(["mkfs.ext4", "-q", path], check=True)
-    return path
 
 
 @pytest.mark.timeout(400)
@@ -76,8 +41,8 @@ def test_given_an_ide_disk_when_all_vcpus_write_then_each_reads_its_own_and_the_
         for device in ("1", "2"):
             mode = machine.run(f"cat /sys/class/ata_device/dev{device}.0/dma_mode", 60).output.strip()
             assert re.fullmatch(r"XFER_(MW|U)_?DMA_\d", mode), mode
-        wanted = machine.run(WANTED, 60).output
-        result = machine.run(LOAD, 200)
+        wanted = machine.run(ext4_load.ONE_VCPUS_SUM, 60).output
+        result = machine.run(ext4_load.on("sda"), 200)
         assert (result.status, result.output) == (0, wanted * vcpus)
         read = machine.run("sha256sum </dev/sr0", 60).output
         assert read == f"{hashlib.sha256(disc.read_bytes()).hexdigest()}  -\n"

@@ -10,9 +10,7 @@ import pytest
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 from coremesh.cluster.launch.machine import Machine
-from coremesh.cluster.launch.session import shutdown
-from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
-from coremesh.core.errors import ImageFetchError
+from coremesh.cluster.machine.images.debian_image import DebianImage
 
 pytestmark = pytest.mark.linux
 
@@ -26,15 +24,6 @@ cat /tmp/sum.*
 """
 
 ONE_SUM = "seq {lines} | sha256sum"
-
-
-@pytest.fixture(scope="module")
-def debian() -> Iterator[DebianImage]:
-    try:
-        yield fetch_debian()
-    except ImageFetchError as error:
-        pytest.skip(f"no Debian image: {error}")
-    shutdown()
 
 
 @pytest.fixture

@@ -1,30 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Linux on the VGA text screen, as ``machine.screen()`` shows it."""
 
-from collections.abc import Iterator
-
 import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 from coremesh.cluster.launch.machine import Machine
-from coremesh.cluster.launch.session import shutdown
-from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
-from coremesh.core.errors import ImageFetchError
+from coremesh.cluster.machine.images.debian_image import DebianImage
 from patience import until
 
 pytestmark = [pytest.mark.linux, pytest.mark.timeout(300)]
 
 BOTH_CONSOLES = "console=tty0 console=ttyS0,115200"
-
-
-@pytest.fixture(scope="module")
-def debian() -> Iterator[DebianImage]:
-    try:
-        yield fetch_debian()
-    except ImageFetchError as error:
-        pytest.skip(f"no Debian image: {error}")
-    shutdown()
 
 
 @pytest.mark.parametrize("hosts", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -13,18 +13,6 @@ import random
 import struct
 from collections.abc import Callable
 
-(
-    LONG,
-    LONG_USER,
-    COMPATIBILITY_USER,
-    COMPATIBILITY,
-    PROTECTED,
-    PAGED,
-    PAGED_USER,
-    VIRTUAL_8086,
-    CODE16,
-    REAL,
-) = range(10)
 MODES = (
     LONG,
     LONG_USER,
@@ -36,7 +24,7 @@ MODES = (
     VIRTUAL_8086,
     CODE16,
     REAL,
-)
+) = tuple(range(10))
 MODE_WEIGHTS = (34, 20, 8, 6, 8, 6, 6, 4, 3, 5)
 ADDRESSES_16_BIT = (VIRTUAL_8086, CODE16, REAL)
 

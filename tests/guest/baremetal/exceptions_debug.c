@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Debug exceptions: single step and the four address registers (SDM 3B, 18.2 and 18.3).
 #include "exceptions.h"
+#include "debug_registers.h"
 
 #define FLAG_TF 0x100ull
 #define FLAG_RF 0x10000ull
@@ -9,14 +10,6 @@
 uint64_t debug_rip;  // where the case at hand must stop; written by its own code
 static volatile uint64_t watched[4] __attribute__((aligned(64)));
 static volatile uint64_t hits, hit_rip, hit_dr6;
-
-#define read_dr(number)                                             \
-    ({                                                              \
-        uint64_t value_;                                            \
-        __asm__ volatile("mov %%db" #number ", %0" : "=r"(value_)); \
-        value_;                                                     \
-    })
-#define write_dr(number, value) __asm__ volatile("mov %0, %%db" #number ::"r"((uint64_t)(value)) : "memory")
 
 static void on_debug(struct trap_frame* frame) {
     hits++;

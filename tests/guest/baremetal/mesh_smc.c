@@ -3,11 +3,10 @@
 //
 // Options: cpus=N, hosts=N, mib=N (mesh.h); generations=N of each case (default 60); strict: no old code.
 #include "mesh.h"
+#include "written_code.h"
 
 #define ALIAS 0x8000000000ull
 #define SPLIT 0x8000010000ull  // two pages, at home on the first and the last host
-
-typedef uint32_t function(void);
 
 static struct barrier gate;
 static uint64_t write_at, run_at, generations, generation_at;
@@ -18,18 +17,6 @@ struct result {
     volatile uint64_t calls, stale;
 };
 static struct result* result_of(uint32_t core) { return (struct result*)mesh_own(core); }
-
-// mov eax, value; ret
-static void write_function(uint64_t at, uint32_t value) {
-    uint8_t code[6] = {
-        0xb8, (uint8_t)value, (uint8_t)(value >> 8), (uint8_t)(value >> 16), (uint8_t)(value >> 24), 0xc3};
-    for (unsigned i = 0; i < 6; i++) ((volatile uint8_t*)at)[i] = code[i];
-}
-
-static uint32_t run(uint64_t at) {
-    __asm__ volatile("" ::: "memory");
-    return ((function*)at)();
-}
 
 static void cross_modify(uint32_t core) {
     volatile uint32_t* generation = (volatile uint32_t*)generation_at;

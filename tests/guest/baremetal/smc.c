@@ -4,6 +4,7 @@
 // Options: cpus=N; generations=N (default 300) for each cross-modifying case; strict: no old code at all;
 // quiet-host: a bound on the time too.
 #include "smc.h"
+#include "written_code.h"
 
 #define ALIAS 0x8000000000ull  // the same frames again
 #define SPLIT 0x8000100000ull  // two pages whose frames are not neighbours
@@ -11,22 +12,8 @@
 #define SPLIT_SECOND (CODE + 0x9000u)
 #define SLOTS 8u
 
-typedef uint32_t function(void);
-
 static uint32_t cores;
 static bool strict;
-
-// mov eax, value; ret
-static void write_function(uint64_t at, uint32_t value) {
-    uint8_t code[6] = {
-        0xb8, (uint8_t)value, (uint8_t)(value >> 8), (uint8_t)(value >> 16), (uint8_t)(value >> 24), 0xc3};
-    for (unsigned i = 0; i < 6; i++) ((volatile uint8_t*)at)[i] = code[i];
-}
-
-static uint32_t run(uint64_t at) {
-    __asm__ volatile("" ::: "memory");
-    return ((function*)at)();
-}
 
 // --- one core: a store is seen by the next instruction fetched (SDM 3A, 12.1.3, with a jump in between)
 

@@ -2,6 +2,7 @@
 // Data breakpoints (SDM 3B, 18.2): every way of reaching a watched byte traps once, after the instruction,
 // with the instruction done once; what lies beside it does not.
 #include "guest.h"
+#include "debug_registers.h"
 
 #define FLAG_TF 0x100ull
 #define DR6_BS (1ull << 14)
@@ -9,14 +10,6 @@
 #define DR7_CLEAR 0x400ull
 enum { WRITES = 1, READS_AND_WRITES = 3 };
 enum { BYTES_1 = 0, BYTES_2 = 1, BYTES_8 = 2, BYTES_4 = 3 };
-
-#define read_dr(number)                                             \
-    ({                                                              \
-        uint64_t value_;                                            \
-        __asm__ volatile("mov %%db" #number ", %0" : "=r"(value_)); \
-        value_;                                                     \
-    })
-#define write_dr(number, value) __asm__ volatile("mov %0, %%db" #number ::"r"((uint64_t)(value)) : "memory")
 
 static volatile uint8_t area[3 * 4096] __attribute__((aligned(4096)));
 static volatile uint64_t hits, hit_rip, hit_dr6, hit_rcx;

@@ -9,6 +9,7 @@ from coremesh.core._native import Link, LinkProbe
 from coremesh.core.links import Ends, make_ends
 from coremesh.core.links.door import LinkEnd
 from coremesh.core.links.tuning import OVERFLOW
+from coremesh.core.links.zmq import ZmqEnds
 
 MACHINE, EPOCH = 0x0123_4567_89AB_CDEF, 5
 
@@ -30,6 +31,10 @@ class Linked:
             probe.stop()
         for end in self.ends:
             end.close()
+
+
+Connect = Callable[..., Linked]
+"""The fixture `connect`: link_up(), and the hosts are closed at the end of the test."""
 
 
 def link_up(
@@ -63,3 +68,25 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
             return True
         time.sleep(0.005)
     return condition()
+
+
+def zmq_end(machine: Linked, host: int) -> ZmqEnds:
+    """A host's end, of a machine on ZeroMQ."""
+    end = machine.ends[host]
+    assert isinstance(end, ZmqEnds)
+    return end
+
+
+def written(end: LinkEnd) -> str:
+    return f"{end.endpoint} {end.public_key.hex()} {end.source or '-'}"
+
+
+def read(line: str) -> LinkEnd:
+    endpoint, key, source = line.split()
+    return LinkEnd(endpoint, bytes.fromhex(key), source)
+
+
+def links_probe(end: Ends) -> LinkProbe:
+    probe = LinkProbe(end.open(MACHINE, EPOCH))
+    probe.start()
+    return probe

@@ -4,29 +4,35 @@
 import os
 import pickle
 import signal
-import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import zmq
-from coremesh.core._native import LinkProbe
 from coremesh.core.errors import ConfigurationError, LinkError
-from coremesh.core.links import Ends, choose_wire, make_ends, this_computer
+from coremesh.core.links import choose_wire, make_ends, this_computer
 from coremesh.core.links import zmq as zmq_wire
-from coremesh.core.links.door import Door, LinkEnd, filter_program
-from coremesh.core.links.shm import ShmEnds
+from coremesh.core.links.door import Door, LinkEnd
 from coremesh.core.links.zmq import ZmqEnds
-from linked_hosts import EPOCH, MACHINE, Linked, eventually, link_up
+from linked_hosts import (
+    EPOCH,
+    MACHINE,
+    Connect,
+    Linked,
+    eventually,
+    link_up,
+    links_probe,
+    read,
+    written,
+    zmq_end,
+)
 from zmq.utils import z85
 
-Connect = Callable[..., Linked]
 every_wire = pytest.mark.parametrize("wire", ["zmq", "tcp", "shm"])
 
 
@@ -38,13 +44,6 @@ def frame(
         "<IBBBBQIIQQ", 0x48534D43, 1, 6, source, destination, machine, EPOCH, len(payload), sequence, 0
     )
     return head + payload
-
-
-def zmq_end(machine: Linked, host: int) -> ZmqEnds:
-    """A host's end, of a machine on ZeroMQ."""
-    end = machine.ends[host]
-    assert isinstance(end, ZmqEnds)
-    return end
 
 
 def knock(
@@ -256,15 +255,6 @@ def test_given_a_host_that_takes_nothing_when_the_own_queue_is_full_as_well_then
     machine.probes[1].slow_down(0)
 
 
-def written(end: LinkEnd) -> str:
-    return f"{end.endpoint} {end.public_key.hex()} {end.source or '-'}"
-
-
-def read(line: str) -> LinkEnd:
-    endpoint, key, source = line.split()
-    return LinkEnd(endpoint, bytes.fromhex(key), source)
-
-
 PEER = """
 import sys
 from coremesh.core.links.door import LinkEnd
@@ -313,12 +303,6 @@ def test_given_a_peer_that_dies_or_hangs_when_the_link_stops_then_at_once_and_no
             peer.kill()
     del probe, end
     assert eventually(lambda: threads() <= before[0] and descriptors() <= before[1])
-
-
-def links_probe(end: Ends) -> LinkProbe:
-    probe = LinkProbe(end.open(MACHINE, EPOCH))
-    probe.start()
-    return probe
 
 
 @every_wire
@@ -374,176 +358,6 @@ def test_given_what_no_link_can_be_made_of_when_it_is_asked_for_then_the_error_s
 
 def test_given_this_process_when_libzmq_is_looked_for_then_it_is_the_one_that_python_uses() -> None:
     assert "libzmq" in Path(zmq_wire.loaded_libzmq()).name
-
-
-# --- strangers who connect and connect -------------------------------------------------------------------
-
-
-def flood(endpoint: str, connections: int) -> list[socket.socket]:
-    """Try to open so many connections at once; those that came to be, and those still under way."""
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    opened = []
-    for _ in range(connections):
-        one = socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)
-        one.setblocking(False)
-        one.connect_ex((host.strip("[]"), int(port)))
-        opened.append(one)
-    return opened
-
-
-FLOODED = """
-import resource, sys, time
-from coremesh.core.links.door import LinkEnd
-from coremesh.core.links import ZmqEnds
-from coremesh.core._native import LinkProbe
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-end = ZmqEnds(1, 2, sys.argv[1])
-print(end.endpoint, end.public_key.hex(), end.end.source, flush=True)
-endpoint, key, source = sys.stdin.readline().split()
-if sys.argv[2] == "anybody":
-    end._door.guarded, end._door = False, end._door
-    end._door._listening.setsockopt(1, 27, b"\\0" * 4)  # SO_DETACH_FILTER
-end.connect({0: LinkEnd(endpoint, bytes.fromhex(key), source)})
-probe = LinkProbe(end.open(%d, %d))
-probe.start()
-print("ready", flush=True)
-sys.stdin.readline()
-before = time.process_time()
-time.sleep(1)
-print(time.process_time() - before, flush=True)
-sys.stdin.readline()
-"""
-
-
-@pytest.mark.parametrize(
-    ("interface", "who"), [("127.0.0.1", "peers"), ("::1", "peers"), ("127.0.0.1", "anybody")]
-)
-def test_given_a_flood_of_connections_when_a_peer_comes_then_it_gets_in_and_nothing_was_spent_on_strangers(
-    interface: str, who: str
-) -> None:
-    """And the control: with the door open for anybody, all descriptors are taken, and a CPU is kept busy."""
-    with subprocess.Popen(
-        [sys.executable, "-c", FLOODED % (MACHINE, EPOCH), interface, who],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as peer:
-        strangers: list[socket.socket] = []
-        try:
-            assert peer.stdout is not None and peer.stdin is not None
-
-            def say(word: str = "") -> None:
-                assert peer.stdin is not None
-                peer.stdin.write(word + "\n")
-                peer.stdin.flush()
-
-            def taken() -> int:
-                return len(list(Path(f"/proc/{peer.pid}/fd").iterdir()))
-
-            theirs = read(peer.stdout.readline())
-            strangers += flood(theirs.endpoint, 200)  # before there are peers at all
-            end = ZmqEnds(0, 2, interface)
-            ours = end.end
-            if who == "anybody":  # its peer never answers
-                strangers.append(socket.create_server((interface, 0)))
-                ours = ours._replace(endpoint=f"tcp://{interface}:{strangers[-1].getsockname()[1]}")
-                end.close()
-            say(written(ours))
-            assert peer.stdout.readline() == "ready\n"
-            before = taken()
-            strangers += flood(theirs.endpoint, 700)
-            time.sleep(0.5)
-            say()
-            busy = float(peer.stdout.readline())
-            if who == "anybody":
-                assert taken() == 256 and busy > 0.5
-                return
-            assert taken() <= before + 1 and busy < 0.2
-            end.connect({1: theirs})
-            probe = links_probe(end)
-            assert len(probe.ping(1, 100)) == 100
-            strangers += flood(theirs.endpoint, 100)
-            assert len(probe.ping(1, 100)) == 100
-            assert taken() <= before + 2  # the peer's
-            probe.stop()
-            end.close()
-        finally:
-            peer.kill()
-            for one in strangers:
-                one.close()
-
-
-def test_given_no_filter_in_the_kernel_when_ends_are_made_then_they_work_and_say_so(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("coremesh.core.links.door._SO_ATTACH_FILTER", 12345)
-    machine = connect()
-    assert not zmq_end(machine, 0).guarded
-    assert len(machine.probes[0].ping(1, 20)) == 20
-
-
-def test_given_every_possible_peer_when_the_filter_is_made_then_the_kernel_takes_it() -> None:
-    for address in ("127.0.0.1", "::1"):
-        door = Door(ip_address(address))
-        sources = [(ip_address(address), 1024 + number) for number in range(63)]
-        door.admit(sources)
-        assert door.guarded and len(filter_program(sources)) < 8 * 4096  # BPF_MAXINSNS
-        door.close()
-
-    assert "libzmq" in Path(zmq_wire.loaded_libzmq()).name
-
-
-def test_given_a_hostile_process_when_it_scribbles_over_a_ring_then_the_host_counts_it_and_goes_on(
-    connect: Connect,
-) -> None:
-    """Every word of the ring is another process's: none may lead this one out of it."""
-    inbox_header, ring_bytes, page = 4096, 4096 + (512 << 10), 4096
-    heads = [1 << 63, 100_000, 40, 1 << 20, 65536, 8]
-    for head, word in zip(heads, [0xFFFF_FFFF, 0x7FFF_FFFF, 0x10040, 600_000, 41, 0], strict=True):
-        machine = connect(3, wire="shm")
-        end = machine.ends[0]
-        assert isinstance(end, ShmEnds)
-        base = inbox_header + 1 * ring_bytes  # host 1's
-        os.pwrite(end._memory, struct.pack("<I", word) * 16384, base + page)
-        os.pwrite(end._memory, struct.pack("<Q", head), base)
-        os.write(end._rope, b"!")
-        assert machine.probes[2].send(0, "control", b"and I go on")
-        link = machine.links[0]
-        assert eventually(lambda link=link: link.counters(2)["received_frames"] == 1)  # type: ignore[misc]
-        refused = sum(count for name, count in link.facts().items() if name.startswith("refused_"))
-        refused += sum(count for name, count in link.counters(1).items() if name.startswith("refused_"))
-        assert refused > 0 and link.counters(1)["received_frames"] == 0
-
-
-def test_given_a_process_that_is_not_the_host_when_its_memory_is_opened_then_that_is_refused() -> None:
-    with (
-        ShmEnds(0, 2) as first,
-        ShmEnds(1, 2) as second,
-        pytest.raises(LinkError, match="another one by now"),
-    ):
-        first.connect({1: LinkEnd(second.endpoint, bytes(16), "")})
-    with ShmEnds(0, 2) as first:
-        for endpoint in (
-            "shm://1/0/1",
-            "shm://999999999/3/4",
-            "shm://x",
-            "tcp://127.0.0.1:1",
-            "shm://-1/-1/-1",
-        ):
-            with pytest.raises(LinkError):
-                first.connect({1: LinkEnd(endpoint, bytes(16), "")})
-
-
-def test_given_a_file_that_can_shrink_when_it_is_offered_as_memory_then_it_is_refused() -> None:
-    with ShmEnds(0, 2) as first, ShmEnds(1, 2) as second:
-        loose = os.memfd_create(f"coremesh-{second.public_key.hex()}")
-        os.ftruncate(loose, 4 << 20)
-        try:
-            first.connect({1: LinkEnd(f"shm://{os.getpid()}/{loose}/{second._rope}", second.public_key, "")})
-            with pytest.raises(LinkError, match="sealed"):
-                first.open(MACHINE, EPOCH)
-        finally:
-            os.close(loose)
 
 
 def test_given_hosts_of_one_computer_or_of_two_when_the_wire_is_chosen_then_it_is_one_that_reaches_them() -> (

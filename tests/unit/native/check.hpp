@@ -57,6 +57,17 @@ void equal(const A& a, const B& b, const char* text, const char* file, int line)
     fail(file, line);
 }
 
+/// Whether `call` throws an Error.
+template <typename Error, typename Call>
+bool throws(Call call) {
+    try {
+        call();
+    } catch (const Error&) {
+        return true;
+    }
+    return false;
+}
+
 /// Runs the stories whose name contains the first argument; all without one.
 inline int run(int count, char** arguments) {
     const std::string_view wanted = count > 1 ? arguments[1] : "";

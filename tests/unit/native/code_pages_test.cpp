@@ -26,16 +26,6 @@ constexpr int kSaveMask = 1;
 constexpr int kSaveMask = 0;
 #endif
 
-template <typename Error, typename Call>
-bool throws(Call call) {
-    try {
-        call();
-    } catch (const Error&) {
-        return true;
-    }
-    return false;
-}
-
 }  // namespace
 
 STORY(
@@ -225,8 +215,8 @@ STORY("given machines that come and go beside one that runs, then its faults fin
 STORY("given a count of engines that no machine has, then it is refused") {
     GuestRam ram(one_block(kMiB), Protection::mprotect);
     Diary diary;
-    CHECK(throws<std::invalid_argument>([&] { ram.track_code(diary, 0); }));
-    CHECK(throws<std::invalid_argument>([&] { ram.track_code(diary, 257); }));
+    CHECK(check::throws<std::invalid_argument>([&] { ram.track_code(diary, 0); }));
+    CHECK(check::throws<std::invalid_argument>([&] { ram.track_code(diary, 257); }));
     CHECK(ram.page_table() == nullptr);
 }
 

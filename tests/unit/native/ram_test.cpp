@@ -48,16 +48,6 @@ long open_files() {
     return count;
 }
 
-template <typename Error, typename Call>
-bool throws(Call call) {
-    try {
-        call();
-    } catch (const Error&) {
-        return true;
-    }
-    return false;
-}
-
 }  // namespace
 
 STORY("given 4 GiB of RAM, 3 of them low, then the guest sees the rest at 4 GiB and a hole between") {

@@ -26,7 +26,7 @@ KERNEL_MAPPING: Final = 0xFFFF_FFFF_8000_0000
 KERNEL_MAPPING_BYTES: Final = 1 << 30
 """KERNEL_IMAGE_SIZE with address randomisation; half of that without. Modules begin behind it."""
 MOST_NAMES: Final = 4
-"""So many names tell what a page is for; of more, the number."""
+"""A page with more names than this is told by their number."""
 
 _LARGEST_FILE = 256 << 20
 _PERCPU_TYPES = frozenset("aA")  # absolute: offsets into per-CPU areas, and constants

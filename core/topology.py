@@ -102,11 +102,11 @@ class Topology:
         return homes if first == end else [*homes, (first, end, 0)]
 
     def home_of(self, page: int) -> int:
-        """The home of a page, by its number in the memory file. IndexError for a page that is none."""
+        """The home of a page, by its number in the memory file. IndexError for a page that there is not."""
         for first, end, host in self.homes:
             if first <= page < end:
                 return host
-        raise IndexError(f"page {page} is none of this machine's memory")
+        raise IndexError(f"page {page} is not in this machine's memory")
 
 
 def _check(memory: MemoryLayout, hosts: Sequence[int], weights: Sequence[float] | None) -> None:
@@ -140,6 +140,6 @@ def _borders(pages: int, weights: Sequence[float]) -> list[int]:
     for host in range(1, len(weights)):
         exact = pages * sum(weights[:host]) / sum(weights)
         rounded = round(exact / unit) * unit
-        # However uneven the weights: one page at least before this border, and for everybody behind it.
+        # However uneven the weights: one page at least before this border, and for each host behind it.
         borders.append(min(max(rounded, borders[-1] + 1), pages - (len(weights) - host)))
     return [*borders, pages]

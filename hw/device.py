@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What every device is: registers behind a lock of its own, interrupt lines, alarms.
 
-A device sees accesses of *(offset, size, value)*. It knows neither where it is mapped nor who asks. Its
-lock is taken by the caller (the device node, an alarm), so that the code of a device is free of locking.
+A device sees accesses of *(offset, size, value)*. It knows neither where it is mapped nor which vCPU asks.
+Its lock is taken by the caller (the device node, an alarm), so that the code of a device is free of locking.
 
 Lock order, which is also the way a signal travels: device, 8259A pair, I/O APIC, interrupt fabric. Nothing
 is ever called in the other direction with a lock held.

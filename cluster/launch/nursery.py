@@ -122,7 +122,7 @@ class _Fork:
                 with contextlib.suppress(OSError, struct.error):
                     _nursery.send(PID.pack(self._pid))
                     return int(PID.unpack(_nursery.recv(PID.size))[0])
-        return -signal.SIGKILL  # nobody knows: the nursery has gone, and with it the status
+        return -signal.SIGKILL  # not known: the nursery has gone, and with it the status
 
     def __del__(self, close: Any = os.close) -> None:
         with contextlib.suppress(Exception):

@@ -16,7 +16,7 @@ from coremesh.cluster.launch.child import Child
 from coremesh.cluster.machine import log
 from coremesh.cluster.machine.bring_up import EPOCH
 
-_ASK_SECONDS = 5.0  # a question waits so long for an answer at the host
+_ASK_SECONDS = 5.0  # how long a question waits for an answer at the host
 _LAST_SECONDS = 1.0  # for the last events, when the machine is to be closed
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Folders that no other user of this computer can enter, in places where everybody may make folders.
+"""Folders that no other user of this computer can enter, in places where every user may make folders.
 
 A folder in /tmp is safe to use when it belongs to this user, has mode 0700, and no other user can put another
 folder in its place (sticky bit, or a parent that only this user can write). Owner and mode are read from an

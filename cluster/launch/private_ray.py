@@ -2,7 +2,7 @@
 """A Ray for this process alone: no other user reaches it, and it ends with the process, whatever ends that.
 
 Its files, its token and its sockets lie in a private folder: Ray makes the folders that it is given writable
-for everybody, so it gets one inside. It listens on the loopback interface only, where the token keeps other
+for every user, so it gets one inside. It listens on the loopback interface only, where the token keeps other
 users of this computer out. ``deploy/SECURITY.md`` has what that protects from.
 
 Ray is started and stopped by a *keeper* thread that lives as long as Ray does: the kernel ends Ray's daemons

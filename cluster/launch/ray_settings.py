@@ -112,7 +112,7 @@ def without_web_servers() -> Iterator[None]:
     """Let Ray start without dashboard, autoscaler and metrics, of which a Ray for one process has no use.
 
     It starts sooner without these processes. Where ``ray[default]`` is installed, they listen on ports that
-    answer everybody, without a token.
+    answer every program, without a token.
     """
     from ray._private import node, services, utils
 

@@ -117,14 +117,14 @@ class Attachments:
             device.set_irq(level)
 
     def dma_read(self, gpa: int, length: int) -> bytes:
-        """Return guest RAM as a bus master sees it. Raises :class:`ConfigurationError` for what is none."""
+        """Return guest RAM as a bus master sees it. Raises :class:`ConfigurationError` elsewhere."""
         try:
             return self._memory.gather([Segment(gpa, length)])
         except BusMasterError:
             raise self._no_ram(gpa, length) from None
 
     def dma_write(self, gpa: int, data: bytes) -> None:
-        """Write guest RAM as a bus master does. Raises :class:`ConfigurationError` for what is none."""
+        """Write guest RAM as a bus master does. Raises :class:`ConfigurationError` elsewhere."""
         try:
             self._memory.scatter([Segment(gpa, len(data))], data)
         except BusMasterError:

@@ -37,7 +37,7 @@ def several_hosts(shares: Sequence[int]) -> tuple[str, ...]:
     a lock that all cores take.
 
     rcu_nocbs=all: callbacks of RCU are run by threads, not by each core's tick. rcutree.rcu_nocb_gp_stride:
-    so many cores in a row share a queue of them, here never cores of two hosts. Each return to user mode
+    that many cores in a row share a queue, here never cores of two hosts. Each return to user mode
     looks at the queue, and the default, the root of the number of cores, may end in the middle of a host.
 
     skew_tick=1: ticks of the cores do not come at the same time, so they do not meet at the same locks.

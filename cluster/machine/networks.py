@@ -73,7 +73,7 @@ def parse_network(text: str) -> Network | None:
     """Return what a person wrote: ``user``, ``tap=NAME``, ``socket=ADDRESS`` or ``switch=ADDRESS``.
 
     ``user`` may be followed by ``,forward=tcp:2222:22``, also several times, and ``,restrict``; each by
-    ``,mac=52:54:00:12:34:56``, and by ``,queues=N`` for as many pairs of queues: so many cores send at once.
+    ``,mac=52:54:00:12:34:56``, and by ``,queues=N`` for as many pairs of queues: as many cores send at once.
     ``none`` is no card. Raises :class:`ConfigurationError`.
     """
     from coremesh.hw.backend.network.slirp import parse_forward

@@ -94,7 +94,7 @@ def load_multiboot(image: bytes, modules: Modules, cmdline: str, memory: MemoryM
     unknown = header.flags & REQUIREMENTS & ~KNOWN_REQUIREMENTS
     if unknown:
         raise GuestImageError(
-            f"the Multiboot header requires features that nobody has defined (flags {unknown:#x}); "
+            f"the Multiboot header requires features that are not defined (flags {unknown:#x}); "
             "the file is corrupt, build it again"
         )
     kernel = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host's part of the x86 architecture as the native core takes it: CPUID, MSRs, rates, who boots."""
+"""A host's part of x86 as the native core takes it: CPUID, MSRs, rates, boot processor."""
 
 from collections.abc import Sequence
 

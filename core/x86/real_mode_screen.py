@@ -22,7 +22,7 @@ _TELETYPE: Final = (
     "60 1e 06 6a40 1f 6800b8 07 8b165000"  # pusha; ds=40h; es=B800h; mov dx,[50h]: row and column
     "3c0d 7504 b200 eb51"  # cmp al,13; jne +4; mov dl,0; jmp done
     "3c0a 742d"  # cmp al,10; je line
-    "3c07 7449"  # cmp al,7; je done: a bell that nobody hears
+    "3c07 7449"  # cmp al,7; je done: a bell that makes no sound
     "3c08 7508 80ea01 80d200 eb3d"  # cmp al,8; jne +8; sub dl,1; adc dl,0; jmp done
     "e85600 d1e3 268807"  # call cell; shl bx,1; mov es:[bx],al
     "26807f0100 7505 26c6470107"  # cmp byte es:[bx+1],0; jne +5; mov byte es:[bx+1],7: black becomes grey

@@ -18,7 +18,7 @@
 # write one word; a ticket lock lets all read one word, in order; a queued (MCS) lock lets each wait at a
 # word of its own; a futex lets them sleep. Which keeps its throughput?
 #
-# `coremesh.loads.lock` is that work, with a version, so that two people who name it mean the same.
+# `coremesh.loads.lock` is that work, with a version, so that one name is the same work everywhere.
 
 # %%
 import os

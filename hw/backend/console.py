@@ -46,8 +46,8 @@ class ConsolePort:
         # _closed.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        # What the guest has sent and nobody has moved to the ring yet. Appending to a deque is atomic, so the
-        # vCPU that prints takes no lock; only the holder of the lock takes from it.
+        # What the guest has sent and no thread has moved to the ring yet. Appending to a deque is atomic, so
+        # the vCPU that prints takes no lock; only the holder of the lock takes from it.
         self._sent: deque[bytes] = deque()
         self._output = bytearray()
         self._base = 0  # absolute position of _output[0]

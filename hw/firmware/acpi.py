@@ -174,7 +174,7 @@ def rsdp(xsdt_gpa: int) -> bytes:
 
 
 def facs() -> bytes:
-    """The firmware control structure, version 2 (5.2.10): nobody wakes and the global lock is free."""
+    """The firmware control structure, version 2 (5.2.10): no waking vector, and the global lock is free."""
     return struct.pack("<4s5IQB31x", b"FACS", 64, 0, 0, 0, 0, 0, 2)
 
 

@@ -107,7 +107,7 @@ class AcpiPm(Device):
         return self._now() * PM_TIMER_HZ // NS
 
     def _settle(self) -> None:
-        """Work out TMR, then the SCI, then when TMR changes next if anybody wants to know."""
+        """Work out TMR, then the SCI, then when TMR changes next if an interrupt of it is enabled."""
         halves = self._ticks() // self._half
         if halves != self._halves:
             self._halves = halves

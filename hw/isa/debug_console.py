@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The debug port of firmware for virtual machines: each byte written to port 0x402 is a letter of its log.
 
-The interface is that of QEMU's isa-debugcon, whose reading value tells firmware that somebody listens.
+The interface is that of QEMU's isa-debugcon, whose reading value tells firmware that its bytes are read.
 """
 
 from collections import deque

@@ -268,7 +268,7 @@ class Counter(Stateful):
 
 
 class Pit8254(Device):
-    """Three counters; counter 0 drives ``irq``, counter 2 the speaker that nobody hears."""
+    """Three counters; counter 0 drives ``irq``, counter 2 a speaker that makes no sound."""
 
     REGISTERS = (PORTB,)
     STATE = ("counters", "_rise")

@@ -125,7 +125,7 @@ class SCR(Register):
 
 
 OCTETS = tuple(bytes([value]) for value in range(256))
-CONNECTED = MSR.CTS | MSR.DSR | MSR.DCD  # somebody is at the other end
+CONNECTED = MSR.CTS | MSR.DSR | MSR.DCD  # a terminal is at the other end
 
 
 class Uart16550A(Device):

@@ -6,7 +6,7 @@ datasheet, whose cursor and start address registers the CRT controller keeps. Of
 at 3Dxh with a colour monitor lies at 3Bxh with a monochrome one (MISC.IOAS).
 
 The display memory is no part of this device. The guest writes characters as plain RAM, at the full speed of
-RAM and coherent between hosts; who looks at the screen reads them there. So planes, write modes and fonts
+RAM and coherent between hosts; `machine.screen()` reads them there. So planes, write modes and fonts
 have no effect, and a graphics mode shows nothing.
 
 No firmware of a video card runs here. Out of reset the registers hold what it would leave: mode 3, which is

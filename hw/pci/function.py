@@ -40,7 +40,7 @@ _LEAST = {PORT: 4, MMIO: 16}
 
 
 class Mapper(Protocol):
-    """Who maps devices: the device node."""
+    """What maps devices: the device node."""
 
     def move(self, device: Device, mappings: Iterable[At]) -> None:
         """Let ``device`` answer at ``mappings`` only. Raises ConfigurationError where another one answers."""

@@ -168,7 +168,7 @@ class PciHost(Device):
             function.reset()
 
     def resume(self) -> None:
-        """Every device answers where the loaded registers say, and shared lines know who pulls them."""
+        """Every device answers where the loaded registers say; shared lines know which devices pull them."""
         for function in self._spaces:
             function.resume()
         for line in self._pirqs:
@@ -182,7 +182,7 @@ class PciHost(Device):
         return self._functions.get(place), (address & 0xFC) + offset - 4
 
     def read(self, offset: int, size: int) -> int:
-        """CONFADD as a whole, or configuration space; a narrow access to CONFADD is none."""
+        """CONFADD as a whole, or configuration space; a narrow access does not reach CONFADD."""
         if offset < 4:
             return self.confadd if size == 4 else (1 << 8 * size) - 1
         function, at = self._target(offset)

@@ -39,7 +39,7 @@ class Virtio9p(VirtioModel):
         self.folder = folder
         self._server = Server(folder)
         self._workers = QueueWorkers(
-            self, self._answer, count=min(workers, MOST_WORKERS), why="a request for a folder that is none"
+            self, self._answer, count=min(workers, MOST_WORKERS), why="a request that the protocol has not"
         )
 
     def activate(self, negotiated: int) -> None:

@@ -6,6 +6,7 @@ taken already is counted and can be shown. Addresses are looked up in a table th
 that moves replaces the table whole.
 """
 
+import itertools
 import logging
 import threading
 import time
@@ -60,7 +61,9 @@ class DeviceNode:
         self._ioapic = ioapic
         self._pic = pic
         self._meter: Meter | None = None
-        self._numbers: dict[str, int] = {}  # of devices, for the meter; guarded by _moving
+        # Of devices, for the meter, which keeps what it has counted: none is given twice. Guarded by _moving.
+        self._numbers: dict[str, int] = {}
+        self._next_number = itertools.count(1)
         self.devices: dict[str, Device] = {}
         for device in [*(m.device for m in self._table.mappings), *movable]:
             if self.devices.setdefault(device.name, device) is not device:
@@ -125,6 +128,7 @@ class DeviceNode:
             self._table = self._table.moved(device, ())
             # Replaced whole: another thread may be going through it.
             self.devices = {name: other for name, other in self.devices.items() if other is not device}
+            self._numbers = {name: n for name, n in self._numbers.items() if name != device.name}
             self._tell_meter()
 
     def add(self, device: Device, mappings: Iterable[At]) -> None:
@@ -207,12 +211,12 @@ class DeviceNode:
     def _tell_meter(self) -> None:
         if self._meter is None:
             return
-        numbers = self._numbers
-        places = [
-            (m.space, m.base, m.last, numbers.setdefault(m.device.name, len(numbers) + 1))
-            for m in self._table.mappings
-        ]
-        self._meter.place(places)
+        for mapping in self._table.mappings:
+            if mapping.device.name not in self._numbers:
+                self._numbers = {**self._numbers, mapping.device.name: next(self._next_number)}
+        self._meter.place(
+            [(m.space, m.base, m.last, self._numbers[m.device.name]) for m in self._table.mappings]
+        )
 
     def counters(self) -> dict[str, dict[str, int]]:
         """By device: accesses, waits for its lock, faults of the model, and what it counts itself.
@@ -248,4 +252,5 @@ class DeviceNode:
         return [
             (names[device], vcpu if vcpu < _NO_VCPU else None, accesses, size, ns)
             for device, vcpu, accesses, size, ns in self._meter.uses()
+            if device in names  # it may have been detached
         ]

@@ -313,7 +313,7 @@ static void load_lock(void) {
     if (all != guarded.counter) fail("an increment under the lock was lost");
 }
 
-// --- share: who writes what of which page -----------------------------------------------------------------
+// --- share: which core writes what of which page ----------------------------------------------------------
 
 static u64 shared[MAX_THREADS][PAGE / sizeof(u64)] __attribute__((aligned(PAGE)));
 

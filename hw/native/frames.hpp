@@ -28,7 +28,7 @@ struct Sent {
 Sent take_frames(VirtQueue& queue, size_t most) noexcept;
 
 struct Delivered {
-    size_t frames = 0;    ///< of those given, the first so many are with the driver, or were dropped
+    size_t frames = 0;    ///< of those given, from the first on, how many are with the driver or were dropped
     size_t refused = 0;   ///< of these, dropped: longer than the driver's buffer
     bool broken = false;  ///< as above
 };

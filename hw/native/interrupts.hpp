@@ -58,7 +58,7 @@ class Interrupts {
         bool enabled = false, masked = false;
     };
     Saved save() noexcept;
-    /// False: not of so many vectors. The pin is not driven: what is behind it was saved with it.
+    /// False: it has another number of vectors. The pin is not driven: what is behind it was saved with it.
     bool load(const Saved& saved) noexcept;
 
     struct Counters {

@@ -21,9 +21,9 @@ namespace coremesh::virtio {
 /// ## State that two threads touch
 ///
 ///  - `word_`: 1 when the bell has been rung since the worker last looked. seq_cst; the worker sleeps on it.
-///  - `enabled_`, `held_`, `inside_`: who stops or holds the queue changes one of the first and then looks at
-///  the
-///    third; who enters counts itself there and then looks at the first two. seq_cst.
+///  - `enabled_`, `held_`, `inside_`: the thread that stops or holds the queue changes one of the first two
+///  and
+///    then looks at the third; one that enters counts itself there and then looks at the first two. seq_cst.
 ///  - `queue_`: under `mutex_`, which is held for one step of the state machine. Such a step may wait for a
 ///    page of another host; no vCPU ever takes this lock.
 class VirtQueue final : public Doorbell {

@@ -27,7 +27,7 @@ constexpr int64_t kSteepestDrift = 1'000'000;  // parts in 10^9
 constexpr unsigned kSpins = 100;
 
 void pause_briefly(unsigned spin) noexcept {
-    // Whoever writes is done within 100 ns, unless it has lost its core: then it needs this one.
+    // A writer is done within 100 ns, unless its thread has lost its core: then it needs this one.
     if (spin >= kSpins) sched_yield();
 #if defined(__x86_64__)
     _mm_pause();
@@ -225,7 +225,7 @@ Clock::Course Clock::course() const noexcept {
             slewed_.load(std::memory_order_acquire), rate_.load(std::memory_order_acquire)};
 }
 
-/// Stores that release: whoever sees one of them sees the odd version.
+/// Stores that release: a reader that sees one of them sees the odd version.
 void Clock::steer(const Course& course) noexcept {
     from_.store(course.from, std::memory_order_release);
     value_.store(course.value, std::memory_order_release);

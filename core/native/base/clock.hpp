@@ -32,7 +32,7 @@ namespace coremesh {
 ///  - `observers_`: under `observers_mutex_`.
 class Clock {
   public:
-    /// Whoever sleeps by what `monotonic_at` said.
+    /// A thread that sleeps until a time that `monotonic_at` gave.
     class Observer {
       public:
         /// The clock runs otherwise than before. On the thread that changed it; must be short.

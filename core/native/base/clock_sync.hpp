@@ -56,7 +56,7 @@ class ClockSync {
         bool jump = false;  ///< far behind: show `tsc`
         uint64_t tsc = 0;
         int64_t offset = 0;  ///< ticks to gain (negative: to lose)
-        uint64_t over = 0;   ///< within so many ticks
+        uint64_t over = 0;   ///< ticks in which it gains or loses them
         int64_t drift_ppb = 0;
     };
 

@@ -8,7 +8,8 @@
 //   struct GateCounters { COREMESH_COUNTER_WORDS(GATE_COUNTERS) };   has plain words, for use under a lock,
 //   struct GateAtomics { COREMESH_COUNTER_ATOMICS(GATE_COUNTERS) };  relaxed atomics, for any thread;
 //   COREMESH_VISIT_COUNTERS(GateCounters, GATE_COUNTERS)             makes each_counter(counters, visit), and
-//   COREMESH_READ_COUNTERS(GateCounters, GateAtomics, GATE_COUNTERS) read_counters(atomics).
+//   COREMESH_READ_COUNTERS(GateCounters, GateAtomics, GATE_COUNTERS) read_counters(atomics);
+//   COREMESH_SHARED_COUNTERS(Gate, GATE_COUNTERS)                    makes all four.
 #pragma once
 
 #include <atomic>
@@ -48,3 +49,14 @@ struct CounterFacts {
         LIST(COREMESH_COUNTER_READ)                                \
         return now;                                                \
     }
+
+/// What several threads count, and its snapshot: structs NameAtomics and NameCounters.
+#define COREMESH_SHARED_COUNTERS(Name, LIST)      \
+    struct Name##Counters {                       \
+        COREMESH_COUNTER_WORDS(LIST)              \
+    };                                            \
+    struct Name##Atomics {                        \
+        COREMESH_COUNTER_ATOMICS(LIST)            \
+    };                                            \
+    COREMESH_VISIT_COUNTERS(Name##Counters, LIST) \
+    COREMESH_READ_COUNTERS(Name##Counters, Name##Atomics, LIST)

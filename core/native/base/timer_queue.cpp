@@ -92,7 +92,7 @@ uint64_t TimerQueue::Timer::cancel() noexcept {
 }
 
 void TimerQueue::post(Timer& timer, uint64_t deadline) noexcept {
-    // The flag is cleared by the thread before it reads deadline_: whoever finds it set will be read.
+    // The flag is cleared by the thread before it reads deadline_: a deadline stored while it is set is read.
     if (!timer.posted_.exchange(true, std::memory_order_seq_cst)) {
         Timer* head = inbox_.load(std::memory_order_relaxed);
         do {
@@ -128,7 +128,8 @@ void TimerQueue::retire(Timer& timer) noexcept {
     while (!timer.gone_.load(std::memory_order_acquire)) {
         const uint32_t seen = retired_.load(std::memory_order_acquire);
         if (timer.gone_.load(std::memory_order_acquire)) return;
-        if (stopped_.load(std::memory_order_acquire)) return;  // nobody looks at the inbox or the heap again
+        if (stopped_.load(std::memory_order_acquire))
+            return;  // no thread looks at the inbox or the heap again
         retired_.wait(seen, std::memory_order_acquire);
     }
 }
@@ -166,9 +167,9 @@ void TimerQueue::drain_inbox() {
     }
 }
 
-/// The owner has set retiring_ and then posts; this may be an earlier post of the same timer. Whoever sets
-/// posted_ first decides: the thread, then the owner will not push; or the owner, then the timer comes by
-/// once more.
+/// The owner has set retiring_ and then posts; this may be an earlier post of the same timer. The first to
+/// set posted_ decides: the thread, then the owner will not push; or the owner, then the timer comes by once
+/// more.
 void TimerQueue::let_go(Timer& timer) noexcept {
     heap_remove(timer);
     if (timer.posted_.exchange(true, std::memory_order_seq_cst)) return;
@@ -230,7 +231,7 @@ void TimerQueue::sleep() noexcept {
         heap_.empty() ? kNever
                       : std::max(heap_.front()->held_for_.load(std::memory_order_relaxed), next_turn());
     sleeping_until_.store(until, std::memory_order_seq_cst);
-    // Pairing 2: who posted before this store may have seen an older value and left the rest to us.
+    // Pairing 2: a thread that posted before this store may have seen an older value and left the rest to us.
     if (inbox_.load(std::memory_order_seq_cst) == nullptr && !stopping_.load(std::memory_order_seq_cst)) {
         futex_wait_until(wake_word_, word, until == kNever ? -1 : clock_.monotonic_at(until));
     }

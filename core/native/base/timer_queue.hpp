@@ -30,7 +30,7 @@ namespace coremesh {
 ///  - `Timer::deadline_`: owner and thread, seq_cst. The thread fires only after its own CAS deadline -> 0.
 ///  - `Timer::held_for_`: thread, seq_cst. The deadline that the heap knows; never = not in the heap.
 ///  - `Timer::posted_`: the owner sets it, the thread clears it. True while the timer is in `inbox_`.
-///  - `Timer::next_`: belongs to whoever set `posted_`; published by the push on `inbox_`.
+///  - `Timer::next_`: belongs to the thread that set `posted_`; published by the push on `inbox_`.
 ///  - `Timer::retiring_`, `Timer::gone_`, `retired_`: the end of a timer's life, see `let_go` and `retire`.
 ///  - `inbox_`: any thread. A stack, pushed one by one and taken whole, so there is no ABA.
 ///  - `sleeping_until_`: thread; a waker sets 0. seq_cst. 0 = awake, or a wake-up is on its way.
@@ -48,7 +48,7 @@ class TimerQueue final : private Clock::Observer {
   public:
     class Timer;
 
-    /// Who is called. `on_timer` runs on the queue's thread, one at a time for the whole queue: it must be
+    /// What is called. `on_timer` runs on the queue's thread, one at a time for the whole queue: it must be
     /// short, must not block, and may arm its own timer again.
     class Client {
       public:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which address that is not RAM belongs to whom: the device node, or nobody.
+// Which addresses that are not RAM the device node answers; no device answers the others.
 #pragma once
 
 #include <array>

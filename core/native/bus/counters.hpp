@@ -23,17 +23,10 @@ namespace coremesh {
     X(device_queued_ns, "ns", "that requests waited for a worker, together")   \
     X(device_called_ns, "ns", "in the devices' code for other hosts")
 
-struct RemoteNodeCounters {
-    COREMESH_COUNTER_WORDS(COREMESH_REMOTE_NODE_COUNTERS)
-};
-struct RemoteNodeAtomics {
-    COREMESH_COUNTER_ATOMICS(COREMESH_REMOTE_NODE_COUNTERS)
-};
 struct NodeServerCounters {
     COREMESH_COUNTER_WORDS(COREMESH_NODE_SERVER_COUNTERS)
 };
-COREMESH_VISIT_COUNTERS(RemoteNodeCounters, COREMESH_REMOTE_NODE_COUNTERS)
-COREMESH_READ_COUNTERS(RemoteNodeCounters, RemoteNodeAtomics, COREMESH_REMOTE_NODE_COUNTERS)
+COREMESH_SHARED_COUNTERS(RemoteNode, COREMESH_REMOTE_NODE_COUNTERS)
 COREMESH_VISIT_COUNTERS(NodeServerCounters, COREMESH_NODE_SERVER_COUNTERS)
 
 }  // namespace coremesh

@@ -25,7 +25,8 @@ namespace coremesh {
 ///  - `Lane::waits_for`: the vCPU sets the ticket, the protocol thread clears it. seq_cst.
 ///  - `Lane::value`: the protocol thread, before it clears `waits_for`, which publishes it.
 ///  - `Lane::posted`: the vCPU adds, before it sends. `Lane::served`: the protocol thread follows. seq_cst.
-///  - `Lane::word`: what a vCPU sleeps on; whoever changes one of the above, or sets `cancelled_`, adds to it
+///  - `Lane::word`: what a vCPU sleeps on; a thread that changes one of the above, or `cancelled_`, adds to
+///  it
 ///    afterwards.
 ///  - `doorbells_`: addresses of which host 0 has said that a write only wakes; 0: free. A thread that reads
 ///    an old state waits once too often, or posts once more what the device does not take for a doorbell.

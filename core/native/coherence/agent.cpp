@@ -193,7 +193,7 @@ void Agent::on_acknowledgement(HostId from, const Message& message, uint64_t now
 
 /// The access is granted when the bytes are here and every other copy is known to be gone.
 void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
-    // A later transaction begins only where this one waits for nobody.
+    // A later transaction begins only where this one waits for no other host.
     if (!slot.collecting || (slot.acknowledged & slot.expected) != slot.expected) return;
     const uint64_t page = slot.page;
     const Access granted = slot.granting;

@@ -32,7 +32,7 @@ class ContendedPages {
         return *least;
     }
 
-    /// Counts who used the page, if it is one of these.
+    /// Counts the place in the guest's code that used the page, if the page is one of these.
     void used(uint64_t page, uint64_t place) noexcept {
         for (ContendedPage& entry : set_of(page)) {
             if (entry.total() != 0 && entry.page == page) entry.used(place);

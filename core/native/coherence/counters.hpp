@@ -60,7 +60,7 @@ struct Counters {
 };
 COREMESH_VISIT_COUNTERS(Counters, COREMESH_PROTOCOL_COUNTERS)
 
-/// One page as this host's threads met it. Sums over all hosts say who fights for it.
+/// One page as this host's threads met it. Sums over all hosts say which of them contend for it.
 struct ContendedPage {
     uint64_t page = 0;
     uint64_t local = 0;    ///< transactions that found the page here

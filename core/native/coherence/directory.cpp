@@ -12,8 +12,8 @@ using Kind = Message::Kind;
 
 /// Every Nth read of a migrating page gets only a copy, to test whether it still migrates.
 constexpr uint8_t kProbeEvery = 8;
-/// So many turns in a row make a page one that migrates. After one only, a boot of Linux over two hosts took
-/// a seventh more fetches: many a page is written by one host and read by the others for a while.
+/// This number of turns in a row makes a page one that migrates. After one only, a boot of Linux over two
+/// hosts took a seventh more fetches: many a page is written by one host and read by the others for a while.
 constexpr uint8_t kTurns = 2;
 
 uint32_t milliseconds(uint64_t us) noexcept { return static_cast<uint32_t>(us / 1000); }
@@ -41,7 +41,7 @@ void Directory::request(const Message& message, uint64_t now_us, Actions& out) {
     ++counters_.home_requests;
     if ((message.flags & Message::kPrefetch) != 0 && message.kind == Kind::kGetS &&
         (page.active != 0 || outbox_.congested(from) || Contention::warm(page.heat, milliseconds(now_us)))) {
-        return reply(Kind::kDecline, message, out);  // a guess takes nothing from anybody who needs the page
+        return reply(Kind::kDecline, message, out);  // a guess takes nothing from a host that needs the page
     }
     if (message.kind != Kind::kRmw) page.asking |= bit(from);
     ++under_way_[from];
@@ -207,7 +207,7 @@ void Directory::start_write(Page& page, Request& request, bool atomic, uint32_t 
 HostId Directory::source(const Page& page) const noexcept {
     if (owned(page)) return owner(page);
     if ((page.sharers & bit(outbox_.self())) != 0) return outbox_.self();  // two hops instead of three
-    // Sharers take turns: one popular page does not make one host serve everybody.
+    // Sharers take turns: one popular page does not make one host serve all others.
     const unsigned turn = serial_ % kMaxHosts;
     const int steps = std::countr_zero(std::rotr(page.sharers, static_cast<int>(turn)));
     return static_cast<HostId>((turn + static_cast<unsigned>(steps)) % kMaxHosts);

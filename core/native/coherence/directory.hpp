@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The directory of the pages whose home is this host: who has each page, and who gets it next.
+// The directory of the pages whose home is this host: which host has each page, and which gets it next.
 //
-// One transaction at a time for a page; who asks meanwhile queues behind it, first come, first served. A
-// transaction ends with kDone from its requester, so that whatever the next one sends finds every host in the
-// state that stands here; or when this host has sent the whole answer itself, since what it sends next comes
-// after that. Under the protocol lock.
+// One transaction at a time for a page; a host that asks meanwhile queues behind it, first come, first
+// served. A transaction ends with kDone from its requester, so that whatever the next one sends finds every
+// host in the state that stands here; or when this host has sent the whole answer itself, since what it sends
+// next comes after that. Under the protocol lock.
 #pragma once
 
 #include <array>
@@ -49,7 +49,7 @@ class Directory {
         uint32_t last = 0;    ///< of the chain
         State state = State::kInitial;
         HostId owner = 0;
-        HostId last_writer = 0;  ///< who had the right to write before the present readers
+        HostId last_writer = 0;  ///< the host that could write before the present readers
         uint8_t turns = 0;       ///< in a row that its users took: each reads it, and then writes it
         uint8_t passed_on = 0;   ///< reads answered with the right to write
         Heat heat;

@@ -44,7 +44,7 @@ struct Message {
     static constexpr std::array<const char*, kKinds + 1> kNames = {
         "(unreadable)", "GetS", "GetM",    "Rmw",   "Done",  "FwdS",  "FwdM",   "Inv",   "Exec",
         "Grant",        "Have", "Decline", "Retry", "DataS", "DataM", "InvAck", "Result"};
-    static constexpr uint8_t kPrefetch = 1;  ///< flag of kGetS: nobody waits for it
+    static constexpr uint8_t kPrefetch = 1;  ///< flag of kGetS: no thread waits for it
     static constexpr uint8_t kAtomic = 2;    ///< flag of kGetM: an atomic instruction asks
     static constexpr uint8_t kLosing =
         4;  ///< flag of kRmw: the page was lost again and again; better remotely
@@ -65,7 +65,7 @@ struct Message {
     bool has_page() const noexcept { return kind == Kind::kDataS || kind == Kind::kDataM; }
 };
 
-/// Whether a transaction ends where its answer is sent: at the home, when nobody else has to acknowledge.
+/// Whether a transaction ends where its answer is sent: at the home, when no other host has to acknowledge.
 /// What the home sends to the requester later finds it in the state that it has in the directory by then.
 constexpr bool settles(bool from_home, uint64_t acknowledgers) noexcept {
     return from_home && acknowledgers == 0;

@@ -60,7 +60,7 @@ class Node {
     void resumed(uint64_t page, uint64_t now_us, Actions& out);
 
     /// The links to these hosts (bit n: host n) have more to carry than they can: until this is called again,
-    /// pages that nobody has asked for are not fetched from them, nor sent to them.
+    /// pages that no thread has asked for are not fetched from them, nor sent to them.
     void congested(uint64_t hosts) noexcept;
 
     /// The time of a kTimer is over.

@@ -14,13 +14,6 @@ namespace coremesh {
     X(interrupts_refused, "messages", "that no host sends, or not that host")             \
     X(interrupts_lost, "messages", "could not be sent: the destination has gone")
 
-struct InterruptCounters {
-    COREMESH_COUNTER_WORDS(COREMESH_INTERRUPT_COUNTERS)
-};
-struct InterruptAtomics {
-    COREMESH_COUNTER_ATOMICS(COREMESH_INTERRUPT_COUNTERS)
-};
-COREMESH_VISIT_COUNTERS(InterruptCounters, COREMESH_INTERRUPT_COUNTERS)
-COREMESH_READ_COUNTERS(InterruptCounters, InterruptAtomics, COREMESH_INTERRUPT_COUNTERS)
+COREMESH_SHARED_COUNTERS(Interrupt, COREMESH_INTERRUPT_COUNTERS)
 
 }  // namespace coremesh

@@ -12,7 +12,7 @@
 namespace coremesh {
 namespace {
 
-/// Where so many vCPUs share a core, or fewer, any number of timers is served.
+/// With at most this number of vCPUs a core, any number of timers is served.
 constexpr size_t kFew = 4;
 /// Timer interrupts a second that more of them are served: ten vCPUs a core that Linux ticks at 250 Hz. Where
 /// hundreds share the caches one costs 30 to 60 us.
@@ -150,7 +150,7 @@ void Host::stop() {
     if (phase_ == Phase::kStopped) return;
     const bool started = phase_ != Phase::kMade;
     for (auto& vcpu : vcpu_list_) vcpu->post_stop();
-    if (mesh_) mesh_->cancel();  // who waits for another host sees the request now
+    if (mesh_) mesh_->cancel();  // a vCPU that waits for another host sees the request now
     if (phase_ == Phase::kPaused || restarting_) gate_.end_pause();
     phase_ = Phase::kStopped;
     lock.unlock();

@@ -31,7 +31,7 @@ const char* reason_of(Lease::Fence fence) {
         case Lease::Fence::kExpired:
             return "host 0 was not heard in time";
         case Lease::Fence::kStopped:
-            return "this process did not run for so long that the others must have given it up";
+            return "this process was stopped longer than a lease lasts: the others have given it up";
         case Lease::Fence::kNotJoined:
             return "not all hosts were heard at the start: is the network between them open?";
         case Lease::Fence::kPeerLost:

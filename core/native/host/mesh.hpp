@@ -6,7 +6,7 @@
 //   device            host 0: the server of the device node; elsewhere: the vCPU that waits for the answer
 //   clock             the follower of host 0's clock
 //   control           orders of host 0, and their answers
-//   heartbeat         the lease; who loses it, or a host, stops
+//   heartbeat         the lease; a host that loses it, or another host, stops
 #pragma once
 
 #include <array>
@@ -34,7 +34,7 @@ namespace coremesh {
 /// The machine is not whole any more, or this host is not part of it.
 struct Breach {
     bool fenced;         ///< this host has lost its lease; else `host` is lost
-    HostId host;         ///< who
+    HostId host;         ///< the one that is lost
     const char* reason;  ///< for a person
 };
 

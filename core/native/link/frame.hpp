@@ -32,7 +32,7 @@ void encode(const Header& header, std::span<uint8_t, kHeaderBytes> to) noexcept;
 /// follows it and nothing else. `header.source` is set as soon as it can be read, to say whom to blame.
 Refusal decode(std::span<const uint8_t> frame, Header& header) noexcept;
 
-/// Who may send to this host, and which machine it is part of.
+/// Which hosts may send to this one, and which machine it is part of.
 struct Identity {
     HostId self = 0;
     unsigned hosts = 1;

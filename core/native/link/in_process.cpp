@@ -151,8 +151,8 @@ void Switch::cut(HostId from, HostId to, bool is_cut) noexcept {
 }
 
 void Switch::inject(HostId to, std::span<const uint8_t> frame) {
-    // On the wire of host 0, or host 1's when it is host 0 itself that gets it: the envelope says who it is
-    // from.
+    // On the wire of host 0, or host 1's when it is host 0 itself that gets it: the envelope says which host
+    // it is from.
     wires_->put(to, to == 0 ? 1 : 0, {frame.begin(), frame.end()}, SIZE_MAX);
     wires_->inboxes[to]->thread->wake();
 }

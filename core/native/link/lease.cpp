@@ -64,7 +64,7 @@ void Lease::fence(Fence why, Orders& orders) noexcept {
     if (fence_ != Fence::kNone) return;
     fence_ = why;
     orders.fence = why;
-    orders.send |= everybody();  // who hears it need not wait for the silence
+    orders.send |= everybody();  // a host that hears it need not wait for the silence
 }
 
 void Lease::give_up(HostId peer, Orders& orders) noexcept {
@@ -88,7 +88,7 @@ Lease::Orders Lease::tick(int64_t now_ns) noexcept {
             if (!peers_[host].joined) absent |= bit(host);
         }
         if (gap >= times_.lease_ns && absent != everybody()) {
-            // Nobody heard us for as long as a lease runs: none of theirs is valid any more.
+            // No host heard us for as long as a lease runs: no lease of theirs is valid any more.
             fence(Fence::kStopped, orders);
         } else if (absent != 0 && !joining) {
             lost_ |= absent;

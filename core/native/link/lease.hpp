@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Who is still part of the machine: heartbeats, the lease that host 0 grants, and how a host fences itself.
+// Which hosts are still part of the machine: heartbeats, the lease that host 0 grants, and how a host fences
+// itself.
 #pragma once
 
 #include <array>
@@ -50,7 +51,7 @@ class Lease {
     enum class Fence : uint8_t {
         kNone,
         kExpired,    // host 0 was not heard in time
-        kStopped,    // this process did not run for so long that its peers must have given up
+        kStopped,    // this process was stopped longer than a lease lasts: its peers have given it up
         kNotJoined,  // the first heartbeats never came
         kPeerLost,   // (host 0) another host is lost: memory is not whole any more
         kToldSo,     // host 0 has fenced itself

@@ -128,8 +128,8 @@ class Link {
                       std::span<const uint8_t> body = {}) noexcept = 0;
     virtual void flush(HostId to) noexcept = 0;
 
-    /// Bit n while frames wait for a slow host n: whoever sends because he may, not because he must (a
-    /// prefetch), holds back. Any thread.
+    /// Bit n while frames wait for a slow host n: a sender that need not send (a prefetch)
+    /// holds back. Any thread.
     virtual uint64_t congested() const noexcept = 0;
 
     /// The protocol thread calls due() soon. Any thread, also inside a synchronous fault handler. Cheap when
@@ -138,7 +138,7 @@ class Link {
     virtual void wake() noexcept = 0;
 
     /// The same for a timer: the thread calls due() when `deadline_ns` (CLOCK_MONOTONIC) has come, unless it
-    /// does so before. The timer must be in its place already. Unlike wake() it costs no change of threads
+    /// does so before. The timer must be in its place already. Unlike wake() it costs no context switch
     /// now.
     virtual void wake_at(int64_t deadline_ns) noexcept = 0;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What every link keeps of its peers, whatever the wire: counters, sequence numbers, who was given up.
+// What every link keeps of its peers, whatever the wire: counters, sequence numbers, which were given up.
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@ namespace coremesh::link {
 /// ## State that two threads touch
 ///
 /// Counters are relaxed atomics: senders write theirs under the peer's send lock, the protocol thread the
-/// rest, anybody reads. `lost` is set by any thread and never cleared; the Receiver hears of it on the
+/// rest, any thread reads. `lost` is set by any thread and never cleared; the Receiver hears of it on the
 /// protocol thread, once, from `report`.
 class Peers {
   public:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Who may connect: the ZeroMQ Authentication Protocol (RFC 27), answered natively.
+// Which peers may connect: the ZeroMQ Authentication Protocol (RFC 27), answered natively.
 #pragma once
 
 #include <array>

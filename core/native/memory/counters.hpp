@@ -15,13 +15,6 @@ namespace coremesh {
     X(page_bytes, "bytes", "of pages sent")                              \
     X(malformed, "messages", "of the page protocol that could not be read")
 
-struct MemoryCounters {
-    COREMESH_COUNTER_WORDS(COREMESH_MEMORY_COUNTERS)
-};
-struct MemoryAtomics {
-    COREMESH_COUNTER_ATOMICS(COREMESH_MEMORY_COUNTERS)
-};
-COREMESH_VISIT_COUNTERS(MemoryCounters, COREMESH_MEMORY_COUNTERS)
-COREMESH_READ_COUNTERS(MemoryCounters, MemoryAtomics, COREMESH_MEMORY_COUNTERS)
+COREMESH_SHARED_COUNTERS(Memory, COREMESH_MEMORY_COUNTERS)
 
 }  // namespace coremesh

@@ -46,8 +46,8 @@ void SharedMemory::unlock() noexcept {
     if (hosts != 0) sender_.flush(hosts);
 }
 
-/// After a wait: who wakes a thread holds the lock for a moment more, and to sleep for it costs two changes
-/// of threads.
+/// After a wait: the thread that wakes another holds the lock for a moment more, and to sleep for it costs
+/// two context switches.
 void SharedMemory::lock_again() noexcept {
     for (int tries = 0; tries < kTries; ++tries) {
         if (lock_.try_lock()) return;
@@ -189,7 +189,7 @@ bool SharedMemory::write(uint64_t offset, const void* from, uint64_t length) noe
 bool SharedMemory::hold(uint64_t first, uint64_t second) noexcept {
     if (first > second) std::swap(first, second);
     lock_.lock();
-    // Rising order on every host: whoever has the lower page is sent the upper one, and keeps the lower one
+    // Rising order on every host: the host with the lower page is sent the upper one, and keeps the lower one
     // meanwhile because its hold has not begun to run out.
     for (;;) {
         bool complete = true;

@@ -4,7 +4,7 @@
 //
 // The protocol itself decides (coherence/node.hpp); this does what it says: sends, installs, maps, wakes.
 // One priority-inheriting lock guards both, because a vCPU and the protocol thread meet here and outrank each
-// other. Under it nobody sleeps and nobody touches the guest view.
+// other. Under it no thread sleeps or touches the guest view.
 #pragma once
 
 #include <array>
@@ -51,7 +51,8 @@ class SharedMemory {
     // ---- any thread that may sleep, also inside the fault handler
 
     /// Sleeps until this host has `want` of the page; `atomic`: for an atomic instruction. `place`: the
-    /// guest-virtual address of the instruction, or 0. False: the machine stops, and nobody will ever answer.
+    /// guest-virtual address of the instruction, or 0. False: the machine stops, and no answer will ever
+    /// come.
     bool obtain(uint64_t page, Access want, bool atomic = false, uint64_t place = 0) noexcept;
     /// A valid operation on RAM at page * 4096 + operation.offset. True: it was executed elsewhere, `old` is
     /// what was there. False: the page is here now; execute it here.

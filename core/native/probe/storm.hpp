@@ -19,7 +19,7 @@ struct Storm {
     uint64_t messages = 0;     ///< how many at most,
     double seconds = 0;        ///< or until this time is over
     double patience = 0;       ///< seconds after which a message is called lost
-    unsigned kicks = 0;        ///< at most so many kicks without a message after each message
+    unsigned kicks = 0;        ///< the most kicks without a message after each message
     unsigned longest_gap = 0;  ///< ns between a message's arrival and the next one, at most
     uint64_t seed = 0;
 };

@@ -10,11 +10,11 @@
 
 namespace coremesh {
 
-/// Gives the interpreter's lock up for a call that may last, and counts who is inside.
+/// Gives the interpreter's lock up for a call that may last, and counts the threads inside.
 ///
 /// A thread that comes back from such a call while the interpreter ends is ended by it: before Python 3.14 by
 /// unwinding its stack, and where that meets a destructor C++ ends the process instead ("terminate called
-/// without an active exception"). So core/engine.py lets nobody be inside when the interpreter ends.
+/// without an active exception"). So core/engine.py lets no thread be inside when the interpreter ends.
 class Unlocked {
   public:
     Unlocked() noexcept {

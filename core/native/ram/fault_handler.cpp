@@ -70,7 +70,7 @@ FaultTarget* find(uintptr_t address, int signal, int code) {
 }
 
 /// The default action of SIGSEGV and SIGBUS: the process ends, with a core of the faulting instruction, which
-/// runs again on return. A signal that somebody sent has no such instruction and is sent again.
+/// runs again on return. A signal that a process sent has no such instruction and is sent again.
 void default_action(int signal, const siginfo_t* info) {
     struct sigaction action {};
     action.sa_handler = SIG_DFL;
@@ -84,7 +84,7 @@ void chain(int signal, siginfo_t* info, void* context) {
         if (each.signal == signal) previous = each.previous.load();
     }
     // A handler before us may give the signal back to whom it had replaced, which can be us (faulthandler
-    // does): the second time round nobody is left to ask.
+    // does): the second time round no other handler is left.
     if (!previous || chain_depth > 0) return default_action(signal, info);
     const struct sigaction& action = previous->action;
     if (!(action.sa_flags & SA_SIGINFO)) {
@@ -126,7 +126,7 @@ void install(Handled& handled_signal) {
         Previous& previous = handled_signal.history[handled_signal.used++];
         previous.action = now;
         handled_signal.previous.store(&previous);
-    }  // else somebody fights for the signal: we keep the last one we knew
+    }  // else another thread replaces the handler again and again: we keep the last one we knew
     struct sigaction action {};
     action.sa_sigaction = on_signal;
     // NODEFER: the engine may leave by siglongjmp, and the handler's own locks are never held when it faults.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The process's SIGSEGV and SIGBUS handlers, and which host addresses they answer for.
 //
-// A fault outside the registered ranges belongs to somebody else (Python's faulthandler, Ray's crash
+// A fault outside the registered ranges belongs to another handler (Python's faulthandler, Ray's crash
 // reporter, a plain bug) and goes to the handler that was there before ours, or to the default action. None
 // is swallowed.
 #pragma once
@@ -36,9 +36,9 @@ class FaultRange {
     unsigned slot_;
 };
 
-/// Installs our handlers, or puts them back in front when somebody replaced them since (Python's
-/// faulthandler.enable() does): whoever is there now is then the one that foreign faults go to. FaultRange
-/// calls it; call it again before vCPUs start. Any thread.
+/// Installs our handlers, or puts them back in front when other code replaced them since (Python's
+/// faulthandler.enable() does): the handler found there now is then the one that foreign faults go to.
+/// FaultRange calls it; call it again before vCPUs start. Any thread.
 void ensure_fault_handlers();
 
 }  // namespace coremesh

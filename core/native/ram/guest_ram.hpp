@@ -2,7 +2,8 @@
 // Guest RAM: one memory file, mapped twice.
 //
 //   guest view     what engines read and write directly, as far as the page table (page_table.hpp) lets them
-//   protocol view  the same bytes, always writable; for DMA, loaders, and whoever moves pages between hosts
+//   protocol view  the same bytes, always writable; for DMA, loaders, and the threads that move pages between
+//   hosts
 //
 // The guest sees it in the regions of ram_layout.hpp. Here it is one run of bytes.
 #pragma once
@@ -75,9 +76,9 @@ class GuestRam {
     /// since an engine may translate in between. Returns whether anything was invalidated. Any thread.
     bool code_written_by_host(uint64_t gpa, uint64_t length) noexcept;
 
-    /// Whether there is no memory behind a RAM page: nobody on this host has ever touched it, and it reads as
-    /// zeros. Of a page that the guest may touch now the answer is old at once: take it from the guest first.
-    /// Any thread.
+    /// Whether there is no memory behind a RAM page: no thread of this host has ever touched it, and it reads
+    /// as zeros. Of a page that the guest may touch now the answer is old at once: take it from the guest
+    /// first. Any thread.
     bool untouched(uint64_t page) const noexcept;
     /// Where there is memory behind RAM: runs of whole pages by RAM offset, ascending. All the rest reads as
     /// zeros. While no page is touched for the first time. Throws PlatformError when the host cannot say.
@@ -92,12 +93,12 @@ class GuestRam {
     /// Makes the page table, for engines 0 .. engines - 1. Once, before any engine runs; `sink` must outlive
     /// this object or a call of forget_code.
     PageTable& track_code(CodeSink& sink, unsigned engines, PageTable::Options options = {});
-    /// Ends it: no engine may run any more, and nobody may grant or revoke.
+    /// Ends it: no engine may run any more, and no thread may grant or revoke.
     void forget_code() noexcept { table_.reset(); }
     /// Null before track_code.
     PageTable* page_table() const noexcept { return table_.get(); }
-    /// Who brings the pages of a coherent RAM to this host. Before vCPUs run; it must outlive the page table,
-    /// or be replaced by null once they have stopped.
+    /// What brings the pages of a coherent RAM to this host. Before vCPUs run; it must outlive the page
+    /// table, or be replaced by null once they have stopped.
     void set_page_sink(PageSink* sink) noexcept;
 
   private:

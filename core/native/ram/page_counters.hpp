@@ -19,13 +19,6 @@ namespace coremesh {
     X(pages_granted, "pages", "of which this host was allowed more")                         \
     X(pages_revoked, "pages", "of which this host lost some access or all")
 
-struct PageCounters {
-    COREMESH_COUNTER_WORDS(COREMESH_PAGE_COUNTERS)
-};
-struct PageAtomics {
-    COREMESH_COUNTER_ATOMICS(COREMESH_PAGE_COUNTERS)
-};
-COREMESH_VISIT_COUNTERS(PageCounters, COREMESH_PAGE_COUNTERS)
-COREMESH_READ_COUNTERS(PageCounters, PageAtomics, COREMESH_PAGE_COUNTERS)
+COREMESH_SHARED_COUNTERS(Page, COREMESH_PAGE_COUNTERS)
 
 }  // namespace coremesh

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Who is told when a page is used in a way that it may not be: the engines that translated from it, and the
+// What is told when a page is used in a way that it may not be: the engines that translated from it, and the
 // protocol that brings pages to this host.
 #pragma once
 
@@ -39,10 +39,10 @@ class PageSink {
   public:
     /// An instruction of this thread needs `want` of the page, and the host does not have it. In the signal
     /// handler, in the faulting thread, no lock held, no signal blocked. It may call the page table, take
-    /// locks that nobody holds while touching the guest view, sleep, and leave by siglongjmp, for which the
-    /// state of the floating-point unit is its own care: the kernel gave the handler one of its own. It may
-    /// come too late or return too early: on return the page table is looked at again, the instruction runs
-    /// again, and faults again if it must. The fault may be one of a translator that reads code, or of
+    /// locks that no thread holds while touching the guest view, sleep, and leave by siglongjmp, for which
+    /// the state of the floating-point unit is its own care: the kernel gave the handler one of its own. It
+    /// may come too late or return too early: on return the page table is looked at again, the instruction
+    /// runs again, and faults again if it must. The fault may be one of a translator that reads code, or of
     /// any function of the engine (`fault.host_pc` says which): leave by a jump only where that is safe.
     virtual void page_needed(const FaultContext& fault, uint64_t ram_page, Access want) noexcept = 0;
 

@@ -82,7 +82,7 @@ bool PageTable::take_page(unsigned engine, uint64_t page) noexcept {
                 count_.protects.fetch_add(!error, std::memory_order_relaxed);
             }
             if (!error) {
-                // After the protection: whoever finds this bit set may read the bytes without the lock.
+                // After the protection: a thread that finds this bit set may read the bytes without the lock.
                 owners_[page * words_ + engine / 64].fetch_or(bit, std::memory_order_release);
                 return true;
             }
@@ -142,8 +142,8 @@ void PageTable::write(uint64_t offset, const void* from, uint64_t length) noexce
     while (length > 0) {
         const uint64_t page = offset / kPage;
         const uint64_t piece = std::min(length, (page + 1) * kPage - offset);
-        // The lock until the bytes are there: nobody begins to translate between the post and the write. The
-        // protocol view never faults, so the rule of page_locks.hpp is kept.
+        // The lock until the bytes are there: no engine begins to translate between the post and the write.
+        // The protocol view never faults, so the rule of page_locks.hpp is kept.
         const std::lock_guard hold(locks_.of(page));
         post_owners(page);
         std::memcpy(protocol_ + offset, bytes, piece);
@@ -189,7 +189,7 @@ Access PageTable::target(uint64_t page, Access to, bool map) const noexcept {
 /// Posts, and maps the pages. The pages' locks are held. 0, or the errno of a revocation that failed: those
 /// before it are done. A page that could not be mapped as granted is left to its first fault.
 int PageTable::change(uint64_t first, uint64_t end, Access to) noexcept {
-    // What is mapped for reading by a copy is mapped while nobody is looking at it, which is now.
+    // What is mapped for reading by a copy is mapped while no thread is looking at it, which is now.
     const bool map = end - first == 1 || maps_freely_ || (reads_by_copy_ && to == Access::kRead);
     for (uint64_t page = first; page < end; page++) {
         if (to == Access::kNone && access(page) != to && post_owners(page)) count_write(page);

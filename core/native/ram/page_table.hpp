@@ -9,7 +9,7 @@
 //
 // A write to a page with code goes: take the owners; post an invalidation to each and kick it; make the page
 // writable; let the write go on. Post, kick, *then* write: on x86 a core that can see the new bytes (or
-// anything written after them) then sees the kick at its next block head (SDM 3A, 9.1.3 and 9.2). Nobody is
+// anything written after them) then sees the kick at its next block head (SDM 3A, 9.1.3 and 9.2). No vCPU is
 // stopped. A page that is taken from this host, because another will write it, goes the same way.
 //
 // A page with code that is written again and again, because it has hot data too, would fault for ever. After
@@ -66,14 +66,14 @@ class PageTable final : private FaultTarget {
     }
     /// Grants or revokes; only of a coherent RAM. Any thread that is not using the guest view, also inside
     /// page_needed. When it returns after kNone or kRead no CPU can read or write the old way any more, and
-    /// the protocol view holds all that was written: read it *after*. kNone first posts to those who
+    /// the protocol view holds all that was written: read it *after*. kNone first posts to the engines that
     /// translated from the page. Before more is granted than kNone the page's bytes are in the protocol view.
     /// A grant of one page maps it, unless the host lacks room for that; the first fault does it then.
     void set_access(uint64_t page, Access to) noexcept { set_access(page, 1, to); }
     /// The same for pages [first, first + count), with one kernel call for each run of pages that change
     /// alike. A grant of more than one page maps none: memory is committed as it is touched.
     void set_access(uint64_t first, uint64_t count, Access to) noexcept;
-    /// Who brings pages; null: a page that is not granted ends the process like any other bad access.
+    /// What brings pages; null: a page that is not granted ends the process like any other bad access.
     void set_page_sink(PageSink* sink) noexcept { page_sink_.store(sink); }
 
     // translation: on the engine's own thread
@@ -82,7 +82,7 @@ class PageTable final : private FaultTarget {
     /// write to it posts to this engine; one load when the engine already owns the page. False: it is not,
     /// because it is mixed or the host could not protect it: the block must compare its bytes each time
     /// before it runs. The page need not be granted: reading its bytes brings it, and until it is taken away
-    /// again, which posts, nobody else can write it.
+    /// again, which posts, no other host can write it.
     [[nodiscard]] bool begin_translation(unsigned engine, uint64_t page) noexcept {
         const uint64_t word = owners_[page * words_ + engine / 64].load(std::memory_order_acquire);
         if (word >> (engine % 64) & 1) [[likely]]
@@ -141,7 +141,7 @@ class PageTable final : private FaultTarget {
     const unsigned words_;  ///< 64-bit words of an owner set
     const bool coherent_;
     const bool maps_freely_;    ///< mapping commits no memory, so a grant of many pages maps them
-    const bool reads_by_copy_;  ///< mapping for reading moves the page: nobody may be looking at it
+    const bool reads_by_copy_;  ///< mapping for reading moves the page: no thread may be looking at it
     std::atomic<PageSink*> page_sink_{nullptr};
 
     // Per page. Written under the page's lock, read anywhere.

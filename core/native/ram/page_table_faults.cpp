@@ -80,7 +80,7 @@ bool PageTable::on_fault(uintptr_t address, void* ucontext) noexcept {
 /// No lock is held: the sink may not come back.
 void PageTable::tell_writer(const FaultContext& fault) noexcept { sink_.self_write(fault); }
 
-/// False when there is nobody to ask. No lock is held: the sink may sleep, or not come back.
+/// False when there is no sink to ask. No lock is held: the sink may sleep, or not come back.
 bool PageTable::ask(const FaultContext& fault, Access want) noexcept {
     PageSink* const sink = page_sink_.load();
     if (!sink) return false;

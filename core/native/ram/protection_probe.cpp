@@ -23,7 +23,7 @@ void require(bool held, const char* otherwise) {
 }
 
 /// Three pages of a memory file, mapped twice, and real faults on them: on pages that a view has touched
-/// before and on one that nobody has.
+/// before and on one that no view has.
 class Trial final : FaultTarget {
   public:
     static void run(Protection protection, bool coherent) {

@@ -116,7 +116,7 @@ int UserfaultfdGuard::change(uint64_t first, uint64_t pages, Access from, Access
 }
 
 int UserfaultfdGuard::map(uint64_t first, uint64_t pages, bool writable) noexcept {
-    // Nobody sleeps on the file (faults are signals), so there is nobody to wake.
+    // No thread sleeps on the file (faults are signals), so there is none to wake.
     const uint64_t mode = UFFDIO_CONTINUE_MODE_DONTWAKE | (writable ? 0 : UFFDIO_CONTINUE_MODE_WP);
     const uint64_t end = first + pages;
     uint64_t made = end;  // where pages were made last: it must not be asked for twice
@@ -143,7 +143,7 @@ int UserfaultfdGuard::map(uint64_t first, uint64_t pages, bool writable) noexcep
 }
 
 /// The page must not be in the file for UFFDIO_COPY. While it is not, the protocol view shows zeros: only for
-/// a page that nobody is using, in no view.
+/// a page that no thread is using, in no view.
 int UserfaultfdGuard::put_copy(uint64_t page) noexcept {
     alignas(64) uint8_t bytes[kPage];
     std::memcpy(bytes, views_.protocol + page * kPage, kPage);
@@ -164,7 +164,7 @@ int UserfaultfdGuard::put_copy(uint64_t page) noexcept {
             error = ioctl(file_, UFFDIO_COPY, &call) == 0 ? 0 : errno;
         } while (error == EAGAIN || error == EINTR);
         if (error == 0) return 0;
-        if (error != EEXIST) break;  // EEXIST: somebody looked at it meanwhile, which put it into the file
+        if (error != EEXIST) break;  // EEXIST: a thread looked at it meanwhile, which put it into the file
     }
     std::memcpy(views_.protocol + page * kPage, bytes, kPage);
     return error;

@@ -17,13 +17,6 @@ namespace coremesh {
     X(code_invalidations, "pages", "pages of which this vCPU dropped its translations") \
     X(resets, "times", "the machine was reset")
 
-struct VcpuCounters {
-    COREMESH_COUNTER_WORDS(COREMESH_VCPU_COUNTERS)
-};
-struct VcpuAtomics {
-    COREMESH_COUNTER_ATOMICS(COREMESH_VCPU_COUNTERS)
-};
-COREMESH_VISIT_COUNTERS(VcpuCounters, COREMESH_VCPU_COUNTERS)
-COREMESH_READ_COUNTERS(VcpuCounters, VcpuAtomics, COREMESH_VCPU_COUNTERS)
+COREMESH_SHARED_COUNTERS(Vcpu, COREMESH_VCPU_COUNTERS)
 
 }  // namespace coremesh

@@ -49,8 +49,8 @@ class Mailbox : public Requests {
     }
 
     /// Consumer only, when next_page has no more: whether an entry is under way. Its producer has taken a
-    /// place and not filled it yet. Behind it there may be entries of others, who posted, kicked and let
-    /// their writes go on; they cannot be read, and may not be waited for: the producer may have lost the
+    /// place and not filled it yet. Behind it there may be entries of other threads, which posted, kicked and
+    /// let their writes go on; they cannot be read, and may not be waited for: the producer may have lost the
     /// CPU.
     bool entry_under_way() const noexcept { return tail_.load(std::memory_order_acquire) != head_; }
 

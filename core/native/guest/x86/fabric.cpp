@@ -84,7 +84,7 @@ bool Fabric::deliver(const IpiMessage& message) noexcept {
             best = &lapic;
         }
     });
-    // An APIC may have been disabled between the two passes; then the message meets nobody, as on a bus.
+    // An APIC may have been disabled between the two passes; then no APIC takes the message, as on a bus.
     if (best == nullptr) return false;
     best->accept(message.mode, message.vector, message.trigger);
     return true;

@@ -23,7 +23,7 @@ namespace coremesh::x86 {
 struct InterruptFrame {
     enum class Kind : uint8_t {
         kMessage = 1,  ///< for every destination on the receiving host
-        kSearch = 2,   ///< for one destination: who has none passes it on to a host not yet visited
+        kSearch = 2,   ///< for one destination: a host without one passes it on to one not yet visited
         kExtInt = 3,   ///< the 8259A's line: level in the assert flag; from host 0
         kNmi = 4,      ///< a pulse of the NMI line; from host 0
     };

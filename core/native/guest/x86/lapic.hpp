@@ -67,7 +67,7 @@ struct LapicState {
 /// A local APIC of one vCPU.
 ///
 /// Two kinds of callers: methods under "vCPU thread" are called only by the thread that runs this vCPU (or
-/// while it does not run); methods under "any thread" by everybody at any time.
+/// while it does not run); methods under "any thread" by any thread at any time.
 ///
 /// ## State that two threads touch
 ///
@@ -79,7 +79,7 @@ struct LapicState {
 ///  - `task_priority_`, `processor_priority_`: the vCPU writes; relaxed, a hint for arbitration.
 ///  - `lvt_` and `pin_`: seq_cst. Any thread changes a pin and then reads the LVT; the vCPU changes
 ///    the LVT and then reads the pin: one of the two sees the other. LINT0's remote IRR bit is set
-///    by whoever moved the pin.
+///    by the thread that moved the pin.
 ///  - `extint_message_`: any thread sets, the vCPU clears. Atomic.
 ///  - `errors_`: any thread sets bits, the vCPU takes all. Atomic.
 ///  - `timer_`: see LapicTimer; only its expiry runs on another thread.

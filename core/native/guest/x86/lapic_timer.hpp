@@ -16,7 +16,7 @@ namespace coremesh::x86 {
 /// `arm` publishes them.
 class LapicTimer final : private TimerQueue::Client {
   public:
-    /// Who is told of an expiry: on the queue's thread, or on the vCPU's own when a deadline is in the past.
+    /// What is told of an expiry: on the queue's thread, or on the vCPU's own when a deadline is in the past.
     class Listener {
       public:
         virtual void on_timer_expiry() noexcept = 0;

@@ -11,8 +11,8 @@ namespace coremesh::x86 {
 
 /// A set of vectors, many producers, one consumer, without a lock.
 ///
-/// `summary_` has a bit for each of the four words that may hold something, so the consumer, who asks between
-/// translated blocks, reads one word when nothing is pending.
+/// `summary_` has a bit for each of the four words that may hold something, so the consumer, which asks
+/// between translated blocks, reads one word when nothing is pending.
 ///
 /// Order, and why nothing is lost: a producer sets the vector's bit *first* and the summary bit *second*. The
 /// consumer, when it finds a word empty, clears the summary bit *first* and looks at the word again *second*.
@@ -29,8 +29,8 @@ namespace coremesh::x86 {
 class VectorBitmap {
   public:
     /// Any thread. True if the vector was not pending: then, and only then, the caller must kick the
-    /// consumer. When it was pending, whoever set it before has kicked or is about to: between that `set` and
-    /// that kick there is nothing that can fail, so this one may go home.
+    /// consumer. When it was pending, the thread that set it before has kicked or is about to: between that
+    /// `set` and that kick nothing can fail, so this caller need not kick.
     bool set(uint8_t vector) noexcept {
         const unsigned word = vector >> 6;
         const uint64_t bit = uint64_t{1} << (vector & 63);

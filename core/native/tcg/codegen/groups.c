@@ -155,7 +155,7 @@ void cm_find_groups(gen* g) {
         const TCGOpDef* def = &tcg->tcg_op_defs[op->opc];
         int outputs = def->nb_oargs;
         switch (op->opc) {
-            case INDEX_op_set_label:  // who jumps here has other values, and has not looked anything up
+            case INDEX_op_set_label:  // code that jumps here has other values, and has looked nothing up
                 forget_all(g);
                 first_open = g->nb_groups;
                 continue;

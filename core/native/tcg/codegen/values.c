@@ -83,7 +83,7 @@ static void release_groups(gen* g, uint32_t registers) {
     }
 }
 
-// Drops a value that nobody reads again.
+// Drops a value that no later op reads.
 static void forget(gen* g, int temp) {
     cm_release(g, temp);
     g->values[temp].constant = false;

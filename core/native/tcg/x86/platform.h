@@ -28,7 +28,7 @@ const char* cm_translator_selfcheck(struct uc_struct* uc);
 void cm_platform_attach(struct cm_engine* engine);
 // What reset leaves in registers that the engine's own reset does not know.
 void cm_platform_reset(struct cm_engine* engine);
-// What the block that was translated last has in it, for those who look for it.
+// What the block that was translated last contains: the passes below look for what concerns them.
 enum { CM_CALLS = 1, CM_LOCKS = 2, CM_LOADS_TABLES = 4 };
 unsigned cm_block_contents(const struct cm_engine* engine);
 // The bits that the guest may set in CR4.

@@ -70,7 +70,7 @@ static inline unsigned x87_group(x87_op op) { return (op >> 5 & 0x38) | (op >> 3
 typedef void (*x87_function)(CPUX86State* env, target_ulong address, x87_op op);
 
 // x87_instructions.c: the function that executes an instruction with or without a memory operand, NULL for an
-// encoding that is none.
+// encoding that is undefined.
 extern const x87_function cm_x87_memory_functions[64];
 x87_function cm_x87_register_function(x87_op op);
 // Once, before the first of them is called.

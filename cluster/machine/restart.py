@@ -51,7 +51,7 @@ class Restarts:
 
     @staticmethod
     def is_restart(reason: MachineEnd) -> bool:
-        """Whether `reason` is none that ends the machine in any case."""
+        """Whether the machine may go on after `reason`: with others it ends in any case."""
         return reason.kind in _RESTARTS
 
 

@@ -187,6 +187,11 @@ bool SharedMemory::write(uint64_t offset, const void* from, uint64_t length) noe
 }
 
 bool SharedMemory::hold(uint64_t first, uint64_t second) noexcept {
+    // A device is accessed in the section: the answer of a node on another host comes by the protocol thread,
+    // and a local one may do DMA, on this very thread. Neither could take the lock. Of an access over RAM and
+    // a device no page is held either: the RAM's half is one store, which fetches the page again if it has
+    // left.
+    if (first == kNoPage || second == kNoPage) return true;
     if (first > second) std::swap(first, second);
     lock_.lock();
     // Rising order on every host: the host with the lower page is sent the upper one, and keeps the lower one
@@ -194,7 +199,7 @@ bool SharedMemory::hold(uint64_t first, uint64_t second) noexcept {
     for (;;) {
         bool complete = true;
         for (const uint64_t page : {first, second}) {
-            if (page == kNoPage || node_.access(page) == Access::kWrite) continue;
+            if (node_.access(page) == Access::kWrite) continue;
             complete = false;
             if (!wait_for(page, Access::kWrite)) {
                 unlock();
@@ -208,9 +213,9 @@ bool SharedMemory::hold(uint64_t first, uint64_t second) noexcept {
 }
 
 void SharedMemory::release() noexcept {
-    for (const uint64_t page : held_) {
-        if (page != kNoPage) node_.resumed(page, now_us(), actions_);
-    }
+    if (held_[0] == kNoPage) return;
+    for (const uint64_t page : std::exchange(held_, {kNoPage, kNoPage}))
+        node_.resumed(page, now_us(), actions_);
     perform({});
     unlock();
 }

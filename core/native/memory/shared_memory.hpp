@@ -64,8 +64,9 @@ class SharedMemory {
     /// the machine stops.
     bool read(uint64_t offset, void* to, uint64_t length) noexcept;
     bool write(uint64_t offset, const void* from, uint64_t length) noexcept;
-    /// Both pages are writable here until `release`, which the same thread calls; ~0: no page. The time
-    /// between is short and touches no other page. False: the machine stops; nothing is held.
+    /// Both pages are writable here until `release`, which the same thread calls. The time between is short
+    /// and touches no other page. ~0 is a device's address: then nothing is held, and the time may be as long
+    /// as the device likes. False: the machine stops; nothing is held.
     bool hold(uint64_t first, uint64_t second) noexcept;
     void release() noexcept;
 
@@ -160,7 +161,7 @@ class SharedMemory {
     std::array<WaitQueue, kWaitQueues> wait_queues_;
     std::array<Ticket, kTickets> tickets_;
     uint64_t last_ticket_ = 0;
-    std::array<uint64_t, 2> held_{};
+    std::array<uint64_t, 2> held_{~uint64_t{0}, ~uint64_t{0}};  // of the one thread that holds
     std::array<uint8_t, coherence::kMaxEncodedPage> encoded_;
     std::atomic<bool> cancelled_{false};
     MemoryAtomics counters_;

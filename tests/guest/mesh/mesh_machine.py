@@ -29,6 +29,7 @@ from coremesh.core.mesh import Policy
 from coremesh.core.topology import Topology
 from coremesh.core.x86.memory_map import MemoryMap
 from coremesh.hw.backend.console import ConsolePort
+from coremesh.hw.node import DeviceNode
 from coremesh.hw.power import PowerEvent
 
 Given = TypeVarTuple("Given")
@@ -137,6 +138,11 @@ class InProcessDeviceHost(InProcessHost, DeviceHost):
     def console(self) -> ConsolePort:
         """What the guest prints."""
         return self._port
+
+    @property
+    def node(self) -> DeviceNode:
+        """All devices."""
+        return self._devices()
 
     def _on_power(self, event: PowerEvent) -> None:
         if self._description.restarts and event.kind == "reset":
@@ -253,6 +259,11 @@ class MeshMachine:
         self.hosts: list[Host] = [process.engine for process in self._processes]
         self.events = self._first.events
         self.console = self._first.console
+
+    @property
+    def node(self) -> DeviceNode:
+        """The device node; a test may add devices before ``start``."""
+        return self._first.node
 
     @property
     def switch(self) -> InProcessSwitch:

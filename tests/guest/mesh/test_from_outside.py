@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 from baremetal_machine import PASSED
+from coremesh.core.engine import Host
 from coremesh.core.mesh import Policy
+from coremesh.hw.decode import MMIO, At
+from coremesh.hw.device import Device
 from mesh_machine import MeshMachine
 
 pytestmark = pytest.mark.timeout(120)
@@ -87,6 +90,37 @@ def test_given_a_word_when_every_host_adds_to_it_from_outside_then_no_addition_i
             thread.join()
         assert sorted(answers) == list(range(6 * rounds))
         assert all(host.transact("load", SCRATCH + 8, 8) == 6 * rounds for host in machine.hosts)
+
+
+class RegistersInRam(Device):
+    """A device of 4 KiB whose registers lie in RAM at ``behind``: each access is DMA."""
+
+    widths = (1, 2, 4, 8)
+
+    def __init__(self, host: Host, behind: int) -> None:
+        super().__init__("registers in RAM")
+        self._host = host
+        self._behind = behind
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._host.ram_read(self._behind + offset, size), "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._host.ram_write(self._behind + offset, value.to_bytes(size, "little"))
+
+
+@pytest.mark.parametrize("shares", [(1, 1), (1, 1, 1)], ids=["2-hosts", "3-hosts"])
+def test_given_a_locked_instruction_on_a_device_when_the_device_does_dma_then_both_come_to_their_end(
+    guest: Callable[[str], Path], shares: tuple[int, ...]
+) -> None:
+    """No lock of the page protocol is held while the device works, on its own host or on another."""
+    with MeshMachine(guest("locked_device").read_bytes(), shares=shares) as machine:
+        device = RegistersInRam(machine.hosts[0], SCRATCH)
+        machine.node.add(device, [At(MMIO, 0xFE70_0000, 4096, device)])
+        machine.start()
+        result = machine.finish(20)
+        assert result.status == PASSED, result.story()
+    assert device.faults == 0
 
 
 def test_given_operations_of_all_kinds_and_sizes_when_another_host_asks_then_each_does_what_it_says(

@@ -107,7 +107,9 @@ class _Fork:
 
     def poll(self) -> int | None:
         if self._status is None and select.select([self._descriptor], [], [], 0)[0]:
-            self._status = self._ask()
+            with _lock:  # the nursery can tell it once only, and two threads may be here
+                if self._status is None:
+                    self._status = self._ask()
         return self._status
 
     def wait(self, timeout: float | None = None) -> int:
@@ -117,11 +119,10 @@ class _Fork:
         return 0 if status is None else status
 
     def _ask(self) -> int:
-        with _lock:
-            if _nursery is not None:
-                with contextlib.suppress(OSError, struct.error):
-                    _nursery.send(PID.pack(self._pid))
-                    return int(PID.unpack(_nursery.recv(PID.size))[0])
+        if _nursery is not None:
+            with contextlib.suppress(OSError, struct.error):
+                _nursery.send(PID.pack(self._pid))
+                return int(PID.unpack(_nursery.recv(PID.size))[0])
         return -signal.SIGKILL  # not known: the nursery has gone, and with it the status
 
     def __del__(self, close: Any = os.close) -> None:

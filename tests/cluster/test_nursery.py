@@ -2,9 +2,13 @@
 """Hosts that are forked from a process that is ready, as the trials of a sweep have them."""
 
 import os
+import select
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,3 +68,29 @@ def test_given_a_nursery_when_machines_start_then_each_is_a_fork_of_it_and_all_e
     while os.waitpid(another, os.WNOHANG)[0] == 0:
         assert time.monotonic() < deadline, "it lives without its driver"
         time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("kept")
+def test_given_a_host_that_ended_when_many_threads_ask_at_once_then_all_are_told() -> None:
+    """A process's status can be had once only: who asks second must not ask the nursery."""
+
+    def started() -> tuple[nursery.HostProgram, socket.socket]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            return nursery.start(theirs, 2), ours
+
+    for _ in range(3):
+        host, connection = started()
+        assert isinstance(host, nursery._Fork), "the nursery has gone"
+        host.kill()
+        assert select.select([host._descriptor], [], [], 30)[0]
+        together = threading.Barrier(16)
+
+        def ask(host: nursery.HostProgram = host, together: threading.Barrier = together) -> int | None:
+            together.wait()
+            return host.poll()
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = [asked.result() for asked in [pool.submit(ask) for _ in range(16)]]
+        connection.close()
+        assert answers == [-signal.SIGKILL] * 16

@@ -78,6 +78,10 @@ def test_a_machine_that_stops_does_not_wait_for_the_rate(guest: Callable[..., Gu
     one.ask(10)
     one.ring.offer(one.ring.chain([(one.page, 1000, True)]))
     one.ring.ring()
+    deadline = time.monotonic() + 10
+    while not one.pc.device.counts()["waits"]:  # until it is held back
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
     begin = time.monotonic()
     one.pc.node.stop()
     assert time.monotonic() - begin < 5

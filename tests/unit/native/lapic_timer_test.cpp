@@ -86,13 +86,15 @@ STORY(
     "later") {
     Apic apic;
     apic.lapic.write(kDivide, kByOne);
-    apic.lapic.write(kLvtTimer, kMasked | 0x40);
-    apic.lapic.write(kInitial, kMillisecond);
-    CHECK(eventually([&] { return apic.lapic.read(kCurrent) == 0; }));
-    sleep_ms(2);
-    apic.lapic.write(kLvtTimer, 0x40);
-    sleep_ms(2);
-    CHECK(!pending(apic));
+    for (int round = 0; round < 20; ++round) {  // the thread of the timers is late in some of them
+        apic.lapic.write(kLvtTimer, kMasked | 0x40);
+        apic.lapic.write(kInitial, kMillisecond);
+        while (apic.lapic.read(kCurrent) != 0) {
+        }
+        apic.lapic.write(kLvtTimer, 0x40);
+        sleep_ms(2);
+        CHECK(!pending(apic));
+    }
 }
 
 STORY("11.5.4: given periodic mode, then interrupts keep to the multiples of the period: no drift") {

@@ -216,7 +216,7 @@ void Lapic::write_lvt(Lvt entry, uint32_t value) noexcept {
     value &= kLvtWritable[entry];
     if (!(spurious_ & kSpuriousEnable)) value |= kLvtMasked;
     if (entry == kTimer) {
-        // An expiry that has begun is delivered by the entry it met, and is seen before the new one is.
+        // An expiry is delivered by the entry that it met, and is seen before the new one is.
         timer_.settle();
         if ((value & kLvtTimerMode) == kLvtTimerMode)
             value &= ~kLvtTimerMode | (1u << 18);  // 3 is reserved: taken as 2

@@ -53,6 +53,16 @@ void LapicTimer::load(Mode mode, uint64_t tsc_offset, const Saved& saved) noexce
     if (saved.armed != 0) timer_.arm(saved.armed);  // last: publishes the fields to the callback
 }
 
+void LapicTimer::settle() noexcept {
+    const uint64_t armed = timer_.cancel();
+    if (armed == 0) return;
+    if (armed <= clock_.tsc()) {
+        on_timer(armed);
+    } else {
+        timer_.arm(armed);
+    }
+}
+
 void LapicTimer::set_mode(Mode mode) noexcept {
     if (mode == mode_) return;
     const uint64_t armed = timer_.cancel();

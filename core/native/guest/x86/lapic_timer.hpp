@@ -69,9 +69,9 @@ class LapicTimer final : private TimerQueue::Client {
     /// For a timer that was never started; arms it.
     void load(Mode mode, uint64_t tsc_offset, const Saved& saved) noexcept;
 
-    /// Waits for an expiry that has begun to reach the listener, so that what the guest does next comes after
-    /// it.
-    void settle() noexcept { timer_.settle(); }
+    /// What is due by now has expired when this returns, also when the queue's thread is late: an expiry
+    /// meets the LVT entry of its own moment.
+    void settle() noexcept;
 
   private:
     void on_timer(uint64_t deadline) noexcept override;

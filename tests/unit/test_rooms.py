@@ -95,3 +95,26 @@ def test_given_a_file_of_the_product_when_it_is_looked_for_then_it_stands_in_a_r
         and room_of(name.removesuffix(".py").replace("/", ".")) not in ROOMS
     ]
     assert stray == []
+
+
+def folders_without_a_page(root: Path) -> list[str]:
+    """The folders of Python files that have no README.md; the native tree has a test of its own."""
+    sources = [
+        path for path in root.rglob("*.py") if not {"native", "guests", "__pycache__"} & set(path.parts)
+    ]
+    return sorted({str(path.parent) for path in sources if not (path.parent / "README.md").is_file()})
+
+
+@pytest.mark.parametrize("top", ["core", "hw", "cluster", "deploy"])
+def test_given_a_folder_of_the_product_when_a_newcomer_opens_it_then_a_page_tells_what_is_there(
+    top: str,
+) -> None:
+    assert folders_without_a_page(ROOT / top) == []
+
+
+def test_given_a_folder_without_a_page_when_it_is_looked_for_then_it_is_found(tmp_path: Path) -> None:
+    for room in ("told", "untold"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "module.py").write_text("")
+    (tmp_path / "told" / "README.md").write_text("# Told")
+    assert folders_without_a_page(tmp_path) == [str(tmp_path / "untold")]

@@ -266,6 +266,11 @@ class MeshMachine:
         return self._first.node
 
     @property
+    def first(self) -> InProcessDeviceHost:
+        """The host of the devices."""
+        return self._first
+
+    @property
     def switch(self) -> InProcessSwitch:
         """What carries the frames; it can be told to lose them."""
         return self._wires.switch(0, 0)  # made by now

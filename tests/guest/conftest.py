@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Fixtures of the guest tests: the machines to run guests on, Debian's kernel, a disk image."""
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,15 +66,3 @@ def debian() -> Iterator[DebianImage]:
     except ImageFetchError as error:
         pytest.skip(f"no Debian image: {error}")
     shutdown()
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """An ext4 file system, made and later checked by the host's own tools."""
-    if shutil.which("mkfs.ext4") is None or shutil.which("e2fsck") is None:
-        pytest.skip("this host has no mkfs.ext4 and e2fsck: apt install e2fsprogs")
-    path = tmp_path / "disk.img"
-    with path.open("wb") as file:
-        file.truncate(64 << 20)
-    subprocess.run(["mkfs.ext4", "-q", path], check=True)
-    return path

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -24,18 +22,6 @@ from network import Network
 from synced_log import SYNCED, SYNCED_LOG, check_synced
 
 SECONDS_TO_NOTICE = 3.0
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """An ext4 file system, made and later checked by the host's own tools."""
-    if shutil.which("mkfs.ext4") is None or shutil.which("e2fsck") is None:
-        pytest.skip("this host has no mkfs.ext4 and e2fsck: apt install e2fsprogs")
-    path = tmp_path / "disk.img"
-    with path.open("wb") as file:
-        file.truncate(64 << 20)
-    subprocess.run(["mkfs.ext4", "-q", path], check=True)
-    return path
 
 
 def boot(network: Network, image: Path, interface: str) -> NetworkMachine:

@@ -194,7 +194,7 @@ class Attachment:
         answers: list[Answer] = []
         while True:
             try:
-                # Not through Hosts.call: the machine's end is for those to tell who wait for it.
+                # Not through Hosts.call: Machine.wait() reports the machine's end, this thread does not.
                 call = self._hosts[0].begin("exchange_device", self.name, answers, _FETCH_SECONDS)
                 fetched = call.result()
             except Exception:  # the machine has gone, or Ray with it

@@ -66,7 +66,7 @@ class RamLayout {
     const std::vector<RamRegion>& regions() const noexcept { return regions_; }
     const std::vector<RamShadow>& shadows() const noexcept { return shadows_; }
 
-    /// Any thread. Who looks at an address next finds it so; engines have to be told.
+    /// Any thread. The next lookup of an address finds it so; engines have to be told.
     void steer(uint64_t steering) noexcept { steering_.store(steering, std::memory_order_seq_cst); }
     uint64_t steering() const noexcept { return steering_.load(std::memory_order_seq_cst); }
     /// regions()[index] as it is steered.

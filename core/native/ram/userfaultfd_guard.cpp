@@ -116,7 +116,7 @@ int UserfaultfdGuard::change(uint64_t first, uint64_t pages, Access from, Access
 }
 
 int UserfaultfdGuard::map(uint64_t first, uint64_t pages, bool writable) noexcept {
-    // No thread sleeps on the file (faults are signals), so there is none to wake.
+    // Faults are signals: no thread sleeps on the file, and no thread has to be woken.
     const uint64_t mode = UFFDIO_CONTINUE_MODE_DONTWAKE | (writable ? 0 : UFFDIO_CONTINUE_MODE_WP);
     const uint64_t end = first + pages;
     uint64_t made = end;  // where pages were made last: it must not be asked for twice

@@ -67,7 +67,9 @@ class Child:
         self._sending = threading.Lock()
         self._waiting: dict[int, ChildCall] = {}
         self._numbers = 0
-        self._gone: HostLostError | None = None
+        self._gone = (
+            ""  # once it has gone, how: each caller gets an error of its own, for it keeps its frames
+        )
         ours, theirs = socket.socketpair()
         self._words = os.memfd_create("coremesh-host-errors")
         try:
@@ -88,8 +90,8 @@ class Child:
         """Call `method` of the host without waiting."""
         call = ChildCall(self)
         with self._lock:
-            if self._gone is not None:
-                call.settle(False, self._gone)
+            if self._gone:
+                call.settle(False, HostLostError(self._gone))
                 return call
             self._numbers += 1
             number = self._numbers
@@ -121,7 +123,7 @@ class Child:
         begin = time.monotonic()
         while (status := self._process.poll()) is None and time.monotonic() - begin < _END_SECONDS:
             time.sleep(0.005)
-        loss = HostLostError(
+        loss = (
             f"{self.what} has gone ({self._reason(status)}). Start the machine again; if it was killed for "
             "want of memory, give a smaller --memory or fewer --vcpus."
         )
@@ -130,7 +132,7 @@ class Child:
             calls = list(self._waiting.values())
             self._waiting.clear()
         for call in calls:
-            call.settle(False, loss)
+            call.settle(False, HostLostError(loss))
         with self._sending:
             self._connection.close()
         os.close(self._words)

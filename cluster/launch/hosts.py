@@ -10,6 +10,7 @@ ended with, and stops the others.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import signal
 import threading
@@ -214,12 +215,20 @@ class Hosts:
     @contextlib.contextmanager
     def _loss_of_all(self) -> Iterator[None]:
         """Whatever host is lost in here, the error is the first loss of the machine."""
-        if self._loss is not None:
-            raise self._loss
+        self._require_no_loss()
         try:
             yield
         except HostLostError as error:
-            raise self._first_loss(error) from None
+            raise copy.copy(self._first_loss(error)) from None
+
+    def _require_no_loss(self) -> None:
+        """Raise the machine's loss, a new copy each time.
+
+        An exception that is raised keeps the frames that it passes, and what their variables refer to. The
+        one that is kept here would keep all of them, as long as the machine lives.
+        """
+        if self._loss is not None:
+            raise copy.copy(self._loss)
 
     # --- down --------------------------------------------------------------------------------------------
 
@@ -229,8 +238,7 @@ class Hosts:
             end: MachineEnd | None = self.call("wait", timeout)
             return end
         self._decided.wait(timeout)
-        if self._loss is not None:
-            raise self._loss
+        self._require_no_loss()
         return self._end
 
     def stop(self) -> MachineEnd:

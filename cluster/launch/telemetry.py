@@ -163,9 +163,20 @@ def _serve(server: socket.socket) -> None:
 
 def _report() -> dict[str, Any]:
     with _lock:
-        machines = list(_machines)
-    shown = []
-    for machine in machines:
-        with contextlib.suppress(Exception):  # one that ends in this moment
-            shown.append(machine.snapshot())
+        machines = [weakref.ref(machine) for machine in _machines]
+    shown = [told for machine in machines if (told := _snapshot(machine)) is not None]
     return {"pid": os.getpid(), "command": " ".join(sys.argv), "machines": shown}
+
+
+def _snapshot(machine: weakref.ref[Machine]) -> dict[str, Any] | None:
+    """What the machine tells; None of one that ends in this moment.
+
+    An exception that somebody keeps has this call's variables with it: they are of one machine, its own.
+    """
+    found = machine()
+    if found is None:
+        return None
+    try:
+        return found.snapshot()
+    except Exception:
+        return None

@@ -4,8 +4,10 @@
 The actors are played: their answers and deaths come when the story says so. No Ray, no engine.
 """
 
+import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -298,6 +300,29 @@ def test_a_killed_process_is_a_loss_that_ends_all(
     assert (2, "stop") in actors[0].log, "what was left was stopped before it was killed"
     with pytest.raises(HostLostError, match="host 1"):
         running.call("stats")
+
+
+def test_given_a_loss_when_it_is_told_again_and_again_then_it_keeps_nothing_of_who_asked(
+    running: Hosts, actors: list[PlayedActor], group: PlayedGroup
+) -> None:
+    class Asking:
+        """Something that the caller's frame refers to."""
+
+    def ask() -> weakref.ref[Asking]:
+        asking = Asking()
+        for question in (
+            lambda: running.call("stats"),
+            lambda: running.all("stats"),
+            lambda: running.wait(0),
+        ):
+            with contextlib.suppress(HostLostError):
+                question()
+        return weakref.ref(asking)
+
+    actors[1].die()
+    assert "host 1" in loss(running)
+    assert ask()() is None
+    assert all_gone(actors, group)
 
 
 def test_a_host_that_host_0_no_longer_hears_is_the_lost_one(

@@ -2,10 +2,12 @@
 """Machines on a real Ray: a Linux guest handled as a person would, and tiny guests that end in every way."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -260,6 +262,18 @@ def test_a_killed_host_process_is_told_as_such(tiny: Callable[..., Machine]) -> 
     os.kill(machine.facts["pid"], signal.SIGKILL)
     with pytest.raises(HostLostError, match="has gone"):
         machine.wait(30)
+
+    class Asking:
+        """Something that a caller's frame refers to: an exception that is kept would keep it."""
+
+    def ask() -> weakref.ref[Asking]:
+        asking = Asking()
+        for _ in range(2):
+            with contextlib.suppress(HostLostError):
+                machine.snapshot()
+        return weakref.ref(asking)
+
+    assert ask()() is None
     machine.stop()
 
 

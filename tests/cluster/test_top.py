@@ -108,6 +108,26 @@ def test_a_process_tells_of_its_machines_as_long_as_somebody_refers_to_them(plac
     assert telemetry.ask(os.getpid())["machines"] == []
 
 
+def test_given_a_machine_that_fails_with_one_exception_when_it_is_asked_then_no_other_is_kept_alive(
+    place: Path,
+) -> None:
+    """An exception has the frames that it passed; a machine that keeps one must not keep others with it."""
+
+    class Lost(Machine):
+        loss = MachineStateError("host 1 has gone.")
+
+        def snapshot(self) -> dict[str, Any]:
+            raise self.loss
+
+    machine: Any = Machine(SNAPSHOT)
+    lost: Any = Lost({})
+    telemetry.show(machine)
+    telemetry.show(lost)
+    assert telemetry.ask(os.getpid())["machines"] == [SNAPSHOT]
+    del machine
+    assert telemetry.ask(os.getpid())["machines"] == []
+
+
 def test_nobody_else_may_enter_the_folder(place: Path) -> None:
     machine: Any = Machine(SNAPSHOT)
     telemetry.show(machine)

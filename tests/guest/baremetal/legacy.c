@@ -76,6 +76,8 @@ static const struct {
     {"running over the limit of CS", 13, 0, SHORT, true, false},
     {"instruction across it", 13, 0, SHORT + 8, true, false},
     {"32-bit jump of 16-bit code beyond 64 KiB", 13, 0, 0x40, true, false},
+    {"instruction across it and into a missing page", 13, 0, 0xb0, true, false},
+    {"instruction into a missing page below it", 14, 0x10, 0xb8, false, false},
 };
 #define STEPS (sizeof expected / sizeof expected[0])
 

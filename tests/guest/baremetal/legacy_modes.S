@@ -5,6 +5,9 @@
 // A step that does not trap leaves its row of legacy_log as it was.
 #define LOW 0x9000              // 16-bit code is copied here: 900h:0
 #define SMALL 0x600000          // base of the small segments
+#define HOLE 0x600000           // no page is there in the last steps
+#define EDGE 0x5ff000
+#define BEFORE_HOLE 0x5ffffe
 #define SEL_CODE64 0x08
 #define SEL_DATA 0x10
 #define SEL_CODE 0x18
@@ -373,7 +376,21 @@ real_done:
     ljmp $SEL_SHORTER, $(in_last - short_code)
 9:  STEP_AT far_jump, low_begin         // 45: a jump of 32 bits in 16-bit code
     ljmp $SEL_CODE16, $(far_jump - low_begin)
-9:  jmp finished
+9:  movw $0x11b8, BEFORE_HOLE   // mov $imm32, %eax: its last bytes lie in a page that is missing
+    movl $0, pae_directory + (HOLE >> 21) * 8
+    mov $pae_pointers, %eax
+    mov %eax, %cr3
+    mov %cr0, %eax
+    or $0x80000000, %eax
+    mov %eax, %cr0
+    STEP_AT BEFORE_HOLE, EDGE           // 46: the limit lies at the page's end: its fault is the first
+    ljmp $SEL_EDGE, $(BEFORE_HOLE - EDGE)
+9:  STEP_AT BEFORE_HOLE, EDGE           // 47: the limit lies behind it: a page fault
+    ljmp $SEL_WIDER, $(BEFORE_HOLE - EDGE)
+9:  mov %cr0, %eax
+    and $0x7fffffff, %eax
+    mov %eax, %cr0
+    jmp finished
 
     // All that is behind it lies beyond the limit of SEL_SHORT; SEL_SHORTER ends within the last move.
     .globl short_code, short_over
@@ -538,8 +555,12 @@ legacy_gdt:
     .quad 0                     // one to data
     .quad 0                     // short_code, and less of it: filled in by C
     .quad 0
+    .quad 0x00409b5ff0000fff    // the page before the hole, and the hole too
+    .quad 0x00409b5ff0001fff
     .set SEL_SHORT, 0xa0
     .set SEL_SHORTER, 0xa8
+    .set SEL_EDGE, 0xb0
+    .set SEL_WIDER, 0xb8
     .set SEL_CODE_FOR_SYSENTER, 0x70
     .set SEL_CALL_GATE, 0x90
     .set SEL_BAD_GATE, 0x98

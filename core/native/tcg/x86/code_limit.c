@@ -95,6 +95,12 @@ bool cm_may_leave_code(const struct cm_translator* t) {
     return (t->dc->flags & CM_CHECK_CODE) || !t->dc->code32 || offset > UINT32_MAX - CM_LONGEST_INSTRUCTION;
 }
 
+void cm_require_code_byte(const struct cm_translator* t, target_ulong at) {
+    // An instruction that may cross its page begins its block: what is raised now is raised in its place.
+    if (t->dc->code64 || ((at ^ t->pc) & TARGET_PAGE_MASK) == 0 || !cm_may_leave_code(t)) return;
+    if ((uint32_t)(at - t->dc->cs_base) > t->env->segs[R_CS].limit) refuse(t->env);
+}
+
 void cm_emit_code_checks(struct cm_translator* t, const struct cm_instruction* in) {
     TCGContext* tcg = t->tcg;
     const bool limited = t->dc->flags & CM_CHECK_CODE;

@@ -14,6 +14,10 @@ void cm_emit_segment_checks(struct cm_translator* t);
 bool cm_may_leave_code(const struct cm_translator* t);
 void cm_emit_code_checks(struct cm_translator* t, const struct cm_instruction* in);
 
+// #GP(0) when the byte lies in another page than its instruction and beyond the limit: that page is not
+// looked at.
+void cm_require_code_byte(const struct cm_translator* t, target_ulong at);
+
 // #GP(0), or #SS(0) for SS, unless `size` bytes at a linear address of the segment may be accessed now.
 void cm_check_segment(CPUX86State* env, int segment, target_ulong linear, unsigned size, bool write,
                       uintptr_t ra);

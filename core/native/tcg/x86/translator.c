@@ -194,6 +194,7 @@ static void fetch(struct cm_translator* t, target_ulong pc) {
 }
 
 static void fetch_more(struct cm_translator* t) {
+    cm_require_code_byte(t, t->pc + t->available);
     t->bytes[t->available] = (uint8_t)CM_REAL(cpu_ldub_code)(t->env, t->pc + t->available);
     t->available++;
 }

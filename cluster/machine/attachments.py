@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from coremesh.core.errors import ConfigurationError, MachineStateError
 from coremesh.core.memory_layout import Region
-from coremesh.core.x86.memory_map import LAPIC_BASE, PCI_WINDOW_BASE, PCI_WINDOW_END
+from coremesh.core.x86.memory_map import ECAM, LAPIC_BASE, PCI_WINDOW_END
 from coremesh.hw.attached import Answer, AttachedDevice, Request
 from coremesh.hw.decode import MMIO, SPACE_NAMES, At
 from coremesh.hw.memory import BusMasterError, GuestMemory, Segment
@@ -165,7 +165,7 @@ class Attachments:
                 raise refuse(f"the guest's {region.kind.name}")
         if wanted.overlaps(Region(LAPIC_BASE, 1 << 20)):
             raise refuse("the local APICs, whose interrupt messages go there")
-        if wanted.overlaps(Region(PCI_WINDOW_BASE, PCI_WINDOW_END - PCI_WINDOW_BASE)):
+        if wanted.overlaps(Region(ECAM.start, PCI_WINDOW_END - ECAM.start)):
             raise refuse("the PCI bus, where the guest puts devices as it likes")
 
     @staticmethod

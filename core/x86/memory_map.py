@@ -10,7 +10,8 @@
     000F_7000  real-mode interrupt stubs        reserved, RAM behind it
     000F_8000  unused                           reserved, RAM behind it
     0010_0000  extended memory                  up to 3 GiB
-    C000_0000  PCI window, I/O APIC, local APIC never RAM
+    C000_0000  PCI configuration space (ECAM)   never RAM
+    C010_0000  PCI window, I/O APIC, local APIC never RAM
     1_0000_0000 the rest of RAM
 
 Addresses are guest-physical and in bytes throughout.
@@ -31,7 +32,10 @@ LOW_RAM_LIMIT: Final = 0xC000_0000
 """RAM below 4 GiB ends here at the latest; the devices' addresses follow."""
 HIGH_RAM_BASE: Final = 4 * GIB
 
-PCI_WINDOW_BASE: Final = 0xC000_0000
+ECAM: Final = Region(0xC000_0000, 0x10_0000)
+"""Configuration space of PCI bus 0. At the low end of what a PC has for PCI: firmware gives base addresses
+from the high end down."""
+PCI_WINDOW_BASE: Final = ECAM.end
 PCI_WINDOW_END: Final = 0xFEC0_0000
 IOAPIC_BASE: Final = 0xFEC0_0000
 LAPIC_BASE: Final = 0xFEE0_0000
@@ -134,6 +138,7 @@ class MemoryMap:
             E820Entry(EBDA_BASE, EXTENDED_MEMORY_BASE - EBDA_BASE, E820Type.RESERVED),
             E820Entry(EXTENDED_MEMORY_BASE, self.low.end - EXTENDED_MEMORY_BASE, E820Type.RAM),
         ]
+        entries.append(E820Entry(ECAM.start, ECAM.size, E820Type.RESERVED))
         entries += [E820Entry(high.start, high.size, E820Type.RAM) for high in self.regions[1:]]
         return entries
 

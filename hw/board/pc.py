@@ -8,7 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from coremesh.core.x86.memory_map import IOAPIC_BASE, LOW_RAM_LIMIT, PCI_WINDOW_BASE, PCI_WINDOW_END
+from coremesh.core.x86.memory_map import (
+    ECAM,
+    IOAPIC_BASE,
+    LOW_RAM_LIMIT,
+    PCI_WINDOW_BASE,
+    PCI_WINDOW_END,
+)
 from coremesh.hw.ata.drive import Drive
 from coremesh.hw.ata.piix3_ide import PLACES, Piix3Ide
 from coremesh.hw.backend.console import ConsoleLine
@@ -32,6 +38,7 @@ from coremesh.hw.isa.uart16550 import Uart16550A
 from coremesh.hw.isa.vga import Vga
 from coremesh.hw.memory import GuestMemory
 from coremesh.hw.node import DeviceNode
+from coremesh.hw.pci.ecam import Ecam
 from coremesh.hw.pci.function import PciFunction
 from coremesh.hw.pci.host import HostBridge440Fx, PciHost, Steer
 from coremesh.hw.pci.piix3 import Piix3IsaBridge
@@ -67,6 +74,7 @@ PC: Final = Board(
         Chip("uart", (ports(0x3F8, 8),), 4, AcpiName("COM1", "PNP0501", uid=1)),
         Chip("acpi-pm", (ports(0x600, 12),), 9),
         Chip("pci", (ports(0xCF8, 4, widths=(4,)), ports(0xCFC, 4, 4))),
+        Chip("ecam", (memory(ECAM.start, ECAM.size),)),
         Chip("reset", (ports(0xCF9, 1),)),
         Chip("ioapic", (memory(IOAPIC_BASE, 0x1000),)),
     ),
@@ -191,6 +199,7 @@ def build_pc(
         SystemControlA(on_power),
         ResetControl(on_power),
         pci,
+        Ecam(pci),
         PostCode(),
         DebugExit(on_power),
     ]

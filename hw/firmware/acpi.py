@@ -5,6 +5,7 @@
 
     RSDP -> XSDT -> FADT -> FACS, DSDT
                  -> MADT
+                 -> MCFG
                  -> SRAT, SLIT      only when the machine has several hosts: one node for each
 
 Source: the ACPI Specification 6.4; section numbers below are its. Fixed-feature hardware (section 4.8) is
@@ -133,7 +134,7 @@ def _place_tables(
     dsdt_gpa = placer.place(dsdt(board, device_node=0 if several else None))
     facs_gpa = placer.place(facs())
     fadt_gpa = placer.place(fadt(board, facs_gpa, dsdt_gpa))
-    described = [fadt_gpa, placer.place(madt(board, apic_ids))]
+    described = [fadt_gpa, placer.place(madt(board, apic_ids)), placer.place(mcfg(board))]
     if topology is not None and several:
         _check_topology(apic_ids, memory, topology)
         described += [placer.place(srat(topology.nodes)), placer.place(slit(topology.hosts))]
@@ -232,6 +233,12 @@ def madt(board: Board, apic_ids: Sequence[int]) -> bytes:
     return table(b"APIC", 5, b"".join(parts))
 
 
+def mcfg(board: Board) -> bytes:
+    """Where configuration space is memory (PCI Firmware Specification 3.0, 4.1.2): that of bus 0."""
+    segment = first_bus = last_bus = 0
+    return table(b"MCFG", 1, struct.pack("<8xQHBB4x", board["ecam"].base, segment, first_bus, last_bus))
+
+
 def srat(nodes: Sequence[Node]) -> bytes:
     """Which cores and which memory are near each other, revision 3 (5.2.16)."""
     enabled = 1
@@ -261,7 +268,7 @@ def slit(nodes: int) -> bytes:
 
 
 def dsdt(board: Board, device_node: int | None = None) -> bytes:
-    """The differentiated description: power-off, the PCI root and its interrupt lines, and the ISA devices.
+    """The differentiated description: power-off, the PCI root, its interrupt lines, the ISA devices, ECAM.
 
     ``device_node`` is the NUMA node that the devices are near to (_PXM, 6.2.14), if there are several.
     """
@@ -286,10 +293,20 @@ def dsdt(board: Board, device_node: int | None = None) -> bytes:
         aml.name("_PRT", aml.package(*_routing(board))),
         *(_isa_device(chip) for chip in board.chips if chip.acpi),
     )
+    # An operating system trusts the MCFG only where something else says that the range is taken
+    # (PCI Firmware Specification 3.0, 4.1.2).
+    (ecam,) = board["ecam"].ranges
+    taken = aml.device(
+        "ECAM",
+        aml.name("_HID", aml.eisa_id("PNP0C02")),
+        aml.name("_UID", aml.integer(0)),
+        aml.name("_CRS", aml.resource_template(aml.memory32_fixed(ecam.base, ecam.length))),
+    )
     return table(
         b"DSDT",
         2,
-        aml.name("\\_S5", aml.package(s5, s5, aml.integer(0), aml.integer(0))) + aml.scope("\\_SB", root),
+        aml.name("\\_S5", aml.package(s5, s5, aml.integer(0), aml.integer(0)))
+        + aml.scope("\\_SB", root, taken),
     )
 
 

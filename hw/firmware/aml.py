@@ -123,6 +123,11 @@ def dword_memory(first: int, last: int) -> bytes:
     return head + struct.pack("<5I", 0, first, last, 0, last - first + 1)
 
 
+def memory32_fixed(first: int, length: int) -> bytes:
+    """``Memory32Fixed (ReadWrite, first, length)``."""
+    return struct.pack("<BHBII", 0x86, 9, 1, first, length)
+
+
 def _word_space(kind: int, specific: int, first: int, last: int) -> bytes:
     head = struct.pack("<BHBBB", 0x88, 13, kind, _FIXED_RANGE, specific)
     return head + struct.pack("<5H", 0, first, last, 0, last - first + 1)

@@ -58,7 +58,7 @@ def test_a_guest_finds_every_table_and_every_checksum_holds(install: Install, ap
     assert scanned == [rsdp]
     assert sum(ram[rsdp : rsdp + 20]) & 0xFF == 0 and sum(ram[rsdp : rsdp + 36]) & 0xFF == 0
     assert ram[rsdp + 15] == 2
-    assert set(all_tables(ram, rsdp)) == {"FACP", "FACS", "APIC", "DSDT"}
+    assert set(all_tables(ram, rsdp)) == {"FACP", "FACS", "APIC", "DSDT", "MCFG"}
 
 
 @pytest.mark.parametrize("apic_ids", CORES)
@@ -120,6 +120,16 @@ def test_the_fadt_names_the_ports_of_the_chips(install: Install) -> None:
     assert struct.unpack_from("<I", fadt, 48)[0] == 0, "no SMI port: always in ACPI mode"
 
 
+def test_the_mcfg_announces_configuration_space_that_all_maps_call_taken(install: Install) -> None:
+    """Linux takes an MCFG for true only where the memory map or a motherboard device reserves the range."""
+    mcfg = all_tables(*install([0]))["MCFG"]
+    base, segment, first, last = struct.unpack_from("<QHBB", mcfg, 44)
+    assert len(mcfg) == 60 and (segment, first, last) == (0, 0, 0)
+    for size in (512 * MIB, 5 << 30):
+        taken = [entry for entry in MemoryMap(size).e820() if entry.start == base]
+        assert [(entry.size, entry.kind) for entry in taken] == [(MIB, 2)]
+
+
 def test_absurd_cores_are_refused() -> None:
     memory = MemoryMap(2 * MIB)
     for apic_ids, complaint in (
@@ -164,10 +174,14 @@ def test_the_reference_disassembler_reads_the_same(install: Install, tmp_path: P
         "0x0003FFFF,",  # any function of slot 3 ...
         "0xFEBFFFFF,         // Range Maximum",
         "WordBusNumber (ResourceProducer",
+        "0xC0100000,         // Range Minimum",
+        'Name (_HID, EisaId ("PNP0C02")',
+        "0xC0000000,         // Address Base",
     ):
         assert phrase in dsdt
     assert "Name (\\_S5, Package (0x04)" in dsdt and "0x05" in dsdt.split("Scope")[0]
     assert "Reset Register Supported (V2) : 1" in sources["FACP"]
+    assert "Base Address : 00000000C0000000" in sources["MCFG"]
     assert "Hardware Reduced (V5) : 0" in sources["FACP"]
     assert sources["APIC"].count("Subtable Type : 00 [Processor Local APIC]") == 255
     assert sources["APIC"].count("Subtable Type : 09 [Processor Local x2APIC]") == 1

@@ -174,6 +174,24 @@ def test_given_the_cached_disk_when_it_was_changed_then_it_is_not_used(fetched: 
         debian_disk.resolve(check_disks(["debian,snapshot"]))
 
 
+def test_given_a_disk_of_an_earlier_layout_then_it_boots_as_before_and_firmware_is_told_of_a_new_one(
+    fetched: Path, tmp_path: Path
+) -> None:
+    """It has no boot loader. A fetch makes a new one; the copy of the old one is the user's to remove."""
+    assert debian_disk.cached_debian_disk() is None, "so that a fetch makes it anew"
+    _, system = debian_disk.resolve(check_disks(["debian"]))
+    assert system is not None and system.cmdline == "root=UUID=1 rw"
+    with pytest.raises(ImageFetchError, match=r"disks/debian was made before .*coremesh fetch debian"):
+        system.require_boot_loader()
+    with pytest.raises(ImageFetchError, match="boot loader"):
+        describe(disks=["debian"], bios=bytes(1 << 16))
+    manifest = json.loads((fetched / "manifest.json").read_text())
+    manifest["options"]["layout"] = debian_disk.LAYOUT
+    (fetched / "manifest.json").write_text(json.dumps(manifest))
+    assert debian_disk.cached_debian_disk() is not None
+    debian_disk.pristine_disk().require_boot_loader()
+
+
 def test_given_no_fetched_disk_then_the_error_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +254,10 @@ def test_given_no_privileges_when_a_debian_disk_is_made_then_it_boots_to_a_login
             assert machine.run("systemctl --failed --no-legend --plain", 60).output.strip() == ""
             assert machine.run("dpkg --audit", 60).output.strip() == ""
             assert " / " in machine.run("mount | grep ext4", 60).output
+        with Machine(vcpus=2, disks=[f"debian,if={interface},snapshot"], bios=True) as machine:
+            machine.wait_shell(300)
+            assert "BOOT_IMAGE=/boot/vmlinuz-" in machine.run("cat /proc/cmdline", 60).output
+            assert machine.run("systemctl --failed --no-legend --plain", 60).output.strip() == ""
     with Machine(vcpus=1, disks=["debian"], append="quiet") as machine:
         machine.wait_shell(300)
         machine.run("echo kept >/srv/kept; sync", 60)

@@ -9,6 +9,9 @@ Three steps, none of which needs a privilege, a name space or a tool beyond apt,
    belong: as root of the system that they set up. User name spaces could do that on the host, but containers
    and many computers forbid them, and a script of a package is then one that runs on the host.
 
+The disk boots by itself, too: in step 3 GRUB is installed from the packages on the disk, by its own tools,
+for a machine that begins with a PC's firmware.
+
 The result stands in the cache with its kernel and initramfs. No machine writes to it: :func:`own_disk` gives
 a copy that is the user's, and that keeps what the guest writes.
 """
@@ -16,6 +19,7 @@ a copy that is the user's, and that keeps what the guest writes.
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -40,6 +44,7 @@ from coremesh.core.errors import ConfigurationError, ImageFetchError, shown
 PACKAGES: Final = (
     "apt", "init", "usr-is-merged", "udev", "dbus", "libpam-systemd", "systemd-resolved", "iproute2",
     "iputils-ping", "netbase", "procps", "less", "nano", "wget", "ca-certificates",
+    "grub-pc-bin", "grub2-common",
 )  # fmt: skip
 DISK_FLAVOURS: Final = ("amd64", "cloud-amd64")
 SSH_PACKAGES: Final = ("openssh-server",)
@@ -47,6 +52,8 @@ LEAST_BYTES: Final = 1 << 30
 MOST_BYTES: Final = 2 << 40
 
 DISK, KERNEL, INITRD = "disk.img", "vmlinuz", "initrd.img"
+#: What a fetch of today makes. 2: GRUB is on the disk. A disk without a number has none.
+LAYOUT: Final = 2
 _MANIFEST: Final = "manifest.json"
 _FILES: Final = (DISK, KERNEL, INITRD)
 _SPACE_NEEDED: Final = 2500 << 20
@@ -57,6 +64,17 @@ Name=en* eth*
 
 [Network]
 DHCP=yes
+"""
+# The words of GRUB's menu. Not the kernel's whole list: what our own command line adds is for machines of
+# several hosts, and firmware does not know of hosts.
+_GRUB: Final = """\
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=1
+GRUB_DISTRIBUTOR=Debian
+GRUB_CMDLINE_LINUX_DEFAULT="quiet"
+GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200 panic=-1"
+GRUB_TERMINAL=serial
+GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 """
 _HOSTS: Final = """\
 127.0.0.1 localhost
@@ -69,11 +87,15 @@ Options = dict[str, object]
 
 @dataclass(frozen=True)
 class DebianDisk:
-    """A Debian disk with the kernel and the initramfs that boot it. `cmdline` is what that kernel is told."""
+    """A Debian disk with the kernel and the initramfs that boot it. `cmdline` is what that kernel is told.
+
+    With a `boot_loader` firmware can boot it too.
+    """
 
     folder: Path
     release: str
     cmdline: str
+    boot_loader: bool = False
 
     @property
     def disk(self) -> Path:
@@ -90,6 +112,15 @@ class DebianDisk:
         """An initramfs that loads the drivers of disks and starts the root file system."""
         return self.folder / INITRD
 
+    def require_boot_loader(self) -> None:
+        """Raise :class:`ImageFetchError` for a disk of an earlier version, which firmware cannot boot."""
+        if not self.boot_loader:
+            raise ImageFetchError(
+                f"the Debian disk in {self.folder} was made before it had a boot loader, which --bios needs. "
+                f"Remove that folder (what the guest has written is in it) and run 'coremesh fetch debian "
+                "--disk 4G', or leave --bios out."
+            )
+
 
 def cached_debian_disk(
     size: int | None = None, flavour: str = "amd64", *, ssh: bool = False
@@ -100,7 +131,8 @@ def cached_debian_disk(
     """
     check_flavour(flavour, DISK_FLAVOURS)
     return _load(
-        _place(flavour), {"flavour": flavour, "ssh": ssh, **({} if size is None else {"size": size})}
+        _place(flavour),
+        {"flavour": flavour, "ssh": ssh, "layout": LAYOUT, **({} if size is None else {"size": size})},
     )
 
 
@@ -124,7 +156,7 @@ def fetch_debian_disk(
             f"a Debian disk has {LEAST_BYTES >> 30} GiB to {MOST_BYTES >> 40} TiB, not {shown(size)} bytes."
         )
     report = progress or (lambda what, done: None)
-    options: Options = {"flavour": flavour, "size": size, "ssh": ssh}
+    options: Options = {"flavour": flavour, "size": size, "ssh": ssh, "layout": LAYOUT}
     place = _place(flavour)
     folder = place.parent
     try:
@@ -209,12 +241,13 @@ def _place(flavour: str) -> Path:
 def _load(folder: Path, options: Options, *, verify: bool = True) -> DebianDisk | None:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
-        if any(manifest["options"][name] != value for name, value in options.items()):
+        if any(manifest["options"].get(name) != value for name, value in options.items()):
             return None
         for name in _FILES:
             if not (folder / name).is_file() or (verify and _hash(folder / name) != manifest["sha256"][name]):
                 return None
-        return DebianDisk(folder, manifest["release"], manifest["cmdline"])
+        boot_loader = manifest["options"].get("layout", 1) >= 2
+        return DebianDisk(folder, manifest["release"], manifest["cmdline"], boot_loader)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -269,6 +302,11 @@ def _make(work: Path, options: Options, report: packages.Progress, source_list: 
         tree.unpack(archive)
     report("unpacking the system", 1.0)
     _furnish(tree, apt.sources(), ssh=bool(options["ssh"]))
+    release = kernel.removeprefix("linux-image-")
+    modules = module_archive(next(path for path in archives if path.name.startswith(f"{kernel}_")))
+    initrd = disk_initramfs(busybox, modules)
+    # Firmware reads a disk slowly, so there it is packed.
+    tree.file(f"boot/initrd.img-{release}", gzip.compress(initrd, mtime=0))
     tree.finish()
     if tree.size() * 1.2 + (200 << 20) > size:
         raise ImageFetchError(f"the system has {tree.size() >> 20} MiB: make the disk larger, as --disk 4G.")
@@ -276,10 +314,8 @@ def _make(work: Path, options: Options, report: packages.Progress, source_list: 
     report("writing the disk", 0.0)
     identity = ext4.write_disk(image / DISK, size, tree, work)
     report("writing the disk", 1.0)
-    release = kernel.removeprefix("linux-image-")
     shutil.copyfile(tree_root / "boot" / f"vmlinuz-{release}", image / KERNEL)
-    modules = module_archive(next(path for path in archives if path.name.startswith(f"{kernel}_")))
-    (image / INITRD).write_bytes(disk_initramfs(busybox, modules))
+    (image / INITRD).write_bytes(initrd)
     shutil.rmtree(tree_root)
     cmdline = f"root=UUID={identity} rw"
     configure(image / DISK, image / KERNEL, image / INITRD, cmdline, len(tree.packages), report)
@@ -308,6 +344,7 @@ def _furnish(tree: RootTree, sources: list[str], *, ssh: bool) -> None:
     lay("etc/fstab", "LABEL=root / ext4 errors=remount-ro 0 1\n")
     lay("etc/apt/sources.list", "".join(f"{line}\n" for line in sources))
     lay("etc/systemd/network/80-dhcp.network", _NETWORK)
+    lay("etc/default/grub", _GRUB)
     for path, mode in (("dev", 0o755), ("proc", 0o555), ("sys", 0o555), ("run", 0o755), ("tmp", 0o1777)):
         tree.directory(path, mode)
     tree.file(SCRIPT_PATH, SCRIPT.encode(), 0o755)

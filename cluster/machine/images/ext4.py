@@ -46,6 +46,7 @@ def write_disk(image: Path, size: int, tree: RootTree, scratch: Path) -> str:
     _run(
         [
             tool("mke2fs"), "-q", "-F", "-t", "ext4", "-b", "4096", "-U", identity, "-L", "root",
+            "-O", "^metadata_csum_seed",  # GRUB 2.06 does not read what has it
             "-E", f"offset={PARTITION_OFFSET},root_owner=0:0,lazy_itable_init=1,nodiscard",
             "-d", str(tree.folder), str(image), str(blocks),
         ],

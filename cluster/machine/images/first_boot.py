@@ -53,6 +53,13 @@ passwd -d root >/dev/null || status=1
 systemctl enable systemd-networkd systemd-resolved 2>&1 || status=1
 [ -e /etc/resolv.conf ] || ln -s ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
 [ -e /etc/localtime ] || ln -s /usr/share/zoneinfo/Etc/UTC /etc/localtime
+# The boot loader goes between the partition table and the partition. No udev runs that would lay the links by
+# which GRUB's menu knows that a file system's UUID can be used: the disk is sda here, and elsewhere vda.
+root=$(grub-probe --target=device /)
+mkdir -p /dev/disk/by-uuid
+ln -s "$root" "/dev/disk/by-uuid/$(grub-probe --target=fs_uuid /)"
+grub-install --target=i386-pc --no-floppy "${root%1}" 2>&1 || status=1
+update-grub 2>&1 || status=1
 : >/etc/machine-id
 rm -f /usr/lib/coremesh/first-boot /var/cache/apt/archives/*.deb
 rmdir /usr/lib/coremesh

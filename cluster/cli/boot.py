@@ -60,6 +60,7 @@ class BootOptions:
     unpack: bool = True
     address: str | None = None
     bios: str | None = None
+    boot: str | None = None
     reboot: bool = True
     disks: tuple[str, ...] = ()
     cdrom: Path | None = None
@@ -132,6 +133,7 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
             unpack=options.unpack,
             address=options.address,
             bios=options.bios,
+            boot=options.boot or (),
             reboot=options.reboot,
             disks=options.disks,
             cdrom=options.cdrom,
@@ -170,15 +172,15 @@ def _images(options: BootOptions) -> tuple[bytes | None, bytes | None, list[tupl
     modules = [_module(text, ram_bytes) for text in options.modules]
     initrd = None if options.initrd is None else load_image(options.initrd, "initrd", ram_bytes)
     if options.bios:
-        if options.builtin or options.kernel is not None or options.initrd is not None or modules:
+        if options.builtin or modules:
             raise ConfigurationError(
-                "with --bios the guest's boot loader chooses the kernel: leave out --builtin, --kernel, "
-                "--initrd and --module."
+                "firmware boots a disk, a CD-ROM or a bzImage: leave out --bios, or --builtin and --module."
             )
         if options.bios == DEBIAN_FIRMWARE:
             with fetch_progress() as progress:
                 fetch_seabios(progress=progress)
-        return None, None, [], ""
+        kernel = None if options.kernel is None else load_image(options.kernel, "kernel", ram_bytes)
+        return kernel, initrd, [], ""
     if options.builtin:
         if options.kernel is not None or options.command is not None:
             raise ConfigurationError(

@@ -168,6 +168,7 @@ def boot(
         str | None,
         _option("bios"),
     ] = None,
+    boot: Annotated[str | None, _option("boot")] = None,
     reboot: Annotated[
         bool,
         _option("reboot"),
@@ -226,6 +227,7 @@ def boot(
         unpack=unpack,
         address=address,
         bios=bios,
+        boot=boot,
         reboot=reboot,
         disks=tuple(disk or ()),
         cdrom=cdrom,

@@ -67,9 +67,10 @@ class Machine(Inspection):
     kernel's default command line; `append` is added to it, and its words replace default ones of the same
     names. `modules` are those of Multiboot: paths, bytes, or pairs of one of these and a text. `unpack` lets
     the host unpack a bzImage, which saves the guest seconds and costs it the random address of its kernel
-    (KASLR). With `bios` it begins in a firmware instead, which boots a disk or CD-ROM: True takes Debian's
-    SeaBIOS, a path or bytes another one. A guest's reset restarts the machine; without `reboot` it ends it,
-    as power-off does.
+    (KASLR). With `bios` it begins in a firmware instead, which boots a disk, a CD-ROM, or the bzImage that
+    `kernel` gives: True takes Debian's SeaBIOS, a path or bytes another one. `boot` is what it tries first:
+    "cdrom,disk", or "disk1" for the second of `disks`. A guest's reset restarts the machine; without
+    `reboot` it ends it, as power-off does.
 
     **Devices.** `disks` are paths of images, texts as of ``--disk``, or :class:`Disk`; `cdrom` is a CD
     image. `net` are network cards: texts as of ``--net``, or :class:`Network`. `console` is 'serial' or
@@ -125,6 +126,7 @@ class Machine(Inspection):
         unpack: bool = True,
         flavour: str = "amd64",
         bios: Image | bool | None = None,
+        boot: str | Sequence[str] = (),
         reboot: bool = True,
         disks: Sequence[Disk | str | os.PathLike[str]] = (),
         cdrom: str | os.PathLike[str] | None = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from coremesh.cluster.machine.consoles import open_console
 from coremesh.cluster.machine.description import MachineDescription, Membership
-from coremesh.cluster.machine.disks import Disk, ide_drives, open_disks, virtio_disks
+from coremesh.cluster.machine.disks import Disk, boot_paths, ide_drives, open_disks, virtio_disks
 from coremesh.cluster.machine.folders import open_folders
 from coremesh.cluster.machine.homes import Write, divide
 from coremesh.cluster.machine.machine_state import MachineState
@@ -130,6 +130,8 @@ def _assemble(
         registers = {}
         state.check()
         host = build_host(description, membership, state.tsc_hz)
+        for gpa, data in rom_images(description):
+            host.load(gpa, data)
         state.put_ram(host)
         clock = HostClock(state.clock_ns)
     doorbells = Doorbells()
@@ -179,13 +181,10 @@ def images(
     :class:`GuestImageError` for a kernel that cannot be loaded.
     """
     from coremesh.hw.firmware.acpi import build_firmware
-    from coremesh.hw.firmware.seabios import rom_writes
 
-    roms = [(rom.gpa, rom.data) for rom in description.roms]
-    if description.bios:
-        roms += rom_writes(description.bios)
-        if not description.kernel:
-            return roms, {}
+    roms = rom_images(description)
+    if description.bios and (not description.kernel or description.kernel_by_firmware):
+        return roms, {}
     memory = memory_of(description)
     tables, rsdp = build_firmware(apic_ids_of(description), memory, topology_of(description))
     plan = _plan(description, memory, rsdp, tables, unpack=description.unpack)
@@ -193,19 +192,31 @@ def images(
     return [*roms, *zeros, *tables, *plan.writes], plan.registers
 
 
+def rom_images(description: MachineDescription) -> list[Write]:
+    """What the machine's ROMs hold, a firmware's among them."""
+    from coremesh.hw.firmware.seabios import rom_writes
+
+    roms = [(rom.gpa, rom.data) for rom in description.roms]
+    return roms + (rom_writes(description.bios) if description.bios else [])
+
+
 def for_firmware(description: MachineDescription) -> ForFirmware | None:
     """What the machine tells its own firmware; None for one that has a kernel."""
     if not description.bios:
         return None
     from coremesh.hw.board.pc import PC_WITH_FIRMWARE
+    from coremesh.hw.firmware.linux_rom import LinuxImage
     from coremesh.hw.firmware.seabios import describe_machine
 
+    linux = LinuxImage(description.kernel, description.initrd, description.cmdline)
     return describe_machine(
         apic_ids_of(description),
         memory_of(description),
         topology_of(description),
         PC_WITH_FIRMWARE,
         PC_WITH_FIRMWARE["uart"].base,
+        boot=boot_paths(description.disks, description.boot),
+        linux=linux if description.kernel_by_firmware else None,
     )
 
 
@@ -274,6 +285,7 @@ def check_images(description: MachineDescription) -> None:
         from coremesh.hw.firmware.seabios import check_rom
 
         check_rom(description.bios)
+        for_firmware(description)
     else:
         _plan(description, memory_of(description), 0, (), unpack=False)
 

@@ -55,6 +55,7 @@ def describe(**options: Any) -> MachineDescription:
         "wire": given("wire"),
         "rng": given("rng"),
         "restarts": given("reboot"),
+        "boot": given("boot"),
     }
     progress, flavour = given("progress"), given("flavour")
     debian_image.check_flavour(flavour)
@@ -70,7 +71,11 @@ def describe(**options: Any) -> MachineDescription:
 
     drives, system = resolved_disks(drives)
     bios = given("bios")
+    if bios is None and wanted["boot"]:
+        raise ConfigurationError("only a firmware looks for what to boot: add --bios, or leave out --boot.")
     if bios is not None:
+        if system is not None:
+            system.require_boot_loader()
         return _with_firmware(
             bios,
             options,
@@ -81,6 +86,8 @@ def describe(**options: Any) -> MachineDescription:
                 shares=shares,
                 disks=drives,
                 networks=networks,
+                console=console,
+                folders=folders,
                 **wanted,
             ),
             progress,
@@ -132,20 +139,41 @@ def describe(**options: Any) -> MachineDescription:
 def _with_firmware(
     bios: Image, options: dict[str, Any], description: MachineDescription, progress: Any
 ) -> MachineDescription:
-    """The machine that begins in the firmware `bios`, which finds by itself what to boot."""
-    for name in ("kernel", "initrd", "cmdline", "modules", "append"):
+    """The machine that begins in the firmware `bios`, which finds by itself what to boot, or has a kernel."""
+    with_kernel = options.get("kernel") is not None
+    for name in ("modules",) if with_kernel else ("modules", "initrd", "cmdline", "append"):
         if options.get(name):
+            way_out = "leave it out" if with_kernel else "give it a kernel, too, or leave it out"
             raise ConfigurationError(
-                f"with a firmware the guest's boot loader chooses the kernel: leave out {name!r}, or the "
-                "firmware."
+                f"a firmware starts what the guest's boot loader chooses, or a kernel of yours, without "
+                f"modules: {name!r} has no use here, {way_out}."
             )
     if bios == DEBIAN_FIRMWARE:
         image = fetch_seabios(progress=progress)
     else:
         image = load_image(bios, "firmware", LARGEST_ROM)
     complete = replace(description, bios=image, bios_bytes=len(image))
+    if with_kernel:
+        complete = replace(complete, kernel_by_firmware=True, **_kernel_for(options, complete))
     check_images(complete)
     return complete
+
+
+def _kernel_for(options: dict[str, Any], description: MachineDescription) -> dict[str, Any]:
+    """Kernel, initramfs and command line, as without a firmware."""
+    ram_bytes = description.ram_bytes
+    kernel = load_image(check("kernel", options["kernel"]), "kernel", ram_bytes)
+    initrd = check("initrd", options.get("initrd"))
+    line, append = check("cmdline", options.get("cmdline")), check("append", options.get("append", ""))
+    return {
+        "kernel": kernel,
+        "initrd": None if initrd is None else load_image(initrd, "initrd", ram_bytes),
+        "cmdline": command_line(
+            kernel, shares=description.shares, append=append, console=description.console.linux_word
+        )
+        if line is None
+        else f"{line} {append}".strip(),
+    }
 
 
 def resolved_disks(disks: tuple[Disk, ...]) -> tuple[tuple[Disk, ...], DebianDisk | None]:

@@ -49,7 +49,9 @@ class MachineDescription:
     that has the devices. `roms` are beside the
     RAM; their pages are at home on host 0. `machine_id` is random, 64 bits.
 
-    With a `bios`, of `bios_bytes`, there is no kernel: the machine begins at the reset vector of this image.
+    With a `bios`, of `bios_bytes`, the machine begins at the reset vector of this image, which tries the
+    devices of `boot` first ('cdrom', 'disk', 'disk1'). With `kernel_by_firmware` it starts `kernel`, which is
+    a bzImage then.
     With `restarts` a guest's reset restarts the machine; without, it ends it.
     """
 
@@ -75,6 +77,8 @@ class MachineDescription:
     machine_id: int = field(default_factory=lambda: secrets.randbits(64), compare=False)
     bios: bytes = field(repr=False, default=b"")
     bios_bytes: int = 0
+    boot: tuple[str, ...] = ()
+    kernel_by_firmware: bool = False
     restarts: bool = False
 
     @property

@@ -80,10 +80,6 @@ class DeviceHost(HostProcess):
     def save(self) -> MachineState:
         """Return the state of the machine, which has one host and is paused; it stays as it is."""
         with self._lock:
-            if self._description.bios:  # what memory is ROM and what RAM there is not in a state yet
-                raise MachineStateError(
-                    "a machine with --bios cannot be saved: start its kernel by --kernel instead."
-                )
             if not self._paused or self._host is None or self._clock is None:
                 raise MachineStateError("a machine is saved while it is paused: call pause() first.")
             if self._membership is not None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ FORMATS_BY_SUFFIX: Final = {f".{name}": name for name in FORMATS}
 FETCHED: Final = "debian"
 IDE_DRIVES: Final = 4
 _FIRST_CD: Final = 2  # device 0 of the second channel, where installers look first
+_BOOT_DEVICE: Final = re.compile(r"cdrom|disk[0-9]{0,3}")
 
 
 @dataclass(frozen=True)
@@ -172,19 +174,73 @@ def virtio_disks(opened: Iterable[tuple[Disk, BlockBackend]], vcpus: int) -> lis
     ]
 
 
-def ide_drives(opened: Iterable[tuple[Disk, BlockBackend]]) -> list[Drive | None]:
-    """Return the drives of an IDE controller: device 0 and 1 of its first channel, of its second.
+def ide_places(disks: Iterable[Disk]) -> dict[int, Disk]:
+    """Which disk has which place of an IDE controller: 0 and 1 on its first channel, 2 and 3 on its second.
 
     Disks come in their order; a CD-ROM drive is device 0 of the second channel if that is free.
     """
+    places: dict[int, Disk] = {}
+    for disk in sorted((disk for disk in disks if disk.interface == "ide"), key=lambda disk: disk.cdrom):
+        free = [place for place in range(IDE_DRIVES) if place not in places]
+        places[_FIRST_CD if disk.cdrom and _FIRST_CD in free else free[0]] = disk
+    return places
+
+
+def check_boot(value: Any) -> tuple[str, ...]:
+    """Return what firmware is to boot from, as :func:`boot_paths` takes it.
+
+    `value` is a text such as 'cdrom,disk', or a list of its words. Raises :class:`ConfigurationError`.
+    """
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise ConfigurationError(f"boot is a list of devices, as 'cdrom,disk', not {shown(value)}.")
+    for word in words:
+        if not _BOOT_DEVICE.fullmatch(word):
+            raise ConfigurationError(
+                f"no device {shown(word)} to boot from; there are cdrom, disk, and disk0, disk1 and so on in "
+                "the order of --disk."
+            )
+    return tuple(words)
+
+
+def boot_paths(disks: Sequence[Disk], boot: Sequence[str]) -> list[str]:
+    """Return what firmware's boot order calls the devices of `boot`, each once; 'disk' are all disks.
+
+    Raises :class:`ConfigurationError` for a device that the machine does not have.
+    """
+    from coremesh.hw.firmware.boot_order import ide_path, virtio_disk_path
+    from coremesh.hw.pci.host import FIRST_FREE_SLOT
+
+    paths: dict[int, str] = {}  # by the disk's identity: two may be equal
+    for place, disk in ide_places(disks).items():
+        paths[id(disk)] = ide_path(place)
+    virtio = [disk for disk in disks if disk.interface == "virtio"]
+    for slot, disk in enumerate(virtio, FIRST_FREE_SLOT):  # they are the first functions on the bus
+        paths[id(disk)] = virtio_disk_path(slot)
+    discs = [disk for disk in disks if disk.cdrom]
+    others = [disk for disk in disks if not disk.cdrom]
+    found: dict[str, None] = {}
+    for word in boot:
+        number = word.removeprefix("disk")
+        wanted = discs if word == "cdrom" else others if not number else others[int(number) :][:1]
+        if not wanted:
+            raise ConfigurationError(
+                f"the machine has no {word} to boot from; give it one, or leave it out of --boot."
+            )
+        found |= dict.fromkeys(paths[id(disk)] for disk in wanted)
+    return list(found)
+
+
+def ide_drives(opened: Iterable[tuple[Disk, BlockBackend]]) -> list[Drive | None]:
+    """Return the drives of an IDE controller at their places, None at a free one."""
     from coremesh.hw.ata.cdrom import Cdrom
     from coremesh.hw.ata.disk import Disk as AtaDisk
 
+    pairs = list(opened)
+    images = {id(disk): image for disk, image in pairs}
     places: list[Drive | None] = [None] * IDE_DRIVES
-    mine = [(disk, image) for disk, image in opened if disk.interface == "ide"]
-    for disk, image in sorted(mine, key=lambda pair: pair[0].cdrom):
-        free = [place for place, drive in enumerate(places) if drive is None]
-        place = _FIRST_CD if disk.cdrom and _FIRST_CD in free else free[0]
-        serial = f"CM{place + 1:05d}"
+    taken = ide_places(disk for disk, _ in pairs)
+    for place, disk in taken.items():
+        image, serial = images[id(disk)], f"CM{place + 1:05d}"
         places[place] = Cdrom(image, serial) if disk.cdrom else AtaDisk(image, serial)
-    return places if mine else []
+    return places if taken else []

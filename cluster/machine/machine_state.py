@@ -5,7 +5,7 @@ Taken from a machine of one host that is paused, put into one that was built in 
 started: in this process, in another one, or on another computer. The guest sees no time pass between the two.
 
 Not part of it: bytes that a person has typed and the serial port has not taken, which stay with the terminal;
-what disks hold, which stays in their images.
+what disks hold, which stays in their images; a firmware's image, which the new machine is given again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ _OWNER = "the machine"
 _CHUNK_BYTES = 1 << 20
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _ATTEMPTS = 100
+_ALL_RAM = (1 << 64) - 1  # reads and writes of every segment that ROM can stand in for
 _NS_PER_SECOND = 10**9
 
 
@@ -62,7 +64,8 @@ class MachineState:
         else:
             raise StateError("the devices do not come to rest: stop what feeds them, and try again")
         plain = {"version": VERSION, "host": vcpus, "devices": devices, "clock_ns": clock_ns}
-        return cls(plain, list(_used_ram(host)))
+        with _ram_behind_rom(host):
+            return cls(plain, list(_used_ram(host)))
 
     @property
     def clock_ns(self) -> int:
@@ -85,13 +88,14 @@ class MachineState:
 
     def put_ram(self, host: Host) -> None:
         """Lay the RAM into a host that was just made. Raises :class:`StateError` when it has less RAM."""
-        for gpa, data in self.ram:
-            try:
-                host.load(gpa, data)
-            except IndexError as error:
-                raise StateError(
-                    f"the saved state has RAM at {gpa:#x}, this machine has not: give it as much memory"
-                ) from error
+        with _ram_behind_rom(host):
+            for gpa, data in self.ram:
+                try:
+                    host.load(gpa, data)
+                except IndexError as error:
+                    raise StateError(
+                        f"the saved state has RAM at {gpa:#x}, this machine has not: give it as much memory"
+                    ) from error
 
     def put(self, host: Host, node: DeviceNode, clock: Clock) -> None:
         """Let vCPUs and devices go on from here; `clock` was made to show :attr:`clock_ns`. Then start both.
@@ -127,6 +131,17 @@ class MachineState:
         state = cls(plain, ram)
         state.check()
         return state
+
+
+@contextmanager
+def _ram_behind_rom(host: Host) -> Iterator[None]:
+    """Every address leads to its RAM, also where the machine shows ROM now. While no vCPU runs."""
+    steering = host.steering
+    host.steer(_ALL_RAM)
+    try:
+        yield
+    finally:
+        host.steer(steering)
 
 
 def _used_ram(host: Host) -> Iterator[tuple[int, bytes]]:

@@ -98,7 +98,13 @@ OPTIONS: Final[Mapping[str, Option]] = {
         "--bios",
         metavar="[FILE]",
         alone="debian",
-        text="Begin with firmware, which boots a disk or CD-ROM: Debian's SeaBIOS, or this image.",
+        text="Begin with firmware, which boots a disk, CD-ROM or --kernel: Debian's SeaBIOS, or this image.",
+    ),
+    "boot": Option(
+        (),
+        "--boot",
+        metavar="DEVICE,..",
+        text="What firmware boots from first: cdrom, disk, or disk0, disk1 .. in the order of --disk.",
     ),
     "reboot": Option(
         True, text="A guest's reset restarts the machine; without, it ends it, and so does a triple fault."

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from coremesh.cluster.machine.consoles import check_console
 from coremesh.cluster.machine.description import HostsWanted
-from coremesh.cluster.machine.disks import check_cdrom, check_disks
+from coremesh.cluster.machine.disks import check_boot, check_cdrom, check_disks
 from coremesh.cluster.machine.folders import check_folders
 from coremesh.cluster.machine.networks import check_networks
 from coremesh.cluster.machine.shell import MAX_COMMAND
@@ -408,6 +408,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "protection": lambda value: _one_of("protection", value, PROTECTIONS),
     "unpack": _flag("unpack"),
     "bios": _bios,
+    "boot": check_boot,
     "reboot": _flag("reboot"),
     "disks": check_disks,
     "cdrom": check_cdrom,

@@ -16,9 +16,10 @@ from typing import Final
 from coremesh.core.errors import ConfigurationError
 from coremesh.core.memory_layout import GIB, KIB, Region
 from coremesh.core.topology import Topology
-from coremesh.core.x86.memory_map import E820Type, MemoryMap
+from coremesh.core.x86.memory_map import ECAM, E820Type, MemoryMap
 from coremesh.hw.board.board import Board
-from coremesh.hw.firmware import acpi
+from coremesh.hw.firmware import acpi, boot_order, linux_rom
+from coremesh.hw.firmware.linux_rom import LinuxImage
 from coremesh.hw.isa.fw_cfg import ForFirmware, Item
 
 ROM_UNIT: Final = 64 * KIB
@@ -67,10 +68,26 @@ def rom_writes(image: bytes) -> list[tuple[int, bytes]]:
 
 
 def describe_machine(
-    apic_ids: Sequence[int], memory: MemoryMap, topology: Topology | None, board: Board, serial: int
+    apic_ids: Sequence[int],
+    memory: MemoryMap,
+    topology: Topology | None,
+    board: Board,
+    serial: int,
+    *,
+    boot: Sequence[str] = (),
+    linux: LinuxImage | None = None,
 ) -> ForFirmware:
-    """What the firmware of this machine is told; ``serial`` is the port of its console."""
+    """What the firmware of this machine is told; ``serial`` is the port of its console.
+
+    ``boot`` are the devices to try first, as of :mod:`coremesh.hw.firmware.boot_order`; a kernel comes before
+    them. Raises as :func:`linux_items`.
+    """
     count = struct.pack("<H", len(apic_ids))
+    kernel: dict[int, bytes] = {}
+    roms: dict[str, bytes] = {}
+    if linux is not None:
+        kernel, roms[linux_rom.FILE] = linux_rom.linux_items(linux, memory)
+        boot = [linux_rom.BOOT_PATH, *boot]
     files = {
         "etc/e820": _e820(memory),
         "etc/max-cpus": count,
@@ -78,6 +95,8 @@ def describe_machine(
         "etc/boot-fail-wait": struct.pack("<I", 0xFFFF_FFFF),  # stay, instead of a reset after a minute
         "etc/boot-menu-wait": struct.pack("<H", 0),
         **loadable_tables(apic_ids, memory, topology, board),
+        **roms,
+        **({boot_order.FILE: boot_order.boot_order(boot)} if boot else {}),
     }
     items = {
         Item.RAM_SIZE: struct.pack("<Q", memory.low_ram_bytes),
@@ -86,13 +105,15 @@ def describe_machine(
         Item.MAX_CPUS: count,
         Item.BOOT_MENU: struct.pack("<H", 0),
         Item.NUMA: _numa(apic_ids, topology),
+        **kernel,
     }
     return ForFirmware(items, files, BOOT_ORDER)
 
 
 def _e820(memory: MemoryMap) -> bytes:
-    """RAM alone: firmware itself knows what it takes of it."""
-    return b"".join(struct.pack("<QQI", region.start, region.size, E820Type.RAM) for region in memory.regions)
+    """RAM, and what the MCFG needs to be reserved: firmware itself knows what it takes of RAM."""
+    ranges = [*((region, E820Type.RAM) for region in memory.regions), (ECAM, E820Type.RESERVED)]
+    return b"".join(struct.pack("<QQI", region.start, region.size, kind) for region, kind in ranges)
 
 
 def _numa(apic_ids: Sequence[int], topology: Topology | None) -> bytes:

@@ -27,7 +27,9 @@ class Item:
     """Keys of items (the numbers are the interface's)."""
 
     SIGNATURE, ID, UUID, RAM_SIZE, NOGRAPHIC, NB_CPUS = range(6)
-    NUMA, BOOT_MENU, MAX_CPUS = 0x0D, 0x0E, 0x0F
+    KERNEL_SIZE, INITRD_SIZE, NUMA, BOOT_MENU, MAX_CPUS = 0x08, 0x0B, 0x0D, 0x0E, 0x0F
+    KERNEL_DATA, INITRD_DATA, CMDLINE_SIZE, CMDLINE_DATA = 0x11, 0x12, 0x14, 0x15
+    SETUP_SIZE, SETUP_DATA = 0x17, 0x18
     FILE_DIR, FILE_FIRST = 0x19, 0x20
 
 

@@ -137,6 +137,7 @@ class BaremetalMachine:
         cdrom: Path | None = None,
         roms: Sequence[Rom] = (),
         bios: bytes = b"",
+        boot: Sequence[str] = (),
         state: MachineState | None = None,
     ) -> None:
         self.console = ConsolePort()
@@ -156,6 +157,7 @@ class BaremetalMachine:
             roms=tuple(roms),
             bios=bios,
             bios_bytes=len(bios),
+            boot=tuple(boot),
         )
         assembled = assemble(description, self.console, self._on_power, state=state)
         self.host, self.node, self.clock = assembled.host, assembled.node, assembled.clock

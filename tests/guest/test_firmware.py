@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from baremetal_machine import MIB, PASSED, BaremetalMachine
-from boot_sector import HELLO, boot_sector
+from boot_sector import HELLO, boot_sector, waiting_sector
 from coremesh.cluster.machine.images.seabios import fetch_seabios
+from coremesh.cluster.machine.machine_state import MachineState
 from coremesh.core.errors import ImageFetchError
 from coremesh.hw.isa.debug_console import DebugConsole
 
@@ -47,6 +48,46 @@ def test_given_a_boot_sector_on_a_disk_when_seabios_starts_then_it_runs_it(
     log = log_of(machine)
     assert "Found 2 cpu(s)" in log and "QEMU fw_cfg DMA interface supported" in log, log
     assert "len 0x0000000008000000 [RAM]" in log and "(via xsdt)" in log, log
+
+
+@pytest.mark.parametrize("order,first", [((), 0), (("disk1",), 1), (("disk2", "disk"), 2)])
+def test_given_an_order_when_seabios_looks_for_a_disk_then_it_boots_the_one_that_is_first(
+    bios: bytes, tmp_path: Path, order: tuple[str, ...], first: int
+) -> None:
+    """Given an IDE disk and two virtio disks; without an order SeaBIOS prefers the IDE disk."""
+    disks = []
+    for number, interface in enumerate(("ide", "virtio", "virtio")):
+        image = tmp_path / f"{number}.img"
+        image.write_bytes(boot_sector().replace(b"Hello", f"Disk{number}".encode()).ljust(MIB, b"\0"))
+        disks.append(f"{image},if={interface}")
+    with BaremetalMachine(None, vcpus=1, bios=bios, disks=disks, boot=order) as machine:
+        machine.start()
+        result = machine.finish(30)
+        assert result.status == PASSED, result.story() + log_of(machine)
+    assert f"Disk{first} from the boot sector" in result.output
+
+
+def test_given_a_machine_in_its_firmware_when_it_is_saved_then_another_goes_on_in_the_same_firmware(
+    bios: bytes, tmp_path: Path
+) -> None:
+    """The firmware runs in RAM behind its ROM, to which it has steered the processor. A key comes after."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(waiting_sector("before", "after").ljust(MIB, b"\0"))
+    with BaremetalMachine(None, vcpus=2, bios=bios, disks=[image]) as machine:
+        machine.start()
+        machine.wait_for("before", 30)
+        machine.host.pause()
+        machine.node.stop()
+        state = MachineState.take(machine.host, machine.node, machine.clock)
+        assert machine.host.steering, "it has moved to RAM"
+    state.write(tmp_path / "saved")
+    again = MachineState.read(tmp_path / "saved")
+    with BaremetalMachine(None, vcpus=2, bios=bios, disks=[image], state=again) as machine:
+        machine.start()
+        machine.console.feed(b"x")
+        result = machine.finish(30)
+        assert result.status == PASSED, result.story() + log_of(machine)
+    assert "after" in result.output and "before" not in result.output
 
 
 @pytest.mark.slow

@@ -4,64 +4,107 @@
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 from coremesh.cluster.launch.machine import Machine
-from coremesh.cluster.machine.images.debian_image import fetch_debian
-from coremesh.core.errors import ImageFetchError, MachineStateError
+from coremesh.cluster.machine.images.debian_disk import cached_debian_disk
+from coremesh.cluster.machine.images.debian_image import DebianImage
+from coremesh.core.errors import MachineStateError
+from grub_disk import MODULES, make_disk, needs_grub
 
-pytestmark = [pytest.mark.slow, pytest.mark.linux]
+pytestmark = pytest.mark.linux
 
-GRUB_CFG = """\
-serial --unit=0 --speed=115200
-terminal_output serial
+LINUX = """\
 echo GRUB runs
-linux /boot/vmlinuz console=ttyS0,115200 panic=-1 quiet
-initrd /boot/initrd.img
+linux {root}/boot/vmlinuz console=ttyS0,115200 panic=-1 quiet
+initrd {root}/boot/initrd.img
 boot
 """
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What grub-mkrescue makes: a CD that is also a disk."""
-    for tool in ("grub-mkrescue", "xorriso", "mformat"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
-    try:
-        debian = fetch_debian()
-    except ImageFetchError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("grub")
-    (folder / "tree/boot/grub").mkdir(parents=True)
-    (folder / "tree/boot/grub/grub.cfg").write_text(GRUB_CFG)
-    shutil.copy(debian.kernel, folder / "tree/boot/vmlinuz")
-    (folder / "tree/boot/initrd.img").write_bytes(debian.initramfs())
-    made = folder / "grub.iso"
-    subprocess.run(["grub-mkrescue", "-o", made, folder / "tree"], check=True, capture_output=True)
+def tree(tmp_path_factory: pytest.TempPathFactory, debian: DebianImage) -> Path:
+    """Debian's kernel and an initramfs, as on a disk."""
+    folder = tmp_path_factory.mktemp("tree")
+    (folder / "boot").mkdir()
+    shutil.copy(debian.kernel, folder / "boot/vmlinuz")
+    (folder / "boot/initrd.img").write_bytes(debian.initramfs())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def disk(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GRUB behind the partition table, and one ext4 partition."""
+    needs_grub()
+    made = tmp_path_factory.mktemp("grub") / "disk.img"
+    make_disk(made, 64 << 20, tree, LINUX.format(root="(hd0,msdos1)"))
     return made
 
 
 @pytest.mark.parametrize(
-    "place,vcpus,hosts", [("ide", 1, 1), ("virtio", 2, 1), ("cd", 8, 1), ("virtio", 4, 2)]
+    "interface,vcpus,hosts",
+    [
+        ("virtio", 2, 1),
+        pytest.param("ide", 1, 1, marks=pytest.mark.slow),
+        pytest.param("virtio", 4, 2, marks=pytest.mark.slow),
+    ],
 )
-def test_given_grub_on_a_disk_or_a_cd_when_firmware_boots_it_then_debian_runs_on_all_cores(
-    image: Path, place: str, vcpus: int, hosts: int
+def test_given_grub_on_a_disk_when_firmware_boots_it_then_debian_runs_on_all_cores_and_again(
+    disk: Path, interface: str, vcpus: int, hosts: int
 ) -> None:
-    media: dict[str, Any] = (
-        {"cdrom": image} if place == "cd" else {"disks": [f"{image},readonly,format=raw,if={place}"]}
-    )
-    with Machine(vcpus, "1G", bios=True, hosts=hosts, **media) as machine:
+    with Machine(vcpus, "512M", bios=True, hosts=hosts, disks=[f"{disk},readonly,if={interface}"]) as machine:
+        machine.console.expect("GRUB runs", 120)
         machine.wait_shell(240)
         assert machine.run("nproc", 60).output == f"{vcpus}\n"
         assert "acpi" in machine.run("ls /sys/firmware", 60).output
-        if place != "cd":
-            return
         with pytest.raises(MachineStateError, match="restarted"):
             machine.run("reboot -f", 60)
         machine.wait_shell(240)
         assert machine.restarts == 1 and machine.run("nproc", 60).output == f"{vcpus}\n"
+
+
+def test_given_a_kernel_when_firmware_starts_it_then_it_has_its_command_line_and_initramfs(
+    debian: DebianImage,
+) -> None:
+    """As without firmware, and the kernel's own real-mode code has run: it asked the BIOS for the memory."""
+    with Machine(
+        2, "512M", debian.kernel, debian.initramfs(), bios=True, append="quiet given=yes"
+    ) as machine:
+        machine.wait_shell(240)
+        assert "given=yes" in machine.run("cat /proc/cmdline", 60).output
+        assert machine.run("nproc", 60).output == "2\n"
+        assert machine.run("dmesg | grep -c 'BIOS-e820.*usable'", 60).output == "2\n"
+
+
+@pytest.mark.slow
+def test_given_a_cd_of_grub_mkrescue_when_firmware_boots_it_then_debian_runs_on_all_cores(
+    tree: Path, tmp_path: Path
+) -> None:
+    needs_grub()
+    for tool in ("grub-mkrescue", "xorriso", "mformat"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    (tree / "boot/grub").mkdir(exist_ok=True)
+    text = "serial --unit=0 --speed=115200\nterminal_output serial\n" + LINUX.format(root="")
+    (tree / "boot/grub/grub.cfg").write_text(text)
+    image = tmp_path / "grub.iso"
+    subprocess.run(["grub-mkrescue", "-d", MODULES, "-o", image, tree], check=True, capture_output=True)
+    with Machine(8, "512M", bios=True, cdrom=image) as machine:
+        machine.wait_shell(240)
+        assert machine.run("nproc", 60).output == "8\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interface", ["virtio", "ide"])
+def test_given_the_debian_disk_when_firmware_boots_it_then_root_logs_in(interface: str) -> None:
+    """The disk of ``coremesh fetch debian --disk``, where this user has one: its own GRUB, its own menu."""
+    if cached_debian_disk() is None:
+        pytest.skip("no Debian disk with a boot loader: 'coremesh fetch debian --disk 4G' makes one")
+    with Machine(2, "1G", bios=True, disks=[f"debian,if={interface},snapshot"]) as machine:
+        machine.wait_shell(300)
+        assert machine.run("id -un", 60).output.strip() == "root"
+        assert "BOOT_IMAGE=/boot/vmlinuz-" in machine.run("cat /proc/cmdline", 60).output
+        assert machine.run("systemctl --failed --no-legend --plain", 60).output.strip() == ""

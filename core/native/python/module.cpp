@@ -383,6 +383,7 @@ NB_MODULE(_native, m) {
             },
             "vcpu"_a)
         .def("steer", &Host::steer, "steering"_a, release())
+        .def_prop_ro("steering", [](Host& host) { return host.ram().layout().steering(); })
         .def("begin_restart", &Host::begin_restart, release())
         .def("reset_vcpus", &Host::reset_vcpus, release())
         .def("end_restart", &Host::end_restart, release())

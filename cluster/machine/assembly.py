@@ -114,7 +114,7 @@ def _assemble(
     models: list[VirtioModel],
     state: MachineState | None,
 ) -> Assembly:
-    from coremesh.core._native import DeviceMeter, Doorbells
+    from coremesh.core._native import DeviceMeter, Doorbells, NativePorts
     from coremesh.hw.board.pc import build_pc
     from coremesh.hw.clock import HostClock
     from coremesh.hw.memory import GuestMemory
@@ -134,7 +134,7 @@ def _assemble(
             host.load(gpa, data)
         state.put_ram(host)
         clock = HostClock(state.clock_ns)
-    doorbells = Doorbells()
+    doorbells, ports = Doorbells(), NativePorts()
     virtio = _virtio_functions(models, host, doorbells) if models else []
     node = build_pc(
         host,
@@ -144,6 +144,8 @@ def _assemble(
         vcpus=description.vcpus,
         apic_ids=apic_ids,
         drives=ide_drives(disks) if disks else [],
+        bus=host.bus_master(),
+        ports=ports,
         memory=GuestMemory(host),
         functions=virtio,
         clock=clock,
@@ -152,7 +154,7 @@ def _assemble(
     )
     meter = DeviceMeter()
     node.count_with(meter)
-    host.connect(node, doorbells, meter)
+    host.connect(node, doorbells, meter, ports)
     try:
         claims = node.claims()
         shares = {0: writes} if topology is None else divide(writes, memory.layout, topology.homes)

@@ -4,22 +4,25 @@
 Reference: Intel 82371SB (PIIX3) datasheet, sections 2.3 (function 1) and 2.7 (bus master).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
+from weakref import WeakMethod
 
+from coremesh.core._native import BusMaster, NativePorts, NativePortWindow
 from coremesh.hw.ata.channel import DRIVES, IdeChannel
 from coremesh.hw.ata.drive import Drive
 from coremesh.hw.ata.registers import BMICOM, CONTROL
-from coremesh.hw.clock import Clock
 from coremesh.hw.decode import PORT, At
+from coremesh.hw.device import Device
 from coremesh.hw.irq import IrqLine
-from coremesh.hw.memory import GuestMemory
 from coremesh.hw.pci.config_space import COMMAND
 from coremesh.hw.pci.function import Bar, PciFunction
 from coremesh.hw.registers import Bit, Register
 
 #: Command block and control block of each channel in compatibility mode, and its ISA interrupt.
 PLACES: Final = ((0x1F0, 0x3F6, 14), (0x170, 0x376, 15))
+RECEIVED_MASTER_ABORT: Final = 1 << 13  # of the PCI status register
 CHANNEL_PORTS = 8  # of the bus master, for each channel
 CLASS_CODE = 0x010180  # IDE, with a bus master, in compatibility mode
 
@@ -35,16 +38,29 @@ class Piix3Ide(PciFunction):
     """Function 1 of the PIIX3, with up to four drives: device 0 and 1 of the first channel, of the second."""
 
     def __init__(
-        self, clock: Clock, lines: Sequence[IrqLine], memory: GuestMemory, drives: Sequence[Drive | None]
+        self,
+        lines: Sequence[IrqLine],
+        memory: BusMaster,
+        drives: Sequence[Drive | None],
+        ports: NativePorts | None = None,
     ) -> None:
-        """``lines`` are the two channels' ISA interrupts."""
+        """``lines`` are the two channels' ISA interrupts; ``ports`` answers the vCPUs without Python."""
         places = [*drives, *[None] * (DRIVES * len(PLACES))]
+        # The channels hold what they call, and this function the channels: the reference back is a weak one.
+        signal_error = WeakMethod(self._no_ram)
         self.channels = [
             IdeChannel(
-                clock, lines[number], memory, places[DRIVES * number : DRIVES * (number + 1)], f"ide{number}"
+                lines[number],
+                memory,
+                places[DRIVES * number : DRIVES * (number + 1)],
+                f"ide{number}",
+                partial(_call, signal_error),
             )
             for number in range(len(PLACES))
         ]
+        self._windows: list[NativePortWindow] = []
+        if ports is not None:
+            self._windows = [ports.add(channel.native) for channel in self.channels]
         super().__init__(
             "piix3-ide",
             vendor=0x8086,
@@ -56,9 +72,14 @@ class Piix3Ide(PciFunction):
         )
         self.config.declare(0x06, (0x0280).to_bytes(2, "little"))  # medium DEVSEL, fast back-to-back
         self.config.declare(IDETIM.offset, bytes(5), b"\xff" * 5)  # and the slave's
+        self._use_bus()
+
+    def _no_ram(self) -> None:
+        self.signal_error(RECEIVED_MASTER_ABORT)
+
+    def _use_bus(self) -> None:
         for channel in self.channels:
-            channel.may_master = lambda: self.bus_master
-            channel.on_bus_error = self.signal_error
+            channel.use_bus(self.bus_master)
 
     def _old_ports(self, number: int) -> list[At]:
         command, control, _ = PLACES[number]
@@ -92,5 +113,25 @@ class Piix3Ide(PciFunction):
         if IDETIM.offset <= at < IDETIM.offset + 4:
             self.remap()
         if at <= COMMAND.offset < at + size:
-            for channel in self.channels:
-                channel.recheck()
+            self._use_bus()
+
+    def reset(self) -> None:
+        """RST#: see :class:`PciFunction`."""
+        super().reset()
+        self._use_bus()
+
+    def resume(self) -> None:
+        """See :class:`PciFunction`."""
+        super().resume()
+        self._use_bus()
+
+    def moved(self, device: Device, mappings: Sequence[At]) -> None:
+        """The native part of a channel answers where the channel does."""
+        for channel, window in zip(self.channels, self._windows, strict=False):
+            if device is channel:
+                window.move([(m.base, m.last, m.offset, m.widths or channel.widths) for m in mappings])
+
+
+def _call(method: WeakMethod[Callable[[], None]]) -> None:
+    if (live := method()) is not None:
+        live()

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The registers and command codes of ATA, by the names of ATA/ATAPI-6 (T13/1410D).
+"""The registers of ATA as a person is shown them, by the names of ATA/ATAPI-6 (T13/1410D).
 
-The bus master's registers are those of the Intel 82371SB (PIIX3) datasheet, section 2.7.
+The bus master's registers are those of the Intel 82371SB (PIIX3) datasheet, section 2.7. What they do is
+native: ``hw/native/ata``.
 """
-
-from enum import IntEnum
 
 from coremesh.hw.registers import Bit, Bits, Register
 
@@ -56,14 +55,6 @@ class CONTROL(Register):
     HOB = Bit(7)  # the command block reads as what was written before last
 
 
-class REASON(Register):
-    """Interrupt reason: the sector count register after a PACKET command."""
-
-    offset = 2
-    COD = Bit(0)  # command, not data
-    IO = Bit(1)  # to the host
-
-
 class BMICOM(Register):
     """Bus master IDE command."""
 
@@ -91,49 +82,3 @@ class BMIDTP(Register):
 
     offset = 20
     writable = 0xFFFF_FFFC
-
-
-class Command(IntEnum):
-    """ATA/ATAPI-6, section 8; the older codes from ATA-1 that drives kept."""
-
-    NOP = 0x00
-    DATA_SET_MANAGEMENT = 0x06
-    DEVICE_RESET = 0x08
-    READ_SECTORS = 0x20
-    READ_SECTORS_NO_RETRY = 0x21
-    READ_SECTORS_EXT = 0x24
-    READ_DMA_EXT = 0x25
-    READ_NATIVE_MAX_EXT = 0x27
-    READ_MULTIPLE_EXT = 0x29
-    WRITE_SECTORS = 0x30
-    WRITE_SECTORS_NO_RETRY = 0x31
-    WRITE_SECTORS_EXT = 0x34
-    WRITE_DMA_EXT = 0x35
-    WRITE_MULTIPLE_EXT = 0x39
-    WRITE_DMA_FUA_EXT = 0x3D
-    READ_VERIFY = 0x40
-    READ_VERIFY_NO_RETRY = 0x41
-    READ_VERIFY_EXT = 0x42
-    EXECUTE_DEVICE_DIAGNOSTIC = 0x90
-    INITIALIZE_DEVICE_PARAMETERS = 0x91
-    PACKET = 0xA0
-    IDENTIFY_PACKET_DEVICE = 0xA1
-    READ_MULTIPLE = 0xC4
-    WRITE_MULTIPLE = 0xC5
-    SET_MULTIPLE_MODE = 0xC6
-    READ_DMA = 0xC8
-    READ_DMA_NO_RETRY = 0xC9
-    WRITE_DMA = 0xCA
-    WRITE_DMA_NO_RETRY = 0xCB
-    WRITE_MULTIPLE_FUA_EXT = 0xCE
-    STANDBY_IMMEDIATE = 0xE0
-    IDLE_IMMEDIATE = 0xE1
-    STANDBY = 0xE2
-    IDLE = 0xE3
-    CHECK_POWER_MODE = 0xE5
-    SLEEP = 0xE6
-    FLUSH_CACHE = 0xE7
-    FLUSH_CACHE_EXT = 0xEA
-    IDENTIFY_DEVICE = 0xEC
-    SET_FEATURES = 0xEF
-    READ_NATIVE_MAX = 0xF8

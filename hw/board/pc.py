@@ -6,7 +6,7 @@ Read it as a list.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from coremesh.core.x86.memory_map import (
     ECAM,
@@ -43,6 +43,9 @@ from coremesh.hw.pci.function import PciFunction
 from coremesh.hw.pci.host import HostBridge440Fx, PciHost, Steer
 from coremesh.hw.pci.piix3 import Piix3IsaBridge
 from coremesh.hw.power import PowerSink
+
+if TYPE_CHECKING:
+    from coremesh.core._native import BusMaster, NativePorts
 
 # The timer's interrupt is wired to pin 2, where the cascade of the 8259A pair would be; the SCI is a level.
 PC: Final = Board(
@@ -145,6 +148,8 @@ def build_pc(
     clock: Clock | None = None,
     functions: Iterable[PciFunction] = (),
     drives: Sequence[Drive | None] = (),
+    bus: "BusMaster | None" = None,
+    ports: "NativePorts | None" = None,
     memory: GuestMemory | None = None,
     firmware: ForFirmware | None = None,
     steer: Steer | None = None,
@@ -152,7 +157,8 @@ def build_pc(
     """The devices of one PC, their interrupts going to ``fabric``; ``functions`` are put on its PCI bus.
 
     ``drives`` are those on its IDE channels: device 0 and 1 of the first, of the second. They reach RAM
-    through ``memory``. Without drives there is no IDE controller, which a guest would look at for nothing.
+    through ``bus``, and vCPUs reach them through ``ports``. Without drives there is no IDE controller, which
+    a guest would look at for nothing. Other devices reach RAM through ``memory``.
 
     With ``firmware`` the machine begins in its ROM, which finds the bus as after a reset, and ``steer`` is
     called when it moves itself to RAM. Without, the PCI bus is set up as firmware would leave it.
@@ -181,8 +187,8 @@ def build_pc(
     pci = PciHost(south.lines)
     pci.attach(HostBridge440Fx(steer, virtual=firmware is not None), 0)
     pci.attach(south, 1)
-    if drives and memory is not None:
-        pci.attach(Piix3Ide(clock, [isa_irq(irq) for *_, irq in PLACES], memory, drives), 1, 1)
+    if drives and bus is not None:
+        pci.attach(Piix3Ide([isa_irq(irq) for *_, irq in PLACES], bus, drives, ports), 1, 1)
     for function in functions:
         pci.attach(function)
 

@@ -19,120 +19,14 @@
 #include "hw/native/flows.hpp"
 #include "hw/native/frames.hpp"
 #include "hw/native/interrupts.hpp"
+#include "hw/native/python_parts.hpp"
 #include "hw/native/virt_queue.hpp"
 #include "python/module.hpp"
-
-namespace nb = nanobind;
-using namespace nb::literals;
 
 namespace coremesh {
 namespace {
 
 using namespace virtio;
-
-/// A Python callable for native threads. What it raises goes to sys.unraisablehook.
-template <typename... Args>
-std::function<void(Args...)> safely(nb::object callable, const char* whose) {
-    // The last reference may be given up by a native thread, which does not hold the interpreter's lock.
-    const std::shared_ptr<nb::object> held(new nb::object(std::move(callable)), [](nb::object* object) {
-        nb::gil_scoped_acquire gil;
-        delete object;
-    });
-    return [held, whose](Args... args) {
-        nb::gil_scoped_acquire gil;
-        try {
-            (*held)(args...);
-        } catch (nb::python_error& error) {
-            error.discard_as_unraisable(whose);
-        } catch (const std::exception&) {
-        }
-    };
-}
-
-/// Memory and interrupt fabric written in Python, for tests: `ram_read`, `ram_write`, `msi`.
-class PythonBusMaster final : public BusMaster {
-  public:
-    PythonBusMaster(nb::object ram, nb::object fabric) : ram_(std::move(ram)), fabric_(std::move(fabric)) {}
-    ~PythonBusMaster() override {
-        nb::gil_scoped_acquire gil;
-        ram_.reset();
-        fabric_.reset();
-    }
-    bool read(uint64_t gpa, void* to, uint64_t length) noexcept override {
-        return call([&] {
-            const auto data = nb::cast<nb::bytes>(ram_.attr("ram_read")(gpa, length));
-            if (data.size() != length) throw nb::value_error("short");
-            std::copy_n(data.c_str(), length, static_cast<char*>(to));
-        });
-    }
-    bool write(uint64_t gpa, const void* from, uint64_t length) noexcept override {
-        return call([&] { ram_.attr("ram_write")(gpa, nb::bytes(static_cast<const char*>(from), length)); });
-    }
-    void message(uint64_t address, uint32_t data) noexcept override {
-        call([&] { fabric_.attr("msi")(address, data); });
-    }
-
-  private:
-    template <typename Action>
-    static bool call(Action action) noexcept {
-        nb::gil_scoped_acquire gil;
-        try {
-            action();
-            return true;
-        } catch (const std::exception&) {  // IndexError: not RAM
-            return false;
-        }
-    }
-    nb::object ram_, fabric_;
-};
-
-/// A backend written in Python: hw/backend/block.py.
-class PythonStore final : public BlockStore {
-  public:
-    explicit PythonStore(nb::object backend) : backend_(std::move(backend)) {}
-    ~PythonStore() override {
-        nb::gil_scoped_acquire gil;
-        backend_.reset();
-    }
-    int read(uint64_t offset, void* to, uint64_t length) noexcept override {
-        return call([&] {
-            nb::object view = nb::steal(PyMemoryView_FromMemory(
-                static_cast<char*>(to), static_cast<Py_ssize_t>(length), PyBUF_WRITE));
-            backend_.attr("read")(offset, nb::make_tuple(view));
-            view.attr("release")();
-        });
-    }
-    int write(uint64_t offset, const void* from, uint64_t length) noexcept override {
-        return call([&] {
-            backend_.attr("write")(offset, nb::make_tuple(nb::bytes(static_cast<const char*>(from), length)));
-        });
-    }
-    int flush() noexcept override {
-        return call([&] { backend_.attr("flush")(); });
-    }
-    int discard(uint64_t offset, uint64_t length) noexcept override {
-        return call([&] { backend_.attr("discard")(offset, length); });
-    }
-    int zeroes(uint64_t offset, uint64_t length, bool unmap) noexcept override {
-        return call([&] { backend_.attr("zeroes")(offset, length, "unmap"_a = unmap); });
-    }
-
-  private:
-    template <typename Action>
-    static int call(Action action) noexcept {
-        nb::gil_scoped_acquire gil;
-        try {
-            action();
-            return 0;
-        } catch (nb::python_error& error) {
-            // A backend raises OSError when the host's disk fails; anything else is a mistake, and is shown.
-            if (!error.matches(PyExc_OSError)) error.discard_as_unraisable("coremesh disk backend");
-        } catch (const std::exception&) {
-        }
-        return -EIO;
-    }
-    nb::object backend_;
-};
 
 /// A request that a device written in Python has taken.
 struct Request {
@@ -411,11 +305,7 @@ void bind_block(nb::module_& m) {
             [](BlockDisk* self, nb::object backend, uint64_t sectors, bool read_only, std::string serial,
                std::optional<int> fd, bool can_discard) {
                 new (self) BlockDisk;
-                if (fd) {
-                    self->store = std::make_shared<FileStore>(*fd, can_discard);
-                } else {
-                    self->store = std::make_shared<PythonStore>(std::move(backend));
-                }
+                self->store = store_of(std::move(backend), fd, can_discard);
                 self->sectors = sectors;
                 self->read_only = read_only;
                 self->serial = std::move(serial);
@@ -467,6 +357,7 @@ void bind_devices(nb::module_& m) {
     bind_flows(m);
     bind_bytes(m);
     bind_block(m);
+    bind_ide(m);
 }
 
 }  // namespace coremesh

@@ -12,6 +12,7 @@
 #include "bus/bus_master.hpp"
 #include "bus/device_meter.hpp"
 #include "bus/doorbell.hpp"
+#include "bus/native_device.hpp"
 #include "python/architectures.hpp"
 #include "python/module.hpp"
 #include "tcg/wraps.h"
@@ -24,19 +25,6 @@ namespace coremesh {
 namespace {
 
 using RegisterDict = nb::typed<nb::dict, nb::str, nb::any>;
-
-/// The host's floating-point flags belong to the guest while a vCPU thread runs; Python's are its own.
-class FloatGuard {
-  public:
-    explicit FloatGuard(const cm_engine_functions& engine) : engine_(engine), saved_(engine.leave_floats()) {}
-    ~FloatGuard() { engine_.return_floats(saved_); }
-    FloatGuard(const FloatGuard&) = delete;
-    FloatGuard& operator=(const FloatGuard&) = delete;
-
-  private:
-    const cm_engine_functions& engine_;
-    uint32_t saved_;
-};
 
 /// A device node in this process. The node's methods never raise (hw/node.py); if one does, the access reads
 /// as all ones and the traceback goes to sys.unraisablehook.
@@ -65,21 +53,19 @@ class PythonNode final : public DeviceBackend {
     void end_of_interrupt(uint8_t vector) noexcept override { call(0, eoi_, vector); }
     int acknowledge() noexcept override { return static_cast<int>(call(~uint64_t{0}, acknowledge_)); }
 
-    // A thread state kept for the thread's life: making one anew at each access costs more than the access.
     void thread_begins() noexcept override {
-        PyGILState_Ensure();
-        saved_ = PyEval_SaveThread();
+        Interpreter::guest_floats = &engine_;
+        Interpreter::thread_begins();
     }
     void thread_ends() noexcept override {
-        PyEval_RestoreThread(saved_);
-        PyGILState_Release(PyGILState_UNLOCKED);
+        Interpreter::thread_ends();
+        Interpreter::guest_floats = nullptr;
     }
 
   private:
     template <typename... Args>
     uint64_t call(uint64_t otherwise, const nb::object& method, Args... args) noexcept {
-        const FloatGuard guard(engine_);
-        nb::gil_scoped_acquire gil;
+        const Interpreter interpreter;
         try {
             nb::object answer = method(args...);
             return answer.is_none() ? 0 : nb::cast<uint64_t>(answer);
@@ -92,10 +78,7 @@ class PythonNode final : public DeviceBackend {
 
     const cm_engine_functions& engine_;
     nb::object access_, eoi_, acknowledge_;
-    static thread_local PyThreadState* saved_;
 };
-
-thread_local PyThreadState* PythonNode::saved_ = nullptr;
 
 /// Guest RAM and interrupt fabric of a host, for devices in its process. The Python object keeps the host.
 class HostBusMaster final : public BusMaster {
@@ -325,16 +308,20 @@ NB_MODULE(_native, m) {
         .def(
             "connect",
             [](Host& host, nb::object node, std::shared_ptr<Doorbells> doorbells,
-               std::shared_ptr<DeviceMeter> meter) {
+               std::shared_ptr<DeviceMeter> meter, std::shared_ptr<NativePorts> ports) {
                 std::shared_ptr<DeviceBackend> backend =
                     std::make_shared<PythonNode>(std::move(node), host.platform().engine_functions());
                 if (doorbells) {
                     backend = std::make_shared<DoorbellNode>(std::move(backend), std::move(doorbells));
                 }
+                if (ports) {
+                    backend = std::make_shared<NativePortNode>(std::move(backend), std::move(ports));
+                }
                 if (meter) backend = std::make_shared<MeteredNode>(std::move(backend), std::move(meter));
                 host.connect(std::move(backend));
             },
-            "node"_a, "doorbells"_a.none() = nb::none(), "meter"_a.none() = nb::none())
+            "node"_a, "doorbells"_a.none() = nb::none(), "meter"_a.none() = nb::none(),
+            "ports"_a.none() = nb::none())
         .def(
             "bus_master",
             [](Host& host) -> std::shared_ptr<BusMaster> { return std::make_shared<HostBusMaster>(host); },

@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 
 #include <atomic>
+#include <optional>
 
 #include "host/host.hpp"
 
@@ -32,6 +33,49 @@ class Unlocked {
 
   private:
     PyThreadState* state_;
+};
+
+/// The host's floating-point flags belong to the guest while a vCPU thread runs; Python's are its own.
+class FloatGuard {
+  public:
+    explicit FloatGuard(const cm_engine_functions& engine) : engine_(engine), saved_(engine.leave_floats()) {}
+    ~FloatGuard() { engine_.return_floats(saved_); }
+    FloatGuard(const FloatGuard&) = delete;
+    FloatGuard& operator=(const FloatGuard&) = delete;
+
+  private:
+    const cm_engine_functions& engine_;
+    uint32_t saved_;
+};
+
+/// The interpreter's lock, for a call into Python from any native thread.
+class Interpreter {
+  public:
+    Interpreter() {
+        if (guest_floats) floats_.emplace(*guest_floats);
+        gil_.emplace();
+    }
+    Interpreter(const Interpreter&) = delete;
+    Interpreter& operator=(const Interpreter&) = delete;
+
+    /// A thread state kept for a thread's life: making one anew at each call costs more than the call. First
+    /// and last on the thread.
+    static void thread_begins() {
+        PyGILState_Ensure();
+        kept_ = PyEval_SaveThread();
+    }
+    static void thread_ends() {
+        PyEval_RestoreThread(kept_);
+        PyGILState_Release(PyGILState_UNLOCKED);
+    }
+
+    /// On threads whose floating-point flags are a guest's: its engine.
+    static inline thread_local const cm_engine_functions* guest_floats = nullptr;
+
+  private:
+    static inline thread_local PyThreadState* kept_ = nullptr;
+    std::optional<FloatGuard> floats_;
+    std::optional<nanobind::gil_scoped_acquire> gil_;
 };
 
 /// What the type declarations say of dictionaries that go in and out.

@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from baremetal_machine import PASSED, RunResult, run_on_coremesh
+from coremesh.core._native import PythonBusMaster
+from coremesh.core.engine import Host
 from coremesh.hw.ata.channel import IdeChannel
-from coremesh.hw.ata.drive import Drive
-from coremesh.hw.ata.prd import move
-from coremesh.hw.ata.registers import BMISTA
+from coremesh.hw.irq import IrqLine
 from mesh_machine import run_on_mesh
 
 SECTORS = 2048
+TRANSFER = 16 * 512  # bytes, as the guest asks for them
 ROUNDS = "rounds=25"
 
 
@@ -60,51 +62,58 @@ def test_given_cores_that_spin_when_the_line_rises_then_data_and_registers_are_f
     assert result.status == PASSED, result.story()
 
 
-def interrupt_before_data(channel: IdeChannel, drive: Drive) -> None:
-    """The order of a model that completes a transfer first and moves it then."""
-    transfer, table = drive.transfer(), channel.bmidtp
-    channel.bmista = channel.bmista & ~BMISTA.BMIDEA | BMISTA.IDEINTS
-    channel._irq.set(True)
-    channel.lock.release()
-    time.sleep(0.001)
-    try:
-        outcome = move(transfer, channel._memory, table)
-    finally:
-        channel.lock.acquire()
-    channel._report(drive, outcome)
+class EarlyLine:
+    """Guest RAM as the bus master sees it, which raises the disk's line with the data: before or right after.
 
+    The bus master and the drive come to rest later, as in a model that completes a transfer in pieces.
+    """
 
-def interrupt_before_status(channel: IdeChannel, drive: Drive) -> None:
-    """The data are there, the line rises, and only then the bus master and the drive come to rest."""
-    transfer, table = drive.transfer(), channel.bmidtp
-    channel.lock.release()
-    try:
-        outcome = move(transfer, channel._memory, table)
-    finally:
-        channel.lock.acquire()
-    channel.bmista |= BMISTA.IDEINTS
-    channel._irq.set(True)
-    channel.lock.release()
-    time.sleep(0.001)
-    channel.lock.acquire()
-    channel._report(drive, outcome)
+    def __init__(self, host: Host, when: str) -> None:
+        self.ram_read = host.ram_read
+        self._write = host.ram_write
+        self._when = when
+        self._written = 0
+        self.line: IrqLine | None = None
+
+    def ram_write(self, gpa: int, data: bytes) -> None:
+        if self._when == "before":
+            self._rise()
+        self._write(gpa, data)
+        self._written += len(data)
+        if self._when == "after" and self._written % TRANSFER == 0:
+            self._rise()
+
+    def _rise(self) -> None:
+        assert self.line is not None
+        self.line.set(True)
+        time.sleep(0.001)
 
 
 @RUNS
-@pytest.mark.parametrize(
-    ("wrong_order", "seen"),
-    [(interrupt_before_data, "early_data"), (interrupt_before_status, "early_active")],
-)
+@pytest.mark.parametrize(("when", "seen"), [("before", "early_data"), ("after", "early_active")])
 def test_given_the_wrong_order_when_the_same_cores_look_then_they_see_it(
     guest: Callable[[str], Path],
     disk: Path,
     run: Run,
-    wrong_order: Callable[[IdeChannel, Drive], None],
+    when: str,
     seen: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Controls: the test above fails on a device that raises its interrupt too early."""
-    monkeypatch.setattr(IdeChannel, "_work_on_dma", wrong_order)
+    wrong: list[EarlyLine] = []
+
+    def bus_master(host: Host) -> PythonBusMaster:
+        wrong.append(EarlyLine(host, when))
+        return PythonBusMaster(wrong[-1], host)
+
+    def build(channel: IdeChannel, irq: IrqLine, *others: Any) -> None:
+        if wrong[0].line is None:
+            wrong[0].line = irq
+        orderly(channel, irq, *others)
+
+    orderly = IdeChannel.__init__
+    monkeypatch.setattr(Host, "bus_master", bus_master, raising=True)
+    monkeypatch.setattr(IdeChannel, "__init__", build)
     result = run(guest("ide"), disk)
     assert result.status != PASSED, result.story()
     assert result.values()[seen] > 0, result.story()

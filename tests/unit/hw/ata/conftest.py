@@ -2,16 +2,20 @@
 """An IDE channel as a driver sees it: registers by name, a bus master's table in RAM, media of memory."""
 
 import errno
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from coremesh.core._native import PythonBusMaster
 from coremesh.hw.ata.cdrom import Cdrom
 from coremesh.hw.ata.channel import IdeChannel
 from coremesh.hw.ata.disk import Disk
 from coremesh.hw.ata.drive import Drive
 from coremesh.hw.ata.registers import DEVICE, STATUS
-from coremesh.hw.memory import GuestMemory
+
+sys.path.append(str(Path(__file__).parent))
 
 RAM_BYTES = 1 << 20
 TABLE = 0x8000
@@ -90,13 +94,12 @@ class ByteRam:
 
 
 class Ide:
-    """A channel, its clock, its interrupt line, and what a driver does with them."""
+    """A channel, its interrupt line, and what a driver does with them."""
 
-    def __init__(self, clock: Any, wire: Any, drives: Sequence[Drive | None]) -> None:
-        self.clock = clock
+    def __init__(self, wire: Any, drives: Sequence[Drive | None]) -> None:
         self.wire = wire
         self.ram = ByteRam()
-        self.channel = IdeChannel(clock, wire.line, GuestMemory(self.ram), drives, "ide0")
+        self.channel = IdeChannel(wire.line, PythonBusMaster(self.ram, object()), drives, "ide0")
 
     def inb(self, offset: int) -> int:
         return self._read(offset, 1)
@@ -112,8 +115,8 @@ class Ide:
             self.channel.write(offset, size, value)
 
     def work(self) -> None:
-        """Let the channel's worker do all it can."""
-        self.clock.advance(1)
+        """Do all that the channel's worker could."""
+        self.channel.native.serve()
 
     @property
     def status(self) -> int:
@@ -193,9 +196,9 @@ def make_medium() -> type[MemoryMedium]:
 
 
 @pytest.fixture
-def make_ide(clock: Any, make_wire: Any) -> Callable[..., Ide]:
+def make_ide(make_wire: Any) -> Callable[..., Ide]:
     """A channel with these drives."""
-    return lambda *drives: Ide(clock, make_wire(), drives)
+    return lambda *drives: Ide(make_wire(), drives)
 
 
 @pytest.fixture

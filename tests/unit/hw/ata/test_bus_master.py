@@ -9,12 +9,10 @@ import time
 from typing import Any
 
 import pytest
+from ata_commands import Command
 from coremesh.hw.ata.cdrom import Cdrom
-from coremesh.hw.ata.channel import IdeChannel
 from coremesh.hw.ata.disk import Disk
-from coremesh.hw.ata.registers import BMISTA, STATUS, Command
-from coremesh.hw.clock import HostClock
-from coremesh.hw.memory import GuestMemory
+from coremesh.hw.ata.registers import BMISTA, STATUS
 
 READY = STATUS.DRDY | STATUS.DSC
 ACTIVE, ERROR, INTERRUPT = int(BMISTA.BMIDEA), int(BMISTA.ERROR), int(BMISTA.IDEINTS)
@@ -142,7 +140,7 @@ def test_given_a_table_without_an_end_then_the_walk_stops_at_64_kib(ide: Any) ->
     ide.command(Command.READ_DMA, count=33)
     ide.start()
     assert ide.bus_master_status == 0
-    assert ide.channel.bytes_moved == 16384
+    assert ide.channel.counts()["bytes_moved"] == 16384
     ide.outb(20, 0x1FFF8, 4)  # the last descriptor before the boundary
     ide.stop()
     ide.command(Command.READ_DMA)
@@ -166,15 +164,14 @@ def test_given_a_failing_medium_then_the_drive_reports_it_and_the_interrupt_come
 
 
 def test_given_a_bus_master_that_is_not_allowed_then_it_waits_until_it_is(ide: Any) -> None:
-    ide.channel.may_master = lambda: False
+    ide.channel.use_bus(False)
     ide.table([(0x1000, 512)])
     ide.command(Command.READ_DMA, lba=1)
     ide.start()
     assert ide.bus_master_status == ACTIVE
     assert ide.status & STATUS.DRQ
     assert not any(ide.ram.data[0x1000:0x1200])
-    ide.channel.may_master = lambda: True
-    ide.channel.recheck()
+    ide.channel.use_bus(True)
     ide.work()
     assert ide.bus_master_status == INTERRUPT
     assert ide.ram.data[0x1000:0x1200] == sector(1)
@@ -233,8 +230,8 @@ class Gate:
 def running(make_ide: Any, medium: Any, kind: Any = Disk) -> Any:
     """A channel whose worker is a thread of its own."""
     ide = make_ide(kind(medium))
-    ide.channel = IdeChannel(HostClock(), ide.wire.line, GuestMemory(ide.ram), [kind(medium)], "ide0")
-    ide.channel.alarms[0].start()
+    ide.channel.start()
+    ide.work = lambda: None
     return ide
 
 
@@ -243,25 +240,40 @@ def test_given_a_transfer_when_the_line_rises_then_every_register_has_its_final_
 ) -> None:
     """Active clear, Interrupt set, drive ready, data in memory, as the interrupt controller is told."""
     ide = running(make_ide, medium)
-    channel = ide.channel
-    ide.wire.look = lambda: (
-        channel.bmista,
-        channel._read_task_file(8),
-        bytes(ide.ram.data[0x1000:0x1200]),
-        channel.bmicom & 1,
-    )
+    line_high = threading.Event()
+    over = threading.Event()
+    seen: list[tuple[Any, ...]] = []
+
+    def look() -> None:
+        if ide.wire.high:
+            line_high.set()
+
+    ide.wire.look = look
+
+    def watch() -> None:
+        """A vCPU that looks at everything as soon as the line has risen."""
+        while not over.is_set():
+            if line_high.wait(0.01):
+                line_high.clear()
+                memory = bytes(ide.ram.data[0x1000:0x1200])
+                seen.append((ide.bus_master_status, ide.status, memory, ide.inb(16) & 1))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     for number in range(20):
         ide.table([(0x1000, 512)])
         ide.command(Command.READ_DMA, lba=number)
         ide.start()
         deadline = time.monotonic() + 10
-        while not ide.wire.high and time.monotonic() < deadline:
+        while len(seen) == number and time.monotonic() < deadline:
             pass
-        assert ide.wire.seen[-1] == (INTERRUPT, READY, sector(number), 1)
+        assert seen[number:] == [(INTERRUPT, READY, sector(number), 1)]
         ide.stop()
         ide.inb(7)
         ide.outb(18, INTERRUPT)
-    channel.alarms[0].stop()
+    over.set()
+    watcher.join()
+    ide.channel.stop()
 
 
 @pytest.mark.parametrize("how", ["stop", "software reset", "bus master off"])
@@ -285,8 +297,7 @@ def test_given_a_transfer_under_way_when_it_is_stopped_then_that_waits_for_its_e
         elif how == "software reset":
             ide.outb(8, 4)
         else:
-            ide.channel.may_master = lambda: False
-            ide.channel.recheck()
+            ide.channel.use_bus(False)
         stopped.set()
 
     thread = threading.Thread(target=stop)
@@ -296,7 +307,7 @@ def test_given_a_transfer_under_way_when_it_is_stopped_then_that_waits_for_its_e
     assert stopped.wait(10)
     assert ide.ram.data[0x1000:0x1200] == sector(9)
     thread.join()
-    ide.channel.alarms[0].stop()
+    ide.channel.stop()
 
 
 def test_given_a_drive_when_it_has_a_mistake_of_ours_then_the_command_fails_and_the_rest_works(
@@ -305,7 +316,7 @@ def test_given_a_drive_when_it_has_a_mistake_of_ours_then_the_command_fails_and_
     medium.read = lambda *_: 1 // 0
     ide.command(Command.READ_SECTORS)
     assert ide.status & STATUS.ERR
-    assert ide.channel.faults == 1
+    assert ide.channel.counts()["faults"] == 1
     ide.command(Command.IDENTIFY_DEVICE)
     assert ide.status & STATUS.DRQ
 

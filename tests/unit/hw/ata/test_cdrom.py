@@ -4,8 +4,9 @@
 from typing import Any
 
 import pytest
+from ata_commands import Command
 from coremesh.hw.ata.cdrom import Cdrom
-from coremesh.hw.ata.registers import STATUS, Command
+from coremesh.hw.ata.registers import STATUS
 
 CHECK = STATUS.DRDY | STATUS.ERR
 

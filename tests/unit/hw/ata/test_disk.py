@@ -4,8 +4,9 @@
 from typing import Any
 
 import pytest
+from ata_commands import Command
 from coremesh.hw.ata.disk import Disk
-from coremesh.hw.ata.registers import ERROR, STATUS, Command
+from coremesh.hw.ata.registers import ERROR, STATUS
 
 READY = STATUS.DRDY | STATUS.DSC
 
@@ -220,8 +221,13 @@ def test_given_any_command_when_data_is_moved_as_asked_then_it_comes_to_an_end(
     make_ide: Any, make_medium: Any
 ) -> None:
     """Known or not: the drive is ready again in the end, and what it does not know it says so."""
-    disk = Disk(make_medium())
-    ide = make_ide(disk)
+    # RECALIBRATE and SEEK, power commands of ATA-1, and those by name that are no packet device's.
+    known = {*range(0x10, 0x20), *range(0x70, 0x80), *range(0x94, 0x9A), *Command}
+    known -= {Command.NOP, Command.DEVICE_RESET, Command.PACKET, Command.IDENTIFY_PACKET_DEVICE}
+    refuses_this = {Command.READ_MULTIPLE, Command.READ_MULTIPLE_EXT, Command.SET_FEATURES}
+    refuses_this |= {Command.WRITE_MULTIPLE, Command.WRITE_MULTIPLE_EXT, Command.WRITE_MULTIPLE_FUA_EXT}
+    refuses_this |= {Command.DATA_SET_MANAGEMENT}
+    ide = make_ide(Disk(make_medium()))
     for code in range(256):
         ide.outb(8, 4)
         ide.outb(8, 0)
@@ -234,5 +240,8 @@ def test_given_any_command_when_data_is_moved_as_asked_then_it_comes_to_an_end(
                 ide.data_in(512, 4)
                 ide.data_out(bytes(512), 4)
         assert not ide.status & (STATUS.BSY | STATUS.DRQ), hex(code)
-        if disk.commands.get(code, disk.abort) == disk.abort and code not in (0x08, 0x90):
-            assert ide.inb(1) == ERROR.ABRT, hex(code)
+        error = ide.inb(1)
+        if code not in known:
+            assert error == ERROR.ABRT, hex(code)
+        elif code not in refuses_this:
+            assert error != ERROR.ABRT, hex(code)

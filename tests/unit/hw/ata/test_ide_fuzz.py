@@ -8,9 +8,9 @@ answer a second command drains, an address of minus one, a disk's command to a d
 import time
 from typing import Any
 
+from ata_commands import Command
 from coremesh.hw.ata.cdrom import Cdrom
 from coremesh.hw.ata.disk import Disk
-from coremesh.hw.ata.registers import Command
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -94,7 +94,7 @@ def test_garbage_is_answered_and_nothing_leaves_its_bounds(
     for event in events:
         apply(ide, event)
     assert time.perf_counter() - begin < 10
-    assert ide.channel.faults == 0
+    assert ide.channel.counts()["faults"] == 0
     assert not ide.channel.lock.locked()
     ide.channel.show()
     # Afterwards an orderly driver has its disk.

@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's drivers on the IDE controller: DMA, a load from all vCPUs, a disc, a machine that is killed."""
 
-import contextlib
 import hashlib
-import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import ext4_load
@@ -19,8 +14,7 @@ pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.images.debian_image import DebianImage
-from coremesh.core.errors import CoremeshError
-from synced_log import LOGS, SYNCED, SYNCED_LOG, check, check_synced
+from synced_log import check
 
 pytestmark = pytest.mark.linux
 
@@ -74,44 +68,3 @@ def test_given_a_disk_that_may_only_be_read_or_is_a_snapshot_then_the_image_stay
         wrote = machine.run("echo mine | dd of=/dev/sdb conv=fsync 2>/dev/null; head -c 4 /dev/sdb", 60)
         assert wrote.output == "mine"
     assert (image.read_bytes(), other.read_bytes()) == before
-
-
-def kill_during_fsyncs(debian: DebianImage, image: Path, seed: int) -> None:
-    """One round: what a guest was told to be on the disk is there after its machine was killed."""
-    disks = [image]
-    with Machine(
-        LOGS, "256M", debian.kernel, debian.initramfs(disks=True), disks=disks, append="quiet"
-    ) as machine:
-        machine.wait_shell(200)
-        machine.console.write(SYNCED_LOG)
-        output = b""
-        until: float | None = None
-        deadline = time.monotonic() + 120
-        while until is None or time.monotonic() < until:
-            output += machine.console.take(0.1)[0]
-            if until is None and len(SYNCED.findall(output)) > 3:
-                until = time.monotonic() + random.Random(seed).uniform(0.2, 2.0)
-            assert time.monotonic() < deadline, output
-        os.kill(machine.facts["pid"], signal.SIGKILL)
-        with contextlib.suppress(CoremeshError):  # what it said until then counts, too
-            while not (taken := machine.console.take(1.0))[1]:
-                output += taken[0]
-    check_synced(image, output)
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("seed", range(2))
-def test_given_fsyncs_when_the_machine_is_killed_then_what_was_flushed_is_there(
-    debian: DebianImage, image: Path, seed: int
-) -> None:
-    kill_during_fsyncs(debian, image, seed)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_given_a_hundred_killed_machines_then_nothing_that_was_flushed_is_lost(
-    debian: DebianImage, image: Path
-) -> None:
-    for seed in range(100):
-        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
-        kill_during_fsyncs(debian, image, 100 + seed)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A disk in the guest beside QEMU: the same image, the same program in the guest, one run.
 
-    python tests/bench/disk.py [--rounds N] [--interface virtio|ide] [--vcpus N] [--qemu COMMAND]
+    python tests/bench/disk.py [--rounds N] [--interface virtio|ide] [--vcpus N]
 
 The guest reads and writes its disk past its page cache and prints microseconds an operation: random 4 KiB,
 sequential 1 MiB, and 4 KiB from a thread on each vCPU. The image is a raw file, in the host's page cache.
@@ -26,10 +26,7 @@ def main() -> None:
     parser = options(__doc__, rounds=3)
     parser.add_argument("--interface", choices=sorted(DEVICES), default="virtio")
     parser.add_argument("--vcpus", type=int, default=2)
-    parser.add_argument("--qemu", help="another QEMU than the one in the path: a command, with arguments")
     arguments = parser.parse_args()
-    if arguments.qemu:
-        peers.compare_with(arguments.qemu)
     script = SCRIPT.format(device=DEVICES[arguments.interface], vcpus=arguments.vcpus)
     title = f"Disk by {arguments.interface}, {arguments.vcpus} vCPUs"
     with (

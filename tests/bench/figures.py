@@ -103,7 +103,10 @@ def options(description: str | None, rounds: int) -> argparse.ArgumentParser:
 @contextmanager
 def reported(title: str, arguments: argparse.Namespace) -> Iterator[Figures]:
     """The figures to fill; the table is printed at the end, also when a round failed or was interrupted."""
-    figures = Figures(title)
+    import peers  # which builds on the package, as reading this table does not
+
+    version = peers.qemu_version()
+    figures = Figures(f"{title}, beside {version}" if version else title)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     try:
         yield figures

@@ -47,8 +47,10 @@ def main() -> None:
         for turn in range(arguments.rounds):
             for (theme, cmdline, vcpus), wanted in BENCHES.items():
                 for peer in peers.PEERS:
-                    run = run_on_coremesh if peer == "coremesh" else run_on_qemu
-                    result = run(guests[theme], vcpus=vcpus, cmdline=cmdline)
+                    if peer == "coremesh":
+                        result = run_on_coremesh(guests[theme], vcpus=vcpus, cmdline=cmdline)
+                    else:
+                        result = run_on_qemu(guests[theme], vcpus=vcpus, cmdline=cmdline, program=peers.QEMU)
                     for key, value in values(result).items():
                         if key in wanted:
                             figures.add(peer, wanted[key], value, "ns")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A guest's TCP through user-mode NAT beside QEMU: the same program in the guest, one server here, one run.
 
-    python tests/bench/nat.py [--rounds N] [--vcpus N] [--mib N] [--qemu COMMAND]
+    python tests/bench/nat.py [--rounds N] [--vcpus N] [--mib N]
 
 Microseconds for a MiB received, a MiB sent, and for a round trip of one byte, to a server on this computer
 that the guest reaches as 10.0.2.2.
@@ -67,10 +67,7 @@ def main() -> None:
     parser = options(__doc__, rounds=3)
     parser.add_argument("--vcpus", type=int, default=1)
     parser.add_argument("--mib", type=int, default=32, help="what is received, and what is sent")
-    parser.add_argument("--qemu", help="another QEMU than the one in the path: a command, with arguments")
     arguments = parser.parse_args()
-    if arguments.qemu:
-        peers.compare_with(arguments.qemu)
     title = f"TCP through user NAT, {arguments.vcpus} vCPU"
     with reported(title, arguments) as figures, served() as port:
         script = f"tcp 10.0.2.2 {port} {arguments.mib}\n"

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The two machines that are compared: Coremesh and Debian's qemu-system-x86_64, with the same guest.
+"""The two machines that are compared: Coremesh and QEMU's qemu-system-x86_64, with the same guest.
 
-Both boot the same kernel, initramfs and command line, and are watched through the serial console alone. Each
-peer runs in a process of its own, without Ray: what is counted begins with the start of emulation, in seconds
-of the wall clock and in seconds of processor time (all threads), which a neighbour on the host disturbs less.
+QEMU is the one in the path, or the command in COREMESH_BENCH_QEMU. Both boot the same kernel, initramfs and
+command line, and are watched through the serial console alone. Each peer runs in a process of its own,
+without Ray: what is counted begins with the start of emulation, in seconds of the wall clock and in seconds
+of processor time (all threads), which a neighbour on the host disturbs less.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from coremesh.cluster.machine.images.initramfs import Entry
 from coremesh.core.x86.linux_payload import unpack_linux
 from resident import own_memory_mib
 
-QEMU = ["qemu-system-x86_64"]  # a command and its first arguments
+# A command and its first arguments, as a shell would take them: another version, perhaps in its own root.
+QEMU = shlex.split(os.environ.get("COREMESH_BENCH_QEMU", "qemu-system-x86_64"))
 CMDLINE = "console=ttyS0 quiet"
 HERE = Path(__file__).parent
 
@@ -60,7 +62,8 @@ class PeerError(Exception):
 class Guest:
     """One guest for both peers: paths of kernel and initramfs; ``disks`` are raw images and interfaces.
 
-    With ``network`` it has a virtio network card on the host's network by user-mode NAT.
+    With ``snapshot`` what it writes to its disks is lost at its end. With ``network`` it has a virtio network
+    card on the host's network by user-mode NAT.
 
     With ``unpack`` Coremesh's host unpacks the kernel, as ``coremesh boot`` does, and that time counts.
     """
@@ -70,6 +73,7 @@ class Guest:
     cmdline: str = CMDLINE
     unpack: bool = True
     disks: tuple[tuple[Path, str], ...] = ()
+    snapshot: bool = False
     network: bool = False
 
     def vmlinux(self, folder: Path) -> Guest:
@@ -135,12 +139,23 @@ def guest(
 
 
 def qemu_available() -> bool:
-    """Whether Debian's QEMU is there to be compared with."""
-    return shutil.which(QEMU[0]) is not None
+    """Whether a QEMU is there to be compared with. Raises SystemExit when the one that was named is not."""
+    there = shutil.which(QEMU[0]) is not None
+    if not there and "COREMESH_BENCH_QEMU" in os.environ:
+        raise SystemExit(f"{QEMU[0]}, which COREMESH_BENCH_QEMU names, is no command")
+    return there
+
+
+def qemu_version() -> str:
+    """The first line of what QEMU says of itself; empty without one."""
+    if not qemu_available():
+        return ""
+    done = subprocess.run([*QEMU, "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]
 
 
 def run_qemu(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], timeout: float) -> Run:
-    """Boot under QEMU's multi-threaded translator, as Debian ships it.
+    """Boot under QEMU's multi-threaded translator.
 
     Raises PeerError when it ends before the last mark, or at the timeout (seconds).
     """
@@ -154,6 +169,7 @@ def run_qemu(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], t
             if interface == "virtio":
                 device = f"virtio-blk-pci,disable-legacy=on,num-queues={vcpus}"
             command += ["-drive", f"file={image},format=raw,if=none,id=d{number}"]
+            command[-1] += ",snapshot=on" if what.snapshot else ""
             command += ["-device", f"{device},drive=d{number}"]
         if what.network:
             command += ["-netdev", "user,id=n0", "-device", "virtio-net-pci,disable-legacy=on,netdev=n0"]
@@ -165,17 +181,10 @@ def run_coremesh(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...
     """The same on Coremesh."""
     command = [sys.executable, str(HERE / "one_machine.py"), str(vcpus), str(memory_mib), str(what.kernel)]
     command += [str(what.initramfs), what.cmdline, "unpack" if what.unpack else "as-is"]
-    command += [f"{image},if={interface}" for image, interface in what.disks]
+    snapshot = ",snapshot" if what.snapshot else ""
+    command += [f"{image},format=raw,if={interface}{snapshot}" for image, interface in what.disks]
     command += ["net=user"] if what.network else []
     return _watch(command, marks, timeout, memory_mib, None)
-
-
-def compare_with(command: str) -> None:
-    """Take ``command``, as a shell would, for QEMU from now on: another version, perhaps in its own root."""
-    QEMU[:] = shlex.split(command)
-    if not qemu_available():
-        raise SystemExit(f"{QEMU[0]} is no command")
-    PEERS["qemu"] = run_qemu
 
 
 Peer = Callable[[Guest, int, int, tuple[str, ...], float], Run]

@@ -265,15 +265,21 @@ def qemu_is_there() -> bool:
 
 
 def run_on_qemu(
-    guest: Path, *, vcpus: int, cmdline: str = "", cpu: str = "max,vendor=GenuineIntel", timeout: float = 60.0
+    guest: Path,
+    *,
+    vcpus: int,
+    cmdline: str = "",
+    cpu: str = "max,vendor=GenuineIntel",
+    timeout: float = 60.0,
+    program: Sequence[str] = (QEMU,),
 ) -> RunResult:
-    """The same on ``qemu-system-x86_64`` with its multi-threaded translator."""
-    command = f"{QEMU} -accel tcg,thread=multi -cpu {cpu} -m 128 -smp {vcpus} -display none -no-reboot"
+    """The same on QEMU with its multi-threaded translator; ``program`` is its command and first arguments."""
+    command = f"-accel tcg,thread=multi -cpu {cpu} -m 128 -smp {vcpus} -display none -no-reboot"
     devices = ["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     started = time.monotonic()
     try:
         done = subprocess.run(
-            [*command.split(), *devices, "-kernel", str(guest), "-append", cmdline],
+            [*program, *command.split(), *devices, "-kernel", str(guest), "-append", cmdline],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,

@@ -3,10 +3,10 @@
 
     python tests/bench/disk_boot.py [--vcpus 1 8 255] [--interface ide virtio] [--rounds N]
 
-The disk is that of 'coremesh fetch debian --disk 4G': systemd, udev, a network by DHCP through user NAT. It is
-a snapshot, so that each boot is a first one, from the host's page cache. Both peers get the same bzImage; QEMU's
-guest unpacks it, Coremesh's host does, as 'coremesh boot' has it, and that time counts. The kernel is told
-'mitigations=off': Coremesh's processor needs none, QEMU's would pay for them.
+The disk is that of 'coremesh fetch debian --disk 4G': systemd, udev, a network by DHCP through user NAT. It
+is a snapshot, so that each boot is a first one, from the host's page cache. Both peers get the same bzImage;
+QEMU's guest unpacks it, Coremesh's host does, as 'coremesh boot' has it, and that time counts. The kernel is
+told 'mitigations=off': Coremesh's processor needs none, QEMU's would pay for them.
 """
 
 import sys

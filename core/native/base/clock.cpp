@@ -84,6 +84,8 @@ Instant read_instant() noexcept {
     return best;
 }
 
+uint64_t read_host_tsc_unordered() noexcept { return __rdtsc(); }
+
 /// What was read of the counter stays before what is loaded next.
 void after_host_counter() noexcept { _mm_lfence(); }
 
@@ -101,6 +103,7 @@ uint64_t measure_host_tsc() noexcept {
 #else
 
 uint64_t read_host_tsc() noexcept { return 0; }
+uint64_t read_host_tsc_unordered() noexcept { return 0; }
 void after_host_counter() noexcept { std::atomic_thread_fence(std::memory_order_seq_cst); }
 bool host_tsc_usable() { return false; }
 uint64_t measure_host_tsc() noexcept { return kNsPerSecond; }
@@ -200,6 +203,14 @@ uint64_t Clock::ticks(uint64_t ns) const noexcept {
 }
 
 int64_t Clock::monotonic_ns() noexcept { return read_ns(CLOCK_MONOTONIC); }
+
+uint64_t Clock::span_ticks() noexcept {
+    return host().tsc ? read_host_tsc_unordered() : static_cast<uint64_t>(monotonic_ns());
+}
+
+uint64_t Clock::span_ns(uint64_t ticks) noexcept {
+    return static_cast<uint64_t>(static_cast<u128>(ticks) * kNsPerSecond / host().hz);
+}
 
 // ---- following clocks
 // ---------------------------------------------------------------------------------------

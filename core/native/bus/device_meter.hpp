@@ -2,6 +2,7 @@
 // Which vCPU accesses which device how often, how long it waits there, and how many do so at once.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -25,6 +26,12 @@ inline thread_local unsigned thread_vcpu = kNoVcpu;
 
 /// Counts on the threads that access, without a lock: each vCPU has words of its own for each device. Device
 /// numbers are the owner's, from 1; 0 is no device.
+///
+/// ## State that two threads touch
+///
+///  - `Words` of a vCPU: atomics with one writer at a time, the vCPU's thread or the worker that has its lane
+///    (node_server.hpp). So they need no locked instruction. Those of kNoVcpu have several, which use one.
+///  - `inside`, `most`: all threads that access the device.
 class DeviceMeter {
   public:
     static constexpr unsigned kDevices = 128;
@@ -82,15 +89,14 @@ class DeviceMeter {
             while (inside > most &&
                    !meter_->most.compare_exchange_weak(most, inside, std::memory_order_relaxed)) {
             }
-            begin_ = Clock::monotonic_ns();
+            begin_ = Clock::span_ticks();
         }
         ~Access() {
             if (!meter_) return;
-            Words& words = meter_->words[thread_vcpu < kNoVcpu ? thread_vcpu : kNoVcpu];
-            words.ns.fetch_add(static_cast<uint64_t>(Clock::monotonic_ns() - begin_),
-                               std::memory_order_relaxed);
-            words.accesses.fetch_add(1, std::memory_order_relaxed);
-            words.bytes.fetch_add(size_, std::memory_order_relaxed);
+            // Signed, because on another core the counter may be a few ticks behind.
+            const auto ticks = std::max<int64_t>(0, static_cast<int64_t>(Clock::span_ticks() - begin_));
+            const unsigned vcpu = std::min(thread_vcpu, kNoVcpu);
+            meter_->words[vcpu].add(size_, static_cast<uint64_t>(ticks), vcpu != kNoVcpu);
             meter_->inside.fetch_sub(1, std::memory_order_relaxed);
         }
         Access(const Access&) = delete;
@@ -99,7 +105,20 @@ class DeviceMeter {
       private:
         friend class DeviceMeter;
         struct alignas(64) Words {
-            std::atomic<uint64_t> accesses{0}, bytes{0}, ns{0};
+            std::atomic<uint64_t> accesses{0}, bytes{0}, ticks{0};
+
+            void add(uint64_t size, uint64_t span, bool alone) noexcept {
+                raise(accesses, 1, alone);
+                raise(bytes, size, alone);
+                raise(ticks, span, alone);
+            }
+            static void raise(std::atomic<uint64_t>& word, uint64_t by, bool alone) noexcept {
+                if (alone) {
+                    word.store(word.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+                } else {
+                    word.fetch_add(by, std::memory_order_relaxed);
+                }
+            }
         };
         struct Meter {
             alignas(64) std::atomic<unsigned> inside{0}, most{0};
@@ -107,7 +126,7 @@ class DeviceMeter {
         };
         Meter* const meter_;
         const unsigned size_;
-        int64_t begin_ = 0;
+        uint64_t begin_ = 0;
     };
 
     /// The pairs of device and vCPU that have met; vCPU kNoVcpu stands for other threads. Any thread.
@@ -120,7 +139,7 @@ class DeviceMeter {
                 const uint64_t accesses = words.accesses.load(std::memory_order_relaxed);
                 if (!accesses) continue;
                 found.push_back({device, vcpu, accesses, words.bytes.load(std::memory_order_relaxed),
-                                 words.ns.load(std::memory_order_relaxed)});
+                                 Clock::span_ns(words.ticks.load(std::memory_order_relaxed))});
             }
         }
         return found;

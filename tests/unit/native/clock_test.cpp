@@ -51,6 +51,19 @@ STORY("given a rate promised to the guest, faster or slower than the host's, the
     }
 }
 
+STORY("given a span on one thread, then its ticks are as many nanoseconds as a stopwatch says") {
+    double ratio = 0;
+    for (int attempt = 0; attempt < 5 && (ratio < 0.999 || ratio > 1.001); ++attempt) {
+        const int64_t begin_ns = Clock::monotonic_ns();
+        const uint64_t begin = Clock::span_ticks();
+        std::this_thread::sleep_for(std::chrono::milliseconds(60));
+        const uint64_t ticks = Clock::span_ticks() - begin;
+        ratio = static_cast<double>(Clock::span_ns(ticks)) /
+                static_cast<double>(Clock::monotonic_ns() - begin_ns);
+    }
+    CHECK(ratio > 0.999 && ratio < 1.001);
+}
+
 STORY("given a new clock, then it begins at its start value") {
     const Clock zero, later(0, uint64_t{1} << 40);
     CHECK(zero.tsc() < zero.ticks(1'000'000'000));

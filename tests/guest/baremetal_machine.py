@@ -272,14 +272,18 @@ def run_on_qemu(
     cpu: str = "max,vendor=GenuineIntel",
     timeout: float = 60.0,
     program: Sequence[str] = (QEMU,),
+    options: Sequence[str] = (),
 ) -> RunResult:
-    """The same on QEMU with its multi-threaded translator; ``program`` is its command and first arguments."""
+    """The same on QEMU with its multi-threaded translator.
+
+    ``program`` is its command and first arguments, ``options`` are more of them.
+    """
     command = f"-accel tcg,thread=multi -cpu {cpu} -m 128 -smp {vcpus} -display none -no-reboot"
     devices = ["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     started = time.monotonic()
     try:
         done = subprocess.run(
-            [*program, *command.split(), *devices, "-kernel", str(guest), "-append", cmdline],
+            [*program, *command.split(), *devices, *options, "-kernel", str(guest), "-append", cmdline],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,

@@ -44,6 +44,7 @@ _POLL_SECONDS = 1.0
 _QUIET_SECONDS = 0.05  # a prompt counts when nothing follows it for this time
 _NUDGE_SECONDS = 3.0  # silence after which a shell that is waited for is sent a newline
 _LOGIN = b" login: "
+_LOGIN_SECONDS = 0.3  # the same where the name is asked for: nothing else is to be waited for
 _SCREEN_SECONDS = 0.03  # between looks at a screen that a person watches
 _TAIL = 4096
 
@@ -325,13 +326,16 @@ class DeviceHost(HostProcess):
 
     def _await_prompt(self) -> None:
         prompt = re.compile(self._description.prompt)
-        cursor, tail = self._life_begins_at, b""
+        cursor, tail, answered = self._life_begins_at, b"", False
         seen_at: float | None = None
         moved_at = time.monotonic()
         while not self._ended.is_set() and not self._next_life.is_set():
-            data, cursor = self._port.read(cursor, _POLL_SECONDS if seen_at is None else _QUIET_SECONDS)
+            asked = tail.endswith(_LOGIN)
+            silence = _LOGIN_SECONDS if asked and not answered else _NUDGE_SECONDS
+            wait = _QUIET_SECONDS if seen_at is not None else min(silence, _POLL_SECONDS)
+            data, cursor = self._port.read(cursor, wait)
             if data:
-                moved_at = time.monotonic()
+                moved_at, answered = time.monotonic(), False
                 tail = (tail + data)[-_TAIL:]
                 seen_at = self._now() if prompt.search(tail) else None
             elif seen_at is not None:
@@ -339,9 +343,9 @@ class DeviceHost(HostProcess):
                 self._shell_ready.set()
                 log.event("info", "shell-ready", seconds=round(seen_at, 3))
                 return
-            elif tail and self._is_wanted() and time.monotonic() - moved_at > _NUDGE_SECONDS:
-                self._port.feed(b"root\n" if tail.endswith(_LOGIN) else b"\n")
-                moved_at = time.monotonic()
+            elif tail and self._is_wanted() and time.monotonic() - moved_at > silence:
+                self._port.feed(b"root\n" if asked else b"\n")
+                moved_at, answered = time.monotonic(), True
 
     def _is_wanted(self) -> bool:
         """Whether a caller waits for the shell; without one the console is the person's alone."""

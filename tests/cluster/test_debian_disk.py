@@ -226,6 +226,23 @@ def test_given_a_console_that_falls_silent_when_a_shell_is_waited_for_then_it_is
     host._ended.set()
 
 
+def test_given_a_login_prompt_when_a_shell_is_waited_for_then_the_name_is_typed_at_once_and_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing else is to be waited for there; and a guest too busy to echo it does not get it twice."""
+    monkeypatch.setattr(device_host, "_NUDGE_SECONDS", 60.0)
+    host = DeviceHost(MachineDescription(vcpus=1, ram_bytes=1 << 20, kernel=b""))
+    threading.Thread(target=host._watch_shell, daemon=True).start()
+    host._port.transmit(b"\r\ndebian login: ")
+    begin = time.monotonic()
+    typed = b""
+    while time.monotonic() < begin + 3:
+        host.wait_shell(0.1)
+        typed += host._port.take(100)
+    assert typed == b"root\n"
+    host._ended.set()
+
+
 @pytest.mark.slow
 @pytest.mark.linux
 @pytest.mark.timeout(1800)

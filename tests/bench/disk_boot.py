@@ -36,7 +36,7 @@ def main() -> None:
             for interface in arguments.interface:
                 guest = peers.Guest(
                     system.kernel, system.initrd, cmdline,
-                    disks=((system.disk, interface),), snapshot=True, network=True,
+                    disks=((system.disk, interface),), snapshot=True, network="user",
                 )  # fmt: skip
                 for vcpus in arguments.vcpus:
                     for name, peer in peers.PEERS.items():

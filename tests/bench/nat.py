@@ -74,7 +74,7 @@ def main() -> None:
         with peers.guest(script, program="tcp.c", network="dhcp") as guest:
             for turn in range(arguments.rounds):
                 for name, peer in peers.PEERS.items():
-                    connected = replace(guest, network=True)
+                    connected = replace(guest, network="user")
                     run = peer(connected, arguments.vcpus, 256, (peers.FIRST, peers.LAST, peers.DONE), 300)
                     for key, value in run.values.items():
                         if key.endswith("_us"):

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One Coremesh machine in this process, without Ray, its console on stdout: what the benchmarks compare.
 
-    python one_machine.py VCPUS MEMORY_MIB KERNEL INITRAMFS CMDLINE as-is|unpack [DISK..] [net=NETWORK]
+    python one_machine.py VCPUS MEMORY_MIB KERNEL INITRAMFS CMDLINE as-is|unpack|apart [DISK..] [net=NETWORK]
 
 With "unpack" the host unpacks the kernel, as ``coremesh boot`` has it, and that time counts: "EMULATION
-STARTS" is said before it. With "as-is" a bzImage unpacks itself in the guest.
+STARTS" is said before it. With "as-is" a bzImage unpacks itself in the guest. With "apart" the devices are on
+a host of their own, and both are processes of Ray.
 """
 
 import sys
@@ -25,9 +26,35 @@ def begin(out: BinaryIO) -> None:
     out.flush()
 
 
+def devices_apart(
+    vcpus: int, memory_mib: int, kernel: Path, initramfs: Path, cmdline: str, disks: list[str]
+) -> None:
+    """The vCPUs on the second of two hosts, until the guest ends."""
+    from coremesh import Machine
+
+    out = sys.stdout.buffer
+    with Machine(
+        hosts=[0, vcpus],
+        memory=memory_mib << 20,
+        kernel=kernel,
+        initrd=initramfs,
+        append=cmdline,
+        disks=disks,
+    ) as machine:
+        begin(out)
+        over = False
+        while not over:
+            data, over = machine.console.take(1.0)
+            out.write(data)
+            out.flush()
+
+
 def main() -> None:
     """Boot, copy the console to stdout, end with the guest."""
     vcpus, memory_mib, kernel, initramfs, cmdline, form = sys.argv[1:7]
+    if form == "apart":
+        devices_apart(int(vcpus), int(memory_mib), Path(kernel), Path(initramfs), cmdline, sys.argv[7:])
+        return
     description = MachineDescription(
         vcpus=int(vcpus),
         ram_bytes=int(memory_mib) << 20,

@@ -62,8 +62,8 @@ class PeerError(Exception):
 class Guest:
     """One guest for both peers: paths of kernel and initramfs; ``disks`` are raw images and interfaces.
 
-    With ``snapshot`` what it writes to its disks is lost at its end. With ``network`` it has a virtio network
-    card on the host's network by user-mode NAT.
+    With ``snapshot`` what it writes to its disks is lost at its end. With a ``network`` it has a virtio card:
+    'user' is on the host's network by user-mode NAT, a path is the Unix socket of a switch.
 
     With ``unpack`` Coremesh's host unpacks the kernel, as ``coremesh boot`` does, and that time counts.
     """
@@ -74,7 +74,7 @@ class Guest:
     unpack: bool = True
     disks: tuple[tuple[Path, str], ...] = ()
     snapshot: bool = False
-    network: bool = False
+    network: str = ""
 
     def vmlinux(self, folder: Path) -> Guest:
         """The same with the ELF file in the bzImage, written to ``folder``: nothing left to unpack."""
@@ -172,7 +172,10 @@ def run_qemu(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], t
             command[-1] += ",snapshot=on" if what.snapshot else ""
             command += ["-device", f"{device},drive=d{number}"]
         if what.network:
-            command += ["-netdev", "user,id=n0", "-device", "virtio-net-pci,disable-legacy=on,netdev=n0"]
+            end = "user" if what.network == "user" else f"stream,addr.type=unix,addr.path={what.network}"
+            # An address of its own: QEMU gives every machine the same one.
+            card = f"virtio-net-pci,disable-legacy=on,netdev=n0,mac=52:54:00:{os.urandom(3).hex(':')}"
+            command += ["-netdev", f"{end},id=n0", "-device", card]
         command += ["-S", "-qmp", f"unix:{control},server=on,wait=off"]
         return _watch(command, marks, timeout, memory_mib, lambda: _continue(control))
 
@@ -183,7 +186,16 @@ def run_coremesh(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...
     command += [str(what.initramfs), what.cmdline, "unpack" if what.unpack else "as-is"]
     snapshot = ",snapshot" if what.snapshot else ""
     command += [f"{image},format=raw,if={interface}{snapshot}" for image, interface in what.disks]
-    command += ["net=user"] if what.network else []
+    if what.network:
+        command += ["net=user" if what.network == "user" else f"net=switch=unix:{what.network}"]
+    return _watch(command, marks, timeout, memory_mib, None)
+
+
+def run_apart(what: Guest, vcpus: int, memory_mib: int, marks: tuple[str, ...], timeout: float) -> Run:
+    """Coremesh with the devices on a host without vCPUs. The processes are Ray's: their time is not in it."""
+    command = [sys.executable, str(HERE / "one_machine.py"), str(vcpus), str(memory_mib), str(what.kernel)]
+    command += [str(what.initramfs), what.cmdline, "apart"]
+    command += [f"{image},format=raw,if={interface}" for image, interface in what.disks]
     return _watch(command, marks, timeout, memory_mib, None)
 
 

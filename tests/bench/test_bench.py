@@ -15,6 +15,8 @@ from mesh_table import Table
 from resident import mappings
 
 MIB = 1 << 20
+ALONE = ("boot", "disk_boot", "speed", "disk", "nat", "switch", "scaling", "micro", "accesses", "attached")
+ALONE += ("console_boot", "ray_start")
 MESH = ("mesh_fetch", "mesh_contention", "mesh_boot", "mesh_work", "unchanged")
 
 SMAPS = """\
@@ -107,6 +109,6 @@ def test_given_a_script_that_fails_when_a_machine_runs_it_then_the_console_says_
 def test_every_command_says_how_it_is_called() -> None:
     """The README names one command a figure; each says the same in its first lines."""
     folder = Path(peers.__file__).parent
-    for name in ("boot", "speed", "scaling", "micro", "ray_start", *MESH):
+    for name in (*ALONE, *MESH):
         assert f"python tests/bench/{name}.py" in (folder / f"{name}.py").read_text()
         assert f"tests/bench/{name}.py" in (folder / "README.md").read_text()

@@ -23,7 +23,7 @@ from figures import options, reported
 sys.path.append(str(Path(__file__).resolve().parents[1] / "guest"))
 from baremetal_machine import PASSED, BaremetalMachine, RunResult, build_guest, run_on_qemu
 
-DEVICES = {"post": "post", "ioapic": "ioapic", "disk": "ide0", "doorbell": "virtio-blk1"}
+DEVICES = {"post": "post", "ioapic": "ioapic", "disk": "ide0", "doorbell": "virtio-blk0"}
 QEMU_OPTIONS = ["-device", "virtio-rng-pci,disable-legacy=on"]
 LONGEST = 300.0  # seconds
 

@@ -44,7 +44,7 @@ def served_archive(folder: Path, content: bytes) -> Iterator[Archive]:
     served = folder / "archive"
     served.mkdir()
     package = served / "from-the-host_1.0_all.deb"
-    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", root, package]
+    command: list[str | Path] = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", root, package]
     subprocess.run(command, check=True, capture_output=True)
     digest = hashlib.sha256(package.read_bytes()).hexdigest()
     place = f"Filename: {package.name}\nSize: {package.stat().st_size}\nSHA256: {digest}\n"

@@ -15,8 +15,10 @@ from mesh_table import Table
 from resident import mappings
 
 MIB = 1 << 20
-ALONE = ("boot", "disk_boot", "speed", "disk", "nat", "switch", "scaling", "micro", "accesses", "attached")
-ALONE += ("console_boot", "ray_start")
+ALONE = (
+    "boot", "disk_boot", "speed", "disk", "nat", "switch", "scaling", "micro", "accesses", "attached",
+    "console_boot", "ray_start",
+)  # fmt: skip
 MESH = ("mesh_fetch", "mesh_contention", "mesh_boot", "mesh_work", "unchanged")
 
 SMAPS = """\

@@ -16,7 +16,8 @@ from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.images import debian_disk, ext4
 from debian_archive import served_archive
 
-pytestmark = [pytest.mark.slow, pytest.mark.linux, pytest.mark.usefixtures("one_ray")]
+pytestmark = [pytest.mark.linux, pytest.mark.usefixtures("one_ray")]
+slow = pytest.mark.slow
 
 SOURCES = "/etc/apt/sources.list"
 FAILED = "systemctl --failed --no-legend --plain | cat"
@@ -45,7 +46,15 @@ def resident_mib(pid: int) -> int:
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize(("hosts", "interface"), [(1, "ide"), (1, "virtio"), (2, "ide"), (2, "virtio")])
+@pytest.mark.parametrize(
+    ("hosts", "interface"),
+    [
+        (1, "ide"),  # in CI, where the disk is in the cache
+        pytest.param(1, "virtio", marks=slow),
+        pytest.param(2, "ide", marks=slow),
+        pytest.param(2, "virtio", marks=slow),
+    ],
+)
 def test_given_the_fetched_disk_when_it_is_booted_then_root_logs_in_and_packages_come_by_the_network(
     disks: Path, tmp_path: Path, hosts: int, interface: str
 ) -> None:
@@ -84,6 +93,7 @@ def test_given_the_fetched_disk_when_it_is_booted_then_root_logs_in_and_packages
     ext4.check(debian_disk.own_disk().disk)
 
 
+@slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_given_a_new_user_when_the_printed_command_is_typed_then_it_logs_in_and_runs(
@@ -99,6 +109,7 @@ def test_given_a_new_user_when_the_printed_command_is_typed_then_it_logs_in_and_
     assert (disks / "debian/disk.img").is_file()
 
 
+@slow
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("interface", ["ide", "virtio"])
 def test_given_255_vcpus_when_debian_boots_from_a_disk_then_root_logs_in_and_the_network_works(

@@ -20,6 +20,9 @@ pytestmark = [pytest.mark.linux, pytest.mark.usefixtures("one_ray")]
 slow = pytest.mark.slow
 
 SOURCES = "/etc/apt/sources.list"
+# Answers what it is told, and is there when this returns.
+LISTEN = """systemd-socket-activate -l 22 --inetd -a /bin/cat >/dev/null 2>&1 &
+until ss -ltn | grep -q ':22 '; do sleep 0.2; done"""
 FAILED = "systemctl --failed --no-legend --plain | cat"
 
 
@@ -82,7 +85,7 @@ def test_given_the_fetched_disk_when_it_is_booted_then_root_logs_in_and_packages
         assert "Get:" in got.output and "Setting up from-the-host" in got.output
         assert machine.run("sha256sum </srv/content", 60).output.split()[0] == archive.sha256
         print(f"apt-get update and install: {time.monotonic() - begin:.1f} s", file=sys.stderr)
-        machine.run("systemd-socket-activate -l 22 --inetd -a cat >/dev/null 2>&1 & sleep 1", 60)
+        machine.run(LISTEN, 100)
         with socket.create_connection(("127.0.0.1", port), 60) as connection:
             connection.settimeout(60)
             connection.sendall(b"from outside\n")

@@ -12,7 +12,7 @@ told 'mitigations=off': Coremesh's processor needs none, QEMU's would pay for th
 import sys
 
 import peers
-from coremesh.cluster.machine.images.debian_disk import cached_debian_disk
+from coremesh.cluster.machine.images.debian_disk import pristine_disk
 from figures import options, reported
 
 LOGIN = "login: "
@@ -27,9 +27,7 @@ def main() -> None:
     parser.add_argument("--vcpus", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--interface", nargs="+", choices=["ide", "virtio"], default=["ide", "virtio"])
     arguments = parser.parse_args()
-    system = cached_debian_disk()
-    if system is None:
-        raise SystemExit("there is no Debian disk: 'coremesh fetch debian --disk 4G' makes one")
+    system = pristine_disk()
     cmdline = f"console=ttyS0,115200 quiet mitigations=off {system.cmdline}"
     with reported("Debian from its disk to the login", arguments) as figures:
         for turn in range(arguments.rounds):

@@ -14,6 +14,7 @@ pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.images import debian_disk, ext4
+from coremesh.core.errors import ImageFetchError
 from debian_archive import served_archive
 
 pytestmark = [pytest.mark.linux, pytest.mark.usefixtures("one_ray")]
@@ -29,8 +30,10 @@ FAILED = "systemctl --failed --no-legend --plain | cat"
 @pytest.fixture
 def disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder where a user's own copies of the fetched disk are made."""
-    if debian_disk.cached_debian_disk() is None:
-        pytest.skip("no Debian disk in the cache; 'coremesh fetch debian --disk 4G' makes one")
+    try:
+        debian_disk.pristine_disk()
+    except ImageFetchError as error:
+        pytest.skip(str(error))
     folder = tmp_path / "disks"
     monkeypatch.setenv("COREMESH_DISKS", str(folder))
     monkeypatch.chdir(tmp_path)

@@ -198,7 +198,7 @@ void bind_queue(nb::module_& m) {
             "request"_a, "limit"_a)
         .def(
             "complete",
-            [](VirtQueue& self, const Request& request, nb::bytes data) {
+            [](VirtQueue& self, const Request& request, const nb::bytes& data) {
                 nb::gil_scoped_release unlocked;
                 return complete(self, request, data.c_str(), data.size());
             },

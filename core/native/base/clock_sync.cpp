@@ -71,7 +71,7 @@ std::optional<ClockSync::Correction> ClockSync::answered(const ClockMessage& ans
     const uint64_t whole = unchanged - asked_;
     const uint64_t theirs = answer.answered - answer.received;
     // Their part is measured by their clock, which may run a little faster; not by more than that.
-    if (theirs > whole + whole / 100 + ticks(kToleranceNs)) {
+    if (theirs > whole + whole / 100.0 + ticks(kToleranceNs)) {
         ++facts_.refused;
         return {};
     }

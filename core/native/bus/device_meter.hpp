@@ -51,7 +51,7 @@ class DeviceMeter {
     };
 
     /// Devices answer at `places` from now on, and nowhere else; what was counted stays. Any thread.
-    void place(std::vector<Place> places) {
+    void place(const std::vector<Place>& places) {
         const std::lock_guard lock(mutex_);
         std::vector<uint8_t> at_port(kPorts);
         std::vector<Place> memory;

@@ -194,7 +194,7 @@ void bind_link(nb::module_& m) {
         .def("cut", &Switch::cut, "source"_a, "destination"_a, "is_cut"_a = true)
         .def(
             "inject",
-            [](Switch& self, HostId to, nb::bytes frame) {
+            [](Switch& self, HostId to, const nb::bytes& frame) {
                 self.inject(to, {static_cast<const uint8_t*>(frame.data()), frame.size()});
             },
             "destination"_a, "frame"_a);
@@ -205,7 +205,8 @@ void bind_link(nb::module_& m) {
         .def("stop", &LinkProbe::stop, nb::call_guard<Unlocked>())
         .def(
             "send",
-            [](LinkProbe& self, HostId to, const std::string& type, nb::bytes head, nb::bytes body) {
+            [](LinkProbe& self, HostId to, const std::string& type, const nb::bytes& head,
+               const nb::bytes& body) {
                 const auto span = [](const nb::bytes& bytes) {
                     return std::span(static_cast<const uint8_t*>(bytes.data()), bytes.size());
                 };

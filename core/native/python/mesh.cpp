@@ -142,7 +142,7 @@ void bind_mesh(nb::class_<Host>& host) {
             "Waits until all hosts have been heard and share one time; False at the timeout.")
         .def(
             "load",
-            [](Host& self, uint64_t gpa, nb::bytes data) {
+            [](Host& self, uint64_t gpa, const nb::bytes& data) {
                 if (!data.size()) return;
                 Unlocked unlocked;
                 if (!self.load_ram(gpa, data.data(), data.size())) {

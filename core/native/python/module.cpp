@@ -30,7 +30,7 @@ using RegisterDict = nb::typed<nb::dict, nb::str, nb::any>;
 /// as all ones and the traceback goes to sys.unraisablehook.
 class PythonNode final : public DeviceBackend {
   public:
-    PythonNode(nb::object node, const cm_engine_functions& engine)
+    PythonNode(const nb::object& node, const cm_engine_functions& engine)
         : engine_(engine),
           access_(node.attr("access")),
           eoi_(node.attr("eoi")),
@@ -347,7 +347,7 @@ NB_MODULE(_native, m) {
             "gpa"_a, "length"_a)
         .def(
             "ram_write",
-            [](Host& host, uint64_t gpa, nb::bytes data) {
+            [](Host& host, uint64_t gpa, const nb::bytes& data) {
                 if (!data.size()) return;
                 if (!host.ram().writable_offset_of(gpa, data.size()))
                     throw nb::index_error("not a range of guest RAM");

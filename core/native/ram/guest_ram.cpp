@@ -46,7 +46,7 @@ std::unique_ptr<ViewGuard> make_guard(Protection protection, const RamViews& vie
 
 }  // namespace
 
-GuestRam::GuestRam(RamLayout layout, Protection protection, bool coherent) : layout_(std::move(layout)) {
+GuestRam::GuestRam(const RamLayout& layout, Protection protection, bool coherent) : layout_(layout) {
     try {
         map_views();
         guard_ = make_guard(protection, {guest_, protocol_, file_, size()}, coherent);

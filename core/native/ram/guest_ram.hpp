@@ -29,7 +29,7 @@ class GuestRam {
     /// Memory is committed page by page as it is touched. `coherent`: other hosts have the same RAM, and the
     /// guest view has access to what the page table grants, at first nothing. Throws PlatformError when the
     /// host refuses.
-    GuestRam(RamLayout layout, Protection protection, bool coherent = false);
+    GuestRam(const RamLayout& layout, Protection protection, bool coherent = false);
     /// All threads that use the guest view must have stopped. Everything is given back to the host.
     ~GuestRam();
     GuestRam(const GuestRam&) = delete;

@@ -180,7 +180,8 @@ ProtectionProbe probe_protection() {
     probe.max_map_count = map_count_limit();
     const std::string bound =
         "works; vm.max_map_count = " + std::to_string(probe.max_map_count) + " bounds the pieces of ";
-    const auto write_protection = [](Protection way, bool& works, std::string& detail, std::string praise) {
+    const auto write_protection = [](Protection way, bool& works, std::string& detail,
+                                     const std::string& praise) {
         const ProtectionProbe::Way found = attempt(way, false, praise);
         works = found.works;
         detail = found.detail;

@@ -46,6 +46,11 @@ def several_hosts(shares: Sequence[int]) -> tuple[str, ...]:
     own threads, timers and work queues of the kernel stay there. Without it each core that ticks writes its
     time in turn, and those pages go from host to host. N is the last core.
 
+    sysctl.vm.compaction_proactiveness=0: each node has a thread that otherwise looks twice a second whether
+    to compact memory for huge pages. The first core's timer wakes it, some 40 transactions each time; with it
+    asleep a host without work has none at all. Memory is still compacted when an allocation asks for it, and
+    /proc/sys/vm turns it on again.
+
     Not here: relax_domain_level=1, which keeps a core that becomes idle from looking for work on other hosts.
     It saves nothing beside nohz_full, which leaves the balancing on behalf of idle cores to the first core
     alone: where that is busy, a core that looks for work itself is what takes it from a crowded host.
@@ -58,6 +63,7 @@ def several_hosts(shares: Sequence[int]) -> tuple[str, ...]:
         "rcu_nocbs=all",
         f"rcutree.rcu_nocb_gp_stride={math.gcd(*shares)}",
         "skew_tick=1",
+        "sysctl.vm.compaction_proactiveness=0",
         "nohz_full=1-N",
     )
 

@@ -154,4 +154,6 @@ def _options(mesh: Mesh) -> MeshOptions:
         policy=mesh.policy,
         hold_us=mesh.hold_us,
         prefetch=mesh.prefetch,
+        first_touch=mesh.first_touch,
+        pass_on=mesh.pass_on,
     )

@@ -35,6 +35,10 @@ class Mesh:
     """How long a page that has just come stays at least, in microseconds after the waiting vCPU goes on."""
     prefetch: int = 8
     """How many pages a sequential reader is sent ahead at most."""
+    first_touch: int = 16
+    """How many pages that were never used a sequential writer is given ahead at most; 0: none."""
+    pass_on: bool = True
+    """Whether a reader that wrote the page after it had last read it is given the right to write at once."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.hosts <= MAX_HOSTS:

@@ -86,6 +86,7 @@ _MESH: Final = (
         ("coremesh_pages_fetched_total", "kind", kind, column, 1.0)
         for kind, column in {
             "read": "read_fetches", "write": "write_fetches", "upgrade": "upgrades", "prefetch": "prefetches",
+            "first_touch": "first_touches",
         }.items()
     ),
     ("coremesh_pages_sent_total", "", "", "pages_sent", 1.0),

@@ -22,6 +22,7 @@ struct Action {
         kSend,       ///< encode `message`, send it to host `to` (never this host)
         kSendPage,   ///< the same with the bytes of message.page, read after all earlier actions
         kInstall,    ///< write the bytes that came with the message being received to `page`, protocol view
+        kRemember,   ///< what the page holds now is what Options::unchanged compares with
         kSetAccess,  ///< let this host's CPUs have `access` to `page`; on return they have no more than that
         kExecute,    ///< message.value = execute(message.operation, page); then send `message` (kResult) to
                      ///< `to`

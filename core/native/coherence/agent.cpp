@@ -17,7 +17,8 @@ constexpr uint8_t kLosingStreak = 3;
 
 Agent::Agent(const Options& options, const Homes& homes, AccessTable& access, Outbox& outbox,
              Counters& counters)
-    : hold_us_(std::min(options.hold_us, options.hold_cap_us)),
+    : unchanged_(options.unchanged),
+      hold_us_(std::min(options.hold_us, options.hold_cap_us)),
       hold_cap_us_(options.hold_cap_us),
       homes_(homes),
       access_(access),
@@ -25,21 +26,24 @@ Agent::Agent(const Options& options, const Homes& homes, AccessTable& access, Ou
       counters_(counters),
       pages_(homes.pages()),
       slots_(256),
-      prefetch_(options.prefetch) {
+      readers_(options.prefetch),
+      writers_(options.first_touch) {
     tickets_.reserve(512);
 }
 
 // ---- what threads want
 
 void Agent::need(uint64_t page, Access want, bool atomic, uint64_t now_us, Actions& out) {
-    if (access_.get(page) >= want) return;
+    const Access has = access_.get(page);
+    if (has >= want) return;
     Slot& slot = open(page);
     slot.want = std::max(slot.want, want);
     slot.atomic |= atomic;
     wait(slot, true);
     if (slot.sent != Access::kNone) return;  // its answer will wake this thread too
     ask(slot, want, false, now_us, out);
-    if (want == Access::kRead) prefetch_behind(page, now_us, out);
+    if (has != Access::kNone) return;  // an upgrade says nothing of the pages behind it
+    ask_ahead(want == Access::kRead ? readers_ : writers_, page, want, now_us, out);
 }
 
 void Agent::rmw(uint64_t page, const Operation& operation, uint64_t ticket, uint64_t now_us, Actions& out) {
@@ -69,21 +73,24 @@ void Agent::ask(Slot& slot, Access want, bool prefetch, uint64_t now_us, Actions
     message.page = slot.page;
     if (want == Access::kRead) {
         message.kind = Kind::kGetS;
-        if (prefetch) message.flags = Message::kPrefetch;
     } else {
         message.kind = Kind::kGetM;
         if (slot.atomic) message.flags = Message::kAtomic;
     }
+    if (prefetch) message.flags = Message::kPrefetch;
     if (!prefetch) came_back(slot.page, now_us);
     outbox_.send(homes_.of(slot.page), message, out);
 }
 
-void Agent::prefetch_behind(uint64_t page, uint64_t now_us, Actions& out) {
-    const unsigned ahead = prefetch_.missed(page);
+/// The pages behind one that a thread needs, when it is the next of a row. A home gives copies; to write,
+/// only pages that were never used (an operating system clears its memory, and builds its tables of it, in
+/// rows).
+void Agent::ask_ahead(Prefetch& streams, uint64_t page, Access want, uint64_t now_us, Actions& out) {
+    const unsigned ahead = streams.missed(page);
     for (uint64_t next = page + 1; next <= page + ahead && next < homes_.pages(); ++next) {
         if (access_.get(next) != Access::kNone || slot_of(next) != nullptr) continue;
         if (outbox_.congested(homes_.of(next))) continue;
-        ask(open(next), Access::kRead, true, now_us, out);
+        ask(open(next), want, true, now_us, out);
     }
 }
 
@@ -158,14 +165,14 @@ void Agent::on_answer(HostId from, const Message& message, uint64_t now_us, Acti
     slot->ticket = message.ticket;
     slot->expected = message.kind == Kind::kDataS ? 0 : message.sharers;
     slot->settled = settles(from == homes_.of(message.page), slot->expected);
+    slot->done_flags = message.flags;
+    const bool awaited = slot->waiting || message.ticket != 0;
     if (grant) {
         ++counters_.upgrades;
     } else if (granting == Access::kWrite) {
-        ++counters_.write_fetches;
-    } else if (slot->waiting || message.ticket != 0) {
-        ++counters_.read_fetches;
+        ++(awaited ? counters_.write_fetches : counters_.first_touches);
     } else {
-        ++counters_.prefetches;
+        ++(awaited ? counters_.read_fetches : counters_.prefetches);
     }
     finish(*slot, now_us, out);
 }
@@ -197,13 +204,16 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
     if (!slot.collecting || (slot.acknowledged & slot.expected) != slot.expected) return;
     const uint64_t page = slot.page;
     const Access granted = slot.granting;
+    Page& entry = pages_[page];
+    entry.passed_on = slot.ticket == 0 && slot.sent == Access::kRead && granted == Access::kWrite;
+    if (entry.passed_on) out.add(Action::Kind::kRemember, page);
     access_.set(page, granted);
     out.add(Action::Kind::kSetAccess, page).access = granted;
-    if (granted == Access::kWrite) ++contended_.of(page).moves;
+    const bool awaited = slot.waiting || slot.ticket != 0;
+    if (granted == Access::kWrite && awaited) ++contended_.of(page).moves;
 
     // A prefetched page has no waiter, so it gets no hold time.
-    Page& entry = pages_[page];
-    entry.fresh = slot.waiting || slot.ticket != 0;
+    entry.fresh = awaited;
     entry.granted_us = now_us;
     entry.hold_us = entry.fresh ? hold_cap_us_ : 0;
     entry.kept = false;
@@ -220,7 +230,7 @@ void Agent::finish(Slot& slot, uint64_t now_us, Actions& out) {
         slot.sent = Access::kNone;
         if (now_us >= slot.sent_us) fetch_us_ = (7 * fetch_us_ + (now_us - slot.sent_us)) / 8;
     }
-    if (!slot.settled) send(homes_.of(page), Kind::kDone, page, slot.serial, out);
+    if (!slot.settled) send(homes_.of(page), Kind::kDone, page, slot.serial, out, slot.done_flags);
     slot.collecting = slot.settled = false;
     if (slot.acknowledging == slot.serial) slot.acknowledging = slot.acknowledged = 0;
     slot.serial = slot.ticket = slot.expected = 0;
@@ -254,11 +264,15 @@ void Agent::on_have(HostId from, const Message& message, uint64_t now_us, Action
 void Agent::on_decline(HostId from, const Message& message, uint64_t now_us, Actions& out) {
     if (from != homes_.of(message.page)) return reject(ProtocolViolation::kNotHome);
     Slot* const slot = slot_of(message.page);
-    if (slot == nullptr || slot->sent != Access::kRead || !slot->prefetch || slot->collecting) {
+    // The answer to a memory transaction may wait for acknowledgements meanwhile; `finish` settles then.
+    const bool of_ticket = slot != nullptr && slot->collecting && slot->ticket != 0;
+    if (slot == nullptr || slot->sent == Access::kNone || !slot->prefetch ||
+        (slot->collecting && !of_ticket)) {
         return reject(ProtocolViolation::kState);
     }
     ++counters_.prefetches_declined;
     slot->sent = Access::kNone;
+    if (of_ticket) return;
     if (slot->waiting) out.add(Action::Kind::kWake, message.page);
     settle(*slot, now_us, out);
 }
@@ -346,9 +360,10 @@ bool Agent::take_ticket(uint64_t ticket, uint64_t page) noexcept {
     return false;
 }
 
-void Agent::send(HostId to, Kind kind, uint64_t page, uint64_t serial, Actions& out) {
+void Agent::send(HostId to, Kind kind, uint64_t page, uint64_t serial, Actions& out, uint8_t flags) {
     Message message;
     message.kind = kind;
+    message.flags = flags;
     message.requester = outbox_.self();
     message.page = page;
     message.serial = serial;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "coherence/contended_pages.hpp"
@@ -40,12 +41,13 @@ class Agent {
     /// Of each page that ever came or went.
     struct Page {
         uint64_t granted_us = 0;
-        uint32_t hold_us = 0;  ///< from granted_us; 0: none
-        uint32_t lost_ms = 0;  ///< when it was given up soon after it came; 0: it was not
-        uint32_t slot = 0;     ///< what is under way; 0: nothing
-        uint8_t streak = 0;    ///< times in a row that it was asked for again soon after it was lost
-        bool fresh = false;    ///< granted, and no thread has resumed yet
-        bool kept = false;     ///< hold_on has already put it off
+        uint32_t hold_us = 0;    ///< from granted_us; 0: none
+        uint32_t lost_ms = 0;    ///< when it was given up soon after it came; 0: it was not
+        uint32_t slot = 0;       ///< what is under way; 0: nothing
+        uint8_t streak = 0;      ///< times in a row that it was asked for again soon after it was lost
+        bool fresh = false;      ///< granted, and no thread has resumed yet
+        bool passed_on = false;  ///< read, and given the right to write unasked
+        bool kept = false;       ///< hold_on has already put it off
     };
     /// Of a page with something under way.
     struct Slot {
@@ -60,6 +62,7 @@ class Agent {
         // The transaction that answers this host.
         bool collecting = false;          ///< the bytes or the grant are here
         bool settled = false;             ///< ... and the home waits for no kDone
+        uint8_t done_flags = 0;           ///< of the kDone that it waits for else
         Access granting = Access::kNone;  ///< when all have acknowledged
         uint64_t serial = 0;              ///< 0: nothing of it has come
         uint64_t ticket = 0;              ///< of the memory transaction that it answers
@@ -79,7 +82,7 @@ class Agent {
     void close_if_done(uint64_t page);
     Slot* slot_of(uint64_t page) noexcept;
     void ask(Slot& slot, Access want, bool prefetch, uint64_t now_us, Actions& out);
-    void prefetch_behind(uint64_t page, uint64_t now_us, Actions& out);
+    void ask_ahead(Prefetch& streams, uint64_t page, Access want, uint64_t now_us, Actions& out);
     bool came_back(uint64_t page, uint64_t now_us) noexcept;
 
     void on_order(HostId from, const Message& message, uint64_t now_us, Actions& out);
@@ -106,9 +109,10 @@ class Agent {
     bool take_ticket(uint64_t ticket, uint64_t page) noexcept;
     bool has_ticket(uint64_t ticket, uint64_t page) const noexcept;
     bool any_ticket(uint64_t page) const noexcept;
-    void send(HostId to, Message::Kind kind, uint64_t page, uint64_t serial, Actions& out);
+    void send(HostId to, Message::Kind kind, uint64_t page, uint64_t serial, Actions& out, uint8_t flags = 0);
     void reject(ProtocolViolation why) noexcept { counters_.reject(why); }
 
+    const std::function<bool(uint64_t)> unchanged_;
     const uint32_t hold_us_;
     const uint32_t hold_cap_us_;
     const Homes& homes_;
@@ -118,7 +122,8 @@ class Agent {
     LazyArray<Page> pages_;
     Pool<Slot> slots_;
     std::vector<Ticket> tickets_;  ///< as many as threads at most
-    Prefetch prefetch_;
+    Prefetch readers_;             ///< sequential ones
+    Prefetch writers_;
     ContendedPages contended_;
     unsigned waits_ = 0;     ///< slots that a thread waits for
     uint64_t tries_ = 0;     ///< of hold_on

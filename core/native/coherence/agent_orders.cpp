@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The agent's other side: what homes ask of this host's copies, and the hold that puts it off.
 #include <algorithm>
+#include <utility>
 
 #include "coherence/agent.hpp"
 
@@ -79,6 +80,10 @@ void Agent::obey(const Message& message, uint64_t now_us, Actions& out) {
         answer.ticket = 0;
         return outbox_.send(message.requester, answer, out);
     }
+    Page& entry = pages_[page];
+    if (std::exchange(entry.passed_on, false) && unchanged_ && unchanged_(page)) {
+        answer.flags = Message::kUnwritten;
+    }
     if (message.kind == Kind::kFwdM) {
         lose(page, Access::kNone, now_us, out);
         answer.kind = Kind::kDataM;
@@ -98,7 +103,7 @@ void Agent::obey(const Message& message, uint64_t now_us, Actions& out) {
     }
     // To the directory of this host, after the answer: so is what the directory sends next.
     if (settles(homes_.of(page) == outbox_.self(), answer.sharers)) {
-        send(outbox_.self(), Kind::kDone, page, message.serial, out);
+        send(outbox_.self(), Kind::kDone, page, message.serial, out, answer.flags);
     }
 }
 

@@ -27,7 +27,8 @@ inline constexpr unsigned kProtocolViolations = 6;
     X(write_fetches, "pages", "pages received to write")                                    \
     X(upgrades, "pages", "from read to write without data")                                 \
     X(prefetches, "pages", "copies received before a thread wanted them")                   \
-    X(prefetches_declined, "pages", "prefetches that the home declined")                    \
+    X(first_touches, "pages", "never used, received to write before a thread wanted them")  \
+    X(prefetches_declined, "pages", "of these two, what the home declined")                 \
     X(pages_sent, "pages", "copies and pages given to other hosts")                         \
     X(downgrades, "pages", "from write to read, for another host")                          \
     X(invalidations, "pages", "given up for another host")                                  \
@@ -44,6 +45,7 @@ inline constexpr unsigned kProtocolViolations = 6;
     X(owner_moves, "pages", "the right to write went to another host")                      \
     X(atomics_forwarded, "operations", "sent to an owner by this home")                     \
     X(migrations, "pages", "reads that were given the right to write at once")              \
+    X(migrations_unwritten, "pages", "of these, came back as they had gone")                \
     X(contended_marks, "pages", "pages that became contended")                              \
     X(returned_moves, "pages", "contended pages moved to the one host that used them")      \
     X(violations, "messages", "dropped, because no host that keeps to the protocol sends them")

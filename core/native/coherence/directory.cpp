@@ -10,18 +10,18 @@ namespace {
 
 using Kind = Message::Kind;
 
-/// Every Nth read of a migrating page gets only a copy, to test whether it still migrates.
-constexpr uint8_t kProbeEvery = 8;
-/// This number of turns in a row makes a page one that migrates. After one only, a boot of Linux over two
-/// hosts took a seventh more fetches: many a page is written by one host and read by the others for a while.
-constexpr uint8_t kTurns = 2;
-
 uint32_t milliseconds(uint64_t us) noexcept { return static_cast<uint32_t>(us / 1000); }
 
 }  // namespace
 
 Directory::Directory(const Options& options, const Homes& homes, Outbox& outbox, Counters& counters)
-    : policy_(options.policy), outbox_(outbox), counters_(counters), pages_(homes.pages()), requests_(256) {}
+    : policy_(options.policy),
+      pass_on_(options.pass_on),
+      unused_(options.unused),
+      outbox_(outbox),
+      counters_(counters),
+      pages_(homes.pages()),
+      requests_(256) {}
 
 void Directory::receive(HostId from, const Message& message, uint64_t now_us, Actions& out) {
     if (message.kind == Kind::kDone) return done(from, message, now_us, out);
@@ -39,10 +39,7 @@ void Directory::request(const Message& message, uint64_t now_us, Actions& out) {
     }
     if (under_way_[from] >= kMostRequests) return reject(ProtocolViolation::kTooMany);
     ++counters_.home_requests;
-    if ((message.flags & Message::kPrefetch) != 0 && message.kind == Kind::kGetS &&
-        (page.active != 0 || outbox_.congested(from) || Contention::warm(page.heat, milliseconds(now_us)))) {
-        return reply(Kind::kDecline, message, out);  // a guess takes nothing from a host that needs the page
-    }
+    if (declines(page, message, now_us)) return reply(Kind::kDecline, message, out);
     if (message.kind != Kind::kRmw) page.asking |= bit(from);
     ++under_way_[from];
     const uint32_t number = requests_.take();
@@ -67,12 +64,15 @@ void Directory::done(HostId from, const Message& message, uint64_t now_us, Actio
     const HostId requester = ended.message.requester;
     if (from != requester && from != outbox_.self()) return reject(ProtocolViolation::kHost);
     if (ended.serial != message.serial) return reject(ProtocolViolation::kState);
+    if ((message.flags & Message::kUnwritten) != 0 && owned(page)) {
+        ++counters_.migrations_unwritten;
+        page.writers &= ~bit(owner(page));
+    }
     if (ended.writes) {
         page.state = State::kOwned;
         page.owner = requester;
         page.sharers = 0;
     } else {
-        if (owned(page)) page.last_writer = owner(page);
         page.sharers = readers(page) | bit(requester);
         page.state = State::kShared;
     }
@@ -90,6 +90,14 @@ void Directory::done(HostId from, const Message& message, uint64_t now_us, Actio
         requests_.give(number);
     }
     page.active = page.last = 0;
+}
+
+/// A guess takes nothing from a host that needs the page: there is a copy for it, or the page was never used.
+bool Directory::declines(Page& page, const Message& message, uint64_t now_us) {
+    if ((message.flags & Message::kPrefetch) == 0 || message.kind == Kind::kRmw) return false;
+    if (page.active != 0 || outbox_.congested(message.requester)) return true;
+    if (message.kind == Kind::kGetS) return Contention::warm(page.heat, milliseconds(now_us));
+    return page.state != State::kInitial || !unused_ || !unused_(message.page);
 }
 
 bool Directory::serve(Page& page, uint32_t number, uint64_t now_us, Actions& out) {
@@ -121,14 +129,13 @@ bool Directory::serve(Page& page, uint32_t number, uint64_t now_us, Actions& out
 }
 
 /// A page that is read and then written by one host after the other (a lock's data, a list's head) costs each
-/// of them two transactions: a copy, and the right to write. The reader is sent both at once where the last
-/// user did so (Stenstroem, Brorsson and Sandberg, ISCA 1993). Whether it then writes cannot be seen from
-/// here, so now and then a reader gets a copy only, and must ask again if the page still migrates.
-bool Directory::migrates(Page& page, const Message& message) noexcept {
-    if (page.turns < kTurns || !owned(page) || (message.flags & Message::kPrefetch) != 0) return false;
-    if (++page.passed_on % kProbeEvery != 0) return true;
-    page.turns = kTurns - 1;
-    return false;
+/// of them two transactions: a copy, and the right to write. A reader is sent both at once where it wrote the
+/// page after it had last read it (Stenstroem, Brorsson and Sandberg, ISCA 1993, have one guess for all
+/// hosts). The host that gives the page up says whether it was written: if not, the next read there gets a
+/// copy.
+bool Directory::migrates(const Page& page, const Message& message) const noexcept {
+    return pass_on_ && owned(page) && (page.writers & bit(message.requester)) != 0 &&
+           (message.flags & Message::kPrefetch) == 0;
 }
 
 bool Directory::serve_rmw(Page& page, Request& request, uint32_t now_ms, Actions& out) {
@@ -183,9 +190,7 @@ void Directory::start_write(Page& page, Request& request, bool atomic, uint32_t 
     if (atomic) Contention::moved(page.heat, now_ms);
     if (owned(page)) return order(Kind::kFwdM, owner(page), request, 0, out);
 
-    const bool turn =
-        page.last_writer != requester && page.sharers == (bit(requester) | bit(page.last_writer));
-    page.turns = turn ? std::min<uint8_t>(page.turns + 1, kTurns) : uint8_t{0};
+    page.writers |= page.sharers & bit(requester);
     uint64_t others = page.sharers & ~bit(requester);
     if ((page.sharers & bit(requester)) != 0 && (others & bit(outbox_.self())) != 0) {
         // This host gives its copy up first, and then grants: that says as much as its acknowledgement.

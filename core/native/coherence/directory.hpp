@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "coherence/contention.hpp"
@@ -44,14 +45,12 @@ class Directory {
     };
     struct Page {
         uint64_t sharers = 0;
-        uint64_t asking = 0;  ///< hosts with a kGetS or kGetM under way
-        uint32_t active = 0;  ///< the request being served; those behind it are chained to it
-        uint32_t last = 0;    ///< of the chain
+        uint64_t asking = 0;   ///< hosts with a kGetS or kGetM under way
+        uint64_t writers = 0;  ///< hosts that wrote the page after they had last read it
+        uint32_t active = 0;   ///< the request being served; those behind it are chained to it
+        uint32_t last = 0;     ///< of the chain
         State state = State::kInitial;
         HostId owner = 0;
-        HostId last_writer = 0;  ///< the host that could write before the present readers
-        uint8_t turns = 0;       ///< in a row that its users took: each reads it, and then writes it
-        uint8_t passed_on = 0;   ///< reads answered with the right to write
         Heat heat;
     };
     struct Request {
@@ -63,9 +62,10 @@ class Directory {
 
     void request(const Message& message, uint64_t now_us, Actions& out);
     void done(HostId from, const Message& message, uint64_t now_us, Actions& out);
+    bool declines(Page& page, const Message& message, uint64_t now_us);
     /// Whether it has become the page's transaction; if not, it has been answered.
     bool serve(Page& page, uint32_t number, uint64_t now_us, Actions& out);
-    bool migrates(Page& page, const Message& message) noexcept;
+    bool migrates(const Page& page, const Message& message) const noexcept;
     bool serve_rmw(Page& page, Request& request, uint32_t now_ms, Actions& out);
     void start_read(Page& page, Request& request, Actions& out);
     void start_write(Page& page, Request& request, bool atomic, uint32_t now_ms, Actions& out);
@@ -86,6 +86,8 @@ class Directory {
     HostId source(const Page& page) const noexcept;
 
     Policy policy_;
+    bool pass_on_;
+    std::function<bool(uint64_t)> unused_;
     Outbox& outbox_;
     Counters& counters_;
     LazyArray<Page> pages_;

@@ -26,9 +26,13 @@ uint8_t flags_of(Message::Kind kind) noexcept {
         case Message::Kind::kGetS:
             return Message::kPrefetch;
         case Message::Kind::kGetM:
-            return Message::kAtomic;
+            return Message::kAtomic | Message::kPrefetch;
         case Message::Kind::kRmw:
             return Message::kLosing;
+        case Message::Kind::kDataS:
+        case Message::Kind::kDataM:
+        case Message::Kind::kDone:
+            return Message::kUnwritten;
         default:
             return 0;
     }

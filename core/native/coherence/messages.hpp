@@ -44,12 +44,14 @@ struct Message {
     static constexpr std::array<const char*, kKinds + 1> kNames = {
         "(unreadable)", "GetS", "GetM",    "Rmw",   "Done",  "FwdS",  "FwdM",   "Inv",   "Exec",
         "Grant",        "Have", "Decline", "Retry", "DataS", "DataM", "InvAck", "Result"};
-    static constexpr uint8_t kPrefetch = 1;  ///< flag of kGetS: no thread waits for it
+    static constexpr uint8_t kPrefetch = 1;  ///< flag of kGetS and kGetM: no thread waits for it
     static constexpr uint8_t kAtomic = 2;    ///< flag of kGetM: an atomic instruction asks
     static constexpr uint8_t kLosing =
         4;  ///< flag of kRmw: the page was lost again and again; better remotely
     static constexpr uint8_t kGranting =
         8;  ///< flag of kFwdM, of a home to itself: the requester has the bytes; send it kGrant instead
+    static constexpr uint8_t kUnwritten = 16;  ///< flag of kDataS, kDataM, kDone: its last owner had asked to
+                                               ///< read, was given the right to write, and did not write
 
     Kind kind = Kind::kGetS;
     HostId requester = 0;

@@ -30,6 +30,10 @@ bool valid_page(std::span<const uint8_t> in) noexcept;
 /// Writes all 4096 bytes of `page`; false, and nothing written, when not valid.
 bool decode_page(std::span<const uint8_t> in, void* page) noexcept;
 
+/// A number that differs, as good as always, for pages that differ. Other CPUs may write the page meanwhile.
+/// A fraction of a microsecond.
+uint64_t page_digest(const void* page) noexcept;
+
 /// Whether a valid encoded page is all zeros: a receiver may leave a page that it never touched untouched.
 inline bool zero_page(std::span<const uint8_t> in) noexcept {
     return in.size() == 1 && in[0] == static_cast<uint8_t>(PageForm::kZero);

@@ -21,6 +21,8 @@ coherence::Options protocol_options(const Mesh::Options& options, uint64_t pages
     out.policy = options.policy;
     out.hold_us = options.hold_us;
     out.prefetch = options.prefetch;
+    out.first_touch = options.first_touch;
+    out.pass_on = options.pass_on;
     return out;
 }
 

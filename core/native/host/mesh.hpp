@@ -59,6 +59,8 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
         coherence::Policy policy = coherence::Policy::kAdaptive;
         uint32_t hold_us = 50;
         unsigned prefetch = 8;
+        unsigned first_touch = 16;
+        bool pass_on = true;
         link::LeaseTimes lease;
     };
 

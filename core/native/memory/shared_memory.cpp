@@ -29,10 +29,20 @@ void pause_briefly() noexcept {
 }  // namespace
 
 SharedMemory::SharedMemory(GuestRam& ram, const coherence::Options& options, MessageSender& sender)
-    : ram_(ram), sender_(sender), node_(options) {
+    : ram_(ram), sender_(sender), digests_(ram.pages()), node_(with_looks(options)) {
     // Filled inside fault handlers: never grown there as long as this is enough.
     timers_.reserve(4096);
     to_self_.reserve(64);
+}
+
+/// What the protocol asks of the pages' bytes.
+coherence::Options SharedMemory::with_looks(coherence::Options options) {
+    // A page that has no memory behind it was used by no CPU of this host.
+    options.unused = [this](uint64_t page) { return ram_.untouched(page); };
+    options.unchanged = [this](uint64_t page) {
+        return coherence::page_digest(frame(page)) == digests_[page];
+    };
+    return options;
 }
 
 uint64_t SharedMemory::now_us() noexcept {
@@ -308,6 +318,9 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
             if (!coherence::zero_page(arrived) || !ram_.untouched(action.page)) {
                 coherence::decode_page(arrived, frame(action.page));
             }
+            return;
+        case Action::Kind::kRemember:
+            digests_[action.page] = coherence::page_digest(frame(action.page));
             return;
         case Action::Kind::kSetAccess:
             ram_.page_table()->set_access(action.page, action.access);

@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "base/lazy_array.hpp"
 #include "base/pi_mutex.hpp"
 #include "coherence/node.hpp"
 #include "coherence/page_codec.hpp"
@@ -137,6 +138,8 @@ class SharedMemory {
     WaitQueue& wait_queue_of(uint64_t page) noexcept { return wait_queues_[page % kWaitQueues]; }
     uint8_t* frame(uint64_t page) noexcept { return ram_.protocol_base() + page * GuestRam::kPage; }
 
+    coherence::Options with_looks(coherence::Options options);
+
     // All with the lock held.
     bool wait_for(uint64_t page, Access want, bool atomic = false) noexcept;
     void perform(std::span<const uint8_t> arrived) noexcept;
@@ -150,7 +153,8 @@ class SharedMemory {
 
     GuestRam& ram_;
     MessageSender& sender_;
-    PiMutex lock_;  // all below but the atomics
+    PiMutex lock_;                 // all below but the atomics
+    LazyArray<uint64_t> digests_;  // of pages that came with more than was asked for
     coherence::Node node_;
     coherence::Actions actions_;
     std::vector<coherence::Message> to_self_;

@@ -56,7 +56,8 @@ using RangeTuple = std::tuple<uint64_t, uint64_t, HostId>;
 
 Mesh::Options options_from(HostId host, unsigned hosts, const std::vector<RangeTuple>& homes,
                            const std::vector<std::tuple<uint32_t, HostId>>& vcpu_hosts,
-                           const std::string& policy, uint32_t hold_us, unsigned prefetch) {
+                           const std::string& policy, uint32_t hold_us, unsigned prefetch,
+                           unsigned first_touch, bool pass_on) {
     Mesh::Options options;
     options.self = host;
     options.hosts = hosts;
@@ -65,6 +66,8 @@ Mesh::Options options_from(HostId host, unsigned hosts, const std::vector<RangeT
     options.policy = policy_named(policy);
     options.hold_us = hold_us;
     options.prefetch = prefetch;
+    options.first_touch = first_touch;
+    options.pass_on = pass_on;
     return options;
 }
 
@@ -119,12 +122,12 @@ void bind_mesh_options(nb::module_& m) {
             "__init__",
             [](Mesh::Options* self, HostId host, unsigned hosts, const std::vector<RangeTuple>& homes,
                const std::vector<std::tuple<uint32_t, HostId>>& vcpu_hosts, const std::string& policy,
-               uint32_t hold_us, unsigned prefetch) {
-                new (self)
-                    Mesh::Options(options_from(host, hosts, homes, vcpu_hosts, policy, hold_us, prefetch));
+               uint32_t hold_us, unsigned prefetch, unsigned first_touch, bool pass_on) {
+                new (self) Mesh::Options(options_from(host, hosts, homes, vcpu_hosts, policy, hold_us,
+                                                      prefetch, first_touch, pass_on));
             },
             nb::kw_only(), "host"_a, "hosts"_a, "homes"_a, "vcpu_hosts"_a, "policy"_a, "hold_us"_a,
-            "prefetch"_a);
+            "prefetch"_a, "first_touch"_a, "pass_on"_a);
 }
 
 void bind_mesh(nb::class_<Host>& host) {

@@ -16,7 +16,7 @@ void* mesh_new(unsigned hosts, uint64_t pages, unsigned policy, unsigned hold_us
     options.policy = static_cast<Policy>(policy);
     options.hold_us = hold_us;
     options.hold_cap_us = cap_us;
-    options.prefetch = prefetch;
+    options.prefetch = options.first_touch = prefetch;
     return new Network(hosts, pages, options);
 }
 void mesh_free(void* mesh) { delete static_cast<Network*>(mesh); }

@@ -68,6 +68,11 @@ class Network {
         }
         for (unsigned host = 0; host < hosts; ++host) {
             options.self = static_cast<HostId>(host);
+            options.unused = [this, host](uint64_t page) { return word(host, page) == 0; };
+            options.unchanged = [this, host](uint64_t page) {
+                return remembered_[host][page] == word(host, page);
+            };
+            remembered_.emplace_back(pages);
             nodes_.push_back(std::make_unique<Node>(options));
             memory_.push_back(std::make_unique<PageBytes[]>(pages));
             mapped_.emplace_back(pages);
@@ -318,6 +323,9 @@ class Network {
                 case Action::Kind::kInstall:
                     if (!decode_page(payload, &memory_[host][action.page])) fail("installed without a page");
                     break;
+                case Action::Kind::kRemember:
+                    remembered_[host][action.page] = word(host, action.page);
+                    break;
                 case Action::Kind::kSetAccess:
                     mapped_[host][action.page] = action.access;
                     break;
@@ -389,6 +397,7 @@ class Network {
     std::vector<std::unique_ptr<Node>> nodes_;
     std::vector<std::unique_ptr<PageBytes[]>> memory_;
     std::vector<std::vector<Access>> mapped_;
+    std::vector<std::vector<uint64_t>> remembered_;
     std::vector<std::deque<Packet>> channels_;
     std::vector<Timer> timers_;
     std::vector<Thread> threads_;
@@ -405,6 +414,7 @@ inline Options homed_on_0(uint64_t pages, Policy policy = Policy::kAdaptive) {
     options.homes = {{0, pages, 0}};
     options.policy = policy;
     options.prefetch = 0;
+    options.first_touch = 0;
     return options;
 }
 

@@ -28,7 +28,7 @@ uint64_t run_schedule(const Mix& mix, uint64_t seed, unsigned steps) {
     const auto below = [&](uint64_t bound) { return random() % bound; };
     Options options;
     options.policy = mix.policy;
-    options.prefetch = mix.prefetch;
+    options.prefetch = options.first_touch = mix.prefetch;
     Network network(mix.hosts, mix.pages, options);
     for (unsigned number = 0; number < mix.threads; ++number) network.add_thread(number % mix.hosts);
     for (unsigned step = 0; step < steps && network.broken().empty(); ++step) {

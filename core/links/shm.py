@@ -16,7 +16,14 @@ from pathlib import Path
 from coremesh.core._native import Link, link_priority, shm_inbox_bytes, shm_link
 from coremesh.core.errors import LinkError
 from coremesh.core.links.door import LinkEnd
-from coremesh.core.links.tuning import OVERFLOW, HostEnd, check_place, choose_cpu, spin_microseconds
+from coremesh.core.links.tuning import (
+    OVERFLOW,
+    HostEnd,
+    check_place,
+    choose_cpu,
+    receives_while_waiting,
+    spin_microseconds,
+)
 
 _TOKEN_BYTES = 16
 _SCHEME = "shm://"
@@ -133,6 +140,7 @@ class ShmEnds(HostEnd):
                 inboxes=[self._inboxes[host] for host in range(self.hosts)],
                 overflow_limit=overflow,
                 spin_us=spin_microseconds(spin_us),
+                lends=receives_while_waiting(),
                 cpu=-1 if self.cpu is None else self.cpu,
             )
         except (ValueError, OSError) as error:

@@ -13,7 +13,14 @@ import zmq as _  # noqa: F401 - its wheel loads a libsodium
 from coremesh.core._native import Link, link_priority, tcp_keypair, tcp_link
 from coremesh.core.errors import LinkError, PlatformError
 from coremesh.core.links.door import LinkEnd, open_door, read_source, written
-from coremesh.core.links.tuning import OVERFLOW, HostEnd, check_place, choose_cpu, spin_microseconds
+from coremesh.core.links.tuning import (
+    OVERFLOW,
+    HostEnd,
+    check_place,
+    choose_cpu,
+    receives_while_waiting,
+    spin_microseconds,
+)
 
 _SCHEME = "tcp://"
 
@@ -103,6 +110,7 @@ class TcpEnds(HostEnd):
             keys=[self._peers[host].public_key for host in range(self.hosts)],
             overflow_limit=overflow,
             spin_us=spin_microseconds(spin_us),
+            lends=receives_while_waiting(),
             cpu=-1 if self.cpu is None else self.cpu,
         )
         self._links.append(link)

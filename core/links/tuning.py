@@ -66,3 +66,14 @@ def spin_microseconds(wanted: int | None) -> int:
             f"COREMESH_LINK_SPIN_US={said!r}: give microseconds, 0 to 1000000, or remove the variable."
         )
     return int(said)
+
+
+def receives_while_waiting() -> bool:
+    """Whether a thread that waits for a page receives its answer itself: yes, unless COREMESH_LINK_LEND=0.
+
+    The switch is for measuring what it saves.
+    """
+    said = os.environ.get("COREMESH_LINK_LEND", "1")
+    if said not in ("0", "1"):
+        raise ConfigurationError(f"COREMESH_LINK_LEND={said!r}: give 0 or 1, or remove the variable.")
+    return said == "1"

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a page and an atomic of another host cost, beside a blocking TCP round trip of the same size.
 
-    sudo python tests/bench/mesh_fetch.py [--delays 0 40 240] [--wires tcp zmq zmq-plain] [--rounds N]
+    sudo python tests/bench/mesh_fetch.py [--delays 0 40 240] [--wires shm tcp zmq zmq-plain] [--rounds N]
 
 Two hosts of one vCPU in network namespaces, by a veth pair and by a relay that holds each packet for so
-many microseconds (one way; the floor says what comes of it). tcp and zmq are encrypted, zmq-plain is not.
+many microseconds (one way; the floor says what comes of it). tcp and zmq are encrypted, zmq-plain
+is not; shm is of one computer and knows no delay: give it ``--delays 0``, its floor is TCP on the loopback.
 The guest is tests/guest/baremetal/mesh_load.c; the holder of the pages sleeps, as the TCP server does.
 """
 
@@ -12,10 +13,11 @@ import tempfile
 from pathlib import Path
 
 from figures import options
-from mesh_network import PAGE_BYTES, REQUEST_BYTES, NetworkMachine, TcpFloor, description_of
+from mesh_network import PAGE_BYTES, REQUEST_BYTES, NetworkMachine, TcpFloor, description_of, stage_of
 from mesh_table import Table, say, shown
 from network import Network
 
+WIRES = ("shm", "tcp", "zmq", "zmq-plain")
 FIGURES = {"read": "page fetch to read", "write": "page fetch to write", "upgrade": "read to write"}
 
 
@@ -23,7 +25,7 @@ def main() -> None:
     """Measure floor and machine in turn and print their ratios."""
     parser = options(__doc__, rounds=2)
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 40, 240])
-    parser.add_argument("--wires", nargs="+", default=["tcp", "zmq"], choices=("tcp", "zmq", "zmq-plain"))
+    parser.add_argument("--wires", nargs="+", default=["tcp", "zmq"], choices=WIRES)
     arguments = parser.parse_args()
     from baremetal_machine import build_guest
 
@@ -37,7 +39,7 @@ def main() -> None:
             with Network(2, delay) as network:
                 for turn in range(arguments.rounds):
                     for wire in arguments.wires:
-                        measure(table, network, floor, kernel, wire)
+                        measure(table, stage_of(network, wire), floor, kernel, wire)
                         say(f"{delay} us, round {turn + 1}, {wire}")
 
 

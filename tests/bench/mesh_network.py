@@ -14,12 +14,46 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "guest"))
 from host_processes import NetworkMachine, description_of
 from network import Network
 
-__all__ = ["PAGE_BYTES", "REQUEST_BYTES", "NetworkMachine", "TcpFloor", "description_of"]
+__all__ = [
+    "PAGE_BYTES",
+    "REQUEST_BYTES",
+    "NetworkMachine",
+    "OneComputer",
+    "TcpFloor",
+    "description_of",
+    "stage_of",
+]
 
 HERE = Path(__file__).resolve().parent
 REQUEST_BYTES = 112  # a link's frame with one message of the page protocol
 PAGE_BYTES = 4096
 FLOOR_PORT = 7171
+
+
+class OneComputer(Network):
+    """Hosts that are processes of this computer and namespace, as shared memory needs them."""
+
+    def __init__(self, hosts: int) -> None:
+        super().__init__(hosts)
+
+    def address(self, host: int) -> str:
+        """The loopback's: the only one that all have."""
+        return "127.0.0.1"
+
+    def command(self, host: int, *words: str) -> list[str]:
+        """The words as they are."""
+        return list(words)
+
+    def __enter__(self) -> OneComputer:
+        return self
+
+    def close(self) -> None:
+        """Nothing was made."""
+
+
+def stage_of(network: Network, wire: str) -> Network:
+    """Where a machine on ``wire`` runs: on ``network``, or without one."""
+    return OneComputer(2) if wire == "shm" else network
 
 
 class TcpFloor:

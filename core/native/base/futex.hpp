@@ -33,6 +33,16 @@ inline void futex_wait_until(std::atomic<uint32_t>& word, uint32_t expected, int
             timeout, nullptr, FUTEX_BITSET_MATCH_ANY);
 }
 
+/// The same on a word that lies in memory shared between processes, without a deadline.
+inline void futex_wait_shared(std::atomic<uint32_t>& word, uint32_t expected) noexcept {
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT, expected, nullptr, nullptr, 0);
+}
+
+/// Wakes one thread of any process that sleeps on a word in memory that they share.
+inline void futex_wake_shared(std::atomic<uint32_t>& word) noexcept {
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE, 1, nullptr, nullptr, 0);
+}
+
 /// Wakes up to `sleepers` threads that sleep on `word`. Any thread; touches nothing but the address.
 inline void futex_wake(std::atomic<uint32_t>& word, int sleepers = 1) noexcept {
     syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE | FUTEX_PRIVATE_FLAG, sleepers, nullptr,

@@ -158,12 +158,24 @@ void Mesh::received(HostId from, Type type, uint64_t guest_tsc, std::span<const 
     }
 }
 
+/// The lease, the clock's jumps and all that is not the page protocol are the protocol thread's.
+bool Mesh::takes_waiting(Type type, uint64_t guest_tsc) noexcept {
+    return (type == Type::kCoherence || type == Type::kPage) &&
+           link::lease_clock_ns() < sure_until_.load(std::memory_order_acquire) && follower_->settled() &&
+           guest_tsc <= clock_.tsc();
+}
+
+void Mesh::received_waiting(HostId from, Type, uint64_t, std::span<const uint8_t> payload) noexcept {
+    memory_.receive(from, payload);
+}
+
 int64_t Mesh::due(int64_t now_ns) noexcept {
     const int64_t now = link::lease_clock_ns();
     obey(lease_->tick(now), now);
     // The lease counts on another clock; what matters is how long from now.
     int64_t next = now_ns + std::max<int64_t>(0, lease_->next() - now);
     if (broken_) return next;
+    sure_until_.store(lease_->next(), std::memory_order_release);
     note_joined(now);
     for (const int64_t other : {memory_.run_timers(now_ns), follower_->due(now_ns)}) {
         if (other >= 0) next = std::min(next, other);
@@ -197,6 +209,7 @@ void Mesh::peer_lost(HostId peer, link::Loss loss) noexcept {
 void Mesh::break_up(const Breach& breach) noexcept {
     if (broken_) return;
     broken_ = true;
+    sure_until_.store(INT64_MIN, std::memory_order_release);
     owner_.mesh_broken(breach);
     cancel();
 }

@@ -94,18 +94,27 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
     ClockFollower& follower() noexcept { return *follower_; }
 
   private:
-    // link::Receiver, on the protocol thread but for stamp()
+    // link::Receiver, on the protocol thread but for stamp() and what threads that wait receive
     void received(HostId from, link::Type type, uint64_t guest_tsc,
                   std::span<const uint8_t> payload) noexcept override;
     int64_t due(int64_t now_ns) noexcept override;
     uint64_t stamp() noexcept override { return clock_.tsc(); }
     void peer_lost(HostId peer, link::Loss loss) noexcept override;
+    bool takes_waiting(link::Type type, uint64_t guest_tsc) noexcept override;
+    void received_waiting(HostId from, link::Type type, uint64_t guest_tsc,
+                          std::span<const uint8_t> payload) noexcept override;
     // MessageSender
     void send_message(HostId to, std::span<const uint8_t> message) noexcept override;
     void send_page(HostId to, std::span<const uint8_t> message,
                    std::span<const uint8_t> page) noexcept override;
     void flush(uint64_t hosts) noexcept override;
     uint64_t congested() const noexcept override { return link_ ? link_->congested() : 0; }
+    bool receive_while(const std::atomic<uint32_t>& word, uint32_t value) noexcept override {
+        return link_ && link_->receive_while(word, value);
+    }
+    void word_changed(const std::atomic<uint32_t>& word) noexcept override {
+        if (link_) link_->word_changed(word);
+    }
     void timer_set(int64_t due_ns) noexcept override;
     // InterruptSender
     bool send_interrupt(HostId to, std::span<const uint8_t> payload) noexcept override;
@@ -131,6 +140,10 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
     std::unique_ptr<link::Lease> lease_;
     bool broken_ = false;
     bool told_joined_ = false;
+
+    /// Until this moment of the lease's clock nothing can have expired, so that a thread that waits may
+    /// receive. Written by the protocol thread.
+    std::atomic<int64_t> sure_until_{INT64_MIN};
 
     std::mutex mutex_;  // joined_
     std::condition_variable joined_changed_;

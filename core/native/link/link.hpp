@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -78,13 +79,15 @@ struct LinkFacts {
     const char* priority = "none";
     uint64_t wakeups = 0;                                // times the protocol thread slept and woke
     uint64_t spins = 0;                                  // times it found work before it slept
+    uint64_t lent = 0;      // times a thread that waited received in its place
+    uint64_t returned = 0;  // ... and had to leave it a frame
     std::array<uint64_t, kRefusals> stranger_refused{};  // frames that no peer could be blamed for
     uint64_t keys_accepted = 0;                          // handshakes of listed keys
     uint64_t keys_refused = 0;                           // handshakes of unknown keys
 };
 
-/// The machine's side of a link. All but stamp() run on the protocol thread, one at a time, and must not
-/// block: nothing arrives meanwhile.
+/// The machine's side of a link. All but stamp() and the two for threads that wait run on the protocol
+/// thread, one at a time, and must not block: nothing arrives meanwhile.
 class Receiver {
   public:
     /// @param guest_tsc the sender's stamp().
@@ -95,6 +98,14 @@ class Receiver {
     /// Runs the timers that are due. Returns the next deadline in ns on CLOCK_MONOTONIC, -1 when there is
     /// none. Called after every batch of frames, after wake(), and at the deadline.
     virtual int64_t due(int64_t now_ns) noexcept = 0;
+
+    /// Whether a thread in Link::receive_while() may hand on a frame of this type and time now, by
+    /// received_waiting(). On that thread, with the receiver's role.
+    virtual bool takes_waiting(Type, uint64_t /*guest_tsc*/) noexcept { return false; }
+    /// received(), on a thread in Link::receive_while(), which may be inside a fault handler. Never at the
+    /// same time as received().
+    virtual void received_waiting(HostId /*from*/, Type, uint64_t /*guest_tsc*/,
+                                  std::span<const uint8_t> /*payload*/) noexcept {}
 
     /// The guest's TSC, put into each frame. Any thread, inside send().
     virtual uint64_t stamp() noexcept = 0;
@@ -141,6 +152,17 @@ class Link {
     /// does so before. The timer must be in its place already. Unlike wake() it costs no context switch
     /// now.
     virtual void wake_at(int64_t deadline_ns) noexcept = 0;
+
+    /// A thread that waits for an answer of another host receives in the protocol thread's place, as long as
+    /// `word` holds `value`: so the answer wakes one thread less. Meanwhile it hands on what arrives for
+    /// others too, as far as the Receiver lets it. May return for no reason. False, at once: another thread
+    /// receives, or the wire does not do this; the caller sleeps as ever. Any thread, also inside a
+    /// synchronous fault handler, without a lock that the Receiver takes.
+    virtual bool receive_while(const std::atomic<uint32_t>& /*word*/, uint32_t /*value*/) noexcept {
+        return false;
+    }
+    /// `word` has changed (seq_cst): a thread that receives while it does not returns. Any thread.
+    virtual void word_changed(const std::atomic<uint32_t>& /*word*/) noexcept {}
 
     /// Gives a peer up: its frames are refused from now on and send() to it says false. Any thread.
     virtual void disown(HostId peer) noexcept = 0;

@@ -5,7 +5,8 @@
 
 namespace coremesh::link {
 
-void Peers::admit(std::span<const uint8_t> frame, std::optional<HostId> key_of, Receiver& receiver) noexcept {
+bool Peers::admit(std::span<const uint8_t> frame, std::optional<HostId> key_of, Receiver& receiver,
+                  bool lent) noexcept {
     Header header;
     Refusal refusal = decode(frame, header);
     if (refusal == Refusal::kNone) refusal = judge(header, identity_);
@@ -14,21 +15,31 @@ void Peers::admit(std::span<const uint8_t> frame, std::optional<HostId> key_of, 
     // Whom to blame: the owner of the key if there is one, since a header may lie.
     std::optional<HostId> peer = key_of;
     if (!peer && refusal == Refusal::kNone) peer = header.source;
-    if (!peer || !is_peer(*peer))
-        return count_stranger(refusal == Refusal::kNone ? Refusal::kSource : refusal);
+    if (!peer || !is_peer(*peer)) {
+        count_stranger(refusal == Refusal::kNone ? Refusal::kSource : refusal);
+        return true;
+    }
 
     Peer& from = peers_[*peer];
     if (refusal == Refusal::kNone && lost(*peer)) refusal = Refusal::kLost;
+    if (refusal == Refusal::kNone && lent && !receiver.takes_waiting(header.type, header.guest_tsc))
+        return false;
     if (refusal == Refusal::kNone) refusal = from.sequence.take(header.sequence);
     if (refusal != Refusal::kNone) {
         add(from.refused[static_cast<size_t>(refusal)]);
         // A protocol that assumes reliable channels cannot go on over a hole in one.
         if (refusal == Refusal::kGap) give_up(*peer, Loss::kGap);
-        return;
+        return true;
     }
     add(from.received[static_cast<size_t>(header.type)]);
     add(from.received_bytes, frame.size());
-    receiver.received(*peer, header.type, header.guest_tsc, frame.subspan(kHeaderBytes));
+    const std::span<const uint8_t> payload = frame.subspan(kHeaderBytes);
+    if (lent) {
+        receiver.received_waiting(*peer, header.type, header.guest_tsc, payload);
+    } else {
+        receiver.received(*peer, header.type, header.guest_tsc, payload);
+    }
+    return true;
 }
 
 bool Peers::give_up(HostId peer, std::optional<Loss> why) noexcept {

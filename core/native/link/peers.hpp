@@ -15,8 +15,8 @@ namespace coremesh::link {
 
 /// ## State that two threads touch
 ///
-/// Counters are relaxed atomics: senders write theirs under the peer's send lock, the protocol thread the
-/// rest, any thread reads. `lost` is set by any thread and never cleared; the Receiver hears of it on the
+/// Counters are relaxed atomics: senders write theirs under the peer's send lock, the thread with the
+/// receiver's role the rest, any thread reads. `lost` is set by any thread and never cleared; the Receiver hears of it on the
 /// protocol thread, once, from `report`.
 class Peers {
   public:
@@ -37,14 +37,22 @@ class Peers {
     bool is_peer(HostId host) const noexcept { return host < identity_.hosts && host != identity_.self; }
     bool lost(HostId peer) const noexcept { return peers_[peer].lost.load(std::memory_order_acquire); }
 
-    /// Hands a frame on, or counts why not. Protocol thread.
+    /// Hands a frame on, or counts why not. With the receiver's role.
     /// @param key_of the host whose key the connection was opened with; nothing when the wire does not say.
-    void admit(std::span<const uint8_t> frame, std::optional<HostId> key_of, Receiver& receiver) noexcept;
+    /// @param lent   by a thread that waits; false: the receiver leaves the frame to the protocol thread, and
+    ///               nothing has changed.
+    bool admit(std::span<const uint8_t> frame, std::optional<HostId> key_of, Receiver& receiver,
+               bool lent) noexcept;
 
     /// Gives a peer up. Any thread; true the first time. `report` will say it unless there is no reason.
     bool give_up(HostId peer, std::optional<Loss> why) noexcept;
     /// Tells the receiver of peers given up since. Protocol thread.
     void report(Receiver& receiver) noexcept;
+    /// There is something to report. Any thread.
+    bool unreported() const noexcept {
+        return (unreported_[0].load(std::memory_order_relaxed) |
+                unreported_[1].load(std::memory_order_relaxed)) != 0;
+    }
 
     // Under the peer's send lock.
     void count_sent(HostId peer, Type type, size_t bytes) noexcept;
@@ -60,7 +68,7 @@ class Peers {
   private:
     using Counter = std::atomic<uint64_t>;
     struct Peer {
-        Sequence sequence;  // protocol thread
+        Sequence sequence;  // with the receiver's role
         std::atomic<bool> lost{false};
         COREMESH_COUNTER_ATOMICS(COREMESH_KEPT_LINK_COUNTERS)
         std::array<Counter, kTypes> sent{}, received{};

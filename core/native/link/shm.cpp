@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/futex.hpp"
 #include "link/frame.hpp"
 
 namespace coremesh::link {
@@ -35,10 +36,12 @@ struct alignas(kPage) Ring {
 
 /// `sleeping` is set by the receiver before it looks at its rings for the last time, and cleared by the first
 /// sender that finds it set after having moved a head: one of the two sees the other (both are seq_cst), and
-/// one sender pays for the wake-up.
+/// one sender pays for the wake-up. It says how: the protocol thread sleeps on its bell among other things, a
+/// thread that waits for its answer on the word itself.
 struct alignas(kPage) Inbox {
     std::atomic<uint32_t> sleeping;
 };
+enum : uint32_t { kAwake, kOnBell, kOnWord };
 
 static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free,
               "atomics that two processes share hold no lock");
@@ -112,8 +115,10 @@ class ShmWire final : public Wire {
 
     void notify(HostId to) noexcept override {
         std::atomic<uint32_t>& sleeping = maps_[to].inbox().sleeping;
-        if (sleeping.load(std::memory_order_seq_cst) == 0) return;
-        if (sleeping.exchange(0, std::memory_order_seq_cst) == 0) return;
+        if (sleeping.load(std::memory_order_seq_cst) == kAwake) return;
+        const uint32_t how = sleeping.exchange(kAwake, std::memory_order_seq_cst);
+        if (how == kAwake) return;
+        if (how == kOnWord) return futex_wake_shared(sleeping);
         const uint8_t ring = 1;
         // A full pipe has rung already; a broken one is a host that is gone, which the lease finds out.
         [[maybe_unused]] const ssize_t rung = write(bells_[to], &ring, 1);
@@ -122,42 +127,89 @@ class ShmWire final : public Wire {
     std::span<const int> descriptors() const noexcept override { return {&bell_, 1}; }
 
     Drained drain(int64_t, unsigned ready, Sink& sink) noexcept override {
-        if (ready != 0) {
-            uint8_t rings[64];
-            while (read(bell_, rings, sizeof rings) == static_cast<ssize_t>(sizeof rings)) {
-            }
-        }
-        unsigned taken = 0;
-        // Each host gets its turn: the next round begins behind the one that this ended with.
-        for (unsigned step = 0; step < hosts_ && taken < kBatch; ++step) {
-            const auto from = static_cast<HostId>((first_ + step) % hosts_);
-            if (from == self_ || (broken_ >> from & 1)) continue;
-            taken += take(from, kBatch - taken, sink);
-            if (taken == kBatch) first_ = static_cast<HostId>((from + 1) % hosts_);
-        }
+        silence(ready);
+        kept_ = false;
+        const unsigned taken = take_all(sink);
         return taken == kBatch ? Drained::kSome : taken == 0 ? Drained::kNothing : Drained::kAll;
     }
 
     bool arm() noexcept override {
-        maps_[self_].inbox().sleeping.store(1, std::memory_order_seq_cst);
-        for (unsigned from = 0; from < hosts_; ++from) {
-            if (from == self_ || (broken_ >> from & 1)) continue;
-            const Ring& ring = maps_[self_].ring(static_cast<HostId>(from));
-            if (ring.head.load(std::memory_order_seq_cst) != tails_[from]) return false;
-        }
-        return true;
+        sleeping().store(kOnBell, std::memory_order_seq_cst);
+        return !pending();
     }
 
-    void awake() noexcept override { maps_[self_].inbox().sleeping.store(0, std::memory_order_relaxed); }
+    void awake() noexcept override { sleeping().store(kAwake, std::memory_order_relaxed); }
+
+    bool lends() const noexcept override { return true; }
+
+    bool arm_lent() noexcept override {
+        sleeping().store(kOnWord, std::memory_order_seq_cst);
+        return !pending();
+    }
+
+    void sleep_lent() noexcept override { futex_wait_shared(sleeping(), kOnWord); }
+
+    Lent drain_lent(int64_t, Sink& sink) noexcept override {
+        awake();
+        kept_ = false;
+        const unsigned taken = take_all(sink);
+        return kept_ ? Lent::kKept : taken == 0 ? Lent::kNothing : Lent::kSome;
+    }
+
+    void give_back() noexcept override { sleeping().store(kOnBell, std::memory_order_seq_cst); }
+
+    bool pending() const noexcept override {
+        for (unsigned from = 0; from < hosts_; ++from) {
+            if (from == self_ || is_broken(from)) continue;
+            const Ring& ring = maps_[self_].ring(static_cast<HostId>(from));
+            if (ring.head.load(std::memory_order_seq_cst) != tails_[from].load(std::memory_order_relaxed)) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    void recall() noexcept override {
+        uint32_t how = kOnWord;
+        if (sleeping().load(std::memory_order_seq_cst) == kOnWord &&
+            sleeping().compare_exchange_strong(how, kAwake, std::memory_order_seq_cst)) {
+            futex_wake_shared(sleeping());
+        }
+    }
+
+    void silence(unsigned ready) noexcept override {
+        if (ready == 0) return;
+        uint8_t rings[64];
+        while (read(bell_, rings, sizeof rings) == static_cast<ssize_t>(sizeof rings)) {
+        }
+    }
 
     void describe(LinkFacts& facts) const noexcept override { facts.wire = "shm"; }
 
   private:
+    std::atomic<uint32_t>& sleeping() const noexcept { return maps_[self_].inbox().sleeping; }
+    bool is_broken(unsigned from) const noexcept {
+        return (broken_.load(std::memory_order_relaxed) >> from & 1) != 0;
+    }
+
+    /// Hands on a batch at most; returns how many.
+    unsigned take_all(Sink& sink) noexcept {
+        unsigned taken = 0;
+        // Each host gets its turn: the next round begins behind the one that this ended with.
+        for (unsigned step = 0; step < hosts_ && taken < kBatch && !kept_; ++step) {
+            const auto from = static_cast<HostId>((first_ + step) % hosts_);
+            if (from == self_ || is_broken(from)) continue;
+            taken += take(from, kBatch - taken, sink);
+            if (taken == kBatch) first_ = static_cast<HostId>((from + 1) % hosts_);
+        }
+        return taken;
+    }
+
     /// Hands on at most `most` frames of one host. What is in the ring is the peer's, which may write on
     /// while it is looked at: lengths are read once, and a frame is copied before it is judged.
     unsigned take(HostId from, unsigned most, Sink& sink) noexcept {
         Ring& ring = maps_[self_].ring(from);
-        uint64_t& tail = tails_[from];
+        uint64_t tail = tails_[from].load(std::memory_order_relaxed);
         unsigned taken = 0;
         const uint64_t head = ring.head.load(std::memory_order_acquire);
         if (head < tail || head - tail > kRing) return broken(from, sink);
@@ -175,19 +227,28 @@ class ShmWire final : public Wire {
                 return broken(from, sink);
             }
             std::memcpy(frame_.data(), place + sizeof length, length);
+            if (!sink.arrived(std::span<const uint8_t>(frame_).first(length), from)) {
+                kept_ = true;
+                break;
+            }
             tail += record_bytes(length);
-            ring.tail.store(tail, std::memory_order_release);
             ++taken;
-            sink.arrived(std::span<const uint8_t>(frame_).first(length), from);
+            moved(from, tail);
         }
-        ring.tail.store(tail, std::memory_order_release);
+        moved(from, tail);
         return taken;
+    }
+
+    void moved(HostId from, uint64_t tail) noexcept {
+        if (tails_[from].load(std::memory_order_relaxed) == tail) return;
+        tails_[from].store(tail, std::memory_order_relaxed);
+        maps_[self_].ring(from).tail.store(tail, std::memory_order_release);
     }
 
     /// A ring that holds what no host writes is not looked at again; the peer's silence then ends the
     /// machine.
     unsigned broken(HostId from, Sink& sink) noexcept {
-        broken_ |= bit(from);
+        broken_.fetch_or(bit(from), std::memory_order_relaxed);
         sink.stranger(Refusal::kNotAFrame);
         return 0;
     }
@@ -198,10 +259,11 @@ class ShmWire final : public Wire {
     std::vector<Mapping> maps_;
     std::vector<int> bells_;
     std::array<uint64_t, kMaxHosts> heads_{};  // by peer, under its send lock
-    // Protocol thread.
-    std::array<uint64_t, kMaxHosts> tails_{};
-    uint64_t broken_ = 0;
+    // With the receiver's role; pending() reads the first two without.
+    std::array<std::atomic<uint64_t>, kMaxHosts> tails_{};
+    std::atomic<uint64_t> broken_{0};
     HostId first_ = 0;
+    bool kept_ = false;  // the sink has left a frame to the protocol thread
     std::array<uint8_t, kHeaderBytes + kMaxPayload> frame_;
 };
 

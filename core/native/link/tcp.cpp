@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <array>
@@ -45,8 +46,11 @@ struct Way {
 /// ## Threads
 ///
 /// A thread that sends uses the peer's Way, the descriptor and the sealing half of its connection, under the
-/// Way's lock; the protocol thread takes that lock before it ends the connection. All else is the protocol
-/// thread's. epoll_ctl(2) is safe from any thread.
+/// Way's lock, which is taken before the connection ends. All else belongs to the thread with the receiver's
+/// role, but for atomics. epoll_ctl(2) is safe from any thread.
+///
+/// All sockets are in one epoll, and that is in an outer one, which wakes the protocol thread. A thread that
+/// waits for an answer takes the inner one out of the outer one meanwhile and sleeps on it itself.
 class TcpWire final : public Wire {
   public:
     explicit TcpWire(const TcpOptions& options)
@@ -57,12 +61,19 @@ class TcpWire final : public Wire {
           source_(options.source),
           peers_(options.peers),
           epoll_(epoll_create1(EPOLL_CLOEXEC)),
+          outer_(epoll_create1(EPOLL_CLOEXEC)),
+          recall_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
           ways_(options.hosts),
           again_(options.hosts, -1),
           connections_(options.hosts * (1 + kUnproven)) {
-        if (epoll_.get() < 0) throw std::system_error(errno, std::generic_category(), "epoll");
-        descriptor_ = epoll_.get();
+        if (epoll_.get() < 0 || outer_.get() < 0 || recall_.get() < 0) {
+            throw std::system_error(errno, std::generic_category(), "epoll");
+        }
+        descriptor_ = outer_.get();
         watch(listener_.get(), kListener, EPOLLIN, EPOLL_CTL_ADD);
+        watch(recall_.get(), kRecall, EPOLLIN, EPOLL_CTL_ADD);
+        wake_protocol_thread(true, EPOLL_CTL_ADD);
+        kept_.reserve(kHeaderBytes + kMaxPayload);
     }
 
     Put put(HostId to, std::span<const uint8_t> frame) noexcept override {
@@ -98,11 +109,8 @@ class TcpWire final : public Wire {
         now_ns_ = now_ns;
         if (next_timer_ >= 0 && now_ns >= next_timer_) run_timers();
         unsigned left = kBatch;
-        if (std::exchange(more_, false)) {
-            for (const auto& each : connections_) {
-                if (each != nullptr && each->more) left -= take(*each, left, sink);
-            }
-        }
+        hand_on_kept(sink);
+        take_more(left, sink);
         // With one peer or two, reading at once is cheaper than asking first which of them to read.
         if (met_count_ <= kFew && left == kBatch) {
             for (const auto& each : connections_) {
@@ -110,12 +118,13 @@ class TcpWire final : public Wire {
             }
             if (left != kBatch) return more_ ? Drained::kSome : Drained::kAll;
         }
-        std::array<epoll_event, 16> events;
-        const int found = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), 0);
-        for (int index = 0; index < found; ++index) {
-            const epoll_event& event = events[static_cast<size_t>(index)];
+        find_events(0);
+        for (int index = 0; index < std::exchange(found_, 0); ++index) {
+            const epoll_event& event = events_[static_cast<size_t>(index)];
             if (event.data.u64 == kListener) {
                 accept();
+            } else if (event.data.u64 == kRecall) {
+                forget_recall();
             } else if (Connection* const connection = connections_[event.data.u64].get()) {
                 left -= serve(*connection, event.events, left, sink);
             }
@@ -126,6 +135,56 @@ class TcpWire final : public Wire {
     }
 
     int64_t next_arrival() const noexcept override { return next_timer_; }
+
+    bool lends() const noexcept override { return true; }
+
+    bool arm_lent() noexcept override {
+        if (!std::exchange(sleeps_alone_, true)) wake_protocol_thread(false, EPOLL_CTL_MOD);
+        recallable_.store(true, std::memory_order_seq_cst);
+        return !pending();
+    }
+
+    void sleep_lent() noexcept override { find_events(-1); }
+
+    Lent drain_lent(int64_t now_ns, Sink& sink) noexcept override {
+        now_ns_ = now_ns;
+        recallable_.store(false, std::memory_order_relaxed);
+        unsigned left = kBatch;
+        if (!hand_on_kept(sink)) return Lent::kKept;
+        take_more(left, sink);
+        const int found = std::exchange(found_, 0);
+        bool others = false;  // connections begin or prove themselves, which takes memory and long
+        for (int index = 0; index < found && left != 0 && !has_kept_; ++index) {
+            const epoll_event& event = events_[static_cast<size_t>(index)];
+            if (event.data.u64 == kRecall) {
+                forget_recall();
+                continue;
+            }
+            Connection* const connection =
+                event.data.u64 == kListener ? nullptr : connections_[event.data.u64].get();
+            if (connection == nullptr || connection->stage != Stage::kOpen) {
+                others = true;
+            } else {
+                left -= serve(*connection, event.events, left, sink);
+            }
+        }
+        forget_ended();
+        if (others || has_kept_) return Lent::kKept;
+        return left == kBatch ? Lent::kNothing : Lent::kSome;
+    }
+
+    void give_back() noexcept override {
+        recallable_.store(false, std::memory_order_relaxed);
+        found_ = 0;  // epoll tells of them again
+        if (std::exchange(sleeps_alone_, false)) wake_protocol_thread(true, EPOLL_CTL_MOD);
+    }
+
+    /// What is in the kernel epoll tells of.
+    bool pending() const noexcept override { return more_.load(std::memory_order_relaxed); }
+
+    void recall() noexcept override {
+        if (recallable_.exchange(false, std::memory_order_seq_cst)) eventfd_write(recall_.get(), 1);
+    }
 
     void close() noexcept override {
         for (Way& way : ways_) {
@@ -143,7 +202,7 @@ class TcpWire final : public Wire {
     }
 
   private:
-    static constexpr uint64_t kListener = ~uint64_t{0};
+    static constexpr uint64_t kListener = ~uint64_t{0}, kRecall = kListener - 1;
     using Stage = Connection::Stage;
 
     void watch(int fd, uint64_t slot, uint32_t events, int how) noexcept {
@@ -151,6 +210,21 @@ class TcpWire final : public Wire {
         event.events = events;
         event.data.u64 = slot;
         epoll_ctl(epoll_.get(), how, fd, &event);
+    }
+
+    void wake_protocol_thread(bool on, int how) noexcept {
+        epoll_event event{};
+        event.events = on ? EPOLLIN : 0U;
+        epoll_ctl(outer_.get(), how, epoll_.get(), &event);
+    }
+
+    void find_events(int timeout_ms) noexcept {
+        found_ = epoll_wait(epoll_.get(), events_.data(), static_cast<int>(events_.size()), timeout_ms);
+    }
+
+    void forget_recall() noexcept {
+        eventfd_t ignored;
+        eventfd_read(recall_.get(), &ignored);
     }
 
     // --- connections begin and end ----------------------------------------------------------------------
@@ -272,6 +346,19 @@ class TcpWire final : public Wire {
 
     // --- bytes come in ----------------------------------------------------------------------------------
 
+    /// The frame that a thread that waits has left. False: it is left again.
+    bool hand_on_kept(Sink& sink) noexcept {
+        if (has_kept_ && sink.arrived(kept_, kept_from_)) has_kept_ = false;
+        return !has_kept_;
+    }
+
+    void take_more(unsigned& left, Sink& sink) noexcept {
+        if (!more_.exchange(false, std::memory_order_relaxed)) return;
+        for (const auto& each : connections_) {
+            if (each != nullptr && each->more) left -= take(*each, left, sink);
+        }
+    }
+
     /// Returns how many frames were handed on, `most` at most.
     unsigned serve(Connection& connection, uint32_t events, unsigned most, Sink& sink) noexcept {
         if (connection.stage == Stage::kEnded) return 0;
@@ -327,12 +414,12 @@ class TcpWire final : public Wire {
 
     /// Hands on the frames that have arrived, `most` at most; returns how many.
     unsigned take(Connection& connection, unsigned most, Sink& sink) noexcept {
-        connection.more = false;
         for (unsigned taken = 0;; ++taken) {
             const Connection::Next next = connection.next();
-            if (next == Connection::Next::kPart) return taken;
-            if (taken == most) {
-                connection.more = more_ = true;
+            connection.more = next != Connection::Next::kPart;
+            if (!connection.more) return taken;
+            if (taken == most || has_kept_) {
+                more_.store(true, std::memory_order_relaxed);
                 return taken;
             }
             const auto frame = next == Connection::Next::kFrame ? connection.take(frame_) : std::nullopt;
@@ -340,7 +427,11 @@ class TcpWire final : public Wire {
                 refuse(connection, sink);
                 return taken;
             }
-            sink.arrived(*frame, connection.channel.peer());
+            if (!sink.arrived(*frame, connection.channel.peer())) {
+                kept_.assign(frame->begin(), frame->end());
+                kept_from_ = connection.channel.peer();
+                has_kept_ = true;
+            }
         }
     }
 
@@ -350,17 +441,25 @@ class TcpWire final : public Wire {
     Socket listener_;
     const sockaddr_storage source_;
     const std::vector<sockaddr_storage> peers_;
-    const Socket epoll_;
+    const Socket epoll_, outer_, recall_;
     int descriptor_ = -1;
     std::vector<Way> ways_;  // by host
     std::atomic<uint64_t> accepted_{0}, refused_{0};
-    // Protocol thread.
+    std::atomic<bool> more_{false};        // a connection has a whole record that was not taken
+    std::atomic<bool> recallable_{false};  // a thread that waits is in sleep_lent(), or on its way there
+    // With the receiver's role.
+    std::array<epoll_event, 16> events_;
+    int found_ = 0;              // of events_
+    bool sleeps_alone_ = false;  // the outer epoll is blind
+    std::vector<uint8_t> kept_;  // a frame that was left to the protocol thread
+    HostId kept_from_ = 0;
+    bool has_kept_ = false;
     std::vector<int64_t> again_;  // by host: when to connect, -1: not
     std::vector<std::unique_ptr<Connection>> connections_;
     int64_t next_timer_ = -1;
     uint64_t met_ = 0;  // hosts that have, or had, a connection
     unsigned met_count_ = 0;
-    bool more_ = false, ended_ = false;
+    bool ended_ = false;
     int64_t now_ns_ = 0;
     std::array<uint8_t, kHeaderBytes + kMaxPayload> frame_;
 };

@@ -21,12 +21,14 @@ class Wire {
         kBroken,  // this peer takes no frame any more
     };
 
-    /// Gets what arrived, on the protocol thread. `frame` is valid during the call only, and no other process
-    /// can change it meanwhile. `key_of` is the host whose key the way was opened with, if the wire checks
-    /// keys.
+    /// Gets what arrived, on the thread that has the receiver's role. `frame` is valid during the call only,
+    /// and no other process can change it meanwhile. `key_of` is the host whose key the way was opened with,
+    /// if the wire checks keys.
     class Sink {
       public:
-        virtual void arrived(std::span<const uint8_t> frame, std::optional<HostId> key_of) noexcept = 0;
+        /// False, in drain_lent() only: the frame is for the protocol thread. The wire keeps it, and drains
+        /// no more.
+        virtual bool arrived(std::span<const uint8_t> frame, std::optional<HostId> key_of) noexcept = 0;
         /// Bytes that no peer can be blamed for.
         virtual void stranger(Refusal why) noexcept = 0;
 
@@ -58,6 +60,29 @@ class Wire {
     virtual void awake() noexcept {}
     /// Protocol thread: the time of the next frame that is on its way already, -1 without one.
     virtual int64_t next_arrival() const noexcept { return -1; }
+
+    // --- for a thread that waits for an answer and receives it itself (receiver_role.hpp). It has the role:
+    // --- the protocol thread sleeps, or runs timers, and calls none of the above but descriptors().
+
+    /// Whether the wire can wake another thread than the protocol thread.
+    virtual bool lends() const noexcept { return false; }
+    /// What arrives from now on ends sleep_lent() and does not wake the protocol thread. False when something
+    /// has arrived already. One of drain_lent() and give_back() follows.
+    virtual bool arm_lent() noexcept { return true; }
+    /// Sleeps until something arrives or recall() is called; may return for no reason.
+    virtual void sleep_lent() noexcept {}
+    enum class Lent : uint8_t { kNothing, kSome, kKept };
+    /// Hands on what has arrived, a batch at most. kKept: the sink did not take a frame, or the wire has work
+    /// that only the protocol thread does.
+    virtual Lent drain_lent(int64_t /*now_ns*/, Sink&) noexcept { return Lent::kKept; }
+    /// What arrives from now on wakes the protocol thread.
+    virtual void give_back() noexcept {}
+    /// Any thread, with the role or without: something has arrived that was not handed on.
+    virtual bool pending() const noexcept { return false; }
+    /// Any thread: the thread in sleep_lent() or on its way there wakes up.
+    virtual void recall() noexcept {}
+    /// Protocol thread, without the role: descriptors that are readable shall not stay so.
+    virtual void silence(unsigned /*ready*/) noexcept {}
 
     /// The protocol thread has stopped, and no thread puts any more. Idempotent.
     virtual void close() noexcept {}

@@ -15,6 +15,7 @@ struct LinkOptions {
     Identity identity;
     size_t overflow_limit = 16384;  // frames that wait for one peer beyond the wire's own queue
     int64_t spin_ns = 0;            // look for frames this long before sleeping; only with cores to spare
+    bool lends = true;              // threads that wait receive, if the wire lets them
     int cpu = -1;                   // where the protocol thread stays; -1: anywhere
 };
 

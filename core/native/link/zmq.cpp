@@ -90,7 +90,8 @@ class ZmqWire final : public Wire {
                 key_of = host_of_user_id(zmq_.gets(&part_, "User-Id"));
                 if (!key_of) return sink.stranger(Refusal::kSource);
             }
-            return sink.arrived(frame, key_of);
+            sink.arrived(frame, key_of);
+            return;
         }
         sink.stranger(Refusal::kNotAFrame);
     }

@@ -77,6 +77,16 @@ void SharedMemory::WaitQueue::wake() noexcept {
     if (sleepers.load(std::memory_order_seq_cst) != 0) futex_wake(sequence, INT_MAX);
 }
 
+/// The thread that waits receives its answer itself, if no other receives: so one thread less is woken.
+void SharedMemory::wait_on(WaitQueue& wait_queue, uint32_t while_sequence) noexcept {
+    if (!sender_.receive_while(wait_queue.sequence, while_sequence)) wait_queue.wait(while_sequence);
+}
+
+void SharedMemory::wake(WaitQueue& wait_queue) noexcept {
+    wait_queue.wake();
+    sender_.word_changed(wait_queue.sequence);
+}
+
 // ---- threads that wait
 // ---------------------------------------------------------------------------------------------
 
@@ -95,7 +105,7 @@ bool SharedMemory::wait_for(uint64_t page, Access want, bool atomic) noexcept {
         if (!wait || node_.access(page) >= want) break;
         slept = true;
         unlock();
-        wait_queue.wait(sequence);
+        wait_on(wait_queue, sequence);
         lock_again();
     }
     if (slept) {
@@ -138,7 +148,7 @@ bool SharedMemory::transact_elsewhere(uint64_t page, const Operation& operation,
     while (!ticket->done && !cancelled_.load(std::memory_order_relaxed)) {
         const uint32_t sequence = ticket->wait_queue.sequence.load(std::memory_order_relaxed);
         unlock();
-        ticket->wait_queue.wait(sequence);
+        wait_on(ticket->wait_queue, sequence);
         lock_again();
     }
     const bool executed = ticket->done && ticket->outcome == Outcome::kValue;
@@ -233,12 +243,12 @@ void SharedMemory::release() noexcept {
 void SharedMemory::cancel() noexcept {
     const Locked hold(*this);
     cancelled_.store(true, std::memory_order_relaxed);
-    for (WaitQueue& wait_queue : wait_queues_) wait_queue.wake();
+    for (WaitQueue& wait_queue : wait_queues_) wake(wait_queue);
     for (Ticket& ticket : tickets_) {
         if (ticket.number == 0 || ticket.done) continue;
         ticket.outcome = Outcome::kRetry;
         ticket.done = true;
-        ticket.wait_queue.wake();
+        wake(ticket.wait_queue);
     }
 }
 
@@ -338,7 +348,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
             return;
         }
         case Action::Kind::kWake: {
-            wait_queue_of(action.page).wake();
+            wake(wait_queue_of(action.page));
             return;
         }
         case Action::Kind::kComplete: {
@@ -347,7 +357,7 @@ void SharedMemory::do_one(const Action& action, std::span<const uint8_t> arrived
             ticket.outcome = action.outcome;
             ticket.value = action.value;
             ticket.done = true;
-            ticket.wait_queue.wake();
+            wake(ticket.wait_queue);
             return;
         }
         case Action::Kind::kTimer:

@@ -35,6 +35,13 @@ struct MessageSender {
     virtual void flush(uint64_t hosts) noexcept = 0;
     /// Bit n: the link to host n has more to carry than it can.
     virtual uint64_t congested() const noexcept = 0;
+    /// Receives on this thread while `word` holds `value`, which word_changed() ends; may return for no
+    /// reason. False, at once: this thread cannot.
+    virtual bool receive_while(const std::atomic<uint32_t>& /*word*/, uint32_t /*value*/) noexcept {
+        return false;
+    }
+    /// With or without the protocol lock.
+    virtual void word_changed(const std::atomic<uint32_t>& /*word*/) noexcept {}
     /// A timer was set that ends before those the protocol thread knows; `due_ns` on CLOCK_MONOTONIC.
     virtual void timer_set(int64_t due_ns) noexcept = 0;
 
@@ -74,10 +81,13 @@ class SharedMemory {
     /// This host may write the page at this moment. Lock-free.
     bool here(uint64_t page) const noexcept { return node_.access(page) == Access::kWrite; }
 
-    // ---- the protocol thread
+    // ---- the thread that receives: the protocol thread, or one that waits for an answer
 
     /// A message of the protocol; with the bytes of a page behind it, if it has any.
     void receive(HostId from, std::span<const uint8_t> bytes) noexcept;
+
+    // ---- the protocol thread
+
     /// Runs the holds that have ended; the next moment (CLOCK_MONOTONIC, ns) or -1.
     int64_t run_timers(int64_t now_ns) noexcept;
 
@@ -134,6 +144,9 @@ class SharedMemory {
     void unlock() noexcept;
     void lock_again() noexcept;
 
+    /// Without the lock.
+    void wait_on(WaitQueue& wait_queue, uint32_t while_sequence) noexcept;
+    void wake(WaitQueue& wait_queue) noexcept;
     uint64_t now_us() noexcept;
     WaitQueue& wait_queue_of(uint64_t page) noexcept { return wait_queues_[page % kWaitQueues]; }
     uint8_t* frame(uint64_t page) noexcept { return ram_.protocol_base() + page * GuestRam::kPage; }

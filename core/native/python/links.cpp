@@ -61,6 +61,8 @@ AnyDict facts_of(const Link& link) {
     out["priority"] = facts.priority;
     out["wakeups"] = facts.wakeups;
     out["spins"] = facts.spins;
+    out["lent"] = facts.lent;
+    out["returned"] = facts.returned;
     out["keys_accepted"] = facts.keys_accepted;
     out["keys_refused"] = facts.keys_refused;
     put_named(out, "refused_", link::kRefusalNames, facts.stranger_refused);
@@ -99,9 +101,9 @@ std::shared_ptr<Link> zmq_link(unsigned host, unsigned hosts, uint64_t machine_i
 
 std::shared_ptr<Link> shm_link(unsigned host, unsigned hosts, uint64_t machine_id, uint32_t epoch,
                                const std::vector<std::tuple<int, int>>& inboxes, size_t overflow_limit,
-                               unsigned spin_us, int cpu) {
-    const link::LinkOptions options =
-        link_options(host, hosts, machine_id, epoch, overflow_limit, spin_us, cpu);
+                               unsigned spin_us, bool lends, int cpu) {
+    link::LinkOptions options = link_options(host, hosts, machine_id, epoch, overflow_limit, spin_us, cpu);
+    options.lends = lends;
     std::vector<link::ShmInbox> ends;
     for (const auto& [memory, bell] : inboxes) ends.push_back({.memory = memory, .bell = bell});
     return link::make_link(options,
@@ -128,9 +130,9 @@ std::shared_ptr<Link> tcp_link(unsigned host, unsigned hosts, uint64_t machine_i
                                const std::string& libsodium, int listener, const Address& source,
                                const std::vector<Address>& peers, const nb::bytes& secret,
                                const std::vector<nb::bytes>& keys, size_t overflow_limit, unsigned spin_us,
-                               int cpu) {
-    const link::LinkOptions options =
-        link_options(host, hosts, machine_id, epoch, overflow_limit, spin_us, cpu);
+                               bool lends, int cpu) {
+    link::LinkOptions options = link_options(host, hosts, machine_id, epoch, overflow_limit, spin_us, cpu);
+    options.lends = lends;
     const auto address = [](const Address& each) {
         return link::socket_address(std::get<0>(each), std::get<1>(each));
     };
@@ -165,14 +167,14 @@ void bind_link(nb::module_& m) {
           "A link over sockets given by their addresses; they must outlive it.");
 
     m.def("shm_link", &shm_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "inboxes"_a,
-          "overflow_limit"_a, "spin_us"_a, "cpu"_a,
+          "overflow_limit"_a, "spin_us"_a, "lends"_a, "cpu"_a,
           "A link over inboxes, each (memory file, bell) by host; the descriptors must outlive it.");
     m.def("shm_inbox_bytes", &link::shm_inbox_bytes, "hosts"_a, "The size of an inbox's memory file.");
 
     m.def("tcp_keypair", &tcp_keypair, "libsodium"_a, "A new pair of keys: (public, secret).");
     m.def("tcp_link", &tcp_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "libsodium"_a,
-          "listener"_a, "source"_a, "peers"_a, "secret"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a, "cpu"_a,
-          "A link over TCP. It closes the descriptor `listener`; addresses are (text, port).");
+          "listener"_a, "source"_a, "peers"_a, "secret"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a, "lends"_a,
+          "cpu"_a, "A link over TCP. It closes the descriptor `listener`; addresses are (text, port).");
 
     nb::class_<Switch>(m, "InProcessSwitch", "Links between hosts in this process, for tests.")
         .def(

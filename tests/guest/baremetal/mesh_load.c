@@ -3,7 +3,7 @@
 // holder core 0, which sleeps while the asker works alone.
 //
 // Options: cpus=N, hosts=N, mib=N (mesh.h); pages=N (default 256); ms=N (default 1000); and what to measure:
-// fetch, sequential, add, fight, turns, independent, apart, faults.
+// fetch, sequential, add, exchange (times=N, default 40), fight, turns, independent, apart, faults.
 #include "mesh.h"
 
 #define DONE_VECTOR 0x52u
@@ -107,6 +107,16 @@ static void read_all(void) {
         for (unsigned word = 0; word < 512; word++) sum += *(volatile uint64_t*)(data_page(page) + word * 8);
     figures_of(asker)->value[0] = read_tsc() - from;
     figures_of(asker)->value[1] = sum;
+}
+
+// Both hosts write to all pages in turn, so that each write fetches a page.
+static void exchange(void) {
+    uint64_t turns = option_number("times", 40), from = read_tsc();
+    for (uint64_t turn = 0; turn < turns; turn++) {
+        for (uint32_t i = 0; i < pages; i++) *(volatile uint64_t*)data_page(scattered(i)) = turn;
+        ask(write_each);
+    }
+    print("exchange_page_ns=%lu\n", to_ns((read_tsc() - from) / (2 * turns * pages)));
 }
 
 static uint64_t adds;
@@ -240,6 +250,10 @@ void guest_main(void) {
         fill();
         ask(read_all);
         print("sequential_page_ns=%lu\n", to_ns(figures_of(asker)->value[0] / pages));
+    }
+    if (option("exchange")) {
+        fill();
+        exchange();
     }
     if (option("add")) {
         fill();

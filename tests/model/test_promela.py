@@ -26,11 +26,11 @@ pytestmark = [
 ]
 
 
-def verify(folder: Path, *defines: str) -> tuple[int, int]:
+def verify(folder: Path, *defines: str, model: Path = MODEL) -> tuple[int, int]:
     """Builds a verifier and runs it: (errors, states). It must not end for want of depth or memory."""
     assert SPIN is not None and COMPILER is not None
     steps: list[list[str]] = [
-        [SPIN, "-a", *defines, str(MODEL)],
+        [SPIN, "-a", *defines, str(model)],
         [COMPILER, "-O1", "-DSAFETY", "-DCOLLAPSE", "-DVECTORSZ=2048", "-DMEMLIM=4096", "-o", "pan", "pan.c"],
         ["./pan", "-m1000000"],
     ]

@@ -13,8 +13,9 @@ namespace coremesh::link {
 /// ## How no frame is left lying
 ///
 ///  - The holder, before it lets go, makes arrivals wake the protocol thread; *then* it lets go; *then* it
-///    looks whether something has arrived, and wakes the protocol thread if so. A protocol thread that was
-///    woken meanwhile, and found the role taken, may sleep again without a look of its own.
+///    looks whether something has arrived, and wakes the protocol thread if so.
+///  - A protocol thread that was woken by what arrived, and finds the role taken, claims the next turn: who
+///    sends will not wake it again. It tries once more after that, for the holder may just have let go.
 ///  - A waiting thread that meets a frame which is not for it claims the next turn for the protocol thread
 ///    before it lets go: no other waiting thread takes the role until that one has had it.
 ///

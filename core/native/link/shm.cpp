@@ -177,11 +177,12 @@ class ShmWire final : public Wire {
         }
     }
 
-    void silence(unsigned ready) noexcept override {
-        if (ready == 0) return;
+    bool silence(unsigned ready) noexcept override {
+        if (ready == 0) return false;
         uint8_t rings[64];
         while (read(bell_, rings, sizeof rings) == static_cast<ssize_t>(sizeof rings)) {
         }
+        return true;
     }
 
     void describe(LinkFacts& facts) const noexcept override { facts.wire = "shm"; }

@@ -72,7 +72,9 @@ class TcpWire final : public Wire {
         descriptor_ = outer_.get();
         watch(listener_.get(), kListener, EPOLLIN, EPOLL_CTL_ADD);
         watch(recall_.get(), kRecall, EPOLLIN, EPOLL_CTL_ADD);
-        wake_protocol_thread(true, EPOLL_CTL_ADD);
+        epoll_event inner{};
+        epoll_ctl(outer_.get(), EPOLL_CTL_ADD, epoll_.get(), &inner);
+        show(true);
         kept_.reserve(kHeaderBytes + kMaxPayload);
     }
 
@@ -136,10 +138,14 @@ class TcpWire final : public Wire {
 
     int64_t next_arrival() const noexcept override { return next_timer_; }
 
+    void awake() noexcept override {
+        if (blind_.load(std::memory_order_seq_cst)) show(true);
+    }
+
     bool lends() const noexcept override { return true; }
 
     bool arm_lent() noexcept override {
-        if (!std::exchange(sleeps_alone_, true)) wake_protocol_thread(false, EPOLL_CTL_MOD);
+        if (!std::exchange(sleeps_alone_, true)) show(false);
         recallable_.store(true, std::memory_order_seq_cst);
         return !pending();
     }
@@ -176,7 +182,14 @@ class TcpWire final : public Wire {
     void give_back() noexcept override {
         recallable_.store(false, std::memory_order_relaxed);
         found_ = 0;  // epoll tells of them again
-        if (std::exchange(sleeps_alone_, false)) wake_protocol_thread(true, EPOLL_CTL_MOD);
+        if (std::exchange(sleeps_alone_, false)) show(true);
+    }
+
+    /// Until the thread with the role has taken the inner epoll out, this one would be woken again and again,
+    /// and if it outranks that thread, for ever.
+    bool silence(unsigned ready) noexcept override {
+        if (ready != 0) show(false);
+        return ready != 0;
     }
 
     /// What is in the kernel epoll tells of.
@@ -212,10 +225,14 @@ class TcpWire final : public Wire {
         epoll_ctl(epoll_.get(), how, fd, &event);
     }
 
-    void wake_protocol_thread(bool on, int how) noexcept {
+    /// Whether the outer epoll tells of the inner one. A thread that shows it says so before, and one that
+    /// hides it after: hidden, `blind_` is set whatever the other does.
+    void show(bool on) noexcept {
+        if (on) blind_.store(false, std::memory_order_seq_cst);
         epoll_event event{};
         event.events = on ? EPOLLIN : 0U;
-        epoll_ctl(outer_.get(), how, epoll_.get(), &event);
+        epoll_ctl(outer_.get(), EPOLL_CTL_MOD, epoll_.get(), &event);
+        if (!on) blind_.store(true, std::memory_order_seq_cst);
     }
 
     void find_events(int timeout_ms) noexcept {
@@ -408,6 +425,7 @@ class TcpWire final : public Wire {
         way.out.resize(kOut);
         way.open = &connection;
         connection.stage = Stage::kOpen;
+        set_timer();
         accepted_.fetch_add(1, std::memory_order_relaxed);
         return true;
     }
@@ -447,10 +465,11 @@ class TcpWire final : public Wire {
     std::atomic<uint64_t> accepted_{0}, refused_{0};
     std::atomic<bool> more_{false};        // a connection has a whole record that was not taken
     std::atomic<bool> recallable_{false};  // a thread that waits is in sleep_lent(), or on its way there
+    std::atomic<bool> blind_{false};       // the inner epoll is hidden from the protocol thread
     // With the receiver's role.
     std::array<epoll_event, 16> events_;
     int found_ = 0;              // of events_
-    bool sleeps_alone_ = false;  // the outer epoll is blind
+    bool sleeps_alone_ = false;  // the thread that waits has hidden the inner epoll
     std::vector<uint8_t> kept_;  // a frame that was left to the protocol thread
     HostId kept_from_ = 0;
     bool has_kept_ = false;

@@ -134,12 +134,8 @@ class WiredLink final : public Link, private ProtocolThread::Work, private Wire:
         if (holds_) wire_->awake();
     }
     Drained drain(int64_t now_ns, unsigned ready) noexcept override {
-        Drained drained = Drained::kNothing;
-        if (take_role()) {
-            drained = wire_->drain(now_ns, ready, *this);
-        } else {
-            wire_->silence(ready);
-        }
+        const Drained drained =
+            take_role(ready) ? wire_->drain(now_ns, ready, *this) : Drained::kNothing;
         peers_.report(*receiver_);
         return drained;
     }
@@ -153,11 +149,12 @@ class WiredLink final : public Link, private ProtocolThread::Work, private Wire:
         return soonest;
     }
 
-    bool take_role() noexcept {
+    bool take_role(unsigned ready) noexcept {
         if (holds_) return true;
         holds_ = role_.take();
-        if (!holds_ && next_arrival_ >= 0) {
-            role_.claim();  // the wire has timers, which a thread that waits does not run
+        // The wire has timers, which a thread that waits does not run.
+        if (!holds_ && (wire_->silence(ready) || next_arrival_ >= 0)) {
+            role_.claim();
             holds_ = role_.take();
         }
         if (holds_) wire_->awake();

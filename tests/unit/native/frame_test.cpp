@@ -129,7 +129,7 @@ STORY("given each field wrong in turn, when the frame is judged, then the refusa
 STORY("given frames in order, when one comes twice, then the second is a replay and nothing else changes") {
     Peers peers(kSelf);
     Ear ear;
-    for (uint64_t number : {1, 2, 2, 1, 3}) peers.admit(frame_of(good(number)), std::nullopt, ear);
+    for (uint64_t number : {1, 2, 2, 1, 3}) peers.admit(frame_of(good(number)), std::nullopt, ear, false);
     CHECK_EQ(ear.heard, 3u);
     CHECK_EQ(refused(peers, 1, Refusal::kReplayed), 2u);
     CHECK_EQ(peers.counters(1).received_frames, 3u);
@@ -139,7 +139,7 @@ STORY("given frames in order, when one comes twice, then the second is a replay 
 STORY("given frames in order, when one is missing, then the peer is given up, once, and heard no more") {
     Peers peers(kSelf);
     Ear ear;
-    for (uint64_t number : {1, 3, 2, 4}) peers.admit(frame_of(good(number)), std::nullopt, ear);
+    for (uint64_t number : {1, 3, 2, 4}) peers.admit(frame_of(good(number)), std::nullopt, ear, false);
     peers.report(ear);
     peers.report(ear);
     CHECK_EQ(ear.heard, 1u);
@@ -157,7 +157,7 @@ STORY("given two peers, when both send, then their numbers do not mix") {
     for (const HostId source : {1, 3, 0, 1, 3, 0}) {
         Header header = good(peers.counters(source).received_frames + 1);
         header.source = source;
-        peers.admit(frame_of(header), std::nullopt, ear);
+        peers.admit(frame_of(header), std::nullopt, ear, false);
         CHECK_EQ(ear.last_from, source);
     }
     CHECK_EQ(ear.heard, 6u);
@@ -168,21 +168,21 @@ STORY(
     "blamed") {
     Peers peers(kSelf);
     Ear ear;
-    peers.admit(frame_of(good()), HostId{3}, ear);
+    peers.admit(frame_of(good()), HostId{3}, ear, false);
     CHECK_EQ(ear.heard, 0u);
     CHECK_EQ(refused(peers, 3, Refusal::kSource), 1u);
     CHECK_EQ(refused(peers, 1, Refusal::kSource), 0u);
-    peers.admit(frame_of(good()), HostId{1}, ear);
+    peers.admit(frame_of(good()), HostId{1}, ear, false);
     CHECK_EQ(ear.heard, 1u);
 }
 
 STORY("given frames that nobody can be blamed for, when they come, then they are counted as a stranger's") {
     Peers peers(kSelf);
     Ear ear;
-    peers.admit({}, std::nullopt, ear);
+    peers.admit({}, std::nullopt, ear, false);
     Header header = good();
     header.machine = 1;
-    peers.admit(frame_of(header), std::nullopt, ear);
+    peers.admit(frame_of(header), std::nullopt, ear, false);
     CHECK_EQ(strange(peers, Refusal::kTruncated), 1u);
     CHECK_EQ(strange(peers, Refusal::kMachine), 1u);
     CHECK_EQ(ear.heard, 0u);
@@ -212,7 +212,7 @@ STORY(
             if (random() % 8 == 0) frame.resize(random() % (frame.size() + 8));
         }
         const unsigned before = ear.heard;
-        peers.admit(frame, std::nullopt, ear);
+        peers.admit(frame, std::nullopt, ear, false);
         if (ear.heard == before) continue;
         CHECK_EQ(ear.heard, before + 1);
         Header header;

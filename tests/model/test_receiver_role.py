@@ -8,8 +8,7 @@ order of their steps, then each frame was handed on. Given one broken rule, then
 from pathlib import Path
 
 import pytest
-from test_promela import pytestmark as needs_spin
-from test_promela import verify
+from verifier import needs_spin, verify
 
 pytestmark = needs_spin
 MODEL = Path(__file__).with_name("receiver.pml")
@@ -18,14 +17,16 @@ MODEL = Path(__file__).with_name("receiver.pml")
 def test_given_threads_that_receive_in_turn_when_spin_has_seen_every_order_then_no_frame_is_left(
     tmp_path: Path,
 ) -> None:
-    errors, states = verify(tmp_path, model=MODEL)
+    errors, states = verify(MODEL, tmp_path)
     assert errors == 0
     assert states > 10_000
 
 
-@pytest.mark.parametrize("rule", ["NO_LOOK", "GIVE_FIRST", "NO_CLAIM", "NO_CLAIM_BY_BELL", "CHECK_EARLY", "NO_RECALL"])
+@pytest.mark.parametrize(
+    "rule", ["NO_LOOK", "GIVE_FIRST", "NO_CLAIM", "NO_CLAIM_BY_BELL", "CHECK_EARLY", "NO_RECALL"]
+)
 def test_given_one_broken_rule_when_spin_looks_then_it_finds_a_frame_that_is_left(
     tmp_path: Path, rule: str
 ) -> None:
-    errors, _ = verify(tmp_path, f"-D{rule}", model=MODEL)
+    errors, _ = verify(MODEL, tmp_path, f"-D{rule}")
     assert errors > 0

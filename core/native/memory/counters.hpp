@@ -9,6 +9,7 @@ namespace coremesh {
 #define COREMESH_MEMORY_COUNTERS(X)                                      \
     X(waits, "times", "a thread slept until a page was here")            \
     X(wait_ns, "ns", "that threads waited for pages, together")          \
+    X(own_receives, "times", "a thread that waited received itself")     \
     X(pages_sent_zero, "pages", "sent as zeros: a byte")                 \
     X(pages_sent_sparse, "pages", "sent as the words that are not zero") \
     X(pages_sent_raw, "pages", "sent as they are")                       \

@@ -79,7 +79,11 @@ void SharedMemory::WaitQueue::wake() noexcept {
 
 /// The thread that waits receives its answer itself, if no other receives: so one thread less is woken.
 void SharedMemory::wait_on(WaitQueue& wait_queue, uint32_t while_sequence) noexcept {
-    if (!sender_.receive_while(wait_queue.sequence, while_sequence)) wait_queue.wait(while_sequence);
+    if (sender_.receive_while(wait_queue.sequence, while_sequence)) {
+        counters_.own_receives.fetch_add(1, std::memory_order_relaxed);
+    } else {
+        wait_queue.wait(while_sequence);
+    }
 }
 
 void SharedMemory::wake(WaitQueue& wait_queue) noexcept {

@@ -79,8 +79,8 @@ struct LinkFacts {
     const char* priority = "none";
     uint64_t wakeups = 0;                                // times the protocol thread slept and woke
     uint64_t spins = 0;                                  // times it found work before it slept
-    uint64_t lent = 0;      // times a thread that waited received in its place
-    uint64_t returned = 0;  // ... and had to leave it a frame
+    uint64_t lent = 0;                                   // times a thread that waited received in its place
+    uint64_t returned = 0;                               // ... and had to leave it a frame
     std::array<uint64_t, kRefusals> stranger_refused{};  // frames that no peer could be blamed for
     uint64_t keys_accepted = 0;                          // handshakes of listed keys
     uint64_t keys_refused = 0;                           // handshakes of unknown keys

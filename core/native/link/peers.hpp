@@ -16,8 +16,8 @@ namespace coremesh::link {
 /// ## State that two threads touch
 ///
 /// Counters are relaxed atomics: senders write theirs under the peer's send lock, the thread with the
-/// receiver's role the rest, any thread reads. `lost` is set by any thread and never cleared; the Receiver hears of it on the
-/// protocol thread, once, from `report`.
+/// receiver's role the rest, any thread reads. `lost` is set by any thread and never cleared; the Receiver
+/// hears of it on the protocol thread, once, from `report`.
 class Peers {
   public:
     explicit Peers(const Identity& identity) noexcept : identity_(identity) {}

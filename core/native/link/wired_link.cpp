@@ -134,8 +134,7 @@ class WiredLink final : public Link, private ProtocolThread::Work, private Wire:
         if (holds_) wire_->awake();
     }
     Drained drain(int64_t now_ns, unsigned ready) noexcept override {
-        const Drained drained =
-            take_role(ready) ? wire_->drain(now_ns, ready, *this) : Drained::kNothing;
+        const Drained drained = take_role(ready) ? wire_->drain(now_ns, ready, *this) : Drained::kNothing;
         peers_.report(*receiver_);
         return drained;
     }
@@ -177,9 +176,9 @@ class WiredLink final : public Link, private ProtocolThread::Work, private Wire:
     Sender sender_;
     Receiver* receiver_ = nullptr;  // set once, before the thread starts
     ReceiverRole role_;
-    bool lent_ = false;           // with the role: a thread that waits has it
-    bool holds_ = false;          // protocol thread: it has the role
-    int64_t next_arrival_ = -1;   // protocol thread: what the wire said when that had the role last
+    bool lent_ = false;          // with the role: a thread that waits has it
+    bool holds_ = false;         // protocol thread: it has the role
+    int64_t next_arrival_ = -1;  // protocol thread: what the wire said when that had the role last
     std::atomic<bool> stopping_{false};
     std::atomic<const std::atomic<uint32_t>*> awaited_{nullptr};  // what receive_while() waits for
     std::atomic<uint64_t> lent_count_{0}, returned_{0};

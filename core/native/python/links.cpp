@@ -173,8 +173,9 @@ void bind_link(nb::module_& m) {
 
     m.def("tcp_keypair", &tcp_keypair, "libsodium"_a, "A new pair of keys: (public, secret).");
     m.def("tcp_link", &tcp_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "libsodium"_a,
-          "listener"_a, "source"_a, "peers"_a, "secret"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a, "lends"_a,
-          "cpu"_a, "A link over TCP. It closes the descriptor `listener`; addresses are (text, port).");
+          "listener"_a, "source"_a, "peers"_a, "secret"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a,
+          "lends"_a, "cpu"_a,
+          "A link over TCP. It closes the descriptor `listener`; addresses are (text, port).");
 
     nb::class_<Switch>(m, "InProcessSwitch", "Links between hosts in this process, for tests.")
         .def(

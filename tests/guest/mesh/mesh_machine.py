@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A machine of several hosts in one process: each with vCPUs, RAM and a protocol thread of its own.
 
-They are joined by the in-process link, so that no network and no Ray is needed: what runs is the page
-protocol, the links' frames, the clock and the interrupts as between real hosts. The devices are on host 0.
+They are joined by the in-process link, or by a real wire, and need neither network nor Ray: what runs is
+the page protocol, the links' frames, the clock and the interrupts as between real hosts. The devices are on
+host 0.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from coremesh.cluster.machine.disks import check_disks
 from coremesh.cluster.machine.host import HostProcess
 from coremesh.core._native import InProcessSwitch, Link
 from coremesh.core.engine import Host
+from coremesh.core.links import Ends
 from coremesh.core.links.door import LinkEnd
 from coremesh.core.links.tuning import OVERFLOW
 from coremesh.core.mesh import Policy
@@ -108,9 +110,11 @@ class InProcessEnds:
 class InProcessHost(HostProcess):
     """A host whose links are the switch, and whose end the test sees to: no thread of it watches."""
 
-    wires: Wires
+    wires: Wires | None = None  #: None: a real wire
 
-    def _make_ends(self, wire: str, membership: Membership) -> InProcessEnds:
+    def _make_ends(self, wire: str, membership: Membership) -> Ends:
+        if self.wires is None:
+            return super()._make_ends(wire, membership)
         return InProcessEnds(self.wires, membership.host)
 
     def start(self) -> None:
@@ -182,7 +186,7 @@ class InProcessCall(Generic[Result]):
 class InProcessSteps:
     """A host of this process as it is brought up: ``bring_up.SteppedHost``."""
 
-    interface = ""
+    interface = "127.0.0.1"
 
     def __init__(self, host: HostProcess, number: int) -> None:
         self.name = f"host {number}"
@@ -204,7 +208,8 @@ class MeshMachine:
     """A machine with ``shares`` vCPUs on its hosts; a context manager that ends all of their threads.
 
     ``kernel`` is the bytes of a Multiboot or Linux kernel. ``delay_us`` is how long a frame takes at least
-    and at most from host to host. The links run when the constructor returns, the vCPUs after ``start``.
+    and at most from host to host; with a ``wire`` ("shm", "tcp", "zmq") they go over that. The links run when
+    the constructor returns, the vCPUs after ``start``.
     """
 
     def __init__(
@@ -223,6 +228,7 @@ class MeshMachine:
         roms: Sequence[Rom] = (),
         bios: bytes = b"",
         restarts: bool = False,
+        wire: str = "",
     ) -> None:
         description = MachineDescription(
             vcpus=sum(shares),
@@ -239,6 +245,7 @@ class MeshMachine:
             bios=bios,
             bios_bytes=len(bios),
             restarts=restarts,
+            wire=wire or "auto",
         )
         self.restarts = restarts
         self.topology = Topology(MemoryMap(ram_bytes).layout, shares)
@@ -250,7 +257,7 @@ class MeshMachine:
         self._steps = [InProcessSteps(process, number) for number, process in enumerate(self._processes)]
         self._started = 0.0
         for process in self._processes:
-            process.wires = self._wires
+            process.wires = None if wire else self._wires
         try:
             bring_up.prepare(description, self._steps, bring_up.examine(self._steps, own_build()))
         except BaseException:
@@ -375,6 +382,7 @@ def run_on_mesh(
     ram_bytes: int = 128 * MIB,
     disks: Sequence[Path] = (),
     roms: Sequence[Rom] = (),
+    wire: str = "",
 ) -> MeshResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
     with MeshMachine(
@@ -387,6 +395,7 @@ def run_on_mesh(
         ram_bytes=ram_bytes,
         disks=disks,
         roms=roms,
+        wire=wire,
     ) as machine:
         machine.start()
         return machine.finish(timeout)

@@ -295,7 +295,9 @@ void changed_by_another_thread(const std::string& wire) {
 
 }  // namespace
 
-STORY("given shared memory, when threads of three hosts ask and receive in turn, then each frame arrives once") {
+STORY(
+    "given shared memory, when threads of three hosts ask and receive in turn, then each frame arrives "
+    "once") {
     many_ask("shm", 2000);
 }
 

@@ -18,6 +18,7 @@ from coremesh.core.errors import ConfigurationError, LinkError
 from coremesh.core.links import choose_wire, make_ends, this_computer
 from coremesh.core.links import zmq as zmq_wire
 from coremesh.core.links.door import Door, LinkEnd
+from coremesh.core.links.tuning import receives_while_waiting
 from coremesh.core.links.zmq import ZmqEnds
 from linked_hosts import (
     EPOCH,
@@ -369,3 +370,14 @@ def test_given_hosts_of_one_computer_or_of_two_when_the_wire_is_chosen_then_it_i
     assert choose_wire("zmq", [here, here])[0] == "zmq"
     with pytest.raises(ConfigurationError, match="one computer"):
         choose_wire("shm", [here, there])
+
+
+def test_given_the_switch_that_keeps_receiving_to_one_thread_when_it_is_wrong_then_the_way_out_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert receives_while_waiting()
+    monkeypatch.setenv("COREMESH_LINK_LEND", "0")
+    assert not receives_while_waiting()
+    monkeypatch.setenv("COREMESH_LINK_LEND", "no")
+    with pytest.raises(ConfigurationError, match="give 0 or 1, or remove"):
+        receives_while_waiting()

@@ -82,6 +82,7 @@ class HostProcess:
         self._lock = threading.Lock()
         self._host: Host | None = None
         self._ends: Ends | None = None  # of the links to other hosts
+        self._neighbours = 0  # vCPUs of the machine that share this computer's cores, as far as it is known
         self._started_at = 0.0
         self._reasons: queue.SimpleQueue[MachineEnd] = queue.SimpleQueue()
         self._ended = threading.Event()
@@ -138,6 +139,9 @@ class HostProcess:
         """Make this host's end of the links for `wire`; return what the others have to know of it."""
         assert self._membership is not None
         self._ends = self._make_ends(wire, self._membership)
+        # Over shared memory all hosts are on this computer.
+        machine = self._description
+        self._neighbours = machine.vcpus if wire == "shm" else machine.vcpus_of(self._membership.host)
         return self._ends.end
 
     def admit(self, peers: dict[int, LinkEnd]) -> None:
@@ -153,7 +157,9 @@ class HostProcess:
     def start_link(self) -> None:
         """Let the protocol thread and its heartbeats run."""
         assert self._membership is not None and self._ends is not None
-        self.engine.start_link(self._ends.open(self._membership.machine_id, self._membership.epoch))
+        membership = self._membership
+        link = self._ends.open(membership.machine_id, membership.epoch, vcpus=self._neighbours)
+        self.engine.start_link(link)
 
     def join(self, timeout: float) -> bool:
         """Wait until all hosts were heard and share one time; False after `timeout` seconds."""

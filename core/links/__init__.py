@@ -39,9 +39,18 @@ class Ends(Protocol):
         """Reach the other hosts, number -> ``end``; only these will be heard. Raises LinkError."""
 
     def open(
-        self, machine_id: int, epoch: int, *, spin_us: int | None = None, overflow: int = OVERFLOW
+        self,
+        machine_id: int,
+        epoch: int,
+        *,
+        spin_us: int | None = None,
+        overflow: int = OVERFLOW,
+        vcpus: int = 0,
     ) -> Link:
-        """The native link, silent until it is started."""
+        """The native link, silent until it is started.
+
+        ``vcpus``: how many of the machine share this computer's cores (:func:`receives_while_waiting`).
+        """
 
     def close(self) -> None:
         """Stop the link and give back what it used."""

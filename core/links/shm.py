@@ -122,7 +122,13 @@ class ShmEnds(HostEnd):
         return opened, bell
 
     def open(
-        self, machine_id: int, epoch: int, *, spin_us: int | None = None, overflow: int = OVERFLOW
+        self,
+        machine_id: int,
+        epoch: int,
+        *,
+        spin_us: int | None = None,
+        overflow: int = OVERFLOW,
+        vcpus: int = 0,
     ) -> Link:
         """Return the native link over these inboxes; it stays silent until it is started.
 
@@ -140,7 +146,7 @@ class ShmEnds(HostEnd):
                 inboxes=[self._inboxes[host] for host in range(self.hosts)],
                 overflow_limit=overflow,
                 spin_us=spin_microseconds(spin_us),
-                lends=receives_while_waiting(),
+                lends=receives_while_waiting(vcpus),
                 cpu=-1 if self.cpu is None else self.cpu,
             )
         except (ValueError, OSError) as error:

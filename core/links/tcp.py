@@ -86,7 +86,13 @@ class TcpEnds(HostEnd):
         self._peers = {host: ends[host] for host in range(self.hosts)}
 
     def open(
-        self, machine_id: int, epoch: int, *, spin_us: int | None = None, overflow: int = OVERFLOW
+        self,
+        machine_id: int,
+        epoch: int,
+        *,
+        spin_us: int | None = None,
+        overflow: int = OVERFLOW,
+        vcpus: int = 0,
     ) -> Link:
         """Return the native link; it stays silent until it is started.
 
@@ -110,7 +116,7 @@ class TcpEnds(HostEnd):
             keys=[self._peers[host].public_key for host in range(self.hosts)],
             overflow_limit=overflow,
             spin_us=spin_microseconds(spin_us),
-            lends=receives_while_waiting(),
+            lends=receives_while_waiting(vcpus),
             cpu=-1 if self.cpu is None else self.cpu,
         )
         self._links.append(link)

@@ -68,12 +68,14 @@ def spin_microseconds(wanted: int | None) -> int:
     return int(said)
 
 
-def receives_while_waiting() -> bool:
-    """Whether a thread that waits for a page receives its answer itself: yes, unless COREMESH_LINK_LEND=0.
+def receives_while_waiting(vcpus: int) -> bool:
+    """Whether a thread that waits for a page receives its answer itself, and what comes for others meanwhile.
 
-    The switch is for measuring what it saves.
+    Not where ``vcpus`` of the machine are more than this computer's cores: the protocol thread outranks vCPUs,
+    and a vCPU that has the receiver's role waits for a core among them. COREMESH_LINK_LEND=0 or 1 decides it,
+    to measure either.
     """
-    said = os.environ.get("COREMESH_LINK_LEND", "1")
-    if said not in ("0", "1"):
+    said = os.environ.get("COREMESH_LINK_LEND", "")
+    if said not in ("", "0", "1"):
         raise ConfigurationError(f"COREMESH_LINK_LEND={said!r}: give 0 or 1, or remove the variable.")
-    return said == "1"
+    return vcpus <= len(os.sched_getaffinity(0)) if not said else said == "1"

@@ -129,7 +129,13 @@ class ZmqEnds(HostEnd):
             dealer.connect(f"tcp://{self._source};{peers[host].endpoint.removeprefix('tcp://')}")
 
     def open(
-        self, machine_id: int, epoch: int, *, spin_us: int | None = None, overflow: int = OVERFLOW
+        self,
+        machine_id: int,
+        epoch: int,
+        *,
+        spin_us: int | None = None,
+        overflow: int = OVERFLOW,
+        vcpus: int = 0,
     ) -> Link:
         """Return the native link over these sockets; it stays silent until it is started.
 

@@ -98,7 +98,13 @@ class InProcessEnds:
         """All are connected to the switch."""
 
     def open(
-        self, machine_id: int, epoch: int, *, spin_us: int | None = None, overflow: int = OVERFLOW
+        self,
+        machine_id: int,
+        epoch: int,
+        *,
+        spin_us: int | None = None,
+        overflow: int = OVERFLOW,
+        vcpus: int = 0,
     ) -> Link:
         """The native link."""
         return self._wires.switch(machine_id, epoch).link(self._host)

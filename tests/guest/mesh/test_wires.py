@@ -23,10 +23,16 @@ GUESTS = {
 }
 
 
+@pytest.fixture
+def receiving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait receive, however few cores there are."""
+    monkeypatch.setenv("COREMESH_LINK_LEND", "1")
+
+
 @pytest.mark.parametrize("wire", LENDING)
 @pytest.mark.parametrize("theme", GUESTS)
 def test_given_a_real_wire_when_hosts_share_memory_then_all_holds_and_waiting_threads_receive(
-    guest: Callable[[str], Path], theme: str, wire: str
+    guest: Callable[[str], Path], theme: str, wire: str, receiving: None
 ) -> None:
     result = run_on_mesh(guest(theme), shares=(2, 1, 1), cmdline=GUESTS[theme], wire=wire)
     assert result.status == PASSED, result.story()
@@ -43,7 +49,7 @@ def test_given_zeromq_when_hosts_share_memory_then_the_protocol_thread_alone_rec
 
 @pytest.mark.parametrize("wire", [*LENDING, "zmq"])
 def test_given_vcpus_that_wait_for_pages_when_the_machine_is_stopped_then_it_is_gone_at_once(
-    guest: Callable[[str], Path], wire: str
+    guest: Callable[[str], Path], wire: str, receiving: None
 ) -> None:
     """At moments of all kinds: whichever thread receives then lets go."""
     for round_ in range(6):
@@ -61,7 +67,7 @@ def test_given_vcpus_that_wait_for_pages_when_the_machine_is_stopped_then_it_is_
 
 @pytest.mark.parametrize("wire", LENDING)
 def test_given_vcpus_that_wait_for_pages_when_they_are_paused_then_they_park_and_go_on(
-    guest: Callable[[str], Path], wire: str
+    guest: Callable[[str], Path], wire: str, receiving: None
 ) -> None:
     with MeshMachine(
         guest("mesh_load").read_bytes(), shares=(2, 1), cmdline="fight ms=1500", wire=wire

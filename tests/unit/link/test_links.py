@@ -372,12 +372,15 @@ def test_given_hosts_of_one_computer_or_of_two_when_the_wire_is_chosen_then_it_i
         choose_wire("shm", [here, there])
 
 
-def test_given_the_switch_that_keeps_receiving_to_one_thread_when_it_is_wrong_then_the_way_out_is_told(
+def test_given_more_vcpus_than_cores_when_a_link_opens_then_only_its_protocol_thread_receives_unless_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert receives_while_waiting()
+    cores = len(os.sched_getaffinity(0))
+    assert receives_while_waiting(cores) and not receives_while_waiting(cores + 1)
     monkeypatch.setenv("COREMESH_LINK_LEND", "0")
-    assert not receives_while_waiting()
+    assert not receives_while_waiting(cores)
+    monkeypatch.setenv("COREMESH_LINK_LEND", "1")
+    assert receives_while_waiting(cores + 1)
     monkeypatch.setenv("COREMESH_LINK_LEND", "no")
     with pytest.raises(ConfigurationError, match="give 0 or 1, or remove"):
-        receives_while_waiting()
+        receives_while_waiting(1)

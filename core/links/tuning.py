@@ -71,9 +71,9 @@ def spin_microseconds(wanted: int | None) -> int:
 def receives_while_waiting(vcpus: int) -> bool:
     """Whether a thread that waits for a page receives its answer itself, and what comes for others meanwhile.
 
-    Not where ``vcpus`` of the machine are more than this computer's cores: the protocol thread outranks vCPUs,
-    and a vCPU that has the receiver's role waits for a core among them. COREMESH_LINK_LEND=0 or 1 decides it,
-    to measure either.
+    Not where ``vcpus`` of the machine are more than this computer's cores: the protocol thread outranks
+    vCPUs, and a vCPU that has the receiver's role waits for a core among them. COREMESH_LINK_LEND=0 or 1
+    decides it, to measure either.
     """
     said = os.environ.get("COREMESH_LINK_LEND", "")
     if said not in ("", "0", "1"):

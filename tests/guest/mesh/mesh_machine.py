@@ -134,6 +134,8 @@ class InProcessHost(HostProcess):
         """End all threads."""
         if self._host is not None:
             self._stop_parts()
+        if self._ends is not None:
+            self._ends.close()  # a context of ZeroMQ that is collected with open sockets waits for ever
 
 
 class InProcessDeviceHost(InProcessHost, DeviceHost):

@@ -47,7 +47,9 @@ def run_command(
         """Feed the dialogue until its state changes or the clock reaches `limit`; False at the limit."""
         nonlocal heard
         state = dialogue.state
-        while dialogue.state is state:
+        while (
+            dialogue.state is state is not State.DONE
+        ):  # the prompt may have come in one piece with the status
             left = 1.0 if limit is None else min(1.0, limit - time.monotonic())
             if left <= 0:
                 return False

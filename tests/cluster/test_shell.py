@@ -9,10 +9,13 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
+from coremesh.cluster.machine.command import run_command
+from coremesh.cluster.machine.console import Console
 from coremesh.cluster.machine.shell import INTERRUPT, PROMPT, Dialogue, State
-from coremesh.core.errors import ConfigurationError
+from coremesh.core.errors import ConfigurationError, ConsoleTimeoutError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -164,6 +167,51 @@ def test_it_does_not_matter_how_the_bytes_are_cut(cuts: list[int]) -> None:
     assert (dialogue.state, dialogue.status) == (State.DONE, 93)
     assert output == b"out-put " + mark[:9] + b" more\n"
     assert sent == b"-x\n.\n"
+
+
+class Guest:
+    """A console whose shell answers at once, and has nothing more to say after its prompt."""
+
+    lost, tail = 0, b""
+
+    def __init__(self, *last: bytes) -> None:
+        self._last = last
+        self._said: list[bytes] = []
+        self._interrupted = False
+
+    def write(self, data: bytes) -> None:
+        if typed := re.search(rb"' (\w+) (\w+) 2>", data):
+            self._mark = typed[1] + typed[2] + b"-"
+            self._said = [self._mark + b"ready-"]
+        elif data == INTERRUPT:
+            self._interrupted = True
+            self._say(b"130-\r\n~ # ")
+        elif data.endswith(b".\n"):
+            self._said.append(self._mark + b"begin-")
+            self._say(*self._last)
+
+    def _say(self, *pieces: bytes) -> None:
+        self._said += [b"out" + self._mark + piece if b"-" in piece else piece for piece in pieces]
+
+    def next(self, timeout: float) -> bytes:
+        if not self._said and not self._last and not self._interrupted:
+            time.sleep(timeout)
+            return b""
+        assert self._said, "it is read once more after the prompt"
+        return self._said.pop(0)
+
+
+@pytest.mark.parametrize("last", [(b"7-\r\n~ # ",), (b"7-\r\n", b"~ # \x1b[6n")])
+def test_given_a_prompt_in_one_piece_with_the_status_or_alone_when_it_is_there_then_the_command_is_over(
+    last: tuple[bytes, ...],
+) -> None:
+    result = run_command(cast(Console, Guest(*last)), "true", 60.0)
+    assert (result.output, result.status) == ("out", 7)
+
+
+def test_given_a_command_that_is_too_slow_when_its_end_comes_with_the_prompt_then_no_more_is_read() -> None:
+    with pytest.raises(ConsoleTimeoutError, match=r"longer than 0\.2 s"):
+        run_command(cast(Console, Guest()), "sleep 9", 0.2)
 
 
 @pytest.mark.parametrize(

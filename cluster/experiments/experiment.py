@@ -27,7 +27,8 @@ from coremesh.cluster.experiments.plan import OWN_COLUMNS, Trial, text_of
 from coremesh.cluster.machine.build import own_build
 from coremesh.core.errors import ConfigurationError, CoremeshError, shown
 
-#: Tables of a machine's counters that a result may have the sums of.
+#: Tables of a machine's counters that a result may have the sums of, and those that it has unless told.
+TABLES: Final = ("stats", "mesh_stats", "device_stats")
 COLLECTED: Final = ("stats", "mesh_stats")
 
 _NAMED_NUMBER = re.compile(r"^\s*([A-Za-z_]\w*)\s*[=:]\s*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*$", re.M)
@@ -164,8 +165,9 @@ class Command:
 class Experiment:
     """What is common to all trials. `machine` are options that no parameter varies.
 
-    `collect` names tables of counters, 'stats' or 'mesh_stats', or single columns of them as
-    'stats.interrupts'; what each grew by while the work ran, summed over vCPUs or hosts, is in the row.
+    `collect` names tables of counters, 'stats', 'mesh_stats' or 'device_stats', or single columns of them as
+    'stats.interrupts' and 'device_stats.uart.accesses'; what each grew by while the work ran, summed over
+    vCPUs, hosts or devices, is in the row.
     `timeout` in seconds of the host, from the start of emulation to the end of the work. With `shell` a Linux
     guest's shell is waited for before the work begins.
     """
@@ -264,7 +266,7 @@ def _guest_clock(experiment: Experiment, machine: Subject) -> float | None:
 
 def _counters(machine: Subject, collect: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for table in COLLECTED:
+    for table in TABLES:
         wanted = [name.partition(".")[2] for name in collect if name.partition(".")[0] == table]
         if not wanted:
             continue
@@ -275,7 +277,7 @@ def _counters(machine: Subject, collect: Sequence[str]) -> dict[str, float]:
                     f"collect: there is no {table}.{name}; there are {', '.join(sorted(counters))}."
                 )
         for name, value in counters.items():
-            if "" in wanted or name in wanted:
+            if name in wanted or ("" in wanted and "." not in name):  # single devices only by name
                 found[f"{table}.{name}"] = value
     return found
 
@@ -327,10 +329,10 @@ def require_collect(collect: Any) -> tuple[str, ...]:
             f"collect is a list such as ['stats', 'mesh_stats.page_bytes'], not {shown(collect)}."
         )
     for name in collect:
-        if not isinstance(name, str) or name.partition(".")[0] not in COLLECTED:
+        if not isinstance(name, str) or name.partition(".")[0] not in TABLES:
             raise ConfigurationError(
-                f"collect: {shown(name)} is no table of counters; there are {', '.join(COLLECTED)}, and "
-                "their columns as stats.interrupts."
+                f"collect: {shown(name)} is no table of counters; there are {', '.join(TABLES)}, and "
+                "their columns as stats.interrupts or device_stats.uart.accesses."
             )
     return tuple(collect)
 

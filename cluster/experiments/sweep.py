@@ -79,7 +79,8 @@ def sweep(
     done. With `resume` trials that succeeded there are not run again. A trial that fails is tried again up to
     `retries` times. `timeout` is in seconds, from the start of emulation to the end of the work. `at_once`
     limits how many run at the same time beyond what cores and memory do: 1 gives each the whole computer.
-    `collect` says which counters to add, as 'stats', 'mesh_stats.page_bytes'. `address` names a Ray cluster,
+    `collect` says which counters to add, as 'stats', 'mesh_stats.page_bytes', 'device_stats' (over all
+    devices) or 'device_stats.uart.accesses'. `address` names a Ray cluster,
     as for a machine.
 
     Ctrl-C stops the running machines, leaves on disk what is done, and raises KeyboardInterrupt. Raises

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 
 _NAMES = ("host", "peer", "apic_id")  # columns that number things
+# Columns of devices that are of one moment, or the most that was seen: they have no sum.
+_LEVELS = ("at_once", "most_at_once", "vcpus", "deepest", "keys_waiting")
 #: What is counted of a page.
 CONTENTION = ("moves", "remote", "retried", "local")
 
@@ -92,6 +94,16 @@ def sums(rows: Rows) -> dict[str, float]:
             if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NAMES:
                 found[name] = found.get(name, 0) + value
     return found
+
+
+def device_sums(devices: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+    """Return what all devices counted together, and what each did as 'device.column'."""
+    counted = {
+        device: {name: value for name, value in row.items() if name not in _LEVELS}
+        for device, row in devices.items()
+    }
+    each = {f"{device}.{name}": value for device, row in counted.items() for name, value in row.items()}
+    return sums(list(counted.values())) | each
 
 
 def as_table(rows: Rows, index: str, columns: Sequence[str] = ()) -> pandas.DataFrame:

@@ -136,13 +136,21 @@ def test_given_a_named_load_when_swept_over_cores_then_a_table_a_picture_and_a_p
 ) -> None:
     pytest.importorskip("matplotlib").use("agg")
     result = coremesh.sweep(
-        coremesh.loads.lock, {"vcpus": [1, 2], "kind": ["mcs"]}, memory="256M", append="quiet", progress=False
-    )
+        coremesh.loads.lock, {"vcpus": [1, 2], "kind": ["mcs"]}, memory="256M", append="quiet",
+        progress=False, collect=["stats", "device_stats", "device_stats.uart.accesses"],
+    )  # fmt: skip
     assert not result.failures, result.failures
     table = result.table.set_index("vcpus")
     assert table.loc[2, "threads"] == 2
     assert (table["acquisitions_per_second"] > 0).all()
     assert (table["stats.interrupts"] > 0).all()
+    # What it printed went through the serial port, and nothing through the keyboard's controller.
+    uart = table["device_stats.uart.accesses"]
+    assert (uart > 10).all() and (table["device_stats.accesses"] >= uart).all()
+    devices = {name for name in table if name.startswith("device_stats.")}
+    assert "device_stats.access_ns" in devices and not devices & {
+        "device_stats.i8042.accesses", "device_stats.most_at_once",
+    }  # fmt: skip
     assert table["image"].nunique() == 1
     # The load measures for one second of the guest's clock.
     assert (table["guest_seconds"] > 0.9).all() and (table["host_seconds"] > 0.9).all()

@@ -53,7 +53,7 @@ def test_given_parameters_when_planned_then_all_combinations_come_once_before_an
         ({"trial": 5}, "function of a machine"),
         ({"trial": "true", "numbers": {"x": "abc"}}, "group"),
         ({"out": "run.xlsx"}, ".parquet or .csv"),
-        ({"collect": ["statistics"]}, "stats, mesh_stats"),
+        ({"collect": ["statistics"]}, "stats, mesh_stats, device_stats"),
         ({"repeats": 0}, "from 1"),
         ({"repeats": 200_000}, "100000"),
     ],

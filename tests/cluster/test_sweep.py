@@ -147,7 +147,7 @@ def test_given_a_named_load_when_swept_over_cores_then_a_table_a_picture_and_a_p
     # What it printed went through the serial port, and nothing through the keyboard's controller.
     uart = table["device_stats.uart.accesses"]
     assert (uart > 10).all() and (table["device_stats.accesses"] >= uart).all()
-    devices = {name for name in table if name.startswith("device_stats.")}
+    devices = {str(name) for name in table if str(name).startswith("device_stats.")}
     assert "device_stats.access_ns" in devices and not devices & {
         "device_stats.i8042.accesses", "device_stats.most_at_once",
     }  # fmt: skip

@@ -23,6 +23,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from coremesh.cluster.experiments.experiment import Command
+from coremesh.cluster.machine.images import compiler
 from coremesh.cluster.machine.images.initramfs import Entry, pack
 from coremesh.core.errors import ConfigurationError, GuestImageError, shown
 
@@ -106,6 +107,31 @@ _NETWORK = (
     'awk "BEGIN { print \\"megabytes_per_second=\\" $megabytes * 1e9 / ($b - $a); '
     'print \\"round_trips_per_second=\\" $requests * 1e9 / ($c - $b) }"'
 )
+# A program of many small functions, and the status that it has to end with; built and run again and again.
+_COMPILE = r"""
+t=/tmp/compile; mkdir -p $t; rm -f $t/*; awk -v n=$functions -v t=$t 'BEGIN {
+  s = 1; end = "1"
+  for (i = 0; i < n; i++) {
+    k = i % 13 + 1; m = i % 7 + 1
+    printf "static int f%d(int a)\n{\n  int c;\n", i
+    printf "  for (c = 0; c < %d; c++)\n    a = (a * %d + %d + c) %% 1009;\n  return a;\n}\n", m, k, i
+    for (c = 0; c < m; c++) s = (s * k + i + c) % 1009
+  }
+  printf "void _start(void)\n{\n  int s = 1;\n"
+  for (i = 0; i < n; i++) printf "  s = f%d(s);\n", i
+  printf "  asm volatile(\"syscall\" : : \"a\"(60), \"D\"(s %% 125 + 1));\n}\n"
+  print s % 125 + 1 >(t "/status") }' >$t/unit.c
+cat >$t/work <<'X'
+for u in $(seq $units); do
+  TCC -static -nostdlib -o $t/program$1 $t/unit.c 2>>$t/bad || exit
+  $t/program$1; [ $? = $(cat $t/status) ] || echo "the program that was built gives another result" >>$t/bad
+done
+X
+export t units; n=${threads:-$(nproc)}; a=$(now)
+for i in $(seq 0 $((n - 1))); do taskset -c $((i % $(nproc))) sh $t/work $i & done; wait; b=$(now)
+[ -s $t/bad ] && { cat $t/bad; exit 3; }
+awk "BEGIN { print \"lines_per_second=\" $n * $units * $(wc -l <$t/unit.c) * 1e9 / ($b - $a) }"
+""".replace("TCC", compiler.COMMAND)
 
 _RUN: Final = {"threads": None, "milliseconds": 1000}
 
@@ -183,6 +209,27 @@ class _Network(Load):
             return Command(self.command)(machine, {**chosen, "port": port}, timeout)
 
 
+class _Compile(Load):
+    """A load with a compiler, whose version, as it says in the guest, is in the row."""
+
+    def initramfs(self) -> bytes:
+        """The compiler: from the cache, or fetched."""
+        return compiler.fetch_compiler()
+
+    def __call__(self, machine: Any, parameters: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
+        """Compile; raise what the compiler has said if it fails."""
+        numbers = super().__call__(machine, parameters, timeout)
+        said = machine.run(f"{compiler.COMMAND} -v", timeout).output
+        return {**numbers, "compiler": said.strip()}
+
+
+compile = _Compile(
+    "compile", 1, "lines_per_second, compiler",
+    "C compiled on each core by Debian's tcc (0.9.27 in Debian 12, 0.9.28rc in 13), linked, and run",
+    _CLOCK + _COMPILE, {"threads": None, "functions": 500, "units": 4}, program=False,
+)  # fmt: skip
+
+
 network = _Network(
     "network", 1, "megabytes_per_second, round_trips_per_second",
     "a card on the user network: zeros fetched by HTTP from the host, then small requests one by one",
@@ -190,7 +237,7 @@ network = _Network(
 )  # fmt: skip
 
 ALL: Final = (
-    hashing, shell_loop, loop, lock, lock_ladder, share, pingpong, fork_storm, disk, network,
+    hashing, shell_loop, compile, loop, lock, lock_ladder, share, pingpong, fork_storm, disk, network,
 )  # fmt: skip
 
 
@@ -264,8 +311,11 @@ def program_archive() -> bytes:
         ) from error
 
 
-def initramfs() -> bytes:
-    """Return Debian's initramfs with the program: ``Machine(initrd=coremesh.loads.initramfs(), ...)``."""
+def initramfs(*loads: Load) -> bytes:
+    """Return Debian's initramfs with the program: ``Machine(initrd=coremesh.loads.initramfs(), ...)``.
+
+    Name `loads` that need something else, as :data:`compile`.
+    """
     from coremesh.cluster.machine.images.debian_image import fetch_debian
 
-    return fetch_debian().initramfs() + program_archive()
+    return fetch_debian().initramfs() + program_archive() + b"".join(load.initramfs() for load in loads)

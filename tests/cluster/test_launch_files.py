@@ -55,6 +55,9 @@ def test_given_a_file_for_kuberay_when_read_then_its_pods_are_those_of_the_other
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounts == {"shm": "/dev/shm"} and [volume["name"] for volume in pod["volumes"]] == ["shm"]
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        # Else Ray takes 30 % of the memory, finds /dev/shm too small for it, and uses a slow disk.
+        assert 0 < int(group["rayStartParams"]["object-store-memory"]) < 1 << 30
+        assert [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]] == ["1Gi"]
     for group in spec["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     assert spec["authOptions"] == {"mode": "token"}
@@ -112,6 +115,8 @@ def test_given_the_compose_file_when_read_then_its_paths_exist_and_it_asks_for_a
         assert [(folder / profile).is_file() for profile in profiles] == [True]
         assert service["environment"]["RAY_AUTH_MODE"] == "token"
         assert service["cap_drop"] == ["ALL"]
+        store = re.search(r"--object-store-memory=(\d+)", service["command"])
+        assert store is not None and int(store[1]) < 1 << 30 and service["shm_size"] == "1g"
     assert (folder / "token").exists() is False, "a token is no part of a repository"
 
 
@@ -132,6 +137,13 @@ def test_given_the_container_file_when_read_then_it_does_not_run_as_root() -> No
     assert lines.index("USER coremesh") < lines.index("RUN coremesh fetch debian")
     copied = [line.split()[1] for line in lines if line.startswith("COPY ") and "--from" not in line]
     assert copied == ["."]
+
+
+def test_given_what_git_ignores_when_the_image_is_built_then_it_does_not_go_in() -> None:
+    """A stale build of this computer would be shipped, and a token or a virtual environment with it."""
+    ignored = {line.removeprefix("**/") for line in (DEPLOY.parent / ".dockerignore").read_text().split()}
+    wanted = {line.rstrip("/") for line in (DEPLOY.parent / ".gitignore").read_text().split()}
+    assert wanted | {".git"} <= ignored
 
 
 def test_given_the_guide_when_its_links_are_followed_then_they_lead_somewhere() -> None:

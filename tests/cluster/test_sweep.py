@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Sweeps on real machines: what fails, is lost, killed or interrupted costs no row of any other trial."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,7 +17,9 @@ import pandas
 import pytest
 from coremesh.cluster.experiments import qemu
 from coremesh.cluster.experiments.journal import journal_of, read
+from coremesh.cluster.machine.images.compiler import fetch_compiler
 from coremesh.cluster.machine.images.debian_image import DebianImage
+from coremesh.core.errors import ImageFetchError
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
@@ -182,6 +185,30 @@ def test_given_loads_of_devices_when_swept_then_the_initramfs_has_the_drivers_an
             assert result.table[name][0] > 0, name
     result = coremesh.sweep(coremesh.loads.disk, {"vcpus": [1]}, **options)
     assert "give the machine disks" in result.table["error"][0]
+
+
+@pytest.mark.linux
+def test_given_the_load_that_compiles_when_swept_then_its_programs_run_and_a_wrong_one_is_an_error(
+    one_ray: None, debian: DebianImage
+) -> None:
+    try:
+        fetch_compiler()
+    except ImageFetchError as error:
+        pytest.skip(str(error))
+    # A control: the program gives other numbers than awk, as one that was compiled wrong would.
+    right = coremesh.loads.compile
+    wrong = dataclasses.replace(
+        right, command=right.command.replace("(a * %d + %d + c)", "(a * %d + %d - c)")
+    )
+    results = [
+        coremesh.sweep(
+            load, {"vcpus": [2], "functions": [50]}, memory="256M", append="quiet", progress=False
+        ).table.iloc[0]
+        for load in (right, wrong)
+    ]
+    assert results[0]["error"] is None and results[0]["lines_per_second"] > 0
+    assert results[0]["compiler"].startswith("tcc version 0.9.2")
+    assert "gives another result" in results[1]["error"]
 
 
 @pytest.mark.slow

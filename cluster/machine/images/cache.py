@@ -18,6 +18,8 @@ from pathlib import Path
 import platformdirs
 from coremesh.core.errors import ConfigurationError, ImageFetchError, shown
 
+_SUM = "sha256"  # the file beside a kept one
+
 
 def cache_folder() -> Path:
     """Return the folder that holds fetched images; it need not exist."""
@@ -77,6 +79,25 @@ def write(path: Path, data: bytes) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashlib.sha256(data).hexdigest()
+
+
+def kept(name: str, file: str) -> bytes | None:
+    """Return the only `file` of the folder `name` after checking its hash; else None."""
+    folder = cache_folder() / name
+    try:
+        data = (folder / file).read_bytes()
+        return data if hashlib.sha256(data).hexdigest() == (folder / _SUM).read_text().strip() else None
+    except OSError:
+        return None
+
+
+def keep(name: str, file: str, data: bytes, work: Path) -> None:
+    """Make the folder `name` with one `file`, by way of `work`, a folder in the cache; under its lock."""
+    made = work / "image"
+    made.mkdir()
+    total = write(made / file, data)
+    write(made / _SUM, f"{total}\n".encode())
+    exchange(made, cache_folder() / name)
 
 
 def sync(path: Path) -> None:

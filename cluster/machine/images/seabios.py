@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -13,18 +12,12 @@ from coremesh.core.errors import ImageFetchError
 
 _PACKAGE: Final = "seabios"
 _IMAGE: Final = "bios-256k.bin"
-_SUM: Final = "sha256"
 _SPACE_NEEDED: Final = 120 << 20  # package lists above all, in bytes
 
 
 def cached_seabios() -> bytes | None:
     """Return the image in the cache after checking its hash, or None if there is none or it is damaged."""
-    folder = cache.cache_folder() / _PACKAGE
-    try:
-        image = (folder / _IMAGE).read_bytes()
-        return image if hashlib.sha256(image).hexdigest() == (folder / _SUM).read_text().strip() else None
-    except OSError:
-        return None
+    return cache.kept(_PACKAGE, _IMAGE)
 
 
 def fetch_seabios(*, progress: packages.Progress | None = None, source_list: Path | None = None) -> bytes:
@@ -44,8 +37,8 @@ def fetch_seabios(*, progress: packages.Progress | None = None, source_list: Pat
             cache.sweep(folder, f"fetch-{_PACKAGE}-")
             cache.check_space(folder, _SPACE_NEEDED)
             with tempfile.TemporaryDirectory(prefix=f"fetch-{_PACKAGE}-", dir=folder) as work:
-                _fill(Path(work), progress or (lambda what, done: None), source_list)
-                cache.exchange(Path(work) / "image", folder / _PACKAGE)
+                image = _fetched(Path(work), progress or (lambda what, done: None), source_list)
+                cache.keep(_PACKAGE, _IMAGE, image, Path(work))
     except OSError as error:
         raise cache.fetch_error(error, folder) from error
     image = cached_seabios()
@@ -54,13 +47,9 @@ def fetch_seabios(*, progress: packages.Progress | None = None, source_list: Pat
     return image
 
 
-def _fill(work: Path, report: packages.Progress, source_list: Path | None) -> None:
+def _fetched(work: Path, report: packages.Progress, source_list: Path | None) -> bytes:
     apt_root = work / "apt"
     apt_root.mkdir()
     apt = packages.Apt(apt_root, source_list)
     apt.update(report)
-    _, image = packages.extract(apt.download(_PACKAGE, report), rf"usr/share/seabios/{_IMAGE}")
-    made = work / "image"
-    made.mkdir()
-    total = cache.write(made / _IMAGE, image)
-    cache.write(made / _SUM, f"{total}\n".encode())
+    return packages.extract(apt.download(_PACKAGE, report), rf"usr/share/seabios/{_IMAGE}")[1]

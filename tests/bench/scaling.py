@@ -1,44 +1,71 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a second vCPU adds on a host with two cores: independent work on one vCPU, then on both at once.
+"""What a second vCPU adds on a host with two cores: named loads on one vCPU of two, then on both.
 
-    python tests/bench/scaling.py [--rounds N]
+    python tests/bench/scaling.py [--rounds N] [--json FILE]
 
-One guest with two vCPUs counts operations in windows of 1 ms, of which the best counts: on a busy host some
-windows still have both host cores to themselves. The gain is the machine's throughput with both vCPUs at work
-over that with one; 2.0 is ideal.
+A sweep over the two engines, one trial at a time; of each the best round counts. The gain is the machine's
+throughput with both vCPUs at work over that with one; 2.0 is ideal. The rates are by the guest's own clock.
 """
 
+import argparse
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
-import peers
-from figures import options, reported
+import coremesh
+from coremesh.cluster.experiments import loads, qemu
 
-JOBS = ("alu", "load_store", "getppid")
+# Work that shares nothing: registers alone, memory of one's own, compiled programs.
+WORK: list[tuple[loads.Load, dict[str, list[Any]]]] = [
+    (loads.loop, {}),
+    (loads.share, {"pattern": ["private"]}),
+    (loads.hashing, {"megabytes": [4]}),
+]
 TARGET = 1.9
+MACHINE: dict[str, Any] = {"vcpus": 2, "memory": "512M", "append": "quiet"}
+
+
+def gains(
+    load: loads.Load, more: dict[str, list[Any]], rounds: int, engines: list[str]
+) -> list[dict[str, Any]]:
+    """Run one load on each engine and return a row for each: rates of one and of both, and the gain."""
+    parameters = {"engine": engines, "threads": [1, 2], **more}
+    result = coremesh.sweep(load, parameters, repeats=rounds, at_once=1, **MACHINE)
+    if result.failures:
+        sys.exit("\n".join(result.failures.values()))
+    best = result.good.groupby(["engine", "threads"])[load.measures].max()
+    return [
+        {
+            "load": load.identity(), "measure": load.measures, "engine": engine,
+            "one": float(best[engine, 1]), "both": float(best[engine, 2]),
+            "gain": float(best[engine, 2] / best[engine, 1]),
+        }
+        for engine in engines
+    ]  # fmt: skip
 
 
 def main() -> None:
-    """Run the peers in turn and print the gains."""
-    arguments = options(__doc__, rounds=3).parse_args()
-    title = "Time of the machine for one operation, 2 vCPUs"
-    with reported(title, arguments) as figures, peers.guest("load scale") as guest:
-        for turn in range(arguments.rounds):
-            for name, peer in peers.PEERS.items():
-                run = peer(guest, 2, 512, (peers.FIRST, peers.LAST, peers.DONE), 300)
-                for job in JOBS:
-                    for how, text in (("alone", "one vCPU"), ("together", "both vCPUs")):
-                        figures.add(name, f"{job}, {text}", run.values[f"{how}_{job}_ns"].number, "ns")
-                print(f"round {turn + 1}: {name} {run.marks[peers.DONE]:.1f} s", file=sys.stderr)
-    print("\n| gain of the second vCPU | Coremesh | QEMU | target |  |\n|---|---:|---:|---|---|")
-    rows = {row.name: row for row in figures}
-    for job in JOBS:
-        gains = []
-        for name in peers.PEERS:
-            alone, together = (rows[f"{job}, {text}"].best(name) for text in ("one vCPU", "both vCPUs"))
-            gains.append(alone / together if alone and together else float("nan"))
-        verdict = "met" if gains[0] >= TARGET else "missed"
-        cells = [f"{gain:.2f}" for gain in gains] + [""] * (2 - len(gains))
-        print(f"| {job} | {' | '.join(cells)} | >= {TARGET} | {verdict} |")
+    """Sweep each load over the engines that there are, and print the gains."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    arguments = parser.parse_args()
+    engines = ["coremesh", *(["qemu"] if qemu.installed() else [])]
+    rows = [row for load, more in WORK for row in gains(load, more, arguments.rounds, engines)]
+    print("| load | Coremesh, one -> both | QEMU, one -> both | gain, Coremesh | gain, QEMU | target | |")
+    print("|---|---:|---:|---:|---:|---|---|")
+    for load, _ in WORK:
+        of = {row["engine"]: row for row in rows if row["load"] == load.identity()}
+        rates = [f"{row['one']:.4g} -> {row['both']:.4g}" for row in of.values()] + [""] * (2 - len(of))
+        found = [f"{row['gain']:.2f}" for row in of.values()] + [""] * (2 - len(of))
+        verdict = "met" if of["coremesh"]["gain"] >= TARGET else "missed"
+        name = f"`{load.identity()}`, {load.measures}"
+        print(f"| {name} | {' | '.join(rates + found)} | >= {TARGET} | {verdict} |")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

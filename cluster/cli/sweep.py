@@ -57,22 +57,32 @@ def _say_where(out: Path | None) -> None:
 
 
 def _print(result: SweepResult) -> None:
-    table = result.table
-    shown = [name for name in table.columns if "." not in name and name not in ("seed", "build", "image")]
-    if not result.failures:
-        shown.remove("error")
     from rich.console import Console
     from rich.table import Table
 
+    names, table = shown_columns(result), result.table
     drawn = Table()
-    for name in shown[:_SHOWN_COLUMNS]:
+    for name in names:
         drawn.add_column(name, justify="right", overflow="fold")
-    for row in table[shown[:_SHOWN_COLUMNS]].itertuples(index=False):
-        drawn.add_row(*(_cell(value) for value in row))
+    for row in table[names].itertuples(index=False):
+        drawn.add_row(*(_cell(name, value) for name, value in zip(names, row, strict=True)))
     Console().print(drawn)
+    if len(names) < len(table.columns):
+        say(f"{len(table.columns) - len(names)} more columns are in the table")
 
 
-def _cell(value: object) -> str:
+def shown_columns(result: SweepResult) -> list[str]:
+    """Return what a terminal has room for: what was asked, what was found, and that a trial failed."""
+    table = result.table
+    names = [*result.names, "repeat", *result.measures, "boot_seconds", "host_seconds", "guest_seconds"]
+    alike = {name for name in ("repeat", "nodes", "attempts") if table[name].nunique() <= 1}
+    names = [name for name in (*names, "nodes", "attempts") if name not in alike][:_SHOWN_COLUMNS]
+    return [*names, "error"] if result.failures else names
+
+
+def _cell(name: str, value: object) -> str:
+    if name == "error" and isinstance(value, str):
+        value = value.partition(":")[0]  # all of it was told as it happened, and is in the table
     if isinstance(value, float):
         return "" if value != value else f"{value:.4g}"
     return "" if value is None else printable(str(value))

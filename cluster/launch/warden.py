@@ -43,7 +43,7 @@ def appoint(folder: str) -> subprocess.Popen[bytes]:
 
 def dismiss(process: subprocess.Popen[bytes]) -> None:
     """End a warden that is no longer needed."""
-    with contextlib.suppress(OSError):  # it has ended
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it has ended, or gets no core
         process.communicate(b".", timeout=1)
     process.kill()
     process.wait()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coremesh.cluster.launch import warden
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
@@ -171,3 +172,12 @@ def test_a_signal_at_any_moment_leaves_nothing(family: Any, spinning: Path, numb
         time.sleep(tenths / 10)
         os.killpg(driver.pid, number)
         check_end(family, driver, STATUS[number])
+
+
+def test_given_a_warden_that_gets_no_core_when_it_is_dismissed_then_it_is_gone_without_an_error(
+    tmp_path: Path,
+) -> None:
+    process = warden.appoint(str(tmp_path / "folder"))
+    process.send_signal(signal.SIGSTOP)
+    warden.dismiss(process)
+    assert process.returncode == -signal.SIGKILL

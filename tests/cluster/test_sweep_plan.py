@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coremesh.cluster.cli.sweep import _cell, shown_columns
 from coremesh.cluster.experiments import loads
 from coremesh.cluster.experiments.experiment import Command, TrialFailedError
 from coremesh.cluster.experiments.journal import Journal, read
@@ -155,6 +156,17 @@ def test_given_two_engines_when_compared_then_the_ratio_is_a_column() -> None:
         result.compare("rate", base="bochs")
     with pytest.raises(ConfigurationError, match="rate"):
         result.compare("speed")
+
+
+def test_given_a_result_when_a_terminal_shows_it_then_what_differs_is_there_and_names_of_errors() -> None:
+    rows = [row(1, rate=2.0), row(2, error="TrialFailedError: " + "much text " * 50)]
+    assert shown_columns(SweepResult(rows[:1], ["vcpus"])) == [
+        "vcpus", "rate", "boot_seconds", "host_seconds", "guest_seconds",
+    ]  # fmt: skip
+    failed = SweepResult([row(1, rate=2.0, repeat=1), *rows], ["vcpus"])
+    names = shown_columns(failed)
+    assert names[:3] == ["vcpus", "repeat", "rate"] and names[-1] == "error"
+    assert _cell("error", rows[1]["error"]) == "TrialFailedError"
 
 
 def test_given_a_file_when_read_then_it_is_the_sweep_that_it_says(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coremesh.cluster.cli.process import printable, say
+from coremesh.cluster.experiments.page import require_writable
 from coremesh.cluster.experiments.result import SweepResult
 from coremesh.cluster.experiments.sweep import dry_run
 from coremesh.cluster.experiments.sweep_file import read_sweep
@@ -34,6 +35,8 @@ def run_sweep(
             print(printable(line))
         print(f"{count} trials would run; nothing was started.")
         return 0
+    if report is not None:
+        require_writable(report)
     try:
         result = sweep.run(resume=resume)
     except KeyboardInterrupt:

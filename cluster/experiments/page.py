@@ -29,6 +29,12 @@ tr:nth-child(even) { background: #f4f4f4; } pre { background: #f4f4f4; padding: 
 """
 
 
+def require_writable(path: Path) -> None:
+    """Raise :class:`PlatformError` for a page that could not be written: hours later it would be too late."""
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PlatformError(f"the report cannot be written to {path}: name a file in a folder that is yours.")
+
+
 def write_page(result: SweepResult, path: Path, title: str) -> Path:
     """Write the page; see :meth:`SweepResult.report`."""
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(_summary(result))}</p>"]

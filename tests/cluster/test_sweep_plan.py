@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coremesh.cluster.cli.sweep import _cell, shown_columns
+from coremesh.cluster.cli.sweep import _cell, run_sweep, shown_columns
 from coremesh.cluster.experiments import loads
 from coremesh.cluster.experiments.experiment import Command, TrialFailedError
 from coremesh.cluster.experiments.journal import Journal, read
@@ -15,7 +15,7 @@ from coremesh.cluster.experiments.plots import ideal_line
 from coremesh.cluster.experiments.result import SweepResult
 from coremesh.cluster.experiments.sweep import claim_of, dry_run, prepare
 from coremesh.cluster.experiments.sweep_file import read_sweep
-from coremesh.core.errors import ConfigurationError
+from coremesh.core.errors import ConfigurationError, PlatformError
 
 IDENTITY = {"trial": "a", "machine": "b", "parameters": ["vcpus"]}
 
@@ -167,6 +167,20 @@ def test_given_a_result_when_a_terminal_shows_it_then_what_differs_is_there_and_
     names = shown_columns(failed)
     assert names[:3] == ["vcpus", "repeat", "rate"] and names[-1] == "error"
     assert _cell("error", rows[1]["error"]) == "TrialFailedError"
+
+
+def test_given_a_report_that_cannot_be_written_when_a_sweep_is_typed_then_no_trial_runs(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text('out = "out.csv"\n[trial]\ncommand = "true"\n')
+    for report in (tmp_path / "none" / "page.html", tmp_path):
+        with pytest.raises(PlatformError, match="cannot be written"):
+            run_sweep(
+                file, resume=False, only_list=False, repeats=None, out=None, at_once=None, address=None,
+                report=report,
+            )  # fmt: skip
+    assert not list(tmp_path.glob("out.csv*"))
 
 
 def test_given_a_file_when_read_then_it_is_the_sweep_that_it_says(tmp_path: Path) -> None:

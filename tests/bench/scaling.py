@@ -30,7 +30,7 @@ def gains(
     load: loads.Load, more: dict[str, list[Any]], rounds: int, engines: list[str]
 ) -> list[dict[str, Any]]:
     """Run one load on each engine and return a row for each: rates of one and of both, and the gain."""
-    parameters = {"engine": engines, "threads": [1, 2], **more}
+    parameters: dict[str, Any] = {"engine": engines, "threads": [1, 2], **more}
     result = coremesh.sweep(load, parameters, repeats=rounds, at_once=1, **MACHINE)
     if result.failures:
         sys.exit("\n".join(result.failures.values()))

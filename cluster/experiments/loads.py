@@ -64,9 +64,13 @@ class Load:
         return program_archive() if self.program else b""
 
     def __call__(self, machine: Any, parameters: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
-        """Run it, as of :class:`~coremesh.cluster.experiments.experiment.Work`."""
+        """Run it, as of :class:`~coremesh.cluster.experiments.experiment.Work`.
+
+        What it prints of a parameter that was given, as the number of threads, is no number of its own.
+        """
         chosen = {name: parameters.get(name, default) for name, default in self.parameters.items()}
-        return Command(self.command)(machine, chosen, timeout)
+        numbers = Command(self.command)(machine, chosen, timeout)
+        return {name: value for name, value in numbers.items() if name not in parameters}
 
     def run(self, machine: Any, timeout: float = 600.0, **parameters: Any) -> Mapping[str, Any]:
         """Run it on a machine that was booted with :func:`initramfs`, and return its numbers."""

@@ -15,6 +15,7 @@ from coremesh.cluster.experiments.plots import ideal_line
 from coremesh.cluster.experiments.result import SweepResult
 from coremesh.cluster.experiments.sweep import claim_of, dry_run, prepare
 from coremesh.cluster.experiments.sweep_file import read_sweep
+from coremesh.cluster.machine.shell import CommandResult
 from coremesh.core.errors import ConfigurationError, PlatformError
 
 IDENTITY = {"trial": "a", "machine": "b", "parameters": ["vcpus"]}
@@ -194,6 +195,15 @@ def test_given_a_file_when_read_then_it_is_the_sweep_that_it_says(tmp_path: Path
     assert len(list(dry_run(sweep))) == 6
     assert sweep.experiment.work == loads.hashing
     assert not (tmp_path / "hash.csv.rows").exists()
+
+
+def test_given_a_load_that_prints_its_threads_when_they_are_swept_then_they_are_a_parameter_alone() -> None:
+    class Guest:
+        def run(self, command: str, timeout: float) -> CommandResult:
+            return CommandResult("threads=2\noperations_per_second=5\n", 0)
+
+    assert loads.loop(Guest(), {"vcpus": 2}, 60.0) == {"threads": 2, "operations_per_second": 5}
+    assert loads.loop(Guest(), {"vcpus": 2, "threads": 2}, 60.0) == {"operations_per_second": 5}
 
 
 def test_given_the_page_of_experiments_when_read_then_it_lists_the_loads_that_there_are() -> None:

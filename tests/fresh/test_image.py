@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The container image, built to its end and run as a container, with its seccomp profile and without.
+"""The container image, built to its end and run, and the two hosts of the compose file as containers.
 
 Its base is a bare Debian made here: no registry of images is needed. The person's own images are not touched.
 """
@@ -7,9 +7,11 @@ Its base is a bare Debian made here: no registry of images is needed. The person
 import os
 import re
 import resource
+import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,17 @@ sys.path.append(str(Path(__file__).parent))
 from debian_root import DebianRoot, unavailable
 from first_hour import source_files
 
+yaml = pytest.importorskip("yaml")
+
 REPOSITORY = Path(__file__).parents[2]
 CONTAINER = REPOSITORY / "deploy/container"
+DASHBOARD = "http://127.0.0.1:8265"
 BASE = re.findall(r"^FROM (\S+)", (CONTAINER / "Containerfile").read_text(), re.M)
-TOOLS = ("buildah", "podman", "runc")
+TOOLS = ("buildah", "podman", "runc", "iptables")
 missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-reason = unavailable() or (f"needs {', '.join(missing)}: apt-get install them" if missing else "")
+reason = unavailable() or (
+    f"needs {', '.join(missing)}: apt-get install them and netavark" if missing else ""
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -60,6 +67,9 @@ class Store:
             f'[containers]\ndefault_ulimits = [{", ".join(limits)}]\n[engine]\nruntime = "runc"\n'
         )
         self.environment = {**os.environ, "CONTAINERS_CONF": str(settings)}
+        self.podman = folder / "podman"  # as compose calls it
+        self.podman.write_text(f'#!/bin/sh\nexec podman {" ".join(self._where)} "$@"\n')
+        self.podman.chmod(0o755)
 
     def run(self, tool: str, *words: str, seconds: float = 600, **options: Any) -> str:
         done = subprocess.run(
@@ -145,3 +155,62 @@ def test_given_the_image_when_its_profile_is_left_out_then_mprotect_guards_and_t
 ) -> None:
     """The default profile of podman refuses userfaultfd: slower between hosts, nothing else."""
     assert "said 1000 mprotect 2" in contained(store, "python3", "-c", PROGRAM, profile=None)
+
+
+@pytest.mark.skipif(shutil.which("podman-compose") is None, reason="needs podman-compose: apt-get install it")
+def test_given_the_compose_file_when_it_is_up_then_a_machine_is_on_both_hosts_and_a_job_is_taken(
+    store: Store,
+) -> None:
+    deploy = store.folder / "deploy"
+    shutil.copytree(REPOSITORY / "deploy", deploy)
+    file = deploy / "compose/compose.yaml"
+    token = deploy / "compose/token"
+    token.write_text(secrets.token_hex(32))
+    compose = ["podman-compose", "--podman-path", str(store.podman), "--file", str(file)]
+
+    def composed(*words: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*compose, *words], env=store.environment, cwd=deploy.parent, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=seconds,
+        )  # fmt: skip
+
+    def typed(*words: str) -> str:
+        """What a command in the head printed, after podman-compose's own words; it tells the status last."""
+        done = composed("exec", "-T", "head", *words)
+        output, _, status = done.stdout.rpartition("exit code: ")
+        return output if status.strip() == "0" else f"failed: {output}{done.stderr}"
+
+    services = yaml.safe_load(file.read_text())["services"]
+    alive = services["head"]["healthcheck"]["test"][1:]
+    try:
+        up = composed("up", "--detach", "--no-build")
+        assert up.returncode == 0, up.stderr
+        deadline = time.monotonic() + 600
+        while typed(*alive).startswith("failed"):
+            assert time.monotonic() < deadline, composed("logs").stdout
+            time.sleep(1)
+        nodes = (
+            "import ray; ray.init(log_to_driver=False); print('alive', sum(n['Alive'] for n in ray.nodes()))"
+        )
+        while "alive 2" not in typed("python3", "-c", nodes):
+            assert time.monotonic() < deadline, composed("logs").stdout
+            time.sleep(1)
+        # The command that the file's head prints, typed in the container.
+        printed = re.search(r"exec head (.*)", file.read_text())
+        assert printed is not None
+        assert typed(*printed[1].split()).splitlines()[-1:] == ["2"]
+        where = "import coremesh; m = coremesh.Machine(hosts=2, address='auto'); print(m.facts['hosts'])"
+        hosts = typed("python3", "-c", where)
+        assert len(set(re.findall(r"'node': '([\d.]+)'", hosts))) == 2, hosts
+        wrong = store.folder / "token"
+        wrong.write_text(secrets.token_hex(32))
+        for key, taken in ((wrong, False), (token, True)):
+            submitted = subprocess.run(
+                [Path(sys.executable).with_name("ray"), "job", "submit", "--address", DASHBOARD, "--",
+                 "coremesh", "boot", "--address", "auto", "--run", "nproc"],
+                env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(key)},
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+            )  # fmt: skip
+            assert ("succeeded" in submitted.stdout) is taken, submitted.stdout + submitted.stderr
+    finally:
+        composed("down")

@@ -189,8 +189,11 @@ def ide_places(disks: Iterable[Disk]) -> dict[int, Disk]:
 def check_boot(value: Any) -> tuple[str, ...]:
     """Return what firmware is to boot from, as :func:`boot_paths` takes it.
 
-    `value` is a text such as 'cdrom,disk', or a list of its words. Raises :class:`ConfigurationError`.
+    `value` is a text such as 'cdrom,disk', or a list of its words; None is no order. Raises
+    :class:`ConfigurationError`.
     """
+    if value is None:
+        return ()
     words = value.split(",") if isinstance(value, str) else value
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise ConfigurationError(f"boot is a list of devices, as 'cdrom,disk', not {shown(value)}.")

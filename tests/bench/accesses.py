@@ -71,7 +71,8 @@ def main() -> None:
                             raise peers.PeerError(result.story())
                         values = result.values()
                         what = f"{load}, {vcpus} vCPU{'s' * (vcpus > 1)}"
-                        figures.add(peer, what, 1e9 / values["a_second"], "ns")
+                        if values["a_second"]:  # 0: no core ran in its second, on a crowded computer
+                            figures.add(peer, what, 1e9 / values["a_second"], "ns")
                         fair = f"{values['least']:.0f} to {values['most']:.0f} of one vCPU"
                         print(
                             f"round {turn + 1}: {what}: {peer} {values['a_second']:,.0f}/s", file=sys.stderr

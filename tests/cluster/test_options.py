@@ -11,12 +11,14 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from coremesh.cluster.cli import commands
+from coremesh.cluster.cli.boot import BootOptions
 from coremesh.cluster.launch.attached import PythonDevice
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine import options
@@ -429,3 +431,11 @@ def test_a_file_whose_size_the_system_does_not_tell_is_read_to_its_end() -> None
     assert version.startswith(b"Linux")
     with pytest.raises(GuestImageError, match="too large"):
         read_input_file("/proc/version", "kernel", 5, "", GuestImageError)
+
+
+def test_given_no_option_on_the_command_line_when_boot_checks_them_then_each_default_passes() -> None:
+    """What the command takes for "not given" has to be what the option's check takes for it."""
+    defaults = BootOptions()
+    for field in fields(defaults):
+        if field.name in OPTIONS and field.name not in ("hosts", "vcpus"):
+            options.check(field.name, getattr(defaults, field.name))

@@ -34,6 +34,29 @@ class DeviceBackend {
     virtual void thread_ends() noexcept {}
 };
 
+/// A node that answers some accesses itself; all else is for the one behind it.
+class NodeInFront : public DeviceBackend {
+  public:
+    explicit NodeInFront(std::shared_ptr<DeviceBackend> node) : node_(std::move(node)) {}
+
+    uint64_t read(Space space, uint64_t address, unsigned size) noexcept override {
+        return node_->read(space, address, size);
+    }
+    void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override {
+        node_->write(space, address, size, value);
+    }
+    bool only_wakes(Space space, uint64_t address) const noexcept override {
+        return node_->only_wakes(space, address);
+    }
+    void end_of_interrupt(uint8_t vector) noexcept override { node_->end_of_interrupt(vector); }
+    int acknowledge() noexcept override { return node_->acknowledge(); }
+    void thread_begins() noexcept override { node_->thread_begins(); }
+    void thread_ends() noexcept override { node_->thread_ends(); }
+
+  private:
+    const std::shared_ptr<DeviceBackend> node_;
+};
+
 /// What an access to nothing reads: no device drives the bus, and its lines are pulled up.
 constexpr uint64_t all_ones(unsigned size) {
     return size >= 8 ? ~uint64_t{0} : (uint64_t{1} << 8 * size) - 1;

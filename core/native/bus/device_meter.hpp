@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -72,9 +71,7 @@ class DeviceMeter {
         for (size_t port = 0; port < kPorts; ++port) {
             (*ports_)[port].store(at_port[port], std::memory_order_relaxed);
         }
-        // An older list stays: a vCPU may still read it. Guests move devices a few times while they boot.
-        lists_.push_back(std::move(memory));
-        memory_.store(&lists_.back(), std::memory_order_release);
+        memory_.set(memory);
     }
 
     /// One access, counted from the construction to the end of the block.
@@ -161,45 +158,78 @@ class DeviceMeter {
 
     unsigned device_at(Space space, uint64_t address) const noexcept {
         if (space == Space::kPort) return (*ports_)[address % kPorts].load(std::memory_order_relaxed);
-        for (const Place& place : *memory_.load(std::memory_order_acquire)) {
-            if (address >= place.first && address <= place.last) return place.device;
-        }
-        return 0;
+        return memory_.find(address);
     }
+
+    /// Where devices answer in memory. A guest moves them as often as it likes, so a table is written over
+    /// and nothing is kept of the older one; a look-up during a change, which never waits, may find no
+    /// device.
+    class Table {
+      public:
+        /// One caller at a time. Places beyond kMost are not looked up.
+        void set(const std::vector<Place>& places) noexcept {
+            const uint64_t version = version_.load(std::memory_order_relaxed);
+            version_.store(version + 1, std::memory_order_relaxed);
+            const size_t count = std::min(places.size(), kMost);
+            for (size_t i = 0; i < count; ++i) {
+                rows_[i].first.store(places[i].first, std::memory_order_release);
+                rows_[i].last.store(places[i].last, std::memory_order_release);
+                rows_[i].device.store(places[i].device, std::memory_order_release);
+            }
+            count_.store(count, std::memory_order_release);
+            version_.store(version + 2, std::memory_order_release);
+        }
+
+        /// Whoever reads a row of a newer table sees its version too, for each is stored with release.
+        unsigned find(uint64_t address) const noexcept {
+            const uint64_t version = version_.load(std::memory_order_acquire);
+            const size_t count = count_.load(std::memory_order_acquire);
+            for (size_t i = 0; i < count; ++i) {
+                if (address < rows_[i].first.load(std::memory_order_acquire)) continue;
+                if (address > rows_[i].last.load(std::memory_order_acquire)) continue;
+                const unsigned device = rows_[i].device.load(std::memory_order_acquire);
+                const bool whole = version % 2 == 0 && version_.load(std::memory_order_relaxed) == version;
+                return whole ? device : 0;
+            }
+            return 0;
+        }
+
+      private:
+        static constexpr size_t kMost =
+            size_t{6} * kDevices;  // the base address registers of so many functions
+        struct Row {
+            std::atomic<uint64_t> first{0}, last{0};
+            std::atomic<unsigned> device{0};
+        };
+        std::atomic<uint64_t> version_{0};  // odd during a change
+        std::atomic<size_t> count_{0};
+        std::array<Row, kMost> rows_;
+    };
 
     std::mutex mutex_;  // changes of what follows; look-ups read the atomics alone
     std::vector<std::unique_ptr<Meter>> owned_;
-    std::deque<std::vector<Place>> lists_{std::vector<Place>{}};
     std::array<std::atomic<Meter*>, kDevices> meters_{};
-    std::atomic<const std::vector<Place>*> memory_{&lists_.back()};
+    Table memory_;
     const std::unique_ptr<std::array<std::atomic<uint8_t>, kPorts>> ports_ =
         std::make_unique<std::array<std::atomic<uint8_t>, kPorts>>();
 };
 
 /// A device node whose accesses are counted, whatever answers them: Python, or a native doorbell.
-class MeteredNode final : public DeviceBackend {
+class MeteredNode final : public NodeInFront {
   public:
     MeteredNode(std::shared_ptr<DeviceBackend> node, std::shared_ptr<DeviceMeter> meter)
-        : node_(std::move(node)), meter_(std::move(meter)) {}
+        : NodeInFront(std::move(node)), meter_(std::move(meter)) {}
 
     uint64_t read(Space space, uint64_t address, unsigned size) noexcept override {
         const DeviceMeter::Access access(*meter_, space, address, size);
-        return node_->read(space, address, size);
+        return NodeInFront::read(space, address, size);
     }
     void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override {
         const DeviceMeter::Access access(*meter_, space, address, size);
-        node_->write(space, address, size, value);
+        NodeInFront::write(space, address, size, value);
     }
-    bool only_wakes(Space space, uint64_t address) const noexcept override {
-        return node_->only_wakes(space, address);
-    }
-    void end_of_interrupt(uint8_t vector) noexcept override { node_->end_of_interrupt(vector); }
-    int acknowledge() noexcept override { return node_->acknowledge(); }
-    void thread_begins() noexcept override { node_->thread_begins(); }
-    void thread_ends() noexcept override { node_->thread_ends(); }
 
   private:
-    const std::shared_ptr<DeviceBackend> node_;
     const std::shared_ptr<DeviceMeter> meter_;
 };
 

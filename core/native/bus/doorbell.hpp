@@ -92,28 +92,20 @@ class Doorbells {
 };
 
 /// A device node whose doorbells are answered before the node itself is asked.
-class DoorbellNode final : public DeviceBackend {
+class DoorbellNode final : public NodeInFront {
   public:
     DoorbellNode(std::shared_ptr<DeviceBackend> node, std::shared_ptr<Doorbells> bells)
-        : node_(std::move(node)), bells_(std::move(bells)) {}
+        : NodeInFront(std::move(node)), bells_(std::move(bells)) {}
 
-    uint64_t read(Space space, uint64_t address, unsigned size) noexcept override {
-        return node_->read(space, address, size);
-    }
     void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override {
         if (space == Space::kMmio && bells_->ring(address)) return;
-        node_->write(space, address, size, value);
+        NodeInFront::write(space, address, size, value);
     }
     bool only_wakes(Space space, uint64_t address) const noexcept override {
         return space == Space::kMmio && bells_->has(address);
     }
-    void end_of_interrupt(uint8_t vector) noexcept override { node_->end_of_interrupt(vector); }
-    int acknowledge() noexcept override { return node_->acknowledge(); }
-    void thread_begins() noexcept override { node_->thread_begins(); }
-    void thread_ends() noexcept override { node_->thread_ends(); }
 
   private:
-    const std::shared_ptr<DeviceBackend> node_;
     const std::shared_ptr<Doorbells> bells_;
 };
 

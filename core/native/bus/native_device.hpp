@@ -101,10 +101,10 @@ class NativePorts {
 
 /// A device node whose native devices are asked first. What they do not decode at its size (an access that a
 /// bus would split) is the node's, which knows them too.
-class NativePortNode final : public DeviceBackend {
+class NativePortNode final : public NodeInFront {
   public:
     NativePortNode(std::shared_ptr<DeviceBackend> node, std::shared_ptr<NativePorts> ports)
-        : node_(std::move(node)), ports_(std::move(ports)) {}
+        : NodeInFront(std::move(node)), ports_(std::move(ports)) {}
 
     uint64_t read(Space space, uint64_t address, unsigned size) noexcept override {
         unsigned offset = 0;
@@ -112,7 +112,7 @@ class NativePortNode final : public DeviceBackend {
             if (NativeDevice* const device = ports_->find(address, size, offset))
                 return device->read(offset, size);
         }
-        return node_->read(space, address, size);
+        return NodeInFront::read(space, address, size);
     }
     void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override {
         unsigned offset = 0;
@@ -121,18 +121,10 @@ class NativePortNode final : public DeviceBackend {
                 return device->write(offset, size, static_cast<uint32_t>(value & all_ones(size)));
             }
         }
-        node_->write(space, address, size, value);
+        NodeInFront::write(space, address, size, value);
     }
-    bool only_wakes(Space space, uint64_t address) const noexcept override {
-        return node_->only_wakes(space, address);
-    }
-    void end_of_interrupt(uint8_t vector) noexcept override { node_->end_of_interrupt(vector); }
-    int acknowledge() noexcept override { return node_->acknowledge(); }
-    void thread_begins() noexcept override { node_->thread_begins(); }
-    void thread_ends() noexcept override { node_->thread_ends(); }
 
   private:
-    const std::shared_ptr<DeviceBackend> node_;
     const std::shared_ptr<NativePorts> ports_;
 };
 

@@ -2,6 +2,8 @@
 // Which vCPU accessed which device: counted on many threads at once, while devices move, for other hosts too.
 #include "bus/device_meter.hpp"
 
+#include <malloc.h>
+
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -118,6 +120,23 @@ STORY("given a device that moves while it is accessed, then what was counted sta
     meter->place({});
     node.read(Space::kPort, 0x300, 1);
     CHECK_EQ(by_pair(*meter).at({1, 0}).accesses, before);
+}
+
+STORY("given a guest that moves a device without end, then no memory is taken for where it was") {
+    DeviceMeter meter;
+    const auto taken = [] { return static_cast<uint64_t>(mallinfo2().uordblks); };
+    const auto move = [&](uint64_t round) {
+        std::vector<DeviceMeter::Place> places;
+        for (unsigned device = 1; device < 64; ++device) {
+            const uint64_t at = 0x1000 * (64 * round + device);
+            places.push_back({Space::kMmio, at, at + 0xFFF, device});
+        }
+        meter.place(places);
+    };
+    move(0);
+    const uint64_t before = taken();
+    for (uint64_t round = 1; round < 1000; ++round) move(round);
+    CHECK(taken() < before + 100'000);  // lists that are kept would be 2 MB
 }
 
 STORY("given a vCPU of another host, then its accesses are counted by its number in the machine") {

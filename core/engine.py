@@ -156,4 +156,5 @@ def _options(mesh: Mesh) -> MeshOptions:
         prefetch=mesh.prefetch,
         first_touch=mesh.first_touch,
         pass_on=mesh.pass_on,
+        devices=mesh.device_host,
     )

@@ -39,12 +39,16 @@ class Mesh:
     """How many pages that were never used a sequential writer is given ahead at most; 0: none."""
     pass_on: bool = True
     """Whether a reader that wrote the page after it had last read it is given the right to write at once."""
+    device_host: int = 0
+    """Which host has the devices."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.hosts <= MAX_HOSTS:
             raise ConfigurationError(f"{self.hosts} hosts: a machine has 1 to {MAX_HOSTS}.")
         if not 0 <= self.host < self.hosts:
             raise ConfigurationError(f"host {self.host} of {self.hosts}: hosts count from 0.")
+        if not 0 <= self.device_host < self.hosts:
+            raise ConfigurationError(f"host {self.device_host} of {self.hosts} cannot have the devices.")
         if self.policy not in POLICIES:
             raise ConfigurationError(f"the policy {self.policy!r}: give one of {', '.join(POLICIES)}.")
         page = 0

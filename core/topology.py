@@ -36,8 +36,9 @@ class Node:
 class Topology:
     """How a machine with the RAM of ``memory`` divides into hosts. Immutable.
 
-    ``hosts`` has the number of vCPUs of each host, 1 at least, but that host 0 may have none: it has the
-    devices then and nothing else, no memory of the guest is at home there, and no node of the guest is it.
+    ``hosts`` has the number of vCPUs of each host, 1 at least, but that ``device_host`` may have none: it
+    has the devices then and nothing else, no memory of the guest is at home there, and it is no node of the
+    guest.
     ``weights`` is how the memory divides, any positive numbers, by default as the vCPUs do. Borders between
     homes are multiples of 2 MiB where there is enough memory for that, of a smaller power of two otherwise;
     every host with vCPUs is home of one page at least. ROM is at home on host 0, and in no node.
@@ -49,9 +50,14 @@ class Topology:
     """
 
     def __init__(
-        self, memory: MemoryLayout, hosts: Sequence[int], weights: Sequence[float] | None = None
+        self,
+        memory: MemoryLayout,
+        hosts: Sequence[int],
+        weights: Sequence[float] | None = None,
+        device_host: int = 0,
     ) -> None:
-        _check(memory, hosts, weights)
+        _check(memory, hosts, weights, device_host)
+        self.device_host: Final = device_host
         self.hosts: Final = len(hosts)
         self.total_vcpus: Final = sum(hosts)
         largest = max(hosts)
@@ -64,12 +70,16 @@ class Topology:
         following = 0
         for host, count in enumerate(hosts):
             # The bootstrap processor has id 0, on whichever host it is.
-            first = (host - self.hosts + packages) * stride if packaged and count else following
+            package = sum(earlier > 0 for earlier in hosts[:host])
+            first = package * stride if packaged and count else following
             ids.append(tuple(range(first, first + count)))
             following = first + count
         shares = list(weights or hosts)
         pages = memory.ram_bytes // PAGE_BYTES
-        borders = _borders(pages, shares) if hosts[0] else [0, *_borders(pages, shares[1:])]
+        with_vcpus = [share for share, count in zip(shares, hosts, strict=True) if count]
+        borders = _borders(pages, with_vcpus)
+        if not hosts[device_host]:
+            borders.insert(device_host, borders[device_host])
         self.nodes: Final = tuple(
             Node(host, ids[host], first, end, memory.addresses(first * PAGE_BYTES, end * PAGE_BYTES))
             for host, (first, end) in enumerate(itertools.pairwise(borders))
@@ -109,11 +119,15 @@ class Topology:
         raise IndexError(f"page {page} is not in this machine's memory")
 
 
-def _check(memory: MemoryLayout, hosts: Sequence[int], weights: Sequence[float] | None) -> None:
+def _check(
+    memory: MemoryLayout, hosts: Sequence[int], weights: Sequence[float] | None, device_host: int
+) -> None:
     if not 1 <= len(hosts) <= MAX_HOSTS:
         raise ConfigurationError(f"{len(hosts)} hosts make no machine; give 1 to {MAX_HOSTS}")
+    if not 0 <= device_host < len(hosts):
+        raise ConfigurationError(f"host {device_host} cannot have the devices; hosts count from 0")
     for host, count in enumerate(hosts):
-        least = 0 if host == 0 and len(hosts) > 1 else 1
+        least = 0 if host == device_host and len(hosts) > 1 else 1
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise ConfigurationError(f"host {host} with {count!r} vCPUs has nothing to do; give at least one")
     if weights is None:

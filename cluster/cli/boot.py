@@ -45,6 +45,7 @@ class BootOptions:
 
     vcpus: int | None = None
     hosts: HostsWanted = 1
+    device_host: int = 0
     policy: str = "adaptive"
     wire: str = "auto"
     memory: str = "1G"
@@ -74,7 +75,7 @@ class BootOptions:
 def boot_guest(options: BootOptions) -> int:
     """Boot, serve the console or run the command, and return the process's exit status."""
     # Before an image is got, and Machine says the same of what only it takes.
-    shares = share_vcpus(options.hosts, options.vcpus)
+    shares = share_vcpus(options.hosts, options.vcpus, options.device_host)
     for field in fields(options):
         if field.name in OPTIONS and field.name not in ("hosts", "vcpus"):
             check(field.name, getattr(options, field.name))
@@ -122,6 +123,7 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
         machine = Machine(
             vcpus=options.vcpus,
             hosts=options.hosts,
+            device_host=options.device_host,
             policy=options.policy,
             wire=options.wire,
             memory=options.memory,

@@ -127,6 +127,7 @@ def boot(
         str,
         _option("hosts"),
     ] = "1",
+    device_host: Annotated[int, _option("device_host")] = 0,
     memory: Annotated[str, _option("memory")] = "1G",
     kernel: Annotated[Path | None, _option("kernel")] = None,
     flavour: Annotated[str, _option("flavour")] = "amd64",
@@ -212,6 +213,7 @@ def boot(
     options = BootOptions(
         vcpus=vcpus,
         hosts=parse_hosts(hosts),
+        device_host=device_host,
         policy=policy,
         wire=wire,
         memory=memory,

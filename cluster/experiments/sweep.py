@@ -183,7 +183,11 @@ def claim_of(experiment: Experiment, trial: Trial) -> Claim:
 
 
 def _shares(experiment: Experiment, trial: Trial) -> tuple[int, ...]:
-    return share_vcpus(_option(experiment, trial, "hosts", 1), _option(experiment, trial, "vcpus", None))
+    return share_vcpus(
+        _option(experiment, trial, "hosts", 1),
+        _option(experiment, trial, "vcpus", None),
+        _option(experiment, trial, "device_host", 0),
+    )
 
 
 def _option(experiment: Experiment, trial: Trial, name: str, default: Any) -> Any:

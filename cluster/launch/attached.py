@@ -195,7 +195,8 @@ class Attachment:
         while True:
             try:
                 # Not through Hosts.call: Machine.wait() reports the machine's end, this thread does not.
-                call = self._hosts[0].begin("exchange_device", self.name, answers, _FETCH_SECONDS)
+                host = self._hosts[self._hosts.device_host]
+                call = host.begin("exchange_device", self.name, answers, _FETCH_SECONDS)
                 fetched = call.result()
             except Exception:  # the machine has gone, or Ray with it
                 break

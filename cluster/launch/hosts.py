@@ -93,7 +93,7 @@ class _Actor:
 
 
 class Hosts:
-    """The actors of one machine; `self[0]` is the one with the devices. Any thread may call."""
+    """The actors of one machine, by number. Any thread may call."""
 
     def __init__(self, description: MachineDescription, child: Child | None = None) -> None:
         """Start the actors' processes, in the Ray that this process uses; or use `child` as the only host."""
@@ -136,6 +136,11 @@ class Hosts:
 
     def __len__(self) -> int:
         return self._description.hosts
+
+    @property
+    def device_host(self) -> int:
+        """Which of them has the devices."""
+        return self._description.device_host
 
     def __getitem__(self, host: int) -> session.Remote | Child:
         return self._remotes[host]
@@ -201,10 +206,14 @@ class Hosts:
 
     # --- calls -------------------------------------------------------------------------------------------
 
-    def call(self, method: str, *arguments: Any, host: int = 0) -> Any:
-        """Call a host's method and return its result; :class:`HostLostError` once a host was lost."""
+    def call(self, method: str, *arguments: Any, host: int | None = None) -> Any:
+        """Call a method of a host, by default of the one with the devices, and return its result.
+
+        :class:`HostLostError` once a host was lost.
+        """
         with self._loss_of_all():
-            return _result(method, self[host].begin(method, *arguments))
+            called = self[self.device_host if host is None else host]
+            return _result(method, called.begin(method, *arguments))
 
     def all(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every host at the same time; return the results in the hosts' order."""
@@ -248,7 +257,7 @@ class Hosts:
             return end
         if not self._decided.is_set():
             self._decide(MachineEnd("stopped"))
-        end = self.all("stop")[0]
+        end = self.all("stop")[self.device_host]
         return self._end if self._end is not None and self._end.kind != "stopped" else end
 
     def close(self) -> None:
@@ -425,9 +434,9 @@ def _start_actors(
     for host in range(description.hosts):
         actor_class = remote(
             num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups=_GROUPS, max_concurrency=4
-        )(classes[min(host, 1)])
+        )(classes[host != description.device_host])
         # The images go to the host that reads them.
-        own = description if host == 0 else description.without_images()
+        own = description if host == description.device_host else description.without_images()
         if placement is None:
             actors.append(session.Remote(actor_class.remote(own, driver), _GROUP_OF))
         else:

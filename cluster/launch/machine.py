@@ -79,15 +79,15 @@ class Machine(Inspection):
     how many a second it gives.
 
     **Hosts.** `hosts` is a number of hosts over which the vCPUs are spread, or the vCPUs of each: ``[6, 2]``
-    or ``[{"vcpus": 6}, {"vcpus": 2}]``; the first host has the devices, and of ``[0, 4, 4]`` nothing else.
-    Without `vcpus` each host of a number has one. All run on this computer unless `address` names a Ray
-    cluster, "host:port", or "auto" for the cluster of which this computer is a node; there each host gets a
-    node of its own if there are enough (:attr:`warning` says when not). `wire` carries the messages between
-    hosts: 'shm' (shared memory) for hosts on one computer, 'tcp' or 'zmq' for a network; 'auto' chooses, and
-    :attr:`facts` tells which and why. What passes over a network
-    is encrypted and authenticated; `curve` turns that off for 'zmq', only to measure its cost. `policy` says
-    when a locked operation goes to its page instead of the page to the operation: 'never', 'always' or
-    'adaptive'.
+    or ``[{"vcpus": 6}, {"vcpus": 2}]``. `device_host` is the number of the one that has the devices; it may
+    have nothing else, as the first of ``[0, 4, 4]``. Without `vcpus` each host of a number has one. All run
+    on this computer unless `address` names a Ray cluster, "host:port", or "auto" for the cluster of which
+    this computer is a node; there each host gets a node of its own if there are enough (:attr:`warning` says
+    when not). `wire` carries the messages between hosts: 'shm' (shared memory) for hosts on one computer,
+    'tcp' or 'zmq' for a network; 'auto' chooses, and :attr:`facts` tells which and why. What passes over a
+    network is encrypted and authenticated; `curve` turns that off for 'zmq', only to measure its cost.
+    `policy` says when a locked operation goes to its page instead of the page to the operation: 'never',
+    'always' or 'adaptive'.
 
     **The rest.** `prompt` is a regular expression (bytes, or text) for the prompt of the guest's shell.
     `protection` is how guest memory is guarded: 'auto', 'userfaultfd' or 'mprotect'. `progress` is a
@@ -116,6 +116,7 @@ class Machine(Inspection):
         modules: Sequence[Image | tuple[Image, str]] = (),
         *,
         hosts: HostsWanted = 1,
+        device_host: int = 0,
         policy: str = "adaptive",
         curve: bool = True,
         wire: str = "auto",

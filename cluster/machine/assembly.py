@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Portion:
-    """What one host has to know of what was put together on host 0.
+    """What one host has to know of what was put together on the host with the devices.
 
     `claims` are the ranges of addresses, (space, first, last), that lead to the devices; `writes` are the
     images' bytes in pages whose home the host is. The host of the bootstrap processor, its first vCPU, has
@@ -165,7 +165,7 @@ def _assemble(
             )
             for number in range(description.hosts)
         }
-        lay(host, portions.pop(0))
+        lay(host, portions.pop(description.device_host))
         if state is not None:
             state.put(host, node, clock)
     except BaseException:
@@ -314,7 +314,7 @@ def topology_of(description: MachineDescription) -> Topology | None:
         return None
     from coremesh.core.topology import Topology
 
-    return Topology(memory_of(description).layout, description.shares)
+    return Topology(memory_of(description).layout, description.shares, device_host=description.device_host)
 
 
 def _mesh(description: MachineDescription, topology: Topology, membership: Membership) -> Mesh:
@@ -328,6 +328,7 @@ def _mesh(description: MachineDescription, topology: Topology, membership: Membe
         machine_id=membership.machine_id,
         epoch=membership.epoch,
         policy=description.policy,
+        device_host=description.device_host,
     )
 
 

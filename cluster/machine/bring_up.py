@@ -138,7 +138,7 @@ def prepare(
         for number, host in enumerate(hosts)
     ]
     prepared = _each(hosts, HostProcess.prepare, members)
-    _hand_out_portions(hosts)
+    _hand_out_portions(hosts, description.device_host)
     wire, why = choose_wire(description.wire, [facts.computer for facts in found])
     ends = _all(hosts, HostProcess.open_link, wire)
     others = [{peer: end for peer, end in enumerate(ends) if peer != number} for number in range(len(hosts))]
@@ -156,12 +156,13 @@ def start(description: MachineDescription, hosts: Sequence[SteppedHost]) -> None
     _all([hosts[last]], HostProcess.start)
 
 
-def _hand_out_portions(hosts: Sequence[SteppedHost]) -> None:
+def _hand_out_portions(hosts: Sequence[SteppedHost], reader: int) -> None:
     """From the host that read the images to those that keep them."""
     calls = []
-    for number, host in enumerate(hosts[1:], 1):
-        portion = hosts[0].begin(DeviceHost.portion_of, number)
-        calls.append(host.begin_with(HostProcess.lay, portion))
+    for number, host in enumerate(hosts):
+        if number != reader:
+            portion = hosts[reader].begin(DeviceHost.portion_of, number)
+            calls.append(host.begin_with(HostProcess.lay, portion))
     for call in calls:
         _result(HostProcess.lay, call)
 

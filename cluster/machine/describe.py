@@ -42,7 +42,7 @@ def describe(**options: Any) -> MachineDescription:
     def given(name: str) -> Any:
         return check(name, value(name))
 
-    shares = share_vcpus(value("hosts"), value("vcpus"))
+    shares = share_vcpus(value("hosts"), value("vcpus"), value("device_host"))
     ram_bytes = given("memory")
     given_line = given("cmdline")
     append = given("append")
@@ -50,6 +50,7 @@ def describe(**options: Any) -> MachineDescription:
         "prompt": given("prompt"),
         "protection": given("protection"),
         "unpack": given("unpack"),
+        "device_host": given("device_host"),
         "policy": given("policy"),
         "curve": given("curve"),
         "wire": given("wire"),

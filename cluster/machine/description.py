@@ -42,8 +42,8 @@ class MachineDescription:
     ('auto', 'userfaultfd' or 'mprotect'). With `unpack` a bzImage's kernel is unpacked by the host, several
     times as fast as by the guest; the kernel is then not moved to a random address.
 
-    `shares` has one number a host: its vCPUs. Host 0 has the devices and the first vCPUs; or it has 0 vCPUs,
-    and the devices alone. `policy` is one of
+    `shares` has one number a host: its vCPUs, which count through the hosts. `device_host` has the devices,
+    and of several hosts it may have them alone, with 0 vCPUs. `policy` is one of
     :data:`POLICIES`; `wire` carries the messages between hosts, one of
     :data:`coremesh.core.links.WIRES`. `disks`, `networks`, `folders` and `console` are those of the host
     that has the devices. `roms` are beside the
@@ -65,6 +65,7 @@ class MachineDescription:
     protection: str = "auto"
     unpack: bool = True
     shares: tuple[int, ...] = ()
+    device_host: int = 0
     policy: Policy = "adaptive"
     curve: bool = True
     wire: str = "auto"

@@ -366,8 +366,9 @@ class HostProcess:
         end = MachineEnd(report["kind"], detail=str(report.get("detail", "")), seconds=self._now())
         if end.lost:
             return replace(end, host=report.get("host", here))
-        if here == 0 and report.get("host"):  # a vCPU of another host, which asks host 0 for a restart
-            other = int(report["host"])
+        other = report.get("host", here)
+        if here == self._description.device_host and other != here:  # its vCPU asks for a restart here
+            other = int(other)
             return replace(end, vcpu=self._description.first_vcpu(other) + int(vcpu or 0), host=other)
         return replace(end, vcpu=None if vcpu is None else vcpu + self._first_vcpu(), host=here)
 

@@ -55,7 +55,13 @@ OPTIONS: Final[Mapping[str, Option]] = {
         1,
         "--hosts",
         metavar="N|N,N..",
-        text="Number of hosts, or vCPUs per host: 6,2; of 0,4,4 the first has the devices alone.",
+        text="Number of hosts, or vCPUs per host, as 6,2.",
+    ),
+    "device_host": Option(
+        0,
+        "--device-host",
+        metavar="N",
+        text="Which of the hosts has the devices, counted from 0; it may have no vCPUs.",
     ),
     "policy": Option(
         "adaptive",

@@ -84,15 +84,20 @@ def check_vcpus(vcpus: Any) -> int:
     return _whole("a machine has", "vCPUs", vcpus, 1, MAX_VCPUS)
 
 
-def share_vcpus(hosts: HostsWanted, vcpus: int | None) -> tuple[int, ...]:
+def share_vcpus(hosts: HostsWanted, vcpus: int | None, device_host: int = 0) -> tuple[int, ...]:
     """Return how many vCPUs each host gets: a tuple of one number a host.
 
     `hosts` is a number of hosts, over which `vcpus` (by default one each) are spread evenly, or a list that
-    gives each host's own, as ``[6, 2]`` or ``[{"vcpus": 6}, {"vcpus": 2}]``; of ``[0, 4, 4]`` the first has
-    the devices alone. Raises
+    gives each host's own, as ``[6, 2]`` or ``[{"vcpus": 6}, {"vcpus": 2}]``. `device_host` is the one that
+    has the devices; it alone may have no vCPU, as the first of ``[0, 4, 4]``. Raises
     :class:`ConfigurationError`.
     """
     wanted = check("hosts", hosts)
+    count = wanted if isinstance(wanted, int) else len(wanted)
+    if check("device_host", device_host) >= count:
+        raise ConfigurationError(
+            f"host {device_host} cannot have the devices: the machine has {count}, which count from 0."
+        )
     if isinstance(wanted, int):
         total = wanted if vcpus is None else check_vcpus(vcpus)
         if total < wanted:
@@ -102,6 +107,11 @@ def share_vcpus(hosts: HostsWanted, vcpus: int | None) -> tuple[int, ...]:
             )
         return tuple(total // wanted + (number < total % wanted) for number in range(wanted))
     shares: tuple[int, ...] = wanted
+    if any(share == 0 and number != device_host for number, share in enumerate(shares)):
+        raise ConfigurationError(
+            f"a host without vCPUs has the devices: give each other one at least 1, or say --device-host "
+            f"{shares.index(0)}."
+        )
     check_vcpus(sum(shares))
     if vcpus is not None and check_vcpus(vcpus) != sum(shares):
         raise ConfigurationError(
@@ -132,19 +142,19 @@ def _hosts(hosts: Any) -> int | tuple[int, ...]:
             ) from None
         return _whole("a machine runs on", "hosts", count, 1, MAX_HOSTS)
     _whole("a machine runs on", "hosts", len(hosts), 1, MAX_HOSTS)
-    shares = tuple(_share(host, least=int(number > 0)) for number, host in enumerate(hosts))
+    shares = tuple(_share(host) for host in hosts)
     if not any(shares):
-        raise ConfigurationError("no host has a vCPU; host 0 alone may have none, as in [0, 4].")
+        raise ConfigurationError("no host has a vCPU; one alone may have none, as in [0, 4].")
     return shares
 
 
-def _share(host: Any, *, least: int) -> int:
+def _share(host: Any) -> int:
     if isinstance(host, Mapping):
         if set(host) != {"vcpus"}:
             raise ConfigurationError(f'{shown(dict(host))} describes no host; write {{"vcpus": 4}}.')
         host = host["vcpus"]
-    # Host 0 may have the devices and no vCPU.
-    return _whole("a host runs", "vCPUs", host, least, MAX_VCPUS)
+    # The host with the devices may have no vCPU.
+    return _whole("a host runs", "vCPUs", host, 0, MAX_VCPUS)
 
 
 def check_policy(policy: Any) -> Policy:
@@ -399,6 +409,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "cmdline": _or_none(_text("cmdline", raw_bytes=True)),
     "modules": _modules,
     "hosts": _hosts,
+    "device_host": _number("the number of the host with the devices", 0, MAX_HOSTS - 1),
     "policy": check_policy,
     "curve": _flag("curve"),
     "wire": lambda value: _one_of("wire", value, WIRES),

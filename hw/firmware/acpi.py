@@ -131,7 +131,8 @@ def _place_tables(
     """Lay all tables but the RSDP; return where those are that the XSDT lists, the FADT and the XSDT."""
     _check_apic_ids(apic_ids)
     several = topology is not None and topology.hosts > 1
-    dsdt_gpa = placer.place(dsdt(board, device_node=0 if several else None))
+    device_node = topology.device_host if topology is not None and several else None
+    dsdt_gpa = placer.place(dsdt(board, device_node))
     facs_gpa = placer.place(facs())
     fadt_gpa = placer.place(fadt(board, facs_gpa, dsdt_gpa))
     described = [fadt_gpa, placer.place(madt(board, apic_ids)), placer.place(mcfg(board))]

@@ -44,7 +44,8 @@ def test_hosts_share_the_vcpus(hosts: Any, vcpus: int | None, shares: tuple[int,
         ([], None, "1 to 64"),
         (4, 3, "at least one"),
         ([6, 2], 9, "8 vCPUs in all"),
-        ([6, 0], None, "1 to 255"),
+        ([6, 0], None, "--device-host 1"),
+        ([0, 0], None, "no host has a vCPU"),
         ([200, 100], None, "1 to 255"),
         ([{"cpus": 6}], None, "vcpus"),
         ([{"vcpus": 6, "memory": 1}], None, "describes no host"),
@@ -55,6 +56,18 @@ def test_hosts_share_the_vcpus(hosts: Any, vcpus: int | None, shares: tuple[int,
 def test_hosts_that_cannot_be_are_refused_with_a_reason(hosts: Any, vcpus: int | None, word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
         share_vcpus(hosts, vcpus)
+
+
+def test_the_host_with_the_devices_is_one_of_them_and_may_have_no_vcpu() -> None:
+    assert share_vcpus([4, 0, 4], None, 1) == (4, 0, 4)
+    assert share_vcpus([0, 4], None) == share_vcpus([0, 4], 4, 0) == (0, 4)
+    assert share_vcpus(2, 4, 1) == (2, 2)
+    with pytest.raises(ConfigurationError, match="host 2 cannot have the devices: the machine has 2"):
+        share_vcpus(2, 4, 2)
+    with pytest.raises(ConfigurationError, match="--device-host 0"):
+        share_vcpus([0, 4], None, 1)
+    with pytest.raises(ConfigurationError, match="0 to 63"):
+        share_vcpus(2, None, -1)
 
 
 def test_a_command_line_names_a_number_of_hosts_or_the_cores_of_each() -> None:

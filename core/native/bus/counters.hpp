@@ -12,7 +12,7 @@ namespace coremesh {
     X(device_held_back, "times", "a vCPU waited because too many ends of interrupts were under way") \
     X(device_waited_ns, "ns", "that vCPUs slept for answers, together")                              \
     X(device_strays, "messages", "that answered nothing that was asked")                             \
-    X(device_cut_off, "requests", "ended without an answer, because host 0 or the machine stops")
+    X(device_cut_off, "requests", "ended without an answer, because their host or the machine stops")
 
 #define COREMESH_NODE_SERVER_COUNTERS(X)                                       \
     X(device_served, "requests", "of other hosts, done")                       \

@@ -30,9 +30,10 @@ struct NodeServer::Lane {
 };
 
 NodeServer::NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned workers,
-                       std::vector<unsigned> first_vcpu)
+                       std::vector<unsigned> first_vcpu, HostId self)
     : node_(node),
       hosts_(std::min(hosts, kMaxHosts)),
+      self_(self),
       send_(std::move(send)),
       first_vcpu_(std::move(first_vcpu)),
       lanes_(size_t{hosts_} * kLanes) {
@@ -54,7 +55,7 @@ void NodeServer::received(HostId from, std::span<const uint8_t> payload) noexcep
     const int64_t now = Clock::monotonic_ns();
     {
         const std::lock_guard lock(mutex_);
-        if (!request || from == 0 || from >= hosts_ || request->lane() >= kLanes) {
+        if (!request || from == self_ || from >= hosts_ || request->lane() >= kLanes) {
             ++counters_.device_refused;
             return;
         }

@@ -38,10 +38,10 @@ class NodeServer {
     static constexpr unsigned kDepth = 32;
 
     /// @param node  outlives `stop`; called by several workers at a time.
-    /// @param hosts of the machine; requests come from 1 .. hosts - 1.
+    /// @param hosts of the machine; requests come from all of them but `self`, the one with the node.
     /// @param first_vcpu of each host and one more: a vCPU's number in the machine is that and its lane.
     NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned workers = 2,
-               std::vector<unsigned> first_vcpu = {});
+               std::vector<unsigned> first_vcpu = {}, HostId self = 0);
     ~NodeServer();
 
     /// A message of the devices' kind. Protocol thread.
@@ -64,6 +64,7 @@ class NodeServer {
 
     DeviceBackend& node_;
     const unsigned hosts_;
+    const HostId self_;
     const Send send_;
     const std::vector<unsigned> first_vcpu_;
     mutable PiMutex mutex_;

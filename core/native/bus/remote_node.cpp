@@ -96,7 +96,8 @@ void RemoteNode::thread_ends() noexcept {
 
 RemoteNode::Lane* RemoteNode::lane() noexcept {
     if (seat.node == identity_) return &(*lanes_)[seat.lane];
-    // A vCPU has the lane of its number, from which host 0 knows it; what is taken, another thread has.
+    // A vCPU has the lane of its number, from which the other host knows it; what is taken, another thread
+    // has.
     for (unsigned tries = 0; tries < kLanes; ++tries) {
         const unsigned index = ((thread_vcpu == kNoVcpu ? 0 : thread_vcpu) + tries) % kLanes;
         if (!(*lanes_)[index].taken.exchange(true, std::memory_order_acquire)) {
@@ -159,7 +160,7 @@ void RemoteNode::post(DeviceRequest request) noexcept {
     if (!send(request)) counters_.device_cut_off.fetch_add(1, std::memory_order_relaxed);
 }
 
-/// When host 0 has gone, nothing will ever be answered.
+/// When the host with the devices has gone, nothing will ever be answered.
 bool RemoteNode::send(const DeviceRequest& request) noexcept {
     const auto bytes = request.encode();
     if (send_(bytes)) return true;

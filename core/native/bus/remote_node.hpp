@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The device node as the vCPUs of another host reach it: a message to host 0, and its answer.
+// The device node as the vCPUs of another host reach it: a message to its host, and the answer.
 #pragma once
 
 #include <array>
@@ -15,7 +15,7 @@
 
 namespace coremesh {
 
-/// The vCPU that accesses a device sleeps until host 0 has answered. Only the end of an interrupt and the
+/// The vCPU that accesses a device sleeps until that host has answered. Only the end of an interrupt and the
 /// ringing of a doorbell are posted: they are served in their place among the vCPU's requests, before
 /// anything that the vCPU asks later. At most `kPosted` of one vCPU are under way; the next one waits.
 /// README.md says why other writes are never posted.
@@ -28,12 +28,14 @@ namespace coremesh {
 ///  - `Lane::word`: what a vCPU sleeps on; a thread that changes one of the above, or `cancelled_`, adds to
 ///  it
 ///    afterwards.
-///  - `doorbells_`: addresses of which host 0 has said that a write only wakes; 0: free. A thread that reads
+///  - `doorbells_`: addresses of which that host has said that a write only wakes; 0: free. A thread that
+///  reads
 ///    an old state waits once too often, or posts once more what the device does not take for a doorbell.
 ///  - `Lane::taken`: whose lane it is; the thread that exchanges false for true. `Lane::next`: that thread.
 class RemoteNode final : public DeviceBackend {
   public:
-    /// Sends to host 0. Frames of one thread arrive in order; false: host 0 is gone. Any vCPU thread.
+    /// Sends to the host with the devices. Frames of one thread arrive in order; false: it is gone. Any vCPU
+    /// thread.
     using Send = std::function<bool(std::span<const uint8_t> payload)>;
 
     static constexpr unsigned kLanes = 256;
@@ -42,7 +44,7 @@ class RemoteNode final : public DeviceBackend {
     explicit RemoteNode(Send send);
     ~RemoteNode() override;
 
-    // DeviceBackend; on vCPU threads. All ones is read when the machine stops or host 0 has gone.
+    // DeviceBackend; on vCPU threads. All ones is read when the machine stops or that host has gone.
     uint64_t read(Space space, uint64_t address, unsigned size) noexcept override;
     void write(Space space, uint64_t address, unsigned size, uint64_t value) noexcept override;
     void end_of_interrupt(uint8_t vector) noexcept override;
@@ -50,8 +52,8 @@ class RemoteNode final : public DeviceBackend {
     void thread_begins() noexcept override;
     void thread_ends() noexcept override;
 
-    /// A message of the devices' kind from host 0. Protocol thread. What is no answer to something that was
-    /// asked is counted and dropped.
+    /// A message of the devices' kind from the host with the devices. Protocol thread. What is no answer to
+    /// something that was asked is counted and dropped.
     void received(std::span<const uint8_t> payload) noexcept;
 
     /// The machine stops: every wait ends at once, and no other begins. Any thread, for good.

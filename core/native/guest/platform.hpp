@@ -45,10 +45,10 @@ class GuestPlatform {
     /// Before any vCPU runs: the core of the host's vCPU `index`. Throws std::invalid_argument for a machine
     /// that cannot be.
     virtual std::unique_ptr<GuestCore> make_core(unsigned index, CoreVcpu& vcpu) = 0;
-    /// Before any vCPU runs, on a machine of several hosts: where each core is, by its number. Throws
-    /// std::invalid_argument for what describes no machine.
+    /// Before any vCPU runs, on a machine of several hosts: where each core is, by its number, and which host
+    /// has the devices. Throws std::invalid_argument for what describes no machine.
     virtual void join(HostId self, unsigned hosts, const std::vector<std::pair<uint32_t, HostId>>& core_hosts,
-                      InterruptSender& sender) = 0;
+                      HostId devices, InterruptSender& sender) = 0;
 
     /// A message-signalled interrupt: a write of `data` to `address`, as a device makes it. False: no
     /// interrupt is there.

@@ -55,7 +55,7 @@ Host::Host(Options options)
         MeshOwner& owner = *this;
         mesh_ = std::make_unique<Mesh>(*options_.mesh, ram_, clock_, *platform_, owner);
         ram_.set_page_sink(this);
-        if (mesh_->self() != 0) bus_.connect(mesh_->remote_node());
+        if (!mesh_->has_devices()) bus_.connect(mesh_->remote_node());
     }
     VcpuEnvironment& around = *this;
     for (unsigned index = 0; index < options_.vcpus; ++index) {
@@ -84,7 +84,7 @@ void Host::start_link(std::shared_ptr<link::Link> link) {
         throw StateError("a link is started once, before start(), and only on a machine of several hosts");
     }
     ensure_fault_handlers();
-    mesh_->attach(std::move(link), mesh_->self() == 0 ? bus_.shared_node() : nullptr);
+    mesh_->attach(std::move(link), mesh_->has_devices() ? bus_.shared_node() : nullptr);
     mesh_->start();
 }
 
@@ -303,7 +303,7 @@ void Host::report(const VcpuFailure& failure) noexcept {
     static const char* const kinds[] = {"triple-fault", "reset", "internal-error"};
     const HostId self = mesh_ ? mesh_->self() : HostId{0};
     if (options_.restarts && failure.kind != VcpuFailure::Kind::kInternalError) {
-        if (self == 0) return stopped_by_itself(failure.kind, failure.vcpu, self);
+        if (!mesh_ || mesh_->has_devices()) return stopped_by_itself(failure.kind, failure.vcpu, self);
         return mesh_->orders().ask_restart(uint64_t(failure.kind) << 32 | failure.vcpu);
     }
     end({kinds[static_cast<int>(failure.kind)], failure.vcpu, failure.text, self});
@@ -441,7 +441,11 @@ std::optional<coherence::Wide> Host::transact_at(uint64_t gpa, coherence::Operat
 }
 
 void Host::thread_begins() noexcept {
-    if (const Vcpu* const vcpu = Vcpu::current()) thread_vcpu = vcpu->index();
+    if (const Vcpu* const vcpu = Vcpu::current()) {
+        // To the devices of this process a vCPU has the machine's number; to another host's, that of its
+        // lane.
+        thread_vcpu = vcpu->index() + (mesh_ && mesh_->has_devices() ? mesh_->first_vcpu() : 0);
+    }
     if (bus_.node()) bus_.node()->thread_begins();
 }
 

@@ -55,18 +55,19 @@ Mesh::Mesh(const Options& options, GuestRam& ram, Clock& clock, GuestPlatform& p
       owner_(owner),
       memory_(ram, protocol_, *this),
       orders_(
-          options.self, options.hosts,
+          options.self, options.hosts, options.devices,
           [this](HostId to, std::span<const uint8_t> payload) {
               return link_ && link_->send(to, Type::kControl, payload);
           },
           [this](HostId from, const Order& order) { owner_.obey(from, order); }) {
-    platform_.join(options_.self, options_.hosts, options_.vcpu_hosts, *this);
+    platform_.join(options_.self, options_.hosts, options_.vcpu_hosts, options_.devices, *this);
     follower_ = std::make_unique<ClockFollower>(
         clock_, options_.self,
         [this](HostId to, std::span<const uint8_t> payload) { link_->send(to, Type::kClock, payload); });
-    if (options_.self != 0) {
-        remote_node_ = std::make_shared<RemoteNode>(
-            [this](std::span<const uint8_t> payload) { return link_->send(0, Type::kDevice, payload); });
+    if (!has_devices()) {
+        remote_node_ = std::make_shared<RemoteNode>([this](std::span<const uint8_t> payload) {
+            return link_->send(options_.devices, Type::kDevice, payload);
+        });
     }
     for (const coherence::HomeRange& range : options_.homes) {
         if (range.host == options_.self) {
@@ -93,8 +94,14 @@ void Mesh::attach(std::shared_ptr<link::Link> link, std::shared_ptr<DeviceBacken
             [this](HostId to, std::span<const uint8_t> payload) {
                 return link_->send(to, Type::kDevice, payload);
             },
-            kNodeWorkers, std::move(first_vcpu));
+            kNodeWorkers, std::move(first_vcpu), options_.self);
     }
+}
+
+unsigned Mesh::first_vcpu() const noexcept {
+    unsigned before = 0;
+    for (const auto& vcpu : options_.vcpu_hosts) before += vcpu.second < options_.self;
+    return before;
 }
 
 void Mesh::start() {
@@ -142,7 +149,7 @@ void Mesh::received(HostId from, Type type, uint64_t guest_tsc, std::span<const 
         case Type::kDevice:
             if (node_server_) {
                 node_server_->received(from, payload);
-            } else if (from == 0 && remote_node_) {
+            } else if (from == options_.devices && remote_node_) {
                 remote_node_->received(payload);
             }
             return;

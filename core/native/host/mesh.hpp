@@ -3,10 +3,9 @@
 //
 //   coherence, page   the page protocol (shared_memory.hpp)
 //   interrupt         the platform, and from there this host's cores
-//   device            host 0: the server of the device node; elsewhere: the vCPU that waits for the answer
-//   clock             the follower of host 0's clock
-//   control           orders of host 0, and their answers
-//   heartbeat         the lease; a host that loses it, or another host, stops
+//   device            with the devices: the server of their node; elsewhere: the vCPU that waits for the
+//   answer clock             the follower of host 0's clock control           orders of the host with the
+//   devices, and their answers heartbeat         the lease; a host that loses it, or another host, stops
 #pragma once
 
 #include <array>
@@ -54,6 +53,7 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
     struct Options {
         HostId self = 0;
         unsigned hosts = 2;
+        HostId devices = 0;  ///< the host that has the device node
         std::vector<coherence::HomeRange> homes;
         std::vector<std::pair<uint32_t, HostId>> vcpu_hosts;  ///< number of the core, host
         coherence::Policy policy = coherence::Policy::kAdaptive;
@@ -68,7 +68,7 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
     Mesh(const Options& options, GuestRam& ram, Clock& clock, GuestPlatform& platform, MeshOwner& owner);
     ~Mesh();
 
-    /// Before `start`. `devices`: the device node on host 0, null elsewhere.
+    /// Before `start`. `devices`: the device node on the host that has it, null elsewhere.
     void attach(std::shared_ptr<link::Link> link, std::shared_ptr<DeviceBackend> devices);
     bool attached() const noexcept { return link_ != nullptr; }
     /// Messages flow from now on.
@@ -84,11 +84,14 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
 
     SharedMemory& memory() noexcept { return memory_; }
     Orders& orders() noexcept { return orders_; }
-    /// The devices of host 0 as this host's vCPUs reach them; for hosts other than 0.
+    /// The devices of another host as this host's vCPUs reach them; where this one has none.
     const std::shared_ptr<RemoteNode>& remote_node() noexcept { return remote_node_; }
     const coherence::Options& layout() const noexcept { return protocol_; }
     unsigned hosts() const noexcept { return options_.hosts; }
     HostId self() const noexcept { return options_.self; }
+    /// The machine's number of this host's first vCPU: they count through the hosts.
+    unsigned first_vcpu() const noexcept;
+    bool has_devices() const noexcept { return options_.self == options_.devices; }
     const link::Link* link() const noexcept { return link_.get(); }
     const NodeServer* node_server() const noexcept { return node_server_.get(); }
     ClockFollower& follower() noexcept { return *follower_; }

@@ -49,7 +49,7 @@ bool Orders::give(Order::Kind kind, uint64_t value) noexcept {
 }
 
 void Orders::ask_restart(uint64_t value) noexcept {
-    send_(0, Order{0, Order::Kind::kRestart, value}.encode());
+    send_(leader_, Order{0, Order::Kind::kRestart, value}.encode());
 }
 
 void Orders::received(HostId from, std::span<const uint8_t> payload) noexcept {
@@ -65,15 +65,15 @@ void Orders::received(HostId from, std::span<const uint8_t> payload) noexcept {
             return;
         }
         case Order::Kind::kRestart:
-            if (self_ == 0) obey_(from, *order);
+            if (self_ == leader_) obey_(from, *order);
             return;
         case Order::Kind::kSteer:
-            if (from == 0) carry_out(from, *order);
+            if (from == leader_) carry_out(from, *order);
             return;
         case Order::Kind::kPark:
         case Order::Kind::kReset:
         case Order::Kind::kRun: {
-            if (from != 0) return;
+            if (from != leader_) return;
             const std::lock_guard lock(mutex_);
             if (cancelled_) return;
             queue_.push_back(*order);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What host 0 orders all hosts to do, and waits for: another steering of memory, and the steps of a reset.
+// What the host with the devices orders all hosts to do, and waits for: another steering of memory, and the
+// steps of a reset.
 #pragma once
 
 #include <array>
@@ -52,14 +53,15 @@ class Orders {
     /// Carries out an order that came. The protocol thread for kSteer and kRestart, else a thread of its own.
     using Obey = std::function<void(HostId from, const Order& order)>;
 
-    Orders(HostId self, unsigned hosts, Send send, Obey obey)
-        : self_(self), hosts_(hosts), send_(std::move(send)), obey_(std::move(obey)) {}
+    /// `leader` is the host that gives the orders: that of the devices.
+    Orders(HostId self, unsigned hosts, HostId leader, Send send, Obey obey)
+        : self_(self), hosts_(hosts), leader_(leader), send_(std::move(send)), obey_(std::move(obey)) {}
     ~Orders() { stop(); }
 
-    /// Host 0, any thread but the protocol thread, several at a time: returns when all other hosts have
+    /// The leader, any thread but the protocol thread, several at a time: returns when all other hosts have
     /// carried it out. False when the machine stops before.
     bool give(Order::Kind kind, uint64_t value = 0) noexcept;
-    /// A host other than 0, any thread: asks host 0 for a reset.
+    /// Another host, any thread: asks the leader for a reset.
     void ask_restart(uint64_t value) noexcept;
     /// The protocol thread. What makes no sense is dropped.
     void received(HostId from, std::span<const uint8_t> payload) noexcept;
@@ -74,6 +76,7 @@ class Orders {
 
     const HostId self_;
     const unsigned hosts_;
+    const HostId leader_;
     const Send send_;
     const Obey obey_;
     std::mutex mutex_;

@@ -122,12 +122,13 @@ void bind_mesh_options(nb::module_& m) {
             "__init__",
             [](Mesh::Options* self, HostId host, unsigned hosts, const std::vector<RangeTuple>& homes,
                const std::vector<std::tuple<uint32_t, HostId>>& vcpu_hosts, const std::string& policy,
-               uint32_t hold_us, unsigned prefetch, unsigned first_touch, bool pass_on) {
+               uint32_t hold_us, unsigned prefetch, unsigned first_touch, bool pass_on, HostId devices) {
                 new (self) Mesh::Options(options_from(host, hosts, homes, vcpu_hosts, policy, hold_us,
                                                       prefetch, first_touch, pass_on));
+                self->devices = devices;
             },
             nb::kw_only(), "host"_a, "hosts"_a, "homes"_a, "vcpu_hosts"_a, "policy"_a, "hold_us"_a,
-            "prefetch"_a, "first_touch"_a, "pass_on"_a);
+            "prefetch"_a, "first_touch"_a, "pass_on"_a, "devices"_a = 0);
 }
 
 void bind_mesh(nb::class_<Host>& host) {

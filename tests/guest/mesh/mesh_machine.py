@@ -237,6 +237,7 @@ class MeshMachine:
         bios: bytes = b"",
         restarts: bool = False,
         wire: str = "",
+        device_host: int = 0,
     ) -> None:
         description = MachineDescription(
             vcpus=sum(shares),
@@ -254,14 +255,17 @@ class MeshMachine:
             bios_bytes=len(bios),
             restarts=restarts,
             wire=wire or "auto",
+            device_host=device_host,
         )
         self.restarts = restarts
-        self.topology = Topology(MemoryMap(ram_bytes).layout, shares)
+        self.topology = Topology(MemoryMap(ram_bytes).layout, shares, device_host=device_host)
         self._wires = Wires(len(shares), delay_us, seed)
         self._description = description
         self._first = InProcessDeviceHost(description)
-        others = [InProcessHost(description.without_images()) for _ in shares[1:]]
-        self._processes: list[InProcessHost] = [self._first, *others]
+        self._processes: list[InProcessHost] = [
+            self._first if host == device_host else InProcessHost(description.without_images())
+            for host in range(len(shares))
+        ]
         self._steps = [InProcessSteps(process, number) for number, process in enumerate(self._processes)]
         self._started = 0.0
         for process in self._processes:
@@ -391,6 +395,7 @@ def run_on_mesh(
     disks: Sequence[Path] = (),
     roms: Sequence[Rom] = (),
     wire: str = "",
+    device_host: int = 0,
 ) -> MeshResult:
     """Start the guest on a machine of its own in this process and wait for its end."""
     with MeshMachine(
@@ -404,6 +409,7 @@ def run_on_mesh(
         disks=disks,
         roms=roms,
         wire=wire,
+        device_host=device_host,
     ) as machine:
         machine.start()
         return machine.finish(timeout)

@@ -49,8 +49,15 @@ def on_cores_elsewhere(guest: Path, disk: Path) -> RunResult:
     return run_on_mesh(guest, shares=(0, 2, 2), cmdline=ROUNDS, disks=[disk])
 
 
+def on_the_second_host(guest: Path, disk: Path) -> RunResult:
+    """The devices are not with the core that boots the guest."""
+    return run_on_mesh(guest, shares=(2, 2), device_host=1, cmdline=ROUNDS, disks=[disk])
+
+
 RUNS = pytest.mark.parametrize(
-    "run", [on_one_host, on_two_hosts, on_cores_elsewhere], ids=["1-host", "2-hosts", "cores-elsewhere"]
+    "run",
+    [on_one_host, on_two_hosts, on_cores_elsewhere, on_the_second_host],
+    ids=["1-host", "2-hosts", "cores-elsewhere", "devices-elsewhere"],
 )
 
 

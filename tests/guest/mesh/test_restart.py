@@ -14,12 +14,18 @@ from mesh_machine import MeshMachine
 CF9 = b"\xb0\x06\xba\xf9\x0c\xee"  # mov al, 6; mov dx, 0cf9h; out dx, al
 
 
-@pytest.mark.parametrize("shares", [[1], [2, 2]], ids=["one-host", "two-hosts"])
+@pytest.mark.parametrize(
+    "shares,device_host",
+    [([1], 0), ([2, 2], 0), ([2, 2], 1), ([2, 0], 1)],
+    ids=["one-host", "two-hosts", "devices-on-the-second", "devices-alone"],
+)
 def test_given_each_way_to_reset_when_a_guest_takes_it_then_it_starts_again_on_all_hosts(
-    guest: Callable[[str], Path], shares: Sequence[int]
+    guest: Callable[[str], Path], shares: Sequence[int], device_host: int
 ) -> None:
     """Registers and devices are those of a start, the kernel is laid anew, other RAM and CMOS RAM stay."""
-    with MeshMachine(guest("restart").read_bytes(), shares=shares, restarts=True) as machine:
+    with MeshMachine(
+        guest("restart").read_bytes(), shares=shares, device_host=device_host, restarts=True
+    ) as machine:
         machine.start()
         result = machine.finish()
         assert result.status == PASSED, result.story()
@@ -28,9 +34,13 @@ def test_given_each_way_to_reset_when_a_guest_takes_it_then_it_starts_again_on_a
     assert [vcpu["resets"] for vcpu in result.stats] == [5] * sum(shares)
 
 
-@pytest.mark.parametrize("shares", [[1], [1, 1]], ids=["one-host", "two-hosts"])
+@pytest.mark.parametrize(
+    "shares,device_host",
+    [([1], 0), ([1, 1], 0), ([1, 1], 1)],
+    ids=["one-host", "two-hosts", "devices-on-the-second"],
+)
 def test_given_a_boot_sector_that_resets_when_the_machine_has_firmware_then_that_starts_again(
-    tmp_path: Path, shares: Sequence[int]
+    tmp_path: Path, shares: Sequence[int], device_host: int
 ) -> None:
     try:
         bios = fetch_seabios()
@@ -38,7 +48,9 @@ def test_given_a_boot_sector_that_resets_when_the_machine_has_firmware_then_that
         pytest.skip(str(error))
     disk = tmp_path / "reset.img"
     disk.write_bytes(boot_sector(reset=CF9).ljust(MIB, b"\0"))
-    with MeshMachine(b"", shares=shares, bios=bios, disks=[disk], restarts=True) as machine:
+    with MeshMachine(
+        b"", shares=shares, device_host=device_host, bios=bios, disks=[disk], restarts=True
+    ) as machine:
         machine.start()
         result = machine.finish()
         assert result.status == PASSED, result.story()

@@ -57,6 +57,11 @@ def test_a_host_of_the_devices_alone_is_no_node_and_no_memory_is_at_home_there()
     assert made.homes == [(0, half, 1), (half, 2 * half, 2)]
     assert made.nodes[0].regions == ()
     assert topology(512 * MIB, [0, 3]).homes == [(0, 2 * half, 1)]
+    between = Topology(MemoryMap(512 * MIB).layout, [4, 0, 4], device_host=1)
+    assert [between.apic_ids(host) for host in range(3)] == [(0, 1, 2, 3), (), (4, 5, 6, 7)]
+    assert between.homes == [(0, half, 0), (half, 2 * half, 2)] and between.nodes[1].regions == ()
+    last = Topology(MemoryMap(512 * MIB).layout, [3, 0], device_host=1)
+    assert last.homes == [(0, 2 * half, 0)] and last.apic_ids(0) == (0, 1, 2)
     with pytest.raises(ConfigurationError, match="nothing to do"):
         topology(512 * MIB, [4, 0])
 

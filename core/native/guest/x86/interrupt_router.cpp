@@ -67,9 +67,11 @@ std::optional<InterruptFrame> InterruptFrame::decode(std::span<const uint8_t> by
 }
 
 InterruptRouter::InterruptRouter(HostId self, unsigned hosts,
-                                 const std::vector<std::pair<uint32_t, HostId>>& homes, InterruptPort& port)
-    : self_(self), hosts_(hosts), port_(port) {
-    if (hosts > kMaxHosts || self >= hosts) throw std::invalid_argument("no such host in the machine");
+                                 const std::vector<std::pair<uint32_t, HostId>>& homes, InterruptPort& port,
+                                 HostId devices)
+    : self_(self), hosts_(hosts), devices_(devices), port_(port) {
+    if (hosts > kMaxHosts || self >= hosts || devices >= hosts)
+        throw std::invalid_argument("no such host in the machine");
     for (const auto& [apic_id, host] : homes) {
         if (apic_id >= kMostApicIds || host >= hosts)
             throw std::invalid_argument("APIC ID or host out of range");
@@ -117,14 +119,14 @@ void InterruptRouter::forward(const IpiMessage& message) noexcept {
 }
 
 void InterruptRouter::extint(bool asserted) noexcept {
-    if (self_ != 0) return;  // the 8259A is with the devices
+    if (self_ != devices_) return;  // the 8259A is with the devices
     InterruptFrame frame{.kind = InterruptFrame::Kind::kExtInt, .message = {}, .visited = 0};
     frame.message.assert_level = asserted;
     send_to_others(with_vcpus_, frame);
 }
 
 void InterruptRouter::nmi_line() noexcept {
-    if (self_ != 0) return;
+    if (self_ != devices_) return;
     send_to_others(with_vcpus_, {.kind = InterruptFrame::Kind::kNmi, .message = {}, .visited = 0});
 }
 
@@ -153,12 +155,12 @@ void InterruptRouter::received(HostId from, std::span<const uint8_t> payload) no
     }
 }
 
-/// Whether that host can have sent it: its own vCPUs' messages, the devices' from host 0, and searches that
-/// it has taken part in and that were not here.
+/// Whether that host can have sent it: its own vCPUs' messages, the devices' from their host, and searches
+/// that it has taken part in and that were not here.
 bool InterruptRouter::believable(HostId from, const InterruptFrame& frame) const noexcept {
     if (from >= hosts_ || from == self_) return false;
     const IpiMessage& message = frame.message;
-    const HostId origin = message.source == kNoSource ? 0 : host_of(message.source);
+    const HostId origin = message.source == kNoSource ? devices_ : host_of(message.source);
     switch (frame.kind) {
         case InterruptFrame::Kind::kMessage:
             return origin == from;
@@ -168,7 +170,7 @@ bool InterruptRouter::believable(HostId from, const InterruptFrame& frame) const
                    (visited & bit(origin)) != 0 && (visited & bit(self_)) == 0;
         }
         default:
-            return from == 0;
+            return from == devices_;
     }
 }
 

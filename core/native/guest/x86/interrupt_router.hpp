@@ -24,8 +24,8 @@ struct InterruptFrame {
     enum class Kind : uint8_t {
         kMessage = 1,  ///< for every destination on the receiving host
         kSearch = 2,   ///< for one destination: a host without one passes it on to one not yet visited
-        kExtInt = 3,   ///< the 8259A's line: level in the assert flag; from host 0
-        kNmi = 4,      ///< a pulse of the NMI line; from host 0
+        kExtInt = 3,   ///< the 8259A's line: level in the assert flag; from the host with the devices
+        kNmi = 4,      ///< a pulse of the NMI line; from there too
     };
     static constexpr size_t kBytes = 24;
 
@@ -63,10 +63,12 @@ class InterruptPort {
 /// else it is handed from host to host, and ends with the first that does.
 class InterruptRouter {
   public:
-    /// @param homes APIC id and host of every vCPU of the machine. Throws std::invalid_argument for a table
+    /// @param homes APIC id and host of every vCPU of the machine.
+    /// @param devices the host with the devices, whose interrupts have no APIC as their source. Throws
+    /// std::invalid_argument for a table
     ///              that describes none.
     InterruptRouter(HostId self, unsigned hosts, const std::vector<std::pair<uint32_t, HostId>>& homes,
-                    InterruptPort& port);
+                    InterruptPort& port, HostId devices = 0);
 
     /// RemoteSink's: this host's own destinations are served already.
     void forward(const IpiMessage& message) noexcept;
@@ -96,6 +98,7 @@ class InterruptRouter {
 
     const HostId self_;
     const unsigned hosts_;
+    const HostId devices_;
     InterruptPort& port_;
     std::vector<HostId> host_of_;  // by APIC id
     uint64_t with_vcpus_ = 0;      // hosts that have any

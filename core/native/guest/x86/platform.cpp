@@ -17,10 +17,10 @@ std::unique_ptr<GuestCore> Platform::make_core(unsigned index, CoreVcpu& vcpu) {
 }
 
 void Platform::join(HostId self, unsigned hosts, const std::vector<std::pair<uint32_t, HostId>>& core_hosts,
-                    InterruptSender& sender) {
+                    HostId devices, InterruptSender& sender) {
     sender_ = &sender;
     InterruptPort& port = *this;
-    router_.emplace(self, hosts, core_hosts, port);
+    router_.emplace(self, hosts, core_hosts, port, devices);
 }
 
 void Platform::received(HostId from, std::span<const uint8_t> payload) noexcept {

@@ -30,7 +30,7 @@ class Platform final : public GuestPlatform, private RemoteSink, private Interru
     const cm_engine_functions& engine_functions() const noexcept override { return kEngine; }
     std::unique_ptr<GuestCore> make_core(unsigned index, CoreVcpu& vcpu) override;
     void join(HostId self, unsigned hosts, const std::vector<std::pair<uint32_t, HostId>>& core_hosts,
-              InterruptSender& sender) override;
+              HostId devices, InterruptSender& sender) override;
     bool message(uint64_t address, uint32_t data) noexcept override { return fabric_.msi(address, data); }
     void received(HostId from, std::span<const uint8_t> payload) noexcept override;
     InterruptCounters counters() const noexcept override;

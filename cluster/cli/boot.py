@@ -19,7 +19,7 @@ from coremesh.cluster.machine.describe import DEBIAN_FIRMWARE, load_image, resol
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
 from coremesh.cluster.machine.images.debian_image import fetch_debian_with
-from coremesh.cluster.machine.images.seabios import fetch_seabios
+from coremesh.cluster.machine.images.seabios import fetch_vga_bios
 from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.cluster.machine.options import check, share_vcpus
@@ -180,7 +180,7 @@ def _images(options: BootOptions) -> tuple[bytes | None, bytes | None, list[tupl
             )
         if options.bios == DEBIAN_FIRMWARE:
             with fetch_progress() as progress:
-                fetch_seabios(progress=progress)
+                fetch_vga_bios(progress=progress)  # SeaBIOS comes with it
         kernel = None if options.kernel is None else load_image(options.kernel, "kernel", ram_bytes)
         return kernel, initrd, [], ""
     if options.builtin:

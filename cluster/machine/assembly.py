@@ -219,6 +219,7 @@ def for_firmware(description: MachineDescription) -> ForFirmware | None:
         PC_WITH_FIRMWARE["uart"].base,
         boot=boot_paths(description.disks, description.boot),
         linux=linux if description.kernel_by_firmware else None,
+        vga_bios=description.vga_bios,
     )
 
 

@@ -11,7 +11,7 @@ from coremesh.cluster.machine.cmdline import command_line
 from coremesh.cluster.machine.description import MachineDescription, Module
 from coremesh.cluster.machine.disks import Disk, check_places
 from coremesh.cluster.machine.images import debian_image
-from coremesh.cluster.machine.images.seabios import fetch_seabios
+from coremesh.cluster.machine.images.seabios import fetch_seabios, fetch_vga_bios
 from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.option_table import OPTIONS
 from coremesh.cluster.machine.options import Image, check, share_vcpus
@@ -149,11 +149,12 @@ def _with_firmware(
                 f"a firmware starts what the guest's boot loader chooses, or a kernel of yours, without "
                 f"modules: {name!r} has no use here, {way_out}."
             )
+    vga_bios = b""
     if bios == DEBIAN_FIRMWARE:
-        image = fetch_seabios(progress=progress)
+        image, vga_bios = fetch_seabios(progress=progress), fetch_vga_bios(progress=progress)
     else:
         image = load_image(bios, "firmware", LARGEST_ROM)
-    complete = replace(description, bios=image, bios_bytes=len(image))
+    complete = replace(description, bios=image, bios_bytes=len(image), vga_bios=vga_bios)
     if with_kernel:
         complete = replace(complete, kernel_by_firmware=True, **_kernel_for(options, complete))
     check_images(complete)

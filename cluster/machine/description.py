@@ -51,7 +51,7 @@ class MachineDescription:
 
     With a `bios`, of `bios_bytes`, the machine begins at the reset vector of this image, which tries the
     devices of `boot` first ('cdrom', 'disk', 'disk1'). With `kernel_by_firmware` it starts `kernel`, which is
-    a bzImage then.
+    a bzImage then. `vga_bios` is the option ROM of its VGA.
     With `restarts` a guest's reset restarts the machine; without, it ends it.
     """
 
@@ -80,6 +80,7 @@ class MachineDescription:
     bios_bytes: int = 0
     boot: tuple[str, ...] = ()
     kernel_by_firmware: bool = False
+    vga_bios: bytes = field(repr=False, default=b"")
     restarts: bool = False
 
     @property
@@ -95,7 +96,8 @@ class MachineDescription:
     def without_images(self) -> MachineDescription:
         """Return the description as a host needs it that reads no image."""
         roms = tuple(replace(rom, data=b"") for rom in self.roms)
-        return replace(self, kernel=b"", initrd=None, modules=(), disks=(), networks=(), roms=roms, bios=b"")
+        return replace(self, kernel=b"", initrd=None, modules=(), disks=(), networks=(), roms=roms, bios=b"", vga_bios=b""
+        )
 
     def vcpus_of(self, host: int) -> int:
         """How many vCPUs `host` runs."""

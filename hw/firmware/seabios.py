@@ -40,6 +40,9 @@ _ENTRY: Final = 128
 _ALLOCATE, _ADD_POINTER, _ADD_CHECKSUM = 1, 2, 3
 _HIGH, _FSEG = 1, 2
 
+VGA_ROM: Final = "vgaroms/vgabios.bin"
+"""SeaBIOS runs the ROMs of this folder first, as those of cards whose own ROM it cannot find."""
+
 BOOT_ORDER: Final = {0x38: 0x41, 0x3D: 0x32}
 """CMOS cells, as SeaBIOS has them: disk, CD-ROM, network; no look for a diskette's signature."""
 
@@ -76,15 +79,16 @@ def describe_machine(
     *,
     boot: Sequence[str] = (),
     linux: LinuxImage | None = None,
+    vga_bios: bytes = b"",
 ) -> ForFirmware:
     """What the firmware of this machine is told; ``serial`` is the port of its console.
 
     ``boot`` are the devices to try first, as of :mod:`coremesh.hw.firmware.boot_order`; a kernel comes before
-    them. Raises as :func:`linux_items`.
+    them. ``vga_bios`` is the option ROM of the VGA, which answers INT 10h. Raises as :func:`linux_items`.
     """
     count = struct.pack("<H", len(apic_ids))
     kernel: dict[int, bytes] = {}
-    roms: dict[str, bytes] = {}
+    roms = {VGA_ROM: vga_bios} if vga_bios else {}
     if linux is not None:
         kernel, roms[linux_rom.FILE] = linux_rom.linux_items(linux, memory)
         boot = [linux_rom.BOOT_PATH, *boot]

@@ -9,8 +9,8 @@ The display memory is no part of this device. The guest writes characters as pla
 RAM and coherent between hosts; `machine.screen()` reads them there. So planes, write modes and fonts
 have no effect, and a graphics mode shows nothing.
 
-No firmware of a video card runs here. Out of reset the registers hold what it would leave: mode 3, which is
-80 columns and 25 rows of text in 16 colours.
+Without a video card's firmware the registers hold out of reset what it would leave: mode 3, which is 80
+columns and 25 rows of text in 16 colours.
 """
 
 from dataclasses import dataclass

@@ -138,6 +138,7 @@ class BaremetalMachine:
         roms: Sequence[Rom] = (),
         bios: bytes = b"",
         boot: Sequence[str] = (),
+        vga_bios: bytes = b"",
         state: MachineState | None = None,
     ) -> None:
         self.console = ConsolePort()
@@ -158,6 +159,7 @@ class BaremetalMachine:
             bios=bios,
             bios_bytes=len(bios),
             boot=tuple(boot),
+            vga_bios=vga_bios,
         )
         assembled = assemble(description, self.console, self._on_power, state=state)
         self.host, self.node, self.clock = assembled.host, assembled.node, assembled.clock

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from baremetal_machine import MIB, PASSED, BaremetalMachine
 from boot_sector import HELLO, boot_sector, waiting_sector
-from coremesh.cluster.machine.images.seabios import fetch_seabios
+from coremesh.cluster.machine.images.seabios import fetch_seabios, fetch_vga_bios
 from coremesh.cluster.machine.machine_state import MachineState
 from coremesh.core.errors import ImageFetchError
+from coremesh.hw.backend.screen import read_screen
 from coremesh.hw.isa.debug_console import DebugConsole
+from coremesh.hw.isa.vga import Vga
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,20 @@ def test_given_a_boot_sector_on_a_disk_when_seabios_starts_then_it_runs_it(
     log = log_of(machine)
     assert "Found 2 cpu(s)" in log and "QEMU fw_cfg DMA interface supported" in log, log
     assert "len 0x0000000008000000 [RAM]" in log and "(via xsdt)" in log, log
+
+
+def test_given_the_vgas_own_firmware_when_a_boot_sector_prints_then_it_is_on_the_screen_and_the_console(
+    bios: bytes, disk: Path
+) -> None:
+    """INT 10h of the option ROM prints at B8000h; SeaBIOS's serial screen stands before it."""
+    with BaremetalMachine(None, vcpus=1, bios=bios, disks=[disk], vga_bios=fetch_vga_bios()) as machine:
+        machine.start()
+        result = machine.finish(30)
+        assert result.status == PASSED, result.story() + log_of(machine)
+        vga = machine.node.devices["vga"]
+        assert isinstance(vga, Vga)
+        text = str(read_screen(vga.text_mode(), machine.host.ram_read))
+    assert HELLO in result.output and HELLO in text and "SeaBIOS (version" in text, text
 
 
 @pytest.mark.parametrize("order,first", [((), 0), (("disk1",), 1), (("disk2", "disk"), 2)])

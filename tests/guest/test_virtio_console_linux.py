@@ -59,3 +59,18 @@ def test_a_shell_on_hvc0_and_a_port_beside_it(tmp_path: Path, vcpus: int, hosts:
         counts = machine.device_stats().loc["virtio-console"]
         assert counts["bytes_sent"] > 100_000 and counts["resets_needed"] == 0
     assert b"19999\n20000\n" in (tmp_path / "log").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_given_the_debian_disk_when_its_console_is_virtio_then_root_logs_in_on_hvc0() -> None:
+    """By its kernel alone: systemd starts a login on the console that the kernel was given."""
+    try:
+        machine = Machine(2, "1G", disks=["debian,if=virtio,snapshot"], console="virtio", append="quiet")
+    except ImageFetchError as error:
+        pytest.skip(str(error))
+    with machine:
+        machine.wait_shell(400)
+        assert machine.run("systemctl is-active serial-getty@hvc0", 60).output == "active\n"
+        assert machine.run("seq 5000 | tail -n 1", 60).output == "5000\n"
+        assert machine.run("systemctl --failed --no-legend --plain", 60).output.strip() == ""

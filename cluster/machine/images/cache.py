@@ -11,14 +11,14 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
 from coremesh.core.errors import ConfigurationError, ImageFetchError, shown
 
-_SUM = "sha256"  # the file beside a kept one
+_SUM = ".sha256"  # behind the name of a kept file: the file beside it
 
 
 def cache_folder() -> Path:
@@ -82,21 +82,22 @@ def write(path: Path, data: bytes) -> str:
 
 
 def kept(name: str, file: str) -> bytes | None:
-    """Return the only `file` of the folder `name` after checking its hash; else None."""
+    """Return a `file` of the folder `name` after checking its hash; else None."""
     folder = cache_folder() / name
     try:
-        data = (folder / file).read_bytes()
-        return data if hashlib.sha256(data).hexdigest() == (folder / _SUM).read_text().strip() else None
+        data, total = (folder / file).read_bytes(), (folder / f"{file}{_SUM}").read_text().strip()
+        return data if hashlib.sha256(data).hexdigest() == total else None
     except OSError:
         return None
 
 
-def keep(name: str, file: str, data: bytes, work: Path) -> None:
-    """Make the folder `name` with one `file`, by way of `work`, a folder in the cache; under its lock."""
+def keep(name: str, files: Mapping[str, bytes], work: Path) -> None:
+    """Make the folder `name` with these files, by way of `work`, a folder in the cache; under its lock."""
     made = work / "image"
     made.mkdir()
-    total = write(made / file, data)
-    write(made / _SUM, f"{total}\n".encode())
+    for file, data in files.items():
+        total = write(made / file, data)
+        write(made / f"{file}{_SUM}", f"{total}\n".encode())
     exchange(made, cache_folder() / name)
 
 

@@ -39,7 +39,7 @@ def fetch_compiler(*, progress: packages.Progress | None = None, source_list: Pa
             cache.check_space(folder, _SPACE_NEEDED)
             with tempfile.TemporaryDirectory(prefix=f"fetch-{_KEPT}-", dir=folder) as work:
                 data = _archive(Path(work), progress or (lambda what, done: None), source_list)
-                cache.keep(_KEPT, _ARCHIVE, data, Path(work))
+                cache.keep(_KEPT, {_ARCHIVE: data}, Path(work))
     except OSError as error:
         raise cache.fetch_error(error, folder) from error
     archive = cache.kept(_KEPT, _ARCHIVE)

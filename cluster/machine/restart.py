@@ -58,7 +58,7 @@ class Restarts:
 def restart(
     description: MachineDescription, host: Host, node: DeviceNode, halted: Callable[[], None]
 ) -> bool:
-    """Begin anew; on host 0, whose devices are `node`. False when the machine is being stopped.
+    """Begin anew; on the host whose devices are `node`. False when the machine is being stopped.
 
     `halted` is called when no vCPU runs. Returns when all vCPUs may run. Not on the thread of a vCPU or a
     device.
@@ -76,6 +76,7 @@ def restart(
             # ROM is what it was.
             if assembly.memory_of(description).is_ram(gpa, len(data)):
                 host.ram_write(gpa, data)
-        host.set_registers(0, registers)
+        if description.boot_host == description.device_host:  # else it is set there, as at the start
+            host.set_registers(0, registers)
     node.start()
     return bool(host.end_restart()) and alive

@@ -205,6 +205,13 @@ void Host::park_here() noexcept {
 
 void Host::reset_here() noexcept {
     for (auto& vcpu : vcpu_list_) vcpu->reset();
+    for (const auto& [vcpu, words] : first_registers_) core(vcpu).set_registers(words.data());
+}
+
+void Host::set_registers(size_t vcpu, std::vector<uint64_t> words) {
+    core(vcpu).set_registers(words.data());
+    const std::lock_guard lock(mutex_);
+    if (phase_ == Phase::kMade) first_registers_.emplace_back(vcpu, std::move(words));
 }
 
 void Host::run_here() noexcept {

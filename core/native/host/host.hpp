@@ -112,6 +112,9 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
     size_t vcpus() const noexcept { return vcpu_list_.size(); }
     Vcpu& vcpu(size_t index) { return *vcpu_list_.at(index); }
     GuestCore& core(size_t index) { return vcpu_list_.at(index)->core(); }
+    /// While no guest code runs. What is set before `start` is set again at each restart: the host of the
+    /// bootstrap processor need not be the one that gives the orders.
+    void set_registers(size_t vcpu, std::vector<uint64_t> words);
     /// Throws StateError while guest code may run.
     void require_at_rest() const;
     /// What each vCPU does at this moment. Any thread.
@@ -164,6 +167,7 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
     std::unique_ptr<GuestPlatform> platform_;
     Gate gate_;
     std::unique_ptr<Mesh> mesh_;
+    std::vector<std::pair<size_t, std::vector<uint64_t>>> first_registers_;  // set before `start`
     std::vector<std::unique_ptr<Vcpu>> vcpu_list_;
 
     mutable std::mutex mutex_;  // what follows

@@ -100,7 +100,7 @@ void Orders::work() noexcept {
             order = queue_.front();
             queue_.pop_front();
         }
-        carry_out(0, order);
+        carry_out(leader_, order);
     }
 }
 

@@ -127,7 +127,7 @@ AnyDict registers_of(const GuestCore& core) {
     return out;
 }
 
-void set_registers(GuestCore& core, const nb::dict& in) {
+std::vector<uint64_t> words_with(GuestCore& core, const nb::dict& in) {
     std::vector<uint64_t> words(register_words(core));
     core.registers(words.data());
     for (auto [key, value] : in) {
@@ -148,7 +148,7 @@ void set_registers(GuestCore& core, const nb::dict& in) {
         }
         std::copy(parts.begin(), parts.end(), word);
     }
-    core.set_registers(words.data());
+    return words;
 }
 
 AnyDict doctor() {
@@ -359,7 +359,7 @@ NB_MODULE(_native, m) {
             "set_registers",
             [](Host& host, size_t vcpu, const RegisterDict& state) {
                 host.require_at_rest();
-                set_registers(host.core(vcpu), state);
+                host.set_registers(vcpu, words_with(host.core(vcpu), state));
             },
             "vcpu"_a, "state"_a)
         .def(

@@ -16,8 +16,8 @@ CF9 = b"\xb0\x06\xba\xf9\x0c\xee"  # mov al, 6; mov dx, 0cf9h; out dx, al
 
 @pytest.mark.parametrize(
     "shares,device_host",
-    [([1], 0), ([2, 2], 0), ([2, 2], 1), ([2, 0], 1)],
-    ids=["one-host", "two-hosts", "devices-on-the-second", "devices-alone"],
+    [([1], 0), ([2, 2], 0), ([0, 2], 0), ([2, 2], 1), ([2, 0], 1)],
+    ids=["one-host", "two-hosts", "devices-alone-first", "devices-on-the-second", "devices-alone-second"],
 )
 def test_given_each_way_to_reset_when_a_guest_takes_it_then_it_starts_again_on_all_hosts(
     guest: Callable[[str], Path], shares: Sequence[int], device_host: int

@@ -216,8 +216,8 @@ class _Metered(HostProcess):
 
 
 class MeteredHost(_Metered, HostProcess):
-    """A host that is not host 0."""
+    """A host without the devices."""
 
 
 class MeteredDeviceHost(_Metered, DeviceHost):
-    """Host 0."""
+    """The host with the devices."""

@@ -96,8 +96,8 @@ class MachineDescription:
     def without_images(self) -> MachineDescription:
         """Return the description as a host needs it that reads no image."""
         roms = tuple(replace(rom, data=b"") for rom in self.roms)
-        images = {"kernel": b"", "bios": b"", "vga_bios": b""}
-        return replace(self, **images, initrd=None, modules=(), disks=(), networks=(), roms=roms)
+        bare = replace(self, kernel=b"", initrd=None, modules=(), roms=roms, bios=b"", vga_bios=b"")
+        return replace(bare, disks=(), networks=())
 
     def vcpus_of(self, host: int) -> int:
         """How many vCPUs `host` runs."""

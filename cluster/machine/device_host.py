@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Host 0: vCPUs as on any host, and with them the devices, the guest's console, and its power switch.
+"""The host with the devices: vCPUs as on any host, devices, the guest's console, and its power switch.
 
 One thread more than any host has: *shell watch* looks for the first prompt, for the boot time.
 """

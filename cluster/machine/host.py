@@ -132,7 +132,7 @@ class HostProcess:
         return Prepared(os.getpid(), self._host.protection, self._host.tsc_hz)
 
     def lay(self, portion: assembly.Portion) -> None:
-        """Take over this host's portion of what host 0 has read and put together."""
+        """Take over this host's portion of what the host with the devices has put together."""
         assembly.lay(self.engine, portion)
 
     def open_link(self, wire: str) -> LinkEnd:
@@ -366,9 +366,9 @@ class HostProcess:
         end = MachineEnd(report["kind"], detail=str(report.get("detail", "")), seconds=self._now())
         if end.lost:
             return replace(end, host=report.get("host", here))
-        other = report.get("host", here)
-        if here == self._description.device_host and other != here:  # its vCPU asks for a restart here
-            other = int(other)
+        other = report.get("host")
+        # A vCPU of another host asks the one with the devices for a restart.
+        if here == self._description.device_host and other is not None and other != here:
             return replace(end, vcpu=self._description.first_vcpu(other) + int(vcpu or 0), host=other)
         return replace(end, vcpu=None if vcpu is None else vcpu + self._first_vcpu(), host=here)
 

@@ -7,10 +7,10 @@
 #include <array>
 #include <cerrno>
 #include <climits>
-#include <csignal>
 #include <cstring>
 
 #include "base/clock.hpp"
+#include "base/masked_signals.hpp"
 
 namespace coremesh::virtio {
 namespace {
@@ -41,16 +41,11 @@ void add(std::atomic<uint64_t>& word, uint64_t value = 1) noexcept {
 void BlockWorker::start(const std::string& name) {
     if (thread_.joinable()) return;
     stopping_.store(false);
-    // Signals of the process are for other threads; faults are each thread's own.
-    sigset_t most, before;
-    sigfillset(&most);
-    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&most, fault);
-    pthread_sigmask(SIG_SETMASK, &most, &before);
+    const MaskedSignals masked;
     thread_ = std::thread([this, name] {
         pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
         run();
     });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void BlockWorker::stop() noexcept {

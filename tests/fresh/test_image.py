@@ -157,7 +157,7 @@ def test_given_the_image_when_its_profile_is_left_out_then_mprotect_guards_and_t
     assert "said 1000 mprotect 2" in contained(store, "python3", "-c", PROGRAM, profile=None)
 
 
-@pytest.mark.skipif(shutil.which("podman-compose") is None, reason="needs podman-compose: apt-get install it")
+@pytest.mark.skipif(shutil.which("podman-compose") is None, reason="apt-get install podman-compose")
 def test_given_the_compose_file_when_it_is_up_then_a_machine_is_on_both_hosts_and_a_job_is_taken(
     store: Store,
 ) -> None:

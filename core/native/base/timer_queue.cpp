@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <utility>
 
 #include "base/futex.hpp"
+#include "base/masked_signals.hpp"
 
 namespace coremesh {
 namespace {
@@ -48,12 +48,10 @@ void prepare_thread() noexcept {
 
 TimerQueue::TimerQueue(const Clock& clock, uint64_t most_per_second)
     : clock_(clock), gap_(most_per_second ? clock.ticks(1'000'000'000 / most_per_second) : 0) {
-    // The thread inherits a full mask: signals of the process (Ctrl-C, profilers) are for other threads.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { run(); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    {
+        const MaskedSignals masked;
+        thread_ = std::thread([this] { run(); });
+    }
     if (clock_.following()) clock_.observe(*this);
 }
 

@@ -180,7 +180,7 @@ class DeviceMeter {
             version_.store(version + 2, std::memory_order_release);
         }
 
-        /// Whoever reads a row of a newer table sees its version too, for each is stored with release.
+        /// A thread that reads a row of a newer table sees its version too: each row is stored with release.
         unsigned find(uint64_t address) const noexcept {
             const uint64_t version = version_.load(std::memory_order_acquire);
             const size_t count = count_.load(std::memory_order_acquire);
@@ -195,8 +195,8 @@ class DeviceMeter {
         }
 
       private:
-        static constexpr size_t kMost =
-            size_t{6} * kDevices;  // the base address registers of so many functions
+        /// A PCI function has six base address registers.
+        static constexpr size_t kMost = size_t{6} * kDevices;
         struct Row {
             std::atomic<uint64_t> first{0}, last{0};
             std::atomic<unsigned> device{0};

@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <array>
 #include <climits>
-#include <csignal>
 #include <mutex>
 #include <utility>
 
 #include "base/clock.hpp"
 #include "base/futex.hpp"
+#include "base/masked_signals.hpp"
 #include "bus/device_meter.hpp"
 
 namespace coremesh {
@@ -37,15 +37,10 @@ NodeServer::NodeServer(DeviceBackend& node, unsigned hosts, Send send, unsigned 
       send_(std::move(send)),
       first_vcpu_(std::move(first_vcpu)),
       lanes_(size_t{hosts_} * kLanes) {
-    // Signals of the process (Ctrl-C, profilers) are for other threads; faults are each thread's own.
-    sigset_t most, before;
-    sigfillset(&most);
-    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&most, fault);
-    pthread_sigmask(SIG_SETMASK, &most, &before);
+    const MaskedSignals masked;
     for (unsigned index = 0; index < std::max(workers, 1u); ++index) {
         workers_.emplace_back([this] { work(); });
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 NodeServer::~NodeServer() { stop(); }

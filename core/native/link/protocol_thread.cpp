@@ -18,6 +18,8 @@
 #include <string_view>
 #include <system_error>
 
+#include "base/masked_signals.hpp"
+
 namespace coremesh::link {
 namespace {
 
@@ -83,17 +85,8 @@ void ProtocolThread::start(Work& work, std::span<const int> descriptors, int64_t
     descriptors_.resize(std::min(descriptors_.size(), kMaxDescriptors - kOwn));
     spin_ns_ = spin_ns;
     cpu_ = cpu;
-    // The signals of the process are for its other threads: none may delay or end this one.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    try {
-        thread_ = std::thread([this, &work] { run(work); });
-    } catch (...) {
-        pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        throw;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    const MaskedSignals masked;
+    thread_ = std::thread([this, &work] { run(work); });
 }
 
 void ProtocolThread::stop() noexcept {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "link/tcp.hpp"
 
-#include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -484,22 +483,6 @@ class TcpWire final : public Wire {
 };
 
 }  // namespace
-
-sockaddr_storage socket_address(const std::string& address, unsigned port) {
-    sockaddr_storage storage{};
-    auto& v4 = reinterpret_cast<sockaddr_in&>(storage);
-    auto& v6 = reinterpret_cast<sockaddr_in6&>(storage);
-    if (port <= 0xffff && inet_pton(AF_INET, address.c_str(), &v4.sin_addr) == 1) {
-        v4.sin_family = AF_INET;
-        v4.sin_port = htons(static_cast<uint16_t>(port));
-    } else if (port <= 0xffff && inet_pton(AF_INET6, address.c_str(), &v6.sin6_addr) == 1) {
-        v6.sin6_family = AF_INET6;
-        v6.sin6_port = htons(static_cast<uint16_t>(port));
-    } else {
-        throw std::invalid_argument("no IP address and port: " + address);
-    }
-    return storage;
-}
 
 std::unique_ptr<Wire> make_tcp_wire(const TcpOptions& options) {
     if (options.hosts < 2 || options.hosts > kMaxHosts || options.self >= options.hosts ||

@@ -26,9 +26,6 @@ struct TcpOptions {
     std::vector<sockaddr_storage> peers;
 };
 
-/// An address as text and a port, for TcpOptions. Throws std::invalid_argument.
-sockaddr_storage socket_address(const std::string& address, unsigned port);
-
 /// Throws SodiumError, std::invalid_argument, std::system_error. Nothing is connected before the link is
 /// started.
 std::unique_ptr<Wire> make_tcp_wire(const TcpOptions& options);

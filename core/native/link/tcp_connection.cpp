@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "link/tcp_connection.hpp"
 
+#include <arpa/inet.h>
+
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <stdexcept>
 
 namespace coremesh::link {
 namespace {
@@ -12,6 +15,22 @@ constexpr size_t kRecord = kHeaderBytes + kMaxPayload + SecureChannel::kOverhead
 constexpr size_t kIn = 2 * kRecord;
 
 }  // namespace
+
+sockaddr_storage socket_address(const std::string& address, unsigned port) {
+    sockaddr_storage storage{};
+    auto& v4 = reinterpret_cast<sockaddr_in&>(storage);
+    auto& v6 = reinterpret_cast<sockaddr_in6&>(storage);
+    if (port <= 0xffff && inet_pton(AF_INET, address.c_str(), &v4.sin_addr) == 1) {
+        v4.sin_family = AF_INET;
+        v4.sin_port = htons(static_cast<uint16_t>(port));
+    } else if (port <= 0xffff && inet_pton(AF_INET6, address.c_str(), &v6.sin6_addr) == 1) {
+        v6.sin6_family = AF_INET6;
+        v6.sin6_port = htons(static_cast<uint16_t>(port));
+    } else {
+        throw std::invalid_argument("no IP address and port: " + address);
+    }
+    return storage;
+}
 
 Socket Socket::connecting(const sockaddr_storage& there, const sockaddr_storage& source) noexcept {
     Socket fd(socket(there.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,9 @@
 #include "link/secure_channel.hpp"
 
 namespace coremesh::link {
+
+/// An address as text and a port, for TcpOptions. Throws std::invalid_argument.
+sockaddr_storage socket_address(const std::string& address, unsigned port);
 
 /// A file descriptor that is closed with it.
 class Socket {

@@ -81,8 +81,8 @@ class Wire {
     virtual bool pending() const noexcept { return false; }
     /// Any thread: the thread in sleep_lent() or on its way there wakes up.
     virtual void recall() noexcept {}
-    /// Protocol thread, without the role: descriptors that are readable shall not stay so. True: who sends
-    /// takes this thread for woken, and will not wake it again.
+    /// Protocol thread, without the role: makes its descriptors unreadable, so that it can sleep. Returns
+    /// true if a sender now takes this thread for woken and will not wake it again.
     virtual bool silence(unsigned /*ready*/) noexcept { return false; }
 
     /// The protocol thread has stopped, and no thread puts any more. Idempotent.

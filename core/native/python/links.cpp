@@ -14,6 +14,7 @@
 #include "link/protocol_thread.hpp"
 #include "link/shm.hpp"
 #include "link/tcp.hpp"
+#include "link/tcp_connection.hpp"
 #include "link/wired_link.hpp"
 #include "link/zmq.hpp"
 #include "probe/link_probe.hpp"

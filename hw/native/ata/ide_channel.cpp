@@ -4,11 +4,11 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <csignal>
 #include <utility>
 
 #include "base/clock.hpp"
 #include "base/futex.hpp"
+#include "base/masked_signals.hpp"
 
 namespace coremesh::ata {
 namespace {
@@ -93,18 +93,13 @@ void IdeChannel::reset() noexcept {
 void IdeChannel::start(const std::string& name) {
     if (thread_.joinable()) return;
     stopping_.store(false);
-    // Signals of the process are for other threads; faults are each thread's own.
-    sigset_t most, before;
-    sigfillset(&most);
-    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&most, fault);
-    pthread_sigmask(SIG_SETMASK, &most, &before);
+    const MaskedSignals masked;
     thread_ = std::thread([this, name] {
         pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
         if (line_.thread_begins) line_.thread_begins();
         run();
         if (line_.thread_ends) line_.thread_ends();
     });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void IdeChannel::stop() noexcept {

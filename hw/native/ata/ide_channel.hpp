@@ -59,7 +59,7 @@ class IdeChannel : public NativeDevice {
         std::vector<DriveState> drives;  ///< of those that there are
     };
 
-    /// Of `units` up to two are drives, device 0 first; a null one is none.
+    /// `units` has at most two drives, device 0 first; a null pointer stands for a drive that is not there.
     IdeChannel(std::shared_ptr<BusMaster> memory, std::vector<std::shared_ptr<Unit>> units, Line line);
     ~IdeChannel() override { stop(); }
 

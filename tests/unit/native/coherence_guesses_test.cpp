@@ -165,7 +165,7 @@ STORY(
     CHECK_EQ(network.truth(2), 2u);
 }
 
-STORY("given a link that carries more than it can, when a reader goes on, then nobody guesses over it") {
+STORY("given a link that carries more than it can, when a reader goes on, then no guess is sent over it") {
     for (const unsigned who : {0U, 1U}) {  // the home, which would send; the reader, which would ask
         Options options = homed_on_0(64);
         options.prefetch = 8;
@@ -206,7 +206,7 @@ STORY(
     network.deliver(0, 1);
     network.run(reader);
     network.begin(reader, Does::kRead, 1);  // guesses 2 and 3
-    network.begin(late, Does::kRead, 2);    // and somebody means it
+    network.begin(late, Does::kRead, 2);    // and a CPU reads the page
     while (network.deliver(1, 0)) {
     }
     let_holds_end(network);

@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What may be on an IDE channel."""
+"""What may be on an IDE channel: a disk or a CD-ROM, which are imported only where there is one."""
 
-from coremesh.hw.ata.cdrom import Cdrom
-from coremesh.hw.ata.disk import Disk
+from typing import Protocol
 
-Drive = Disk | Cdrom
-"""Either has ``native``, its registers, and ``reset``, the RESET- pin to what is not native."""
+from coremesh.core._native import IdeDrive
+
+
+class Drive(Protocol):
+    """A drive on a channel."""
+
+    native: IdeDrive  #: its registers
+
+    def reset(self) -> None:
+        """RESET-, to what is not native."""

@@ -72,12 +72,15 @@ MASKED: Final = (
     Mask("RPL of a null selector", "SDM vol. 2A, IRET: the way to a signal's handler clears such selectors"),
     Mask("blocks that load selector 78h", "Linux's GDT has GDT_ENTRY_CPUNODE there, the guest's ends before"),
     Mask(
-        "which operand of a repeated CMPSB faults when both do",
-        "SDM vol. 2A, CMPS tells no order: some processors read at RSI first here, elsewhere at RDI",
+        "which operand of CMPS faults when both do",
+        "SDM vol. 2A, CMPS tells no order: models differ, one of them between REP CMPSB and the rest",
     ),
     Mask("NT and ID behind a step", "Linux's sigreturn does not bring them back; the next step ran without"),
     Mask("bits 19 to 16 of all registers in a block with LAR", "SDM vol. 2A, LAR: undefined in its result"),
 )
+
+
+PREFIXES = frozenset({0x66, 0x67, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, *range(0x40, 0x50)})
 
 
 def fields(block: Block, outcome: Outcome) -> dict[str, object]:
@@ -165,15 +168,15 @@ def _saw_cpu_node(block: Block, native: Outcome, guest: Outcome) -> bool:
 
 
 def _both_operands_fault(block: Block, native: Outcome, guest: Outcome) -> bool:
-    """Whether both stopped at the same repeated CMPSB, each at another of its operands."""
+    """Whether both stopped at the same CMPS, each at another of its operands."""
     faults = (VECTOR_SS, VECTOR_GP, VECTOR_PF)
     if native.rip != guest.rip or native.vector not in faults or guest.vector not in faults:
         return False
     at = block.address
     for instruction in block.instructions:
         if at == native.rip:
-            code = instruction.code
-            return instruction.name == "cmps" and code[-1:] == b"\xa6" and bool({0xF2, 0xF3} & set(code))
+            *prefixes, opcode = instruction.code
+            return opcode in (0xA6, 0xA7) and PREFIXES.issuperset(prefixes)
         at += len(instruction.code)
     return False
 

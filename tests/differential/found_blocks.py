@@ -177,7 +177,7 @@ FOUND: Final = (
     Found("maskmovdqu to a quarter of it under AC", "66 0f f7 da", {"rdi": MISSING + 4}, AC),
     Found("misaligned bound under AC", "66 62 07", {"rdi": DATA + 1}, AC, CODE32),
     Found("misaligned fist of a read-only page under AC", "db 17", {"rdi": READ_ONLY + 1, "fcw": 0x37E}, AC),
-    # Of two operands that both fault, that at RDI is read first.
+    # Of two operands that both fault, either may be read first: by the model of the processor.
     Found("cmps of missing pages", "a6", {"rsi": MISSING, "rdi": MISSING + 8}),
     Found("repe cmps of missing pages", "f3 48 a7", {"rsi": MISSING, "rdi": MISSING + 8, "rcx": 3}),
     Found("repne cmps of missing pages", "f2 a7", {"rsi": MISSING, "rdi": MISSING + 8, "rcx": 3}, cs=CODE32),

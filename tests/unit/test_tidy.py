@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What clang-tidy sees in our C++, with the checks of .clang-tidy."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +21,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with compile_commands.json; nothing is compiled."""
     if shutil.which("clang-tidy") is None:
         pytest.skip("this host has no clang-tidy: apt install clang-tidy")
+    if importlib.util.find_spec("nanobind") is None:
+        pytest.skip(
+            "the build's own packages are not in this environment: pip install nanobind scikit-build-core"
+        )
     folder = tmp_path_factory.mktemp("tidy")
     cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
     subprocess.run(

@@ -21,6 +21,7 @@ from coremesh.cluster.machine.build import own_build
 from coremesh.cluster.machine.description import MachineDescription, Membership, Rom
 from coremesh.cluster.machine.device_host import DeviceHost
 from coremesh.cluster.machine.disks import check_disks
+from coremesh.cluster.machine.ending import MachineEnd
 from coremesh.cluster.machine.host import HostProcess
 from coremesh.core._native import InProcessSwitch, Link
 from coremesh.core.engine import Host
@@ -134,6 +135,8 @@ class InProcessHost(HostProcess):
         """End all threads."""
         if self._host is not None:
             self._stop_parts()
+        if self._description.restarts:
+            self._reasons.put(MachineEnd("stopped"))  # what the supervisor waits for, which keeps the memory
         if self._ends is not None:
             self._ends.close()  # a context of ZeroMQ that is collected with open sockets waits for ever
 

@@ -52,9 +52,9 @@ def several_hosts(shares: Sequence[int]) -> tuple[str, ...]:
     asleep a host without work has none at all. Memory is still compacted when an allocation asks for it, and
     /proc/sys/vm turns it on again.
 
-    sysctl.kernel.watchdog_cpumask: the first core of each host. Each 4 s the watchdog wakes it, and a core that
-    goes back to sleep looks for work: so a crowded host gives some away although nothing else runs on the
-    others. The thread above did that unasked. It costs some 15 transactions a second.
+    sysctl.kernel.watchdog_cpumask: the first core of each host. Each 4 s the watchdog wakes it, and a core
+    that goes back to sleep looks for work: so a crowded host gives some away although nothing else runs on
+    the others. The thread above did that unasked. It costs some 15 transactions a second.
 
     Not here: relax_domain_level=1, which keeps a core that becomes idle from looking for work on other hosts.
     It saves nothing beside nohz_full, which leaves the balancing on behalf of idle cores to the first core

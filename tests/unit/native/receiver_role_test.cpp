@@ -23,6 +23,7 @@
 #include "link/libsodium.hpp"
 #include "link/shm.hpp"
 #include "link/tcp.hpp"
+#include "link/tcp_connection.hpp"
 #include "link/wired_link.hpp"
 
 using coremesh::futex_wait_until;

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from coremesh.cluster.experiments.experiment import Command
     from coremesh.cluster.experiments.result import SweepResult
     from coremesh.cluster.experiments.sweep import sweep
+    from coremesh.cluster.experiments.sweep_async import sweep_async
     from coremesh.cluster.launch.attached import Attachment, PythonDevice
     from coremesh.cluster.launch.machine import Machine
     from coremesh.cluster.launch.report import report
@@ -77,6 +78,7 @@ __all__ = [
     "report",
     "shutdown",
     "sweep",
+    "sweep_async",
 ]
 
 _ERRORS = "coremesh.core.errors"
@@ -86,6 +88,7 @@ _HOMES = {
     "Command": "coremesh.cluster.experiments.experiment",
     "SweepResult": "coremesh.cluster.experiments.result",
     "sweep": "coremesh.cluster.experiments.sweep",
+    "sweep_async": "coremesh.cluster.experiments.sweep_async",
     "CommandResult": "coremesh.cluster.machine.shell",
     "Console": "coremesh.cluster.machine.console",
     "ConsoleDevice": "coremesh.cluster.machine.consoles",

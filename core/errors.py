@@ -6,6 +6,7 @@ and pickle, because they cross process borders on their way from an actor to the
 """
 
 import errno
+from collections.abc import Iterable
 
 _LONGEST_SHOWN = 60
 
@@ -19,6 +20,17 @@ def shown(value: object) -> str:
     except Exception:  # an integer of 5,000 digits; an object whose own __repr__ fails
         return f"this {type(value).__name__}"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """Return a sentence for a message, with the `known` names that look like a misspelt one.
+
+    As " Did you mean vcpus?"; empty where none does.
+    """
+    import difflib  # only where something went wrong
+
+    found = difflib.get_close_matches(str(name)[:_LONGEST_SHOWN], sorted(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
 class CoremeshError(Exception):

@@ -10,6 +10,7 @@ import inspect
 import platform
 import re
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,8 @@ ENGINES: Final = ("coremesh", "qemu")
 #: What a parameter of an experiment can set of a machine.
 MACHINE_OPTIONS: Final = frozenset(inspect.signature(Machine).parameters) - {"progress", "address"}
 
-_QEMU_OPTIONS = frozenset({"vcpus", "memory", "kernel", "initrd", "cmdline", "append", "hosts"})
+# 'unpack' is about our host alone: QEMU's guest always unpacks what it is given.
+_QEMU_OPTIONS = frozenset({"vcpus", "memory", "kernel", "initrd", "cmdline", "append", "hosts", "unpack"})
 _CLOCK_SECONDS = 60.0  # to ask a guest for its time
 # The kernel's monotonic clock, in nanoseconds where the kernel shows it, else in hundredths of a second.
 _CLOCK = "grep -m1 '^now at' /proc/timer_list 2>/dev/null || cut -d' ' -f1 /proc/uptime"
@@ -47,6 +49,10 @@ class Subject(ABC):
     @abstractmethod
     def counters(self, table: str) -> Mapping[str, float]:
         """Return the sums of the columns of a table of counters; empty if the machine has no such table."""
+
+    @abstractmethod
+    def cpu_seconds(self) -> float | None:
+        """Return the processor time of its process, all threads; None where it has several, or far ones."""
 
     def guest_clock(self) -> float | None:
         """Return the seconds that the guest's own clock has counted since its start."""
@@ -77,6 +83,10 @@ class CoremeshSubject(Subject):
         except MachineStateError:  # the work has ended the machine
             return {}
 
+    def cpu_seconds(self) -> float | None:
+        """Of one host, which is a process of this computer."""
+        return _cpu_seconds(self.handle.facts["pid"]) if len(self.handle.shares) == 1 else None
+
 
 class QemuSubject(Subject):
     """A guest in QEMU under TCG: no counters."""
@@ -86,12 +96,24 @@ class QemuSubject(Subject):
         self.nodes = (platform.node(),)
 
     def wait_shell(self, timeout: float) -> float:
-        """From the start of QEMU's process."""
+        """From the start of emulation."""
         return self.handle.wait_shell(timeout)  # type: ignore[no-any-return]
 
     def counters(self, table: str) -> Mapping[str, float]:
         """QEMU has none of these."""
         return {}
+
+    def cpu_seconds(self) -> float | None:
+        """Of QEMU's process."""
+        return _cpu_seconds(self.handle.facts["pid"])
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """Return user and system time of a process with all its threads, the ended ones too."""
+    with contextlib.suppress(OSError):  # it has ended
+        # The kernel's process clock: clock_getcpuclockid(3) makes this number of a process id.
+        return time.clock_gettime(~pid << 3 | 2)
+    return None
 
 
 @contextlib.contextmanager

@@ -20,16 +20,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
+from coremesh.cluster.experiments.columns import COLLECTED, TABLES
 from coremesh.cluster.experiments.engines import ENGINES, MACHINE_OPTIONS, Subject, open_machine
 from coremesh.cluster.experiments.plan import OWN_COLUMNS, Trial, text_of
 from coremesh.cluster.machine.build import own_build
-from coremesh.core.errors import ConfigurationError, CoremeshError, shown
-
-#: Tables of a machine's counters that a result may have the sums of, and those that it has unless told.
-TABLES: Final = ("stats", "mesh_stats", "device_stats")
-COLLECTED: Final = ("stats", "mesh_stats")
+from coremesh.core.errors import ConfigurationError, CoremeshError, near, shown
 
 _NAMED_NUMBER = re.compile(r"^\s*([A-Za-z_]\w*)\s*[=:]\s*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*$", re.M)
 _MOST_OUTPUT = 400  # characters of a command's output in an error
@@ -118,8 +115,8 @@ class Command:
                 )
 
     def names(self) -> frozenset[str] | None:
-        """A shell takes any variable."""
-        return None
+        """The words in it: a variable of another name would change nothing."""
+        return frozenset(re.findall(r"[A-Za-z_]\w*", self.command))
 
     def identity(self) -> str:
         """All of it."""
@@ -193,8 +190,9 @@ class Experiment:
                 raise ConfigurationError(f"{name} is both a parameter and fixed for all machines.")
             if known is not None and name not in known | options | {"engine"}:
                 raise ConfigurationError(
-                    f"{name} is no option of a machine, and the trial does not take it. Give the function a "
-                    f"parameter of that name, or choose one of {', '.join(sorted(options))}."
+                    f"{name} is no option of a machine, and the trial does not take it."
+                    f"{near(name, known | options | {'engine'})} Give the function a parameter of that name, "
+                    f"use ${name} in the command, or choose one of {', '.join(sorted(options))}."
                 )
 
 
@@ -237,26 +235,34 @@ def _run(
         row["image"] = machine.image
         row["nodes"] = ", ".join(dict.fromkeys(machine.nodes))
         with _deadline(experiment.timeout):  # not over the machine's end, which has to be whole
+            _counters(machine, experiment.collect)  # before the boot, for a device that this machine lacks
             _work(experiment, trial, machine, taken, row)
 
 
 def _work(
     experiment: Experiment, trial: Trial, machine: Subject, taken: Mapping[str, Any], row: dict[str, Any]
 ) -> None:
+    cpu_from = machine.cpu_seconds()
     if experiment.shell and machine.linux:
         row["boot_seconds"] = machine.wait_shell(experiment.timeout)
+        row["boot_cpu_seconds"] = _since(cpu_from, machine.cpu_seconds())
     _guest_clock(experiment, machine)  # the first command of a guest is slow: its code is not translated yet
     guest_from = _guest_clock(experiment, machine)
     before = _counters(machine, experiment.collect)
-    host_from = time.monotonic()
+    host_from, cpu_from = time.monotonic(), machine.cpu_seconds()
     numbers = experiment.work(machine.handle, taken, experiment.timeout)
     row["host_seconds"] = time.monotonic() - host_from
+    row["cpu_seconds"] = _since(cpu_from, machine.cpu_seconds())
     after = _counters(machine, experiment.collect)
     guest_to = _guest_clock(experiment, machine)
     if guest_from is not None and guest_to is not None:
         row["guest_seconds"] = guest_to - guest_from
     row["metrics"] = _checked(numbers, trial)
     row["counters"] = {name: after[name] - before.get(name, 0) for name in after}
+
+
+def _since(before: float | None, now: float | None) -> float | None:
+    return None if before is None or now is None else now - before
 
 
 def _guest_clock(experiment: Experiment, machine: Subject) -> float | None:
@@ -274,7 +280,8 @@ def _counters(machine: Subject, collect: Sequence[str]) -> dict[str, float]:
         for name in wanted:
             if name and counters and name not in counters:
                 raise ConfigurationError(
-                    f"collect: there is no {table}.{name}; there are {', '.join(sorted(counters))}."
+                    f"collect: this machine has no {table}.{name}.{near(name, counters)} There are "
+                    f"{', '.join(sorted(counters))}."
                 )
         for name, value in counters.items():
             if name in wanted or ("" in wanted and "." not in name):  # single devices only by name
@@ -320,21 +327,6 @@ def _deadline(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, kept)
-
-
-def require_collect(collect: Any) -> tuple[str, ...]:
-    """Return what `collect` names, or raise :class:`ConfigurationError`."""
-    if isinstance(collect, str) or not isinstance(collect, Sequence):
-        raise ConfigurationError(
-            f"collect is a list such as ['stats', 'mesh_stats.page_bytes'], not {shown(collect)}."
-        )
-    for name in collect:
-        if not isinstance(name, str) or name.partition(".")[0] not in TABLES:
-            raise ConfigurationError(
-                f"collect: {shown(name)} is no table of counters; there are {', '.join(TABLES)}, and "
-                "their columns as stats.interrupts or device_stats.uart.accesses."
-            )
-    return tuple(collect)
 
 
 def work_of(trial: Any, numbers: Mapping[str, str] | None) -> Work:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from coremesh.cluster.experiments.experiment import Command
 from coremesh.cluster.machine.images import compiler
 from coremesh.cluster.machine.images.initramfs import Entry, pack
-from coremesh.core.errors import ConfigurationError, GuestImageError, shown
+from coremesh.core.errors import ConfigurationError, GuestImageError, near, shown
 
 if TYPE_CHECKING:
     import pandas
@@ -298,7 +298,8 @@ def load_named(name: Any) -> Load:
                     f"{plain} is at version {load.version} here; what {shown(name)} measured is another work."
                 )
             return load
-    raise ConfigurationError(f"no load {shown(name)}; there are {', '.join(load.name for load in ALL)}.")
+    known = [load.name for load in ALL]
+    raise ConfigurationError(f"no load {shown(name)}; there are {', '.join(known)}.{near(plain, known)}")
 
 
 def program_archive() -> bytes:

@@ -15,8 +15,8 @@ from coremesh.core.errors import ConfigurationError, shown
 
 #: Columns of a result that are not a parameter's and not a trial's own number.
 OWN_COLUMNS: Final = (
-    "repeat", "boot_seconds", "host_seconds", "guest_seconds", "start_seconds", "wall_seconds",
-    "seed", "build", "image", "nodes", "attempts", "error",
+    "repeat", "boot_seconds", "boot_cpu_seconds", "host_seconds", "guest_seconds", "cpu_seconds",
+    "start_seconds", "wall_seconds", "seed", "build", "image", "nodes", "attempts", "error",
 )  # fmt: skip
 MOST_TRIALS: Final = 100_000
 

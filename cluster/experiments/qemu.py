@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The machine to compare with: qemu-system-x86_64 under TCG, driven through its console as ours is."""
+"""The machine to compare with: qemu-system-x86_64 under TCG, driven through its console as ours is.
+
+COREMESH_BENCH_QEMU names another one: a command with its first arguments, as a shell would take them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
+import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from coremesh.cluster.machine.shell import PROMPT, CommandResult, Dialogue, State
 from coremesh.core.errors import ConsoleTimeoutError, HostLostError, PlatformError
@@ -19,32 +27,66 @@ from coremesh.core.errors import ConsoleTimeoutError, HostLostError, PlatformErr
 PROGRAM = "qemu-system-x86_64"
 
 _QUIET_SECONDS = 0.05
+_START_SECONDS = 20.0
+
+
+def program() -> list[str]:
+    """Return QEMU's command with its first arguments."""
+    return shlex.split(os.environ.get("COREMESH_BENCH_QEMU", "")) or [PROGRAM]
 
 
 def installed() -> bool:
     """Tell whether this host has QEMU for x86-64 guests."""
-    return shutil.which(PROGRAM) is not None
+    return shutil.which(program()[0]) is not None
 
 
 class QemuMachine:
-    """A guest in QEMU, until the end of the ``with`` block. For one thread at a time."""
+    """A guest in QEMU, until the end of the ``with`` block. For one thread at a time.
+
+    Emulation starts when all is set up, as a :class:`Machine`'s does. `facts` has the 'pid' of its process.
+    """
 
     def __init__(self, vcpus: int, memory_mib: int, kernel: Path, initrd: bytes, cmdline: str) -> None:
         if not installed():
-            raise PlatformError(f"{PROGRAM} is not installed; Debian has it in qemu-system-x86.")
-        with tempfile.NamedTemporaryFile(prefix="coremesh-initrd-", delete=False) as file:
-            file.write(initrd)
-        self._initrd = Path(file.name)
-        command = [PROGRAM, "-accel", "tcg,thread=multi", "-smp", str(vcpus), "-m", str(memory_mib)]
-        command += ["-kernel", str(kernel), "-initrd", str(self._initrd), "-append", cmdline]
+            raise PlatformError(f"{program()[0]} is not installed; Debian has it in qemu-system-x86.")
+        self._folder = tempfile.TemporaryDirectory(prefix="coremesh-qemu-")
+        folder = Path(self._folder.name)
+        (folder / "initrd").write_bytes(initrd)
+        command = [*program(), "-accel", "tcg,thread=multi", "-smp", str(vcpus), "-m", str(memory_mib)]
+        command += ["-kernel", str(kernel), "-initrd", str(folder / "initrd"), "-append", cmdline]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
+        command += ["-S", "-qmp", f"unix:{folder / 'control'},server=on,wait=off"]
+        with (folder / "errors").open("wb") as errors:  # nothing reads it in time, so not a pipe
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+            )
+        self.facts: dict[str, Any] = {"pid": self._process.pid}
+        try:
+            self._let_run(folder)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         self._started_at = time.monotonic()
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
-        )
+
+    def _let_run(self, folder: Path) -> None:
+        """Let a QEMU that waits with all set up (-S) begin to emulate."""
+        deadline = time.monotonic() + _START_SECONDS
+        with socket.socket(socket.AF_UNIX) as link:
+            while link.connect_ex(str(folder / "control")) != 0:  # not there yet, or not listening yet
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    said = (folder / "errors").read_text(errors="replace").strip()
+                    raise PlatformError(f"{program()[0]} did not start ({said or 'it said nothing'}).")
+                time.sleep(0.005)
+            link.settimeout(_START_SECONDS)
+            answers = link.makefile("r")
+            answers.readline()
+            for name in ("qmp_capabilities", "cont"):
+                link.sendall(json.dumps({"execute": name}).encode())
+                while "return" not in answers.readline():
+                    continue
 
     def wait_shell(self, timeout: float) -> float:
-        """Return the seconds from the start of the process to the first prompt."""
+        """Return the seconds from the start of emulation to the first prompt."""
         tail, seen_at = b"", None
         deadline = self._started_at + timeout
         while True:
@@ -57,7 +99,9 @@ class QemuMachine:
             elif time.monotonic() >= deadline:
                 raise ConsoleTimeoutError(f"QEMU's guest showed no prompt in {timeout:g} s.", tail)
 
-    def run(self, command: str, timeout: float) -> CommandResult:
+    def run(
+        self, command: str, timeout: float, on_output: Callable[[bytes], None] | None = None
+    ) -> CommandResult:
         """Run `command` in the guest's shell, as :meth:`Machine.run` does."""
         dialogue, output = Dialogue(command), bytearray()
         deadline = time.monotonic() + timeout
@@ -71,6 +115,8 @@ class QemuMachine:
             step = dialogue.on_bytes(self._read(left))
             self._write(step.send)
             output += step.output
+            if on_output is not None and step.output:
+                on_output(step.output)
         assert dialogue.status is not None  # set on the way to DONE
         return CommandResult(bytes(output).decode(errors="replace"), dialogue.status, bytes(output))
 
@@ -82,7 +128,7 @@ class QemuMachine:
     ) -> None:
         self._process.kill()
         self._process.communicate()
-        self._initrd.unlink(missing_ok=True)
+        self._folder.cleanup()
 
     def _read(self, timeout: float) -> bytes:
         assert self._process.stdout is not None

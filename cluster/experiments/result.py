@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coremesh.cluster.experiments.journal import Row, journal_of, read
 from coremesh.cluster.experiments.plan import text_of
-from coremesh.core.errors import ConfigurationError, PlatformError, shown
+from coremesh.core.errors import ConfigurationError, PlatformError, near, shown
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
 FORMATS: Final = (".parquet", ".csv")
-_CLOCKS = ("boot_seconds", "host_seconds", "guest_seconds", "start_seconds", "wall_seconds")
+_CLOCKS = (
+    "boot_seconds", "boot_cpu_seconds", "host_seconds", "guest_seconds", "cpu_seconds", "start_seconds",
+    "wall_seconds",
+)  # fmt: skip
 _LAST = ("seed", "build", "image", "nodes", "attempts", "error")
 
 
@@ -29,6 +32,8 @@ class SweepResult:
     Columns: the parameters, 'repeat', the numbers that the trial returned, 'boot_seconds' (start of emulation
     to the shell), 'host_seconds' and 'guest_seconds' (the work, on the host's and on the guest's own clock,
     which commands before and after ask for: some hundredths of a second are theirs),
+    'boot_cpu_seconds' and 'cpu_seconds' (processor time of the machine's process in the boot and in the work,
+    all threads, its devices among them; of several hosts there is none),
     'start_seconds' (the machine's start before emulation), 'wall_seconds' (the trial in all), counters as
     'stats.interrupts', 'seed', 'build', 'image' (of kernel and initramfs), 'nodes' (names of the computers),
     'attempts', and 'error', empty for a trial that succeeded.
@@ -150,11 +155,14 @@ class SweepResult:
         for name in parameters:
             if name not in table.columns:
                 raise ConfigurationError(
-                    f"the result has no column {shown(name)}; there are {_list(table.columns)}."
+                    f"the result has no column {shown(name)}.{near(name, table.columns)} There are "
+                    f"{_list(table.columns)}."
                 )
         if value not in table.columns or table[value].isna().all():
             have = [name for name in table.columns if table[name].notna().any()]
-            raise ConfigurationError(f"the result has no numbers {shown(value)}; there are {_list(have)}.")
+            raise ConfigurationError(
+                f"the result has no numbers {shown(value)}.{near(value, have)} There are {_list(have)}."
+            )
         return table[table[value].notna()]
 
 

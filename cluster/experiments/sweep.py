@@ -9,7 +9,9 @@ its error and loses no other one.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
+import threading
 import time
 import warnings
 from collections import deque
@@ -18,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coremesh.cluster.experiments.columns import COLLECTED, require_collect
 from coremesh.cluster.experiments.engines import ENGINES, MACHINE_OPTIONS
-from coremesh.cluster.experiments.experiment import COLLECTED, Experiment, require_collect, run_trial, work_of
+from coremesh.cluster.experiments.experiment import Experiment, run_trial, work_of
 from coremesh.cluster.experiments.journal import Journal, Row, journal_of
 from coremesh.cluster.experiments.plan import Trial, plan
 from coremesh.cluster.experiments.progress import Progress, shown_progress
@@ -32,7 +35,7 @@ from coremesh.cluster.machine.describe import load_image
 from coremesh.cluster.machine.images.debian_image import fetch_debian
 from coremesh.cluster.machine.networks import network_of
 from coremesh.cluster.machine.options import check, share_vcpus
-from coremesh.core.errors import ConfigurationError, shown
+from coremesh.core.errors import ConfigurationError, near, shown
 
 _LOOK_SECONDS = 0.2  # between looks at running trials; Ctrl-C is noticed in between
 _GRACE_SECONDS = 600.0  # beyond its own deadline, for a trial to start its machine and to end it
@@ -93,6 +96,13 @@ def sweep(
     return prepared.run(resume=resume, progress=progress)
 
 
+_OPTIONS = MACHINE_OPTIONS | set(inspect.signature(sweep).parameters) - {"machine"}
+
+
+class SweepStoppedError(Exception):
+    """Another thread wants a running sweep to end; what is done is on disk."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A sweep that was found right and has not run."""
@@ -105,14 +115,16 @@ class Sweep:
     at_once: int | None
     address: str | None
 
-    def run(self, *, resume: bool = False, progress: bool = True) -> SweepResult:
-        """Run it; see :func:`sweep`."""
+    def run(
+        self, *, resume: bool = False, progress: bool = True, stop: threading.Event | None = None
+    ) -> SweepResult:
+        """Run it; see :func:`sweep`. Another thread may set `stop`: then :class:`SweepStoppedError`."""
         with contextlib.ExitStack() as stack:
             journal: Journal | None = None
             if self.out is not None:
                 identity = {**self.experiment.identity(), "parameters": list(self.names)}
                 journal = stack.enter_context(Journal(journal_of(self.out), identity, resume=resume))
-            return _Run(self, journal).run(progress=progress)
+            return _Run(self, journal).run(progress=progress, stop=stop or threading.Event())
 
 
 def prepare(
@@ -136,8 +148,8 @@ def prepare(
     for name in machine:
         if name not in MACHINE_OPTIONS:
             raise ConfigurationError(
-                f"{name} is no option of a sweep or of a machine; of a machine there are "
-                f"{', '.join(sorted(MACHINE_OPTIONS))}."
+                f"{name} is no option of a sweep or of a machine.{near(name, _OPTIONS)} "
+                f"Of a machine there are {', '.join(sorted(MACHINE_OPTIONS))}."
             )
         check(name, machine[name])
     if not isinstance(parameters, Mapping):
@@ -148,7 +160,9 @@ def prepare(
             check(name, value)
         for value in values if name == "engine" else ():
             if value not in ENGINES:
-                raise ConfigurationError(f"no engine {shown(value)}; there are {', '.join(ENGINES)}.")
+                raise ConfigurationError(
+                    f"no engine {shown(value)}; there are {', '.join(ENGINES)}.{near(value, ENGINES)}"
+                )
     experiment = Experiment(
         work_of(trial, numbers), machine, require_collect(collect), check("timeout", timeout) or 600.0, shell
     )
@@ -218,7 +232,7 @@ class _Run:
             if trial.key not in last or last[trial.key]["error"] is not None
         )
 
-    def run(self, *, progress: bool) -> SweepResult:
+    def run(self, *, progress: bool, stop: threading.Event) -> SweepResult:
         done = len(self._sweep.trials) - len(self._waiting)
         if not self._waiting:
             return self._result()
@@ -233,6 +247,8 @@ class _Run:
         with shown_progress(len(self._sweep.trials), done, enabled=progress) as bar:
             try:
                 while self._waiting or self._running:
+                    if stop.is_set():
+                        raise SweepStoppedError
                     while self._admit(tasks):
                         bar.running(len(self._running))
                     self._collect(tasks, bar)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coremesh.cluster.experiments.sweep import Sweep, prepare
-from coremesh.core.errors import ConfigurationError, shown
+from coremesh.core.errors import ConfigurationError, near, shown
 
 _TOP: Final = frozenset({
     "out", "repeats", "retries", "timeout", "at_once", "seed", "collect", "shell", "address",
@@ -98,4 +98,6 @@ def _table(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _known(content: Mapping[str, Any], names: frozenset[str], where: str) -> None:
     for name in content:
         if name not in names:
-            raise ConfigurationError(f"{where}: no {shown(name)}; there are {', '.join(sorted(names))}.")
+            raise ConfigurationError(
+                f"{where}: no {shown(name)}; there are {', '.join(sorted(names))}.{near(name, names)}"
+            )

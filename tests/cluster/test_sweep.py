@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Sweeps on real machines: what fails, is lost, killed or interrupted costs no row of any other trial."""
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ import coremesh
 import pandas
 import pytest
 from coremesh.cluster.experiments import qemu
+from coremesh.cluster.experiments.columns import require_collect, sums_of
 from coremesh.cluster.experiments.journal import journal_of, read
 from coremesh.cluster.machine.images.compiler import fetch_compiler
 from coremesh.cluster.machine.images.debian_image import DebianImage
@@ -133,6 +135,76 @@ def test_given_a_sweep_that_is_ended_when_resumed_then_its_rows_are_there_and_no
     assert len(rows) == 3
 
 
+def test_given_a_sweep_in_an_event_loop_when_cancelled_then_trials_stop_and_what_is_done_stays_and_resumes(
+    one_ray: None, kernel: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run.csv"
+
+    def trial(machine: Any, size: int, marks: str) -> float:
+        Path(marks, f"began-{size}").write_text(str(machine.facts["pid"]))
+        time.sleep(0 if size < 3 or Path(marks, "quick").exists() else 60)
+        return 2.0 * size
+
+    def sweep(sizes: list[int], **more: Any) -> Any:
+        return coremesh.sweep_async(
+            trial, {"size": sizes, "marks": [str(tmp_path)]}, kernel=kernel, memory="16M", shell=False,
+            out=out, at_once=1, **more,
+        )  # fmt: skip
+
+    async def cancelled() -> int:
+        ticks, running = 0, asyncio.create_task(sweep([1, 2, 3, 4]))
+        async with asyncio.timeout(120):
+            while not (tmp_path / "began-3").exists():
+                await asyncio.sleep(0.05)
+                ticks += 1
+            assert coremesh.SweepResult.read(out).table["value"].tolist() == [2.0, 4.0]
+            running.cancel()
+            await asyncio.sleep(0)
+            running.cancel()  # one who is impatient
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        return ticks
+
+    assert asyncio.run(cancelled()) > 2, "the event loop went on while trials ran"
+    pid = int((tmp_path / "began-3").read_text())
+    ended = time.monotonic() + 5
+    while Path("/proc", str(pid)).exists() and time.monotonic() < ended:
+        time.sleep(0.05)
+    assert not Path("/proc", str(pid)).exists(), "the machine that ran has ended"
+    assert not (tmp_path / "began-4").exists()
+    assert pandas.read_csv(out)["value"].tolist() == [2.0, 4.0]
+    assert "2 of 4 trials done" in capsys.readouterr().err
+
+    (tmp_path / "quick").touch()
+    stamp = (tmp_path / "began-1").stat().st_mtime_ns
+    result = asyncio.run(sweep([1, 2, 3, 4], resume=True, progress=False))
+    assert sorted(result.table["value"]) == [2.0, 4.0, 6.0, 8.0]
+    assert (tmp_path / "began-1").stat().st_mtime_ns == stamp
+    with pytest.raises(coremesh.ConfigurationError, match="Did you mean retries"):
+        asyncio.run(sweep([1], retrys=1))
+
+
+@pytest.mark.linux
+def test_given_machines_with_all_devices_or_two_hosts_when_asked_then_each_counter_can_be_collected(
+    one_ray: None, debian: DebianImage, tmp_path: Path
+) -> None:
+    """A list of names that lags behind the machine would refuse what there is, or take what there is not."""
+    for name in ("virtio", "ide"):
+        (tmp_path / f"{name}.img").write_bytes(bytes(1 << 20))
+    (tmp_path / "shared").mkdir()
+    with coremesh.Machine(
+        memory="256M", net="user", console="virtio", folders=[tmp_path / "shared"],
+        disks=[f"{tmp_path / name}.img,format=raw,if={name}" for name in ("virtio", "ide")],
+        rng=True, bios=True,
+    ) as machine:  # fmt: skip
+        found = machine.totals()
+        assert set(found["stats"]) == sums_of("stats")
+        assert {name for name in found["device_stats"] if "." not in name} <= sums_of("device_stats")
+        require_collect([f"device_stats.{name}" for name in found["device_stats"]])
+    with coremesh.Machine(hosts=2, vcpus=2, memory="128M", append="quiet") as machine:
+        assert set(machine.totals()["mesh_stats"]) == sums_of("mesh_stats")
+
+
 @pytest.mark.linux
 def test_given_a_named_load_when_swept_over_cores_then_a_table_a_picture_and_a_page_come_out(
     one_ray: None, debian: DebianImage, tmp_path: Path
@@ -155,6 +227,8 @@ def test_given_a_named_load_when_swept_over_cores_then_a_table_a_picture_and_a_p
         "device_stats.i8042.accesses", "device_stats.most_at_once",
     }  # fmt: skip
     assert table["image"].nunique() == 1
+    assert (table["boot_cpu_seconds"] > 0.1).all()
+    assert table.loc[2, "cpu_seconds"] > 0.9 * min(2, os.cpu_count() or 1) * 0.3
     # The load measures for one second of the guest's clock.
     assert (table["guest_seconds"] > 0.9).all() and (table["host_seconds"] > 0.9).all()
 

@@ -56,6 +56,18 @@ def test_given_parameters_when_planned_then_all_combinations_come_once_before_an
         ({"trial": "true", "numbers": {"x": "abc"}}, "group"),
         ({"out": "run.xlsx"}, ".parquet or .csv"),
         ({"collect": ["statistics"]}, "stats, mesh_stats, device_stats"),
+        ({"collect": ["mesh_stats.page_byte"]}, r"page_bytes.*COUNTERS\.md"),
+        ({"collect": ["stats", "stats.interupts"]}, "interrupts"),
+        ({"collect": ["stats."]}, "no counter"),
+        ({"collect": ["mesh_stats.protocol_thread"]}, "no counter that has a sum"),
+        ({"collect": ["device_stats.acceses"]}, r"accesses.*device_stats\(\)"),
+        ({"collect": ["device_stats.art.accesses"]}, "such a device.*uart"),
+        ({"collect": ["device_stats.virtio-blk0.read"]}, "reads"),
+        ({"parameters": {"vcpu": [1, 2]}}, "Did you mean vcpus"),
+        ({"parameters": {"megabyte": [1]}, "trial": loads.hashing}, "megabytes"),
+        ({"parameters": {"engine": ["qemo"]}}, "Did you mean qemu"),
+        ({"machine": {"memry": "1G"}}, "Did you mean memory"),
+        ({"machine": {"repeat": 3}}, "Did you mean repeats"),
         ({"repeats": 0}, "from 1"),
         ({"repeats": 200_000}, "100000"),
     ],
@@ -65,6 +77,29 @@ def test_given_a_sweep_that_makes_no_sense_when_prepared_then_it_says_what_would
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
         prepare(arguments.pop("trial", "true"), arguments.pop("parameters", {}), **arguments)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stats.device_ns",
+        "mesh_stats.links_sent_bytes",
+        "device_stats.ide1.busy_ns",
+        "device_stats.fw-cfg.transfers",
+    ],
+)
+def test_given_a_counter_that_there_is_when_it_is_collected_then_it_is_taken(name: str) -> None:
+    assert prepare("true", {}, collect=[name]).experiment.collect == (name,)
+
+
+def test_given_a_misspelt_column_when_plotted_or_compared_then_the_one_that_was_meant_is_named() -> None:
+    result = SweepResult([row(1, throughput=2.0)], ["vcpus"])
+    with pytest.raises(ConfigurationError, match="Did you mean throughput"):
+        result.plot("vcpus", "troughput")
+    with pytest.raises(ConfigurationError, match="Did you mean vcpus"):
+        result.plot("vcpu", "throughput")
+    with pytest.raises(ConfigurationError, match="no column 'engin'"):
+        result.compare("throughput", by="engin")
 
 
 def test_given_a_trial_when_it_is_admitted_then_it_claims_its_guests_cores_and_memory() -> None:
@@ -220,6 +255,9 @@ def test_given_the_page_of_experiments_when_read_then_it_lists_the_loads_that_th
         ("[parameters]\nvcpus = [1]\n", "one of command, load and function"),
         ('[trial]\nload = "hashing@7"\n', "version 1"),
         ('[trial]\nload = "tetris"\n', "no load"),
+        ('[trial]\nload = "hasing"\n', "Did you mean hashing"),
+        ('repeat = 3\n[trial]\ncommand = "true"\n', "Did you mean repeats"),
+        ('collect = ["stats.run_n"]\n[trial]\ncommand = "true"\n', "Did you mean run_ns"),
         ('[trial]\nfunction = "nowhere:f"\n', "no function"),
         ('[trial]\nfunction = "f"\n', "module:function"),
         ('trial = "true"\n', "a table"),

@@ -18,7 +18,8 @@ static char buffer[65536];
 
 static int pass(int peer, size_t bytes, int sending) {
     for (size_t done = 0; done < bytes;) {
-        ssize_t now = sending ? write(peer, buffer + done, bytes - done) : read(peer, buffer + done, bytes - done);
+        ssize_t now =
+            sending ? write(peer, buffer + done, bytes - done) : read(peer, buffer + done, bytes - done);
         if (now <= 0) return 0;
         done += (size_t)now;
     }
@@ -42,7 +43,8 @@ int main(int count, char** words) {
         struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(words[2]))};
         int listener = socket(AF_INET, SOCK_STREAM, 0);
         setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-        if (bind(listener, (struct sockaddr*)&here, sizeof here) || listen(listener, 1)) err(1, "port %s", words[2]);
+        if (bind(listener, (struct sockaddr*)&here, sizeof here) || listen(listener, 1))
+            err(1, "port %s", words[2]);
         puts("ready");
         fflush(stdout);
         int peer = accept(listener, NULL, NULL);
@@ -60,11 +62,12 @@ int main(int count, char** words) {
     uint64_t sum = 0;
     for (int i = -20; i < rounds; i++) {
         uint64_t from = now_ns();
-        if (!pass(peer, (size_t)atoi(words[4]), 1) || !pass(peer, (size_t)atoi(words[5]), 0)) errx(1, "cut off");
+        if (!pass(peer, (size_t)atoi(words[4]), 1) || !pass(peer, (size_t)atoi(words[5]), 0))
+            errx(1, "cut off");
         if (i >= 0) sum += took[i] = now_ns() - from;
     }
     qsort(took, (size_t)rounds, sizeof *took, by_size);
-    printf("median_ns=%lu\nmin_ns=%lu\nmean_ns=%lu\np90_ns=%lu\n", took[rounds / 2], took[0], sum / (unsigned)rounds,
-           took[rounds * 9 / 10]);
+    printf("median_ns=%lu\nmin_ns=%lu\nmean_ns=%lu\np90_ns=%lu\n", took[rounds / 2], took[0],
+           sum / (unsigned)rounds, took[rounds * 9 / 10]);
     return 0;
 }

@@ -77,7 +77,8 @@ int main(int count, char** words) {
         for (; head != tail && queue[tail % PACKETS].due <= now_ns(); tail++) {
             struct packet* packet = &queue[tail % PACKETS];
             // A full device drops it, as a wire may.
-            if (!cut[packet->to] && write(ends[packet->to].fd, packet->bytes, (size_t)packet->length) < 0) continue;
+            if (!cut[packet->to] && write(ends[packet->to].fd, packet->bytes, (size_t)packet->length) < 0)
+                continue;
         }
         for (int host = 0; host < hosts; host++) {
             if (!(ends[host].revents & POLLIN)) continue;
@@ -88,7 +89,8 @@ int main(int count, char** words) {
                 uint32_t address;
                 memcpy(&address, packet->bytes + 16, 4);  // IPv4's destination (RFC 791, 3.1)
                 packet->to = (int)(ntohl(address) - first);
-                if (packet->bytes[0] >> 4 != 4 || packet->to < 0 || packet->to >= hosts || cut[host]) continue;
+                if (packet->bytes[0] >> 4 != 4 || packet->to < 0 || packet->to >= hosts || cut[host])
+                    continue;
                 packet->due = now_ns() + delay;
                 head++;
             }

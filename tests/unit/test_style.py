@@ -95,8 +95,7 @@ def test_given_the_native_sources_when_clang_format_reads_them_then_it_changes_n
             "core/native",
             "hw/native",
             "core/guests",
-            "tests/unit/native",
-            "tests/guest/baremetal",
+            "tests",
         )
         for path in sorted((ROOT / folder).rglob("*"))
         if path.suffix in {".c", ".h", ".cpp", ".hpp"}

@@ -14,7 +14,7 @@
 
 enum { kBlock = 4096, kPiece = 1 << 20, kSpan = 48 << 20, kMostThreads = 64 };
 
-static const char *device;
+static const char* device;
 static long operations;
 
 struct work {
@@ -29,11 +29,11 @@ static double now(void) {
     return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-static void *run(void *argument) {
-    struct work *work = argument;
+static void* run(void* argument) {
+    struct work* work = argument;
     const size_t size = work->sequential ? kPiece : kBlock;
     const int fd = open(device, O_RDWR | O_DIRECT);
-    void *buffer;
+    void* buffer;
     if (fd < 0 || posix_memalign(&buffer, 4096, size) != 0) exit(1);
     memset(buffer, work->seed, size);
     const long count = work->sequential ? kSpan / kPiece : operations;
@@ -49,7 +49,7 @@ static void *run(void *argument) {
 }
 
 /// The best of three rounds, in microseconds for each operation of all threads.
-static void measure(const char *name, int write, int sequential, int threads) {
+static void measure(const char* name, int write, int sequential, int threads) {
     double best = 1e9;
     for (int round = 0; round < 3; ++round) {
         struct work works[kMostThreads];
@@ -67,7 +67,7 @@ static void measure(const char *name, int write, int sequential, int threads) {
     fflush(stdout);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
     if (argc != 4) return 2;
     device = argv[1];
     operations = atol(argv[2]);

@@ -25,10 +25,10 @@ static double now(void) {
 }
 
 /// A connection on which the server does what `command` says with `count` bytes or messages.
-static int ask(const struct sockaddr_in *server, char command, uint64_t count) {
+static int ask(const struct sockaddr_in* server, char command, uint64_t count) {
     int link = socket(AF_INET, SOCK_STREAM, 0);
     const int on = 1;
-    for (int tries = 0; connect(link, (const struct sockaddr *)server, sizeof *server) != 0; ++tries) {
+    for (int tries = 0; connect(link, (const struct sockaddr*)server, sizeof *server) != 0; ++tries) {
         if (tries == kTries) exit(1);
         close(link);
         usleep(100000);
@@ -70,7 +70,7 @@ static void turn(int link, uint64_t count) {
 }
 
 /// The best of three rounds, in microseconds a unit.
-static void measure(const struct sockaddr_in *server, const char *name, char command, uint64_t count,
+static void measure(const struct sockaddr_in* server, const char* name, char command, uint64_t count,
                     void (*work)(int, uint64_t), double units) {
     double best = 1e9;
     for (int round = 0; round < kRounds; ++round) {
@@ -88,7 +88,7 @@ static void measure(const struct sockaddr_in *server, const char *name, char com
 static int serve(int port) {
     struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(port)};
     const int door = socket(AF_INET, SOCK_STREAM, 0), on = 1;
-    if (bind(door, (struct sockaddr *)&any, sizeof any) != 0 || listen(door, 1) != 0) return 1;
+    if (bind(door, (struct sockaddr*)&any, sizeof any) != 0 || listen(door, 1) != 0) return 1;
     for (int asked = 0; asked < kRounds * kKinds; ++asked) {
         const int link = accept(door, NULL, NULL);
         setsockopt(link, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -117,7 +117,7 @@ static int serve(int port) {
     return 0;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
     if (argc == 3 && strcmp(argv[1], "serve") == 0) return serve(atoi(argv[2]));
     if (argc != 4) return 2;
     struct sockaddr_in server = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};

@@ -5,6 +5,7 @@
 
 #include <sys/uio.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -12,6 +13,7 @@
 #include <mutex>
 #include <optional>
 
+#include "bus/device_meter.hpp"
 #include "bus/doorbell.hpp"
 #include "hw/native/interrupts.hpp"
 #include "hw/native/split_queue.hpp"
@@ -66,8 +68,11 @@ class VirtQueue final : public Doorbell {
     // ---- vCPUs
 
     void ring() noexcept override {
-        kicks_.fetch_add(1, std::memory_order_relaxed);
-        wake();
+        kicks_[thread_vcpu % kKickWords].count.fetch_add(1, std::memory_order_relaxed);
+        // The driver's index is there before the word is looked at. Where the worker has not looked since the
+        // last ring, it will: then nothing is written, and the word stays in the caches of all that ring.
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        if (word_.load(std::memory_order_seq_cst) == 0) wake();
     }
 
     // ---- the worker
@@ -129,7 +134,9 @@ class VirtQueue final : public Doorbell {
         uint64_t kicks = 0, requests = 0, interrupts = 0, faults = 0;
     };
     Counters counters() const noexcept {
-        return {kicks_.load(), requests_.load(), notified_.load(), faults_.load()};
+        uint64_t kicks = 0;
+        for (const Kicks& each : kicks_) kicks += each.count.load(std::memory_order_relaxed);
+        return {kicks, requests_.load(), notified_.load(), faults_.load()};
     }
 
   private:
@@ -138,14 +145,20 @@ class VirtQueue final : public Doorbell {
 
     const std::shared_ptr<BusMaster> bus_;
     const std::shared_ptr<Interrupts> interrupts_;
-    std::atomic<uint32_t> word_{0};
-    std::atomic<bool> enabled_{false}, held_{false}, broken_{false};
+    alignas(64) std::atomic<uint32_t> word_{0};
+    alignas(64) std::atomic<bool> enabled_{false}, held_{false}, broken_{false};
     std::atomic<unsigned> inside_{0};
     std::atomic<uint16_t> vector_{kNoVector};
     std::atomic<uint64_t> life_{0};
     std::mutex mutex_;
     SplitQueue queue_;
-    std::atomic<uint64_t> kicks_{0}, requests_{0}, notified_{0}, faults_{0};
+    /// Counted apart for different vCPUs, which else would wait for each other's write of one word.
+    struct alignas(64) Kicks {
+        std::atomic<uint64_t> count{0};
+    };
+    static constexpr size_t kKickWords = 16;
+    std::array<Kicks, kKickWords> kicks_;
+    alignas(64) std::atomic<uint64_t> requests_{0}, notified_{0}, faults_{0};
 };
 
 }  // namespace coremesh::virtio

@@ -30,7 +30,9 @@ inline thread_local unsigned thread_vcpu = kNoVcpu;
 ///
 ///  - `Words` of a vCPU: atomics with one writer at a time, the vCPU's thread or the worker that has its lane
 ///    (node_server.hpp). So they need no locked instruction. Those of kNoVcpu have several, which use one.
-///  - `inside`, `most`: all threads that access the device.
+///  - `most`, `vcpus`: written by any thread, seldom. A word that every access changed would go from
+///  processor
+///    to processor with each of them, which costs more than a native register.
 class DeviceMeter {
   public:
     static constexpr unsigned kDevices = 128;
@@ -81,20 +83,19 @@ class DeviceMeter {
             : meter_(meters.meters_[meters.device_at(space, address)].load(std::memory_order_acquire)),
               size_(size) {
             if (!meter_) return;
-            const unsigned inside = meter_->inside.fetch_add(1, std::memory_order_relaxed) + 1;
-            unsigned most = meter_->most.load(std::memory_order_relaxed);
-            while (inside > most &&
-                   !meter_->most.compare_exchange_weak(most, inside, std::memory_order_relaxed)) {
-            }
+            Words& words = meter_->words[vcpu_];
+            Words::raise(words.inside, 1, vcpu_ != kNoVcpu);
+            if (words.accesses.load(std::memory_order_relaxed) % kLookEvery == 0) meter_->look(vcpu_);
             begin_ = Clock::span_ticks();
         }
         ~Access() {
             if (!meter_) return;
             // Signed, because on another core the counter may be a few ticks behind.
             const auto ticks = std::max<int64_t>(0, static_cast<int64_t>(Clock::span_ticks() - begin_));
-            const unsigned vcpu = std::min(thread_vcpu, kNoVcpu);
-            meter_->words[vcpu].add(size_, static_cast<uint64_t>(ticks), vcpu != kNoVcpu);
-            meter_->inside.fetch_sub(1, std::memory_order_relaxed);
+            if (ticks > kLongTicks) meter_->look(vcpu_);
+            Words& words = meter_->words[vcpu_];
+            words.add(size_, static_cast<uint64_t>(ticks), vcpu_ != kNoVcpu);
+            Words::raise(words.inside, ~uint64_t{0}, vcpu_ != kNoVcpu);
         }
         Access(const Access&) = delete;
         Access& operator=(const Access&) = delete;
@@ -102,7 +103,7 @@ class DeviceMeter {
       private:
         friend class DeviceMeter;
         struct alignas(64) Words {
-            std::atomic<uint64_t> accesses{0}, bytes{0}, ticks{0};
+            std::atomic<uint64_t> accesses{0}, bytes{0}, ticks{0}, inside{0};
 
             void add(uint64_t size, uint64_t span, bool alone) noexcept {
                 raise(accesses, 1, alone);
@@ -117,12 +118,43 @@ class DeviceMeter {
                 }
             }
         };
+        /// How often a thread counts all that are in the device: an access in so many, and each one that was
+        /// long, which others may have been waiting with.
+        static constexpr uint64_t kLookEvery = 1024;
+        static constexpr int64_t kLongTicks = 1 << 15;  // some ten microseconds
         struct Meter {
-            alignas(64) std::atomic<unsigned> inside{0}, most{0};
+            alignas(64) std::atomic<unsigned> most{0};
+            std::atomic<unsigned> vcpus{0};  // one more than the highest that has used the device
             std::array<Words, kVcpus> words;
+
+            unsigned inside() const noexcept {
+                uint64_t sum = words[kNoVcpu].inside.load(std::memory_order_relaxed);
+                const unsigned known = vcpus.load(std::memory_order_relaxed);
+                for (unsigned vcpu = 0; vcpu < known; ++vcpu) {
+                    sum += words[vcpu].inside.load(std::memory_order_relaxed);
+                }
+                return static_cast<unsigned>(sum);
+            }
+            unsigned look() noexcept {
+                const unsigned now = inside();
+                raise_to(most, now);
+                return now;
+            }
+            /// By a vCPU, at its first access too.
+            void look(unsigned vcpu) noexcept {
+                if (vcpu != kNoVcpu) raise_to(vcpus, vcpu + 1);
+                look();
+            }
+            static void raise_to(std::atomic<unsigned>& word, unsigned value) noexcept {
+                unsigned known = word.load(std::memory_order_relaxed);
+                while (value > known &&
+                       !word.compare_exchange_weak(known, value, std::memory_order_relaxed)) {
+                }
+            }
         };
         Meter* const meter_;
         const unsigned size_;
+        const unsigned vcpu_ = std::min(thread_vcpu, kNoVcpu);
         uint64_t begin_ = 0;
     };
 
@@ -142,12 +174,15 @@ class DeviceMeter {
         return found;
     }
 
-    /// How many accesses of each device are under way, and the most that ever were at once. Any thread.
+    /// How many accesses of each device are under way, and the most that were seen at once: now and then, and
+    /// whenever one was long. Any thread.
     std::vector<Depth> depths() const {
         std::vector<Depth> found;
         for (unsigned device = 1; device < kDevices; ++device) {
-            const Meter* const meter = meters_[device].load(std::memory_order_acquire);
-            if (meter) found.push_back({device, meter->inside.load(), meter->most.load()});
+            Meter* const meter = meters_[device].load(std::memory_order_acquire);
+            if (!meter) continue;
+            const unsigned inside = meter->look();
+            found.push_back({device, inside, meter->most.load()});
         }
         return found;
     }

@@ -53,6 +53,8 @@ class Channel {
     /// nothing of it touches the guest's memory.
     bool stops(unsigned offset, unsigned size, uint32_t value) const noexcept;
     uint32_t read(unsigned offset, unsigned size);
+    /// As `read` of the control register, which has no effect.
+    uint8_t alternate_status() const noexcept { return read_task_file(kControl); }
     void write(unsigned offset, unsigned size, uint32_t value);
 
     /// Whether `next` has something.

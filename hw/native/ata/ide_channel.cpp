@@ -30,7 +30,9 @@ IdeChannel::IdeChannel(std::shared_ptr<BusMaster> memory, std::vector<std::share
       line_(std::move(line)),
       channel_(drives_of(units_)),
       mover_(*memory),
-      memory_(std::move(memory)) {}
+      memory_(std::move(memory)) {
+    publish();
+}
 
 // ---- accesses
 
@@ -46,8 +48,17 @@ IdeChannel::Lock IdeChannel::lock() noexcept {
 
 bool IdeChannel::settle() noexcept {
     const bool before = channel_.line(), level = channel_.settle_line();
+    publish();
     if (level != before) line_.drive(level);
     return !moving_ && channel_.has_work();
+}
+
+void IdeChannel::publish() noexcept {
+    const uint8_t status = channel_.alternate_status();
+    // Written when it changes: those that poll it keep their copy of the cache line meanwhile.
+    if (alternate_status_.load(std::memory_order_relaxed) != status) {
+        alternate_status_.store(status, std::memory_order_release);
+    }
 }
 
 void IdeChannel::wake() noexcept {
@@ -55,6 +66,7 @@ void IdeChannel::wake() noexcept {
 }
 
 uint32_t IdeChannel::read(unsigned offset, unsigned size) noexcept {
+    if (offset == kControl && size == 1) return alternate_status_.load(std::memory_order_acquire);
     Lock held = lock();
     const uint32_t value = channel_.read(offset, size);
     const bool has_work = settle();
@@ -226,7 +238,9 @@ bool IdeChannel::load(const Saved& saved, bool line) noexcept {
         if (!unit) continue;
         if (next == saved.drives.size() || !unit->drive->load(saved.drives[next++])) return false;
     }
-    return next == saved.drives.size() && channel_.load(saved.channel, line);
+    const bool loaded = next == saved.drives.size() && channel_.load(saved.channel, line);
+    publish();
+    return loaded;
 }
 
 IdeChannel::Counters IdeChannel::counters() noexcept {

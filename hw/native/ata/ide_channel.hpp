@@ -42,6 +42,9 @@ struct Unit {
 ///  - `mutex_` guards the channel, the drives and the counters. It is held while the line is driven, so that
 ///    accesses and the line leave in one order; never while the medium or guest memory is touched.
 ///  - `moving_`: work is under way, of `next` and not yet `done`. Under `mutex_`; `idle_` tells of its end.
+///  - `alternate_status_`: a copy of that register, changed under `mutex_` before the line is. Reading it has
+///  no
+///    effect, so drivers poll it, and take no lock for that.
 ///  - `word_`: 1 when the worker is to look. seq_cst; it sleeps on that.
 class IdeChannel : public NativeDevice {
   public:
@@ -91,6 +94,8 @@ class IdeChannel : public NativeDevice {
     Lock lock() noexcept;
     /// After every change, with the lock held: the line, and whether the worker has something to do.
     bool settle() noexcept;
+    /// The registers that are read without the lock. After every change, with the lock held.
+    void publish() noexcept;
     void wake() noexcept;
     void run() noexcept;
     JobResult work(const Unit& unit, Job& job) noexcept;
@@ -104,7 +109,8 @@ class IdeChannel : public NativeDevice {
     Channel channel_;
     bool moving_ = false;
     Counters counters_;
-    std::atomic<uint32_t> word_{0};
+    alignas(64) std::atomic<uint8_t> alternate_status_{0};
+    alignas(64) std::atomic<uint32_t> word_{0};
     std::atomic<bool> stopping_{false};
     Mover mover_;  // the worker's, as the next
     std::vector<uint8_t> buffer_;

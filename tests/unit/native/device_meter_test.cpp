@@ -95,6 +95,37 @@ STORY("given a device that keeps its callers, then they are seen in it, and the 
     CHECK_EQ(by_pair(*meter).at({9, coremesh::kNoVcpu}).accesses, 3u);  // threads that are no vCPU's
 }
 
+STORY("given vCPUs that wait in a device together, then nobody need look meanwhile for that to be known") {
+    const auto meter = std::make_shared<DeviceMeter>();
+    const auto devices = std::make_shared<Devices>();
+    MeteredNode node(devices, meter);
+    meter->place({{Space::kPort, 0x200, 0x200, 9}});
+    for (unsigned vcpu : {3u, 7u, 200u}) {
+        std::thread first([&] {
+            thread_vcpu = vcpu;
+            node.read(Space::kPort, 0x200, 1);
+        });
+        first.join();
+    }
+    CHECK_EQ(meter->depths().at(0).most, 1u);
+    devices->open = false;
+    std::atomic<unsigned> arrived{0};
+    std::vector<std::thread> callers;
+    for (unsigned vcpu : {3u, 7u, 200u}) {
+        callers.emplace_back([&, vcpu] {
+            thread_vcpu = vcpu;
+            ++arrived;
+            node.read(Space::kPort, 0x200, 1);
+        });
+    }
+    while (arrived < 3) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    devices->open = true;
+    for (auto& caller : callers) caller.join();
+    CHECK_EQ(meter->depths().at(0).inside, 0u);
+    CHECK_EQ(meter->depths().at(0).most, 3u);
+}
+
 STORY("given a device that moves while it is accessed, then what was counted stays and goes on elsewhere") {
     const auto meter = std::make_shared<DeviceMeter>();
     const auto devices = std::make_shared<Devices>();

@@ -2,6 +2,8 @@
 // An IDE channel at its registers, without a thread of its own: the bus master's status, nIEN, PIO, errors,
 // state.
 #include <cerrno>
+#include <chrono>
+#include <future>
 
 #include "check.hpp"
 #include "ide_fixture.hpp"
@@ -82,6 +84,25 @@ STORY("given an identification, then it is asked for once, away from the access"
     CHECK(rig.status() & kBsy);
     rig.channel->serve();
     CHECK_EQ(rig.channel->read(0, 4), 0x5A5A5A5Au);
+}
+
+STORY(
+    "given a line that is going up, when another vCPU polls the alternate status, then it need not wait for "
+    "it") {
+    Rig rig;
+    uint8_t seen = kBsy;
+    rig.rising = [&] {
+        // What takes the channel's lock here waits for this very function.
+        auto poll = std::async(std::launch::async, [&] { return rig.status(); });
+        CHECK(poll.wait_for(std::chrono::seconds(5)) == std::future_status::ready);
+        seen = poll.get();
+    };
+    rig.memory->region(kBuffer, 512);
+    rig.dma(kReadDma, 3, 1);
+    rig.channel->serve();
+    CHECK(rig.line);
+    CHECK_EQ(seen, kReady);
+    CHECK_EQ(rig.in(7), kReady);
 }
 
 STORY("given a saved channel, when another loads it, then it goes on; what cannot be a state is refused") {

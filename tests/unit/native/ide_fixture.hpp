@@ -89,6 +89,7 @@ struct Rig {
     std::shared_ptr<Store> store = std::make_shared<Store>();
     std::atomic<bool> line{false};
     std::atomic<unsigned> rises{0}, bus_errors{0};
+    std::function<void()> rising = [] {};  // with the channel's lock held
     std::unique_ptr<IdeChannel> channel;
 
     Rig() {
@@ -100,6 +101,7 @@ struct Rig {
         channel = std::make_unique<IdeChannel>(memory, std::vector<std::shared_ptr<Unit>>{unit},
                                                IdeChannel::Line{[this](bool level) {
                                                                     line = level;
+                                                                    if (level) rising();
                                                                     rises += level;
                                                                 },
                                                                 [this] { ++bus_errors; }, nullptr, nullptr});

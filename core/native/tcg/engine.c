@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "internals.h"
+#include "shared_blocks.h"
 #include "sysemu/cpus.h"
 #include "accel/tcg/translate-all.h"
 #include "unicorn/unicorn.h"
@@ -169,6 +170,7 @@ void cm_engine_close(cm_engine* engine) {
         uc_close(engine->uc);
     }
     free(engine->codegen);
+    cm_shared_blocks_free(engine);
     cm_target_release(engine);
     free(engine->allocation);
 }

@@ -60,7 +60,8 @@ struct cm_engine {
     bool exclusive;                 // the other vCPUs are stopped: no instruction may be undone (atomics.c)
     uintptr_t atomic_from;          // where it called the last locked operation (atomics.c)
     struct cm_codegen* codegen;     // codegen/codegen.c; made at the first translation
-    uint64_t code_page;             // where the block that is translated begins, or UINT64_MAX
+    struct cm_shared_blocks* shared_blocks;  // shared_blocks.c; the same
+    uint64_t code_page;                      // where the block that is translated begins, or UINT64_MAX
     // An interrupt is pending that could not be taken when it was last looked at: look again in the main loop
     // after every instruction that may have opened the window. Written and read by the engine's thread.
     bool attention;

@@ -12,6 +12,7 @@
 // and the like): an interrupt that became deliverable by one of them is marked in `attention`, and then, and
 // only then, the main loop is entered (translate.c).
 #include "internals.h"
+#include "shared_blocks.h"
 #include "exec/tb-hash.h"
 #include "exec/tb-lookup.h"
 
@@ -94,15 +95,19 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
     if (cs_base == 0) {
         if (leads_there(engine, place, pc, flags)) {
             place->epoch = target_epoch(engine, env);
+            cm_set_code_base(engine->cs, pc);
             return place->code;
         }
         if (second->epoch == code_epoch(tcg) && leads_there(engine, second, pc, flags)) {
             *place = *second;
             place->epoch = target_epoch(engine, env);
+            cm_set_code_base(engine->cs, pc);
             return place->code;
         }
     }
-    TranslationBlock* tb = tb_htable_lookup(engine->cs, pc, cs_base, flags, common_cflags(engine->cs));
+    TranslationBlock* tb =
+        cm_shares_block(engine, pc, cs_base, flags) ? cm_shared_block(engine, pc, flags) : NULL;
+    if (!tb) tb = tb_htable_lookup(engine->cs, pc, cs_base, flags, common_cflags(engine->cs));
     if (!tb) return tcg->code_gen_epilogue;
     if (cs_base == 0) {
         place->pc = pc;
@@ -117,6 +122,7 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
         // The look-up may have filled the TLB, and flushed it to grow: its epoch is read after it.
         place->epoch = target_epoch(engine, env);
     }
+    cm_set_code_base(engine->cs, pc);
     return tb->tc.ptr;
 }
 
@@ -128,6 +134,7 @@ const void* CM_WRAP(helper_lookup_tb_ptr)(CPUArchState* env) {
     const struct cm_target* place = place_of(engine, pc);
     if (likely(place->pc == pc && place->flags == flags && place->epoch == target_epoch(engine, env) &&
                cs_base == 0 && place->code)) {
+        cm_set_code_base(engine->cs, pc);
         return place->code;
     }
     return missed(env);

@@ -6,6 +6,7 @@
 // and offset hold the same address, whatever computed it. A base is one number for each value that is not
 // understood, and one for each expression of others.
 #include "codegen.h"
+#include "shared_blocks.h"
 
 #ifdef __x86_64__
 
@@ -52,6 +53,9 @@ static struct cm_linear result(gen* g, const TCGOp* op) {
         case INDEX_op_movi_i32:
         case INDEX_op_movi_i64:
             return constant(g, (int64_t)op->args[1]);
+        case INDEX_op_ld_i64:  // the code base is the same throughout a block
+            if (op->args[2] != (TCGArg)(tcg_target_long)CM_CODE_BASE_OFFSET) break;
+            return (struct cm_linear){base_of(g, op->opc, 0, op->args[2]), 0};
         case INDEX_op_mov_i32:
         case INDEX_op_mov_i64:
             return linear(g, op->args[1]);

@@ -4,7 +4,7 @@
 // Unicorn hands exceptions to a hook and does not deliver external interrupts. The hook and
 // cpu_exec_interrupt below take both to the guest's IDT, and mend what the engine gets wrong on the way (U20,
 // U27).
-#include "../internals.h"
+#include "../shared_blocks.h"
 #include "platform.h"
 #include "tcg/x86/engine.h"
 #include "unicorn/unicorn.h"
@@ -54,10 +54,9 @@ static void deliver_exception(uc_engine* uc, uint32_t vector, void* data) {
     env->exception_is_int = 0;
 }
 
-static bool exec_interrupt(CPUState* cs, int request) {
+static bool serve(CPUState* cs) {
     struct cm_engine* engine = cm_engine_of(cs->uc);
     CPUX86State* env = engine->env;
-    (void)request;
     engine->slow_store = 0;  // one that was left by a jump
     // The loop has cleared the kick's flag by a plain store, which may still be on its way when the mailbox
     // is read: a kick between the two would be overwritten, and what was posted before it not seen (SDM vol.
@@ -90,6 +89,15 @@ static bool exec_interrupt(CPUState* cs, int request) {
         }
     }
     return (flags & CM_SERVICE_DROP_LAST) != 0;
+}
+
+// Before each block that the main loop enters.
+static bool exec_interrupt(CPUState* cs, int request) {
+    (void)request;
+    const bool drop_last = serve(cs);
+    const CPUX86State* env = cs->env_ptr;
+    cm_set_code_base(cs, env->segs[R_CS].base + env->eip);
+    return drop_last;
 }
 
 // A fault while a double fault is being delivered: shutdown (SDM vol. 3A 6.15). Unicorn would treat it as

@@ -16,6 +16,7 @@ struct uc_struct;
 
 void cm_exceptions_attach(struct cm_engine* engine);
 void cm_canonical_attach(struct cm_engine* engine);
+void cm_code_address_attach(struct cm_engine* engine);
 // Puts our instructions before the engine's (translator.h). False: no memory.
 bool cm_translator_attach(struct cm_engine* engine);
 // Puts our answer to misaligned accesses in place of the engine's (accesses.c).

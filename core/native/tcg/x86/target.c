@@ -27,6 +27,7 @@ void cm_target_attach(struct cm_engine* engine) {
     cm_exceptions_attach(engine);
     cm_accesses_attach(engine);
     cm_canonical_attach(engine);
+    cm_code_address_attach(engine);
     cm_platform_attach(engine);
     cm_engine_reset(engine);
 }

@@ -43,6 +43,15 @@ static inline void cm_target_check_jump(struct cm_engine* engine, target_ulong p
     if (unlikely(top != 0 && top != -1) && (flags & HF_CS64_MASK)) cm_undo_branch(engine, from);
 }
 
+// Whether code is translated so that it runs at any address (shared_blocks.c): 64-bit code of user mode, whose
+// displacements of 32 bits lead neither off the canonical addresses nor near numbers of 32 bits. All code of
+// a page, or none.
+static inline bool cm_target_shares_block(target_ulong pc, target_ulong cs_base, uint32_t flags) {
+    const target_ulong margin = UINT64_C(1) << 33, end = UINT64_C(1) << 47;
+    return (flags & HF_CS64_MASK) && (flags >> HF_CPL_SHIFT & 3) == 3 && cs_base == 0 &&
+           pc - margin < end - 2 * margin;
+}
+
 // Whether a misaligned access of user code is #AC now.
 static inline bool cm_checks_alignment(const CPUArchState* env) {
     return (env->eflags & AC_MASK) && (env->cr[0] & CR0_AM_MASK) && (env->hflags & HF_CPL_MASK) == 3;

@@ -6,6 +6,7 @@
 // 6.5: faults are reported in the order of execution).
 #include <pthread.h>
 
+#include "../shared_blocks.h"
 #include "translator.h"
 #include "exec/helper-gen.h"
 #include "tcg/tcg-op.h"
@@ -71,7 +72,8 @@ void cm_flags_are_in_source(struct cm_translator* t) {
 }
 
 void cm_store_rip(struct cm_translator* t, target_ulong linear) {
-    TCGv_i64 rip = tcg_const_i64(t->tcg, (int64_t)(linear - t->dc->cs_base));
+    TCGv_i64 rip = tcg_temp_new_i64(t->tcg);
+    cm_emit_code_address(t, rip, linear - t->dc->cs_base);
     tcg_gen_st_i64(t->tcg, rip, t->tcg->cpu_env, offsetof(CPUX86State, eip));
     tcg_temp_free_i64(t->tcg, rip);
 }
@@ -90,8 +92,9 @@ TCGv_i64 cm_emit_address(struct cm_translator* t, const struct cm_instruction* i
     TCGv_i64 sum = tcg_temp_new_i64(tcg);
     const bool code64 = in->code_size == CM_CODE64;
     int64_t constant = in->displacement;
-    if (in->base == CM_RIP) constant += (int64_t)(t->pc + in->length);
-    if (in->index != CM_NO_REGISTER) {
+    if (in->base == CM_RIP) {
+        cm_emit_code_address(t, sum, (target_ulong)constant + t->pc + in->length);
+    } else if (in->index != CM_NO_REGISTER) {
         tcg_gen_shli_i64(tcg, sum, tcg->cpu_regs[in->index], in->scale);
         tcg_gen_addi_i64(tcg, sum, sum, constant);
     } else {
@@ -300,6 +303,7 @@ void cm_translate_by_engine(struct cm_translator* t) {
     const struct cm_translation* translation = t->engine->target.translation;
     TCGOp* mark = QTAILQ_LAST(&t->tcg->ops);
     translation->engine.translate_insn(&t->dc->base, t->engine->cs);
+    cm_make_relative(t, mark, false);
     cm_mark_accesses(t, mark);
 }
 
@@ -307,6 +311,7 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
     struct cm_translation* translation = cm_engine_of(cs->uc)->target.translation;
     struct cm_translator* t = &translation->t;
     struct cm_instruction in;
+    if (!translation->lasting_temps) cm_begin_code_addresses(t);
     free_forgotten(translation);
     fetch(t, db->pc_next);
     t->before = QTAILQ_LAST(&t->tcg->ops);
@@ -339,6 +344,13 @@ static void translate_insn(DisasContextBase* db, CPUState* cs) {
     if (db->is_jmp != DISAS_NEXT) return;
     const bool same_page = ((db->pc_next ^ db->pc_first) & TARGET_PAGE_MASK) == 0;
     if (!same_page || !ends_in_page(t, db->pc_next)) db->is_jmp = DISAS_TOO_MANY;
+}
+
+static void tb_stop(DisasContextBase* db, CPUState* cs) {
+    struct cm_translation* translation = cm_engine_of(cs->uc)->target.translation;
+    TCGOp* mark = QTAILQ_LAST(&translation->t.tcg->ops);
+    translation->engine.tb_stop(db, cs);
+    cm_make_relative(&translation->t, mark, true);
 }
 
 // What the engine reads for the instruction that was decoded is what was decoded.
@@ -382,10 +394,12 @@ void CM_WRAP(translator_loop)(const TranslatorOps* ops, DisasContextBase* db, CP
         .env = engine->env,
         .dc = (struct cm_disassembly*)db,
         .page = tb->pc & TARGET_PAGE_MASK,
+        .relative = cm_shares_block(engine, tb->pc, tb->cs_base, tb->flags),
         .host_page = page == UINT64_MAX ? NULL : engine->guest_view + (page << TARGET_PAGE_BITS),
     };
     TranslatorOps ours = *ops;
     ours.translate_insn = translate_insn;
+    ours.tb_stop = tb_stop;
     CM_REAL(translator_loop)(&ours, db, cs, tb, max_insns);
     translation->t.available = 0;
 }

@@ -78,10 +78,12 @@ struct cm_translator {
     uint8_t bytes[2 * CM_LONGEST_INSTRUCTION + 2];
     // For a translating function that returns CM_TO_ENGINE: what is called behind the engine's translation.
     void (*after)(struct cm_translator* t, const struct cm_instruction* in);
-    TCGOp* before;          // the last op before this instruction's
-    bool locked;            // it has a LOCK prefix
-    unsigned contents;      // of the block: CM_CALLS and the like (platform.h)
-    TCGv_i64 check_word;    // segment_limits.c
+    TCGOp* before;        // the last op before this instruction's
+    bool locked;          // it has a LOCK prefix
+    unsigned contents;    // of the block: CM_CALLS and the like (platform.h)
+    TCGv_i64 check_word;  // segment_limits.c
+    bool relative;        // the block runs wherever its page is mapped (code_address.c)
+    TCGv_i64 code_base, distance;
     target_ulong mmx_next;  // right behind the last MMX instruction of this block (mmx.c)
 };
 
@@ -154,6 +156,12 @@ void cm_store_flags_kind(struct cm_translator* t);
 // The flags are in cc_src from here on.
 void cm_flags_are_in_source(struct cm_translator* t);
 void cm_store_rip(struct cm_translator* t, target_ulong linear);
+// Leaves in `to` an address that depends on RIP, a number when the block has one address (code_address.c).
+void cm_emit_code_address(struct cm_translator* t, TCGv_i64 to, target_ulong linear);
+// Once, before the first of a block; after an instruction of the engine's, or behind the last: what was
+// emitted behind the op `before`.
+void cm_begin_code_addresses(struct cm_translator* t);
+void cm_make_relative(struct cm_translator* t, TCGOp* before, bool behind);
 // The linear address of a memory operand, in a new temporary, which the caller frees. Of this instruction
 // only: a label ends its life.
 TCGv_i64 cm_emit_address(struct cm_translator* t, const struct cm_instruction* in);

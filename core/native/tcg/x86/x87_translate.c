@@ -70,7 +70,8 @@ enum cm_translated cm_translate_x87(struct cm_translator* t, const struct cm_ins
     emit(t, in, call, op);
     if (!in->is_memory && writes_registers(op) && in->modrm >= 0xe8) cm_flags_are_in_source(t);
     if (!cm_x87_is_control(op)) {
-        TCGv_i64 ip = tcg_const_i64(t->tcg, (int64_t)(t->pc - t->dc->cs_base));
+        TCGv_i64 ip = tcg_temp_new_i64(t->tcg);
+        cm_emit_code_address(t, ip, t->pc - t->dc->cs_base);
         tcg_gen_st_i64(t->tcg, ip, t->tcg->cpu_env, offsetof(CPUX86State, fpip));
         tcg_temp_free_i64(t->tcg, ip);
     }

@@ -2,6 +2,7 @@
 // Which guest instruction is under way, from the host code that runs: for people who ask who uses a page.
 // The CPU state is left alone, unlike when an exception asks (cpu_restore_state).
 #include "internals.h"
+#include "shared_blocks.h"
 
 // Each instruction of a block has left, as differences, its address, a word of the frontend, and where its
 // host code ends (behind the block's code).
@@ -40,5 +41,7 @@ uint64_t cm_engine_guest_pc(const cm_engine* engine, uintptr_t host_pc) {
     }
     const TranslationBlock* tb = tcg_tb_lookup(tcg, host_pc);
     uint64_t guest_pc;
-    return tb && cm_instruction_at(tb, host_pc, &guest_pc) >= 0 ? guest_pc : 0;
+    if (!tb || cm_instruction_at(tb, host_pc, &guest_pc) < 0) return 0;
+    if (!cm_target_shares_block(tb->pc, tb->cs_base, tb->flags)) return guest_pc;
+    return *cm_code_base(engine->cs) + (guest_pc & ~TARGET_PAGE_MASK);
 }

@@ -20,7 +20,9 @@ void cm_shared_blocks_free(struct cm_engine* engine);
 // The code base: in a word of the CPU's state that the engine has for record and replay, which it lacks;
 // translated code reaches it as it reaches the guest's registers.
 static inline uint64_t* cm_code_base(CPUState* cs) { return &cs->random_seed; }
-static inline void cm_set_code_base(CPUState* cs, target_ulong pc) { *cm_code_base(cs) = pc & TARGET_PAGE_MASK; }
+static inline void cm_set_code_base(CPUState* cs, target_ulong pc) {
+    *cm_code_base(cs) = pc & TARGET_PAGE_MASK;
+}
 enum { CM_CODE_BASE_OFFSET = (int)offsetof(CPUState, random_seed) - (int)offsetof(ArchCPU, env) };
 
 #endif

@@ -43,9 +43,9 @@ static inline void cm_target_check_jump(struct cm_engine* engine, target_ulong p
     if (unlikely(top != 0 && top != -1) && (flags & HF_CS64_MASK)) cm_undo_branch(engine, from);
 }
 
-// Whether code is translated so that it runs at any address (shared_blocks.c): 64-bit code of user mode, whose
-// displacements of 32 bits lead neither off the canonical addresses nor near numbers of 32 bits. All code of
-// a page, or none.
+// Whether code is translated so that it runs at any address (shared_blocks.c): 64-bit code of user mode,
+// whose displacements of 32 bits lead neither off the canonical addresses nor near numbers of 32 bits. All
+// code of a page, or none.
 static inline bool cm_target_shares_block(target_ulong pc, target_ulong cs_base, uint32_t flags) {
     const target_ulong margin = UINT64_C(1) << 33, end = UINT64_C(1) << 47;
     return (flags & HF_CS64_MASK) && (flags >> HF_CPL_SHIFT & 3) == 3 && cs_base == 0 &&

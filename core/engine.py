@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from coremesh.core._native import MeshOptions, NativeHost, Platform, calls_under_way, host_tsc_hz
+from coremesh.core.cores import usable_cores
 from coremesh.core.memory_layout import MemoryKind, MemoryLayout
 from coremesh.core.mesh import Mesh
 from coremesh.core.state import State, StateError, check_shape, check_version
@@ -32,7 +33,9 @@ class Host(NativeHost):
     ``code_buffer_bytes`` bounds the translations of each vCPU (1 MiB at least; they are dropped and made anew
     when it is full); 0 chooses 32 to 128 MiB by the host's memory. With ``restarts`` a vCPU that
     triple-faults ends nothing: :meth:`wait` tells of it, and ``begin_restart``, ``reset_vcpus`` and
-    ``end_restart`` may follow on host 0.
+    ``end_restart`` may follow on host 0. ``neighbours``: the machine's vCPUs that share this computer's
+    cores, those of this host among them (0: these alone). Where they are more than the cores, a vCPU that
+    waits gives its core away.
     Raises OSError with the way out when the host refuses, ValueError for impossible sizes.
     """
 
@@ -48,6 +51,7 @@ class Host(NativeHost):
         code_buffer_bytes: int = 0,
         architecture: str = "x86_64",
         restarts: bool = False,
+        neighbours: int = 0,
     ) -> None:
         rate = tsc_hz or host_tsc_hz()
         package_cores = None if mesh is None else mesh.package_cores
@@ -63,6 +67,8 @@ class Host(NativeHost):
             code_buffer_bytes=code_buffer_bytes,
             shadows=[(shadow.gpa, shadow.bytes, shadow.rom_offset) for shadow in memory.shadows],
             restarts=restarts,
+            neighbours=max(neighbours, len(apic_ids)),
+            cores=usable_cores(),
         )
         _alive.add(self)
 

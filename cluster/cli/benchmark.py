@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from coremesh.cluster.experiments import qemu
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
 from coremesh.cluster.machine.options import check_vcpus
+from coremesh.core.cores import usable_cores
 from coremesh.core.errors import MachineStateError
 
 _MEMORY_MIB = 1024
@@ -65,7 +65,7 @@ def print_benchmark(vcpus: tuple[int, ...], *, with_qemu: bool, as_json: bool) -
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Linux {image.release}, {len(os.sched_getaffinity(0))} host cores")
+    table = Table(title=f"Linux {image.release}, {usable_cores()} host cores")
     table.add_column("what")
     for title in ("coremesh, s", "QEMU TCG, s", "QEMU / coremesh"):
         table.add_column(title, justify="right")

@@ -17,6 +17,7 @@ from typing import Any
 
 from coremesh.cluster.launch import preflight, private_ray
 from coremesh.cluster.machine.images import cache, debian_image, packages
+from coremesh.core.cores import usable_cores
 from coremesh.core.errors import ImageFetchError, PlatformError
 
 GOOD, NOTE, BAD = "good", "note", "bad"
@@ -69,7 +70,7 @@ def _host() -> Finding:
 
 
 def _cores() -> Finding:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return Finding("cores", GOOD, str(cores), f"up to {cores} vCPUs run at full speed; more share them")
 
 

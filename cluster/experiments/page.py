@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coremesh.cluster.machine.build import own_build
+from coremesh.core.cores import usable_cores
 from coremesh.core.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _versions(result: SweepResult) -> Any:
     rows["Python"] = platform.python_version()
     rows["kernel of this computer"] = platform.release()
     rows["processor"] = _processor()
-    rows["cores"] = str(len(os.sched_getaffinity(0)))
+    rows["cores"] = str(usable_cores())
     return pandas.DataFrame({"": rows})
 
 

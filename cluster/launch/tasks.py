@@ -18,6 +18,7 @@ from typing import Any
 
 from coremesh.cluster.launch import session
 from coremesh.cluster.launch.placement import working_nodes
+from coremesh.core.cores import usable_cores
 from coremesh.core.errors import ConfigurationError
 
 _ORDERLY_SECONDS = 5.0
@@ -156,7 +157,7 @@ def _own_capacity() -> Capacity:
         lines = Path("/proc/meminfo").read_text().splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
         available = int(line.split()[1]) << 10
-    cores = float(len(os.sched_getaffinity(0)))
+    cores = float(usable_cores())
     return Capacity(cores, float(available), cores)
 
 

@@ -264,6 +264,7 @@ def build_host(
             mesh=mesh,
             tsc_hz=tsc_hz,
             restarts=description.restarts,
+            neighbours=0 if membership is None else membership.neighbours,
         )
     except (OSError, MemoryError) as error:
         raise PlatformError(f"this host cannot run it: {error}. 'coremesh doctor' says more.") from error

@@ -134,7 +134,14 @@ def prepare(
 
     # One rate of the guest's clock for all: host 0's.
     members = [
-        Membership(number, description.machine_id, EPOCH, found[0].tsc_hz, host.interface)
+        Membership(
+            number,
+            description.machine_id,
+            EPOCH,
+            found[0].tsc_hz,
+            host.interface,
+            _neighbours(description, found, number),
+        )
         for number, host in enumerate(hosts)
     ]
     prepared = _each(hosts, HostProcess.prepare, members)
@@ -147,6 +154,13 @@ def prepare(
     _all(hosts, HostProcess.start_link)
     _join(hosts)
     return BroughtUp(tuple(prepared), wire, why, tuple(ends))
+
+
+def _neighbours(description: MachineDescription, found: Sequence[Examined], host: int) -> int:
+    """The vCPUs that share the cores of `host`, on this host and on others of the same computer."""
+    return sum(
+        description.vcpus_of(number) for number, facts in enumerate(found) if facts.cores == found[host].cores
+    )
 
 
 def start(description: MachineDescription, hosts: Sequence[SteppedHost]) -> None:

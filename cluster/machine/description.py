@@ -123,7 +123,8 @@ class Membership:
 
     `host` counts from 0; `machine_id` (64 bits, random) and `epoch` go into every message, so that what
     belongs to another machine or to an earlier life of this one is refused. `tsc_hz` is the one rate of the
-    guest's clock; the link's socket is bound on the address `interface`.
+    guest's clock; the link's socket is bound on the address `interface`. `neighbours` is how many of the
+    machine's vCPUs share this host's cores, its own among them.
     """
 
     host: int
@@ -131,3 +132,4 @@ class Membership:
     epoch: int
     tsc_hz: int
     interface: str
+    neighbours: int

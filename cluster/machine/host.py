@@ -48,7 +48,7 @@ class Examined:
     """What a host finds where it runs.
 
     `name` is the node's; `tsc_hz` the rate of its time-stamp counter; `computer` is equal for processes that
-    can share memory (:func:`coremesh.core.links.this_computer`).
+    can share memory (:func:`coremesh.core.links.this_computer`), `cores` for those that share their cores.
     """
 
     build: Build
@@ -56,6 +56,7 @@ class Examined:
     name: str
     tsc_hz: int
     computer: str
+    cores: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,6 @@ class HostProcess:
         self._lock = threading.Lock()
         self._host: Host | None = None
         self._ends: Ends | None = None  # of the links to other hosts
-        self._neighbours = 0  # vCPUs of the machine that share this computer's cores, as far as it is known
         self._started_at = 0.0
         self._reasons: queue.SimpleQueue[MachineEnd] = queue.SimpleQueue()
         self._ended = threading.Event()
@@ -107,6 +107,7 @@ class HostProcess:
     def examine(self) -> Examined:
         """Return what is here."""
         from coremesh.core._native import host_tsc_hz
+        from coremesh.core.cores import which_cores
         from coremesh.core.links import this_computer
 
         return Examined(
@@ -115,6 +116,7 @@ class HostProcess:
             name=platform.node(),
             tsc_hz=host_tsc_hz(),
             computer=this_computer(),
+            cores=which_cores(),
         )
 
     def prepare(self, membership: Membership | None = None) -> Prepared:
@@ -139,9 +141,6 @@ class HostProcess:
         """Make this host's end of the links for `wire`; return what the others have to know of it."""
         assert self._membership is not None
         self._ends = self._make_ends(wire, self._membership)
-        # Over shared memory all hosts are on this computer.
-        machine = self._description
-        self._neighbours = machine.vcpus if wire == "shm" else machine.vcpus_of(self._membership.host)
         return self._ends.end
 
     def admit(self, peers: dict[int, LinkEnd]) -> None:
@@ -158,7 +157,7 @@ class HostProcess:
         """Let the protocol thread and its heartbeats run."""
         assert self._membership is not None and self._ends is not None
         membership = self._membership
-        link = self._ends.open(membership.machine_id, membership.epoch, vcpus=self._neighbours)
+        link = self._ends.open(membership.machine_id, membership.epoch, vcpus=membership.neighbours)
         self.engine.start_link(link)
 
     def join(self, timeout: float) -> bool:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from coremesh.core._native import Link
+from coremesh.core.cores import usable_cores
 from coremesh.core.errors import ConfigurationError, LinkError
 
 MAX_LINKED = 64
@@ -78,4 +79,4 @@ def receives_while_waiting(vcpus: int) -> bool:
     said = os.environ.get("COREMESH_LINK_LEND", "")
     if said not in ("", "0", "1"):
         raise ConfigurationError(f"COREMESH_LINK_LEND={said!r}: give 0 or 1, or remove the variable.")
-    return vcpus <= len(os.sched_getaffinity(0)) if not said else said == "1"
+    return vcpus <= usable_cores() if not said else said == "1"

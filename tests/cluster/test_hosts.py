@@ -109,7 +109,9 @@ class PlayedActor:
         if method == "stop":
             self.end(MachineEnd("stopped"))
         answers: dict[str, Any] = {
-            "examine": Examined(self.build, NOBODY, f"n{self.number}", 2_000, f"n{self.number}"),
+            "examine": Examined(
+                self.build, NOBODY, f"n{self.number}", 2_000, f"n{self.number}", f"n{self.number}"
+            ),
             "prepare": Prepared(self.number, "userfaultfd", 2_000),
             "portion_of": "a portion",
             "open_link": end_of(self.number),

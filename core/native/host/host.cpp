@@ -18,9 +18,18 @@ constexpr size_t kFew = 4;
 /// hundreds share the caches one costs 30 to 60 us.
 constexpr uint64_t kTimersPerCore = 2500;
 
-uint64_t timers_per_second(size_t vcpus) {
-    const uint64_t cores = std::max(std::thread::hardware_concurrency(), 1U);
-    return vcpus <= kFew * cores ? 0 : kTimersPerCore * cores;
+unsigned cores_of(const Host::Options& options) {
+    return std::max(options.cores != 0 ? options.cores : std::thread::hardware_concurrency(), 1U);
+}
+
+/// With those of the machine's other hosts on this computer.
+uint64_t vcpus_around(const Host::Options& options) { return std::max(options.neighbours, options.vcpus); }
+
+/// This host's part of what the computer serves.
+uint64_t timers_per_second(const Host::Options& options) {
+    const uint64_t cores = cores_of(options), vcpus = vcpus_around(options);
+    if (vcpus <= kFew * cores) return 0;
+    return std::max<uint64_t>(kTimersPerCore * cores * options.vcpus / vcpus, 1);
 }
 
 /// A full buffer is emptied and what is in use is translated again: some 15 MiB for a kernel and a shell. So
@@ -38,12 +47,12 @@ uint32_t code_buffer_size(const Host::Options& options) {
 }  // namespace
 
 Host::Host(Options options)
-    : VcpuEnvironment(ram_, bus_, gate_, options.vcpus > std::thread::hardware_concurrency(),
+    : VcpuEnvironment(ram_, bus_, gate_, vcpus_around(options) > cores_of(options),
                       code_buffer_size(options)),
       options_(std::move(options)),
       ram_(options_.ram, options_.protection, options_.mesh.has_value()),
       clock_(options_.tsc_hz, 0, options_.mesh.has_value()),
-      timers_(clock_, timers_per_second(options_.vcpus)),
+      timers_(clock_, timers_per_second(options_)),
       platform_(options_.make_platform(PlatformParts{bus_, clock_, timers_})) {
     if (const char* difference = platform_->engine_functions().selfcheck()) {
         throw PlatformError(std::string("the linked translator does not match its headers (") + difference +

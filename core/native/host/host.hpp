@@ -48,6 +48,9 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
         /// A vCPU that stops by itself (GuestCore::Left::kReset, or what an engine calls shutdown) ends no
         /// other one: wait() tells of it, and a restart may follow.
         bool restarts = false;
+        /// The machine's vCPUs that share this computer's cores, this host's among them, and how many cores
+        /// they may use; 0: its own alone, all cores.
+        unsigned neighbours = 0, cores = 0;
     };
 
     explicit Host(Options options);

@@ -282,7 +282,8 @@ NB_MODULE(_native, m) {
             [](Host* self, const std::vector<std::tuple<uint64_t, uint64_t, uint64_t, bool>>& memory,
                const Platform& platform, uint64_t tsc_hz, const std::string& protection,
                std::optional<Mesh::Options> mesh, uint32_t code_buffer_bytes,
-               const std::vector<std::tuple<uint64_t, uint64_t, uint64_t>>& shadows, bool restarts) {
+               const std::vector<std::tuple<uint64_t, uint64_t, uint64_t>>& shadows, bool restarts,
+               unsigned neighbours, unsigned cores) {
                 const auto kind = protection_from_name(protection);
                 if (!kind)
                     throw nb::value_error("protection is auto, userfaultfd, userfaultfd-copy or mprotect");
@@ -299,12 +300,15 @@ NB_MODULE(_native, m) {
                                       .protection = *kind,
                                       .mesh = std::move(mesh),
                                       .code_buffer_bytes = code_buffer_bytes,
-                                      .restarts = restarts};
+                                      .restarts = restarts,
+                                      .neighbours = neighbours,
+                                      .cores = cores};
                 Unlocked unlocked;
                 new (self) Host(std::move(options));
             },
             nb::kw_only(), "memory"_a, "platform"_a, "tsc_hz"_a, "protection"_a, "mesh"_a.none(),
-            "code_buffer_bytes"_a, "shadows"_a, "restarts"_a)
+            "code_buffer_bytes"_a, "shadows"_a, "restarts"_a,
+            "neighbours"_a, "cores"_a)
         .def(
             "connect",
             [](Host& host, nb::object node, std::shared_ptr<Doorbells> doorbells,

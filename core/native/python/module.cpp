@@ -307,8 +307,7 @@ NB_MODULE(_native, m) {
                 new (self) Host(std::move(options));
             },
             nb::kw_only(), "memory"_a, "platform"_a, "tsc_hz"_a, "protection"_a, "mesh"_a.none(),
-            "code_buffer_bytes"_a, "shadows"_a, "restarts"_a,
-            "neighbours"_a, "cores"_a)
+            "code_buffer_bytes"_a, "shadows"_a, "restarts"_a, "neighbours"_a, "cores"_a)
         .def(
             "connect",
             [](Host& host, nb::object node, std::shared_ptr<Doorbells> doorbells,

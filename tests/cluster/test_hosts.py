@@ -67,6 +67,7 @@ class PlayedActor:
         self.build = BUILD
         self.given: dict[str, tuple[Any, ...]] = {}
         self.reachable = True
+        self.cores = f"n{number}"
         self.killed = False
         self._ended = threading.Event()
         self._dead = threading.Event()
@@ -109,9 +110,7 @@ class PlayedActor:
         if method == "stop":
             self.end(MachineEnd("stopped"))
         answers: dict[str, Any] = {
-            "examine": Examined(
-                self.build, NOBODY, f"n{self.number}", 2_000, f"n{self.number}", f"n{self.number}"
-            ),
+            "examine": Examined(self.build, NOBODY, f"n{self.number}", 2_000, f"n{self.number}", self.cores),
             "prepare": Prepared(self.number, "userfaultfd", 2_000),
             "portion_of": "a portion",
             "open_link": end_of(self.number),
@@ -205,6 +204,16 @@ def test_each_step_is_made_on_all_hosts_before_the_next(hosts: Hosts, actors: li
     assert actors[0].log[-1] == (0, "start"), "the guest's first vCPU runs when all others can"
     assert [row["node"] for row in facts["hosts"]] == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]
     assert (facts["placement"], facts["warning"]) == ("STRICT_SPREAD", "a word")
+
+
+def test_given_hosts_on_one_computer_when_they_are_prepared_then_each_knows_all_that_share_its_cores(
+    hosts: Hosts, actors: list[PlayedActor]
+) -> None:
+    """Hosts 0 and 2, of two vCPUs each, share the cores of one computer; host 1 has its own."""
+    actors[2].cores = actors[0].cores
+    hosts.await_processes(BUILD)
+    hosts.prepare()
+    assert [actor.given["prepare"][0].neighbours for actor in actors] == [4, 2, 4]
 
 
 def test_hosts_get_each_others_public_keys_one_machine_and_one_clock(

@@ -12,6 +12,7 @@ namespace coremesh {
     X(exits_halt, "times", "HLT")                                                       \
     X(exits_kick, "times", "the mailbox was read in the middle of guest code")          \
     X(kicks, "times", "a thread made the vCPU look at its mailbox")                     \
+    X(yields, "times", "PAUSE gave the host's core to another thread")                  \
     X(halted_ns, "ns", "asleep, or waiting to fall asleep")                             \
     X(run_ns, "ns", "inside guest code, the waits for pages and devices included")      \
     X(code_invalidations, "pages", "pages of which this vCPU dropped its translations") \

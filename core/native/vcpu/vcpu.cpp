@@ -349,7 +349,9 @@ void Vcpu::mmio_write(uint64_t gpa, unsigned size, uint64_t value) noexcept {
 
 void Vcpu::pause() noexcept {
     // A spinning vCPU may be waiting for one that has no host core.
-    if (around_.oversubscribed && ++pauses_ % kPausesPerYield == 0) sched_yield();
+    if (!around_.oversubscribed || ++pauses_ % kPausesPerYield != 0) return;
+    counters_.yields.fetch_add(1, std::memory_order_relaxed);
+    sched_yield();
 }
 
 }  // namespace coremesh

@@ -17,13 +17,21 @@ SPIN = b"\xeb\xfe"  # jmp to itself
 LAPIC = 0xFEE0_0000
 
 
-def raw_host(code: bytes = SPIN, *, vcpus: int = 1, ram_bytes: int = RAM, code_buffer_bytes: int = 0) -> Host:
+def raw_host(
+    code: bytes = SPIN,
+    *,
+    vcpus: int = 1,
+    ram_bytes: int = RAM,
+    code_buffer_bytes: int = 0,
+    neighbours: int = 0,
+) -> Host:
     """A host that was not started, its first vCPU in flat 32-bit protected mode at ``code``."""
     host = Host(
         memory=MemoryLayout.of([Region(0, ram_bytes)]),
         apic_ids=list(range(vcpus)),
         total_vcpus=vcpus,
         code_buffer_bytes=code_buffer_bytes,
+        neighbours=neighbours,
     )
     host.ram_write(CODE, code)
     data = dict.fromkeys(("ds", "es", "fs", "gs", "ss"), FLAT_DATA)

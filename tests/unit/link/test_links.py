@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from coremesh.core.cores import usable_cores
 from coremesh.core.errors import ConfigurationError, LinkError
 from coremesh.core.links import choose_wire, make_ends, this_computer
 from coremesh.core.links import zmq as zmq_wire
@@ -375,7 +376,7 @@ def test_given_hosts_of_one_computer_or_of_two_when_the_wire_is_chosen_then_it_i
 def test_given_more_vcpus_than_cores_when_a_link_opens_then_only_its_protocol_thread_receives_unless_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     assert receives_while_waiting(cores) and not receives_while_waiting(cores + 1)
     monkeypatch.setenv("COREMESH_LINK_LEND", "0")
     assert not receives_while_waiting(cores)

@@ -37,6 +37,7 @@ struct cm_target {
     uint32_t flags;
     uint32_t epoch;     // of the mappings and of the code, in which it was last found to be so
     uint32_t ram_page;  // the block's page, or UINT32_MAX
+    uint32_t block;     // where it is in the code buffer
 };
 
 struct cm_engine {
@@ -65,13 +66,13 @@ struct cm_engine {
     // An interrupt is pending that could not be taken when it was last looked at: look again in the main loop
     // after every instruction that may have opened the window. Written and read by the engine's thread.
     bool attention;
-    unsigned code_flushes;        // how often all blocks had been thrown away at the last translation
-    uint32_t targets_code_epoch;  // lookup.c
+    unsigned code_flushes;     // how often all blocks had been thrown away at the last translation
+    unsigned targets_flushes;  // the same at the last miss (lookup.c)
     // Read by each look-up of a target. Grows with each page flushed from the TLB; the top bit is
     // `attention`.
     _Alignas(CM_CACHE_LINE) uint32_t own_epoch;
     _Alignas(CM_CACHE_LINE) struct cm_target targets[CM_TARGETS];
-    struct cm_target second_targets[1 << CM_SECOND_TARGETS_BITS];  // their epoch is that of the code
+    struct cm_target second_targets[1 << CM_SECOND_TARGETS_BITS];  // their epoch has no meaning
     // Largest first: that is where most addresses are.
     struct cm_mapped_region regions[CM_RAM_REGIONS];
     struct cm_engine_counters counters;

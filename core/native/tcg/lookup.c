@@ -3,10 +3,10 @@
 //
 // The engine's cache loses everything whenever a mapping changes, as at each change of address space, and a
 // hit reads the block itself, which is cold. Here a cache of our own has in one entry all that a hit needs.
-// It is not emptied when a mapping changes: an entry made before asks the TLB whether its page is still the
-// same. When a block was thrown away (the engine counts that) the whole cache is. What was driven out by
+// It is not emptied when a mapping changes or a block is thrown away: an entry made before asks the TLB
+// whether its page is still the same, and the block whether it was thrown away. What was driven out by
 // another target is found in a second, larger cache before the engine's table is asked, whose chains are
-// cold.
+// cold. When all blocks are thrown away, so are both caches.
 //
 // The same path serves instructions that the engine returns to its main loop for (SYSCALL, IRET, STI, MOV CR
 // and the like): an interrupt that became deliverable by one of them is marked in `attention`, and then, and
@@ -28,9 +28,14 @@ static inline struct cm_target* second_place_of(struct cm_engine* engine, target
     return &engine->second_targets[mixed >> (64 - CM_SECOND_TARGETS_BITS)];
 }
 
-// Changes when blocks are thrown away.
-static inline uint32_t code_epoch(const TCGContext* tcg) {
-    return (uint32_t)tcg->tb_phys_invalidate_count + (tcg->tb_ctx.tb_flush_count << 16);
+// A block, in the four bytes that are left in an entry.
+static inline uint32_t number_of(const TCGContext* tcg, const TranslationBlock* tb) {
+    return (uint32_t)((const char*)tb - (const char*)tcg->code_gen_buffer);
+}
+
+static inline bool is_thrown_away(const TCGContext* tcg, const struct cm_target* target) {
+    const char* at = (const char*)tcg->code_gen_buffer + target->block;
+    return ((const TranslationBlock*)at)->cflags & CF_INVALID;
 }
 
 // What a hit compares, one number for the mappings, for the code and for `attention`. Its parts only grow, so
@@ -65,14 +70,15 @@ static bool leads_there(struct cm_engine* engine, const struct cm_target* target
                         uint32_t flags) {
     if (!target->code || target->pc != pc || target->flags != flags) return false;
     CPUArchState* env = engine->env;
+    const TCGContext* tcg = env->uc->tcg_ctx;
+    if (is_thrown_away(tcg, target)) return false;
     const CPUTLBEntry* entry = tlb_entry(env, cpu_mmu_index(env, true), pc);
     if (entry->addr_code == (pc & TARGET_PAGE_MASK)) {
         const uint64_t offset = pc + entry->addend - (uintptr_t)engine->guest_view;
         return offset >> TARGET_PAGE_BITS == target->ram_page;
     }
     // The TLB was emptied since. Filling it may set a bit in a page table that is code too.
-    const uint32_t before = code_epoch(env->uc->tcg_ctx);
-    return cm_code_page(engine, pc) == target->ram_page && code_epoch(env->uc->tcg_ctx) == before;
+    return cm_code_page(engine, pc) == target->ram_page && !is_thrown_away(tcg, target);
 }
 
 // Apart, so that a hit is a leaf function that saves no registers. Called as a jump: the return address is
@@ -86,9 +92,10 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
     uint32_t flags;
     cpu_get_tb_cpu_state(env, &pc, &cs_base, &flags);
     cm_target_check_jump(engine, pc, flags, GETPC());
-    if (engine->targets_code_epoch != code_epoch(tcg)) {
+    if (unlikely(engine->targets_flushes != tcg->tb_ctx.tb_flush_count)) {
         memset(engine->targets, 0, sizeof engine->targets);
-        engine->targets_code_epoch = code_epoch(tcg);
+        memset(engine->second_targets, 0, sizeof engine->second_targets);
+        engine->targets_flushes = tcg->tb_ctx.tb_flush_count;
     }
     struct cm_target* place = place_of(engine, pc);
     struct cm_target* second = second_place_of(engine, pc, flags);
@@ -98,7 +105,7 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
             cm_set_code_base(engine->cs, pc);
             return place->code;
         }
-        if (second->epoch == code_epoch(tcg) && leads_there(engine, second, pc, flags)) {
+        if (leads_there(engine, second, pc, flags)) {
             *place = *second;
             place->epoch = target_epoch(engine, env);
             cm_set_code_base(engine->cs, pc);
@@ -113,12 +120,12 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
         place->pc = pc;
         place->code = tb->tc.ptr;
         place->flags = flags;
+        place->block = number_of(tcg, tb);
         // A block of two pages is found again only as long as no mapping changes.
         place->ram_page = tb->page_addr[1] == (tb_page_addr_t)-1
                               ? (uint32_t)(tb->page_addr[0] >> TARGET_PAGE_BITS)
                               : UINT32_MAX;
         *second = *place;
-        second->epoch = code_epoch(tcg);
         // The look-up may have filled the TLB, and flushed it to grow: its epoch is read after it.
         place->epoch = target_epoch(engine, env);
     }

@@ -321,13 +321,15 @@ def _link_priority() -> Finding:
     from coremesh.core._native import link_priority
 
     words = {"fifo": "SCHED_FIFO", "nice": "nice -20"}
-    got = words.get(link_priority())
+    priority = link_priority()
+    got = words.get(priority)
     if got is None:
         meaning = (
             "pages move some times slower between hosts whose vCPUs outnumber their cores; allow it with "
             "'ulimit -r 99' or CAP_SYS_NICE"
         )
-        return Finding("link priority", NOTE, "as any thread's", meaning)
+        short = "as any thread's, with a short slice" if priority == "slice" else "as any thread's"
+        return Finding("link priority", NOTE, short, meaning)
     return Finding("link priority", GOOD, got, "links to other hosts go before vCPUs")
 
 

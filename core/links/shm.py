@@ -21,6 +21,7 @@ from coremesh.core.links.tuning import (
     HostEnd,
     check_place,
     choose_cpu,
+    outranks,
     receives_while_waiting,
     spin_microseconds,
 )
@@ -47,7 +48,7 @@ class ShmEnds(HostEnd):
         self.host = host
         self.hosts = hosts
         self.priority = link_priority()
-        self.cpu = choose_cpu(host) if pin and self.priority != "none" else None
+        self.cpu = choose_cpu(host) if pin and outranks(self.priority) else None
         self._token = os.urandom(_TOKEN_BYTES)
         self._descriptors: list[int] = []
         self._inboxes: dict[int, tuple[int, int]] = {}

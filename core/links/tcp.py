@@ -18,6 +18,7 @@ from coremesh.core.links.tuning import (
     HostEnd,
     check_place,
     choose_cpu,
+    outranks,
     receives_while_waiting,
     spin_microseconds,
 )
@@ -42,7 +43,7 @@ class TcpEnds(HostEnd):
         self.host = host
         self.hosts = hosts
         self.priority = link_priority()
-        self.cpu = choose_cpu(host) if pin and self.priority != "none" else None
+        self.cpu = choose_cpu(host) if pin and outranks(self.priority) else None
         self._libsodium = loaded_libsodium()
         self._public, self._secret = tcp_keypair(self._libsodium)
         self._peers: dict[int, LinkEnd] = {}

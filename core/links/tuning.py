@@ -57,6 +57,11 @@ def choose_cpu(host: int) -> int:
     return allowed[host // _HOSTS_OF_ONE_CPU % len(allowed)]
 
 
+def outranks(priority: str) -> bool:
+    """Whether a thread of such a priority gets a CPU at once: only then may it stay on one."""
+    return priority in ("fifo", "nice")
+
+
 def spin_microseconds(wanted: int | None) -> int:
     """How long a link looks for frames before it sleeps: ``wanted``, else COREMESH_LINK_SPIN_US, else 0."""
     if wanted is not None:

@@ -12,7 +12,7 @@ import zmq
 from coremesh.core._native import Link, link_priority, zmq_link
 from coremesh.core.errors import LinkError, PlatformError
 from coremesh.core.links.door import Address, LinkEnd, open_door, read_source, written
-from coremesh.core.links.tuning import OVERFLOW, HostEnd, check_place, choose_cpu, spin_microseconds
+from coremesh.core.links.tuning import OVERFLOW, HostEnd, check_place, choose_cpu, outranks, spin_microseconds
 from zmq.utils import z85
 
 QUEUE = 8192
@@ -63,7 +63,7 @@ class ZmqEnds(HostEnd):
         self._context.set(zmq.IO_THREADS, io_threads)
         self._context.set(zmq.MAX_SOCKETS, hosts + 8)
         self.priority = self._raise_io_threads()
-        self.cpu = self._stay_on_one_cpu() if pin and self.priority != "none" else None
+        self.cpu = self._stay_on_one_cpu() if pin and outranks(self.priority) else None
         try:
             self._door = open_door(interface)
         except BaseException:

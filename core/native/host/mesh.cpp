@@ -183,6 +183,8 @@ int64_t Mesh::due(int64_t now_ns) noexcept {
     int64_t next = now_ns + std::max<int64_t>(0, lease_->next() - now);
     if (broken_) return next;
     sure_until_.store(lease_->next(), std::memory_order_release);
+    silence_longest_.store(lease_->silence_longest(), std::memory_order_relaxed);
+    beat_late_longest_.store(lease_->beat_late_longest(), std::memory_order_relaxed);
     note_joined(now);
     for (const int64_t other : {memory_.run_timers(now_ns), follower_->due(now_ns)}) {
         if (other >= 0) next = std::min(next, other);

@@ -95,6 +95,11 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
     const link::Link* link() const noexcept { return link_.get(); }
     const NodeServer* node_server() const noexcept { return node_server_.get(); }
     ClockFollower& follower() noexcept { return *follower_; }
+    /// How near this host came to the end of a lease; see Lease. Any thread.
+    int64_t silence_longest_ns() const noexcept { return silence_longest_.load(std::memory_order_relaxed); }
+    int64_t beat_late_longest_ns() const noexcept {
+        return beat_late_longest_.load(std::memory_order_relaxed);
+    }
 
   private:
     // link::Receiver, on the protocol thread but for stamp() and what threads that wait receive
@@ -147,6 +152,10 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
     /// Until this moment of the lease's clock nothing can have expired, so that a thread that waits may
     /// receive. Written by the protocol thread.
     std::atomic<int64_t> sure_until_{INT64_MIN};
+
+    /// Copies of the lease's numbers for other threads, relaxed. Written by the protocol thread.
+    std::atomic<int64_t> silence_longest_{0};
+    std::atomic<int64_t> beat_late_longest_{0};
 
     std::mutex mutex_;  // joined_
     std::condition_variable joined_changed_;

@@ -107,6 +107,7 @@ Lease::Orders Lease::tick(int64_t now_ns) noexcept {
     }
     if (fence_ == Fence::kNone && now_ns >= beat_at_) {
         orders.send |= everybody();
+        beat_late_longest_ = std::max(beat_late_longest_, now_ns - beat_at_);
         // From the moment it was due, unless that is long ago: beats are not made up for.
         beat_at_ = std::max(beat_at_ + times_.beat_ns, now_ns + times_.beat_ns / 2);
     }
@@ -119,6 +120,7 @@ Lease::Orders Lease::heard(HostId from, const Beat& beat, int64_t now_ns) noexce
     Peer& peer = peers_[from];
     if (beat.number <= peer.heard || beat.echo > peer.sent) return orders;
     const bool is_first = !peer.joined;
+    if (!is_first) silence_longest_ = std::max(silence_longest_, now_ns - peer.heard_at);
     peer.heard = beat.number;
     peer.heard_at = now_ns;
     peer.unheard = beat.unheard & everybody();

@@ -82,6 +82,11 @@ class Lease {
     Fence why() const noexcept { return fence_; }
     /// Mask of the hosts given up (host 0), or named by host 0.
     uint64_t lost() const noexcept { return lost_; }
+    /// The longest, in ns, that the heartbeats of another host stayed out after its first; and the latest
+    /// that one of this host was sent after it was due. The second tells whether the cause of the first is
+    /// the other host's computer or the network.
+    int64_t silence_longest() const noexcept { return silence_longest_; }
+    int64_t beat_late_longest() const noexcept { return beat_late_longest_; }
 
   private:
     static constexpr size_t kEchoes = 16;  // heartbeats under way that are remembered
@@ -109,6 +114,8 @@ class Lease {
     int64_t beat_at_;
     int64_t lease_end_ = -1;  // not host 0; -1 before the first echo
     uint64_t lost_ = 0;
+    int64_t silence_longest_ = 0;
+    int64_t beat_late_longest_ = 0;
     Fence fence_ = Fence::kNone;
     std::array<Peer, kMaxHosts> peers_{};
 };

@@ -75,7 +75,7 @@ COREMESH_VISIT_COUNTERS(LinkCounters, COREMESH_LINK_COUNTERS)
 /// What is true of the link as a whole.
 struct LinkFacts {
     const char* wire = "";  // "zmq", "shm", "tcp" or "in-process"
-    /// "fifo", "nice" or "none": how the protocol thread outranks the vCPUs.
+    /// "fifo", "nice", "slice" or "none": how the protocol thread gets before the vCPUs.
     const char* priority = "none";
     uint64_t wakeups = 0;                                // times the protocol thread slept and woke
     uint64_t spins = 0;                                  // times it found work before it slept

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -13,9 +14,14 @@
 namespace coremesh::link {
 
 /// Puts the calling thread above those of ordinary priority: SCHED_FIFO at `level` (1 = least), else nice
-/// -20, else nothing. Returns which: "fifo", "nice", "none". A host that may do neither still works; its page
-/// moves are slower when its cores are busy, as the protocol thread waits for its turn behind the vCPUs.
+/// -20; else, what needs no privilege, it asks for a short slice, with which it waits less for its turn.
+/// Returns which: "fifo", "nice", "slice", or "none" where the kernel is older than 6.12. A host that may do
+/// neither of the first two still works; its page moves are slower when its cores are busy, as the protocol
+/// thread waits for its turn beside the vCPUs.
 const char* raise_priority(int level) noexcept;
+
+/// Whether a thread of such a priority gets a CPU at once, so that it may stay on one.
+bool outranks(std::string_view priority) noexcept;
 
 /// What raise_priority would answer, without changing the calling thread.
 const char* probe_priority();

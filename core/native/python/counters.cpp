@@ -41,9 +41,15 @@ constexpr CounterFacts kClockUncertainty{"clock_uncertainty_ns", "ns",
                                          "half of the best exchange's round trip"};
 constexpr CounterFacts kClockDrift{"clock_drift_ppb", "ppb", "by which the two computers' crystals differ"};
 constexpr CounterFacts kClockJumps{"clock_jumps", "times", "a message of a later time set the clock forward"};
-constexpr CounterFacts kProtocolThread{"protocol_thread", "", "how it outranks vCPUs: fifo, nice or none"};
-constexpr std::array kMeshFacts{kAtomicsLocal, kClockError, kClockWorst,    kClockUncertainty,
-                                kClockDrift,   kClockJumps, kProtocolThread};
+constexpr CounterFacts kProtocolThread{"protocol_thread", "",
+                                       "how it gets before vCPUs: fifo, nice, slice or none"};
+constexpr CounterFacts kSilence{
+    "silence_longest_ns", "ns",
+    "the longest that another host's heartbeats stayed out; at 2 s it is given up"};
+constexpr CounterFacts kBeatLate{"heartbeat_late_longest_ns", "ns",
+                                 "the latest that a heartbeat of this host was sent after it was due"};
+constexpr std::array kMeshFacts{kAtomicsLocal, kClockError, kClockWorst, kClockUncertainty, kClockDrift,
+                                kClockJumps,   kSilence,    kBeatLate,   kProtocolThread};
 
 constexpr CounterFacts kPeer{"peer", "", "the host at the other end"};
 constexpr CounterFacts kRefused{"refused", "frames", "that the link did not hand on, whatever the reason"};
@@ -105,6 +111,9 @@ AnyDict mesh_stats(Host& host) {
     put(out, kClockUncertainty, clock.uncertainty_ns);
     put(out, kClockDrift, clock.drift_ppb);
     put(out, kClockJumps, clock.changes.jumps);
+
+    put(out, kSilence, mesh->silence_longest_ns());
+    put(out, kBeatLate, mesh->beat_late_longest_ns());
 
     nb::list links;
     for (unsigned peer = 0; mesh->link() && peer < mesh->hosts(); ++peer) {

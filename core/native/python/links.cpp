@@ -162,7 +162,7 @@ void bind_link(nb::module_& m) {
         .def("stop", &Link::stop, nb::call_guard<Unlocked>(),
              "Ends the protocol thread. Idempotent; before the sockets are closed.");
     m.def("link_priority", &link::probe_priority, nb::call_guard<Unlocked>(),
-          "How a protocol thread may outrank vCPUs on this computer: 'fifo', 'nice' or 'none'.");
+          "How a protocol thread may outrank vCPUs on this computer: 'fifo', 'nice', 'slice' or 'none'.");
     m.def("zmq_link", &zmq_link, nb::kw_only(), "host"_a, "hosts"_a, "machine_id"_a, "epoch"_a, "library"_a,
           "router"_a, "zap"_a, "dealers"_a, "keys"_a, "overflow_limit"_a, "spin_us"_a, "cpu"_a,
           "A link over sockets given by their addresses; they must outlive it.");

@@ -3,6 +3,8 @@
 
 import os
 import pickle
+import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -90,7 +92,7 @@ def test_given_two_hosts_when_one_asks_for_a_page_then_the_answer_comes_and_is_c
     assert counters["lost"] == counters["not_sent"] == 0
     assert machine.links[0].facts()["keys_accepted"] == (1 if curve else 0)
     assert machine.links[0].facts()["wire"] == wire
-    assert machine.links[0].facts()["priority"] in {"fifo", "nice", "none"}
+    assert machine.links[0].facts()["priority"] in {"fifo", "nice", "slice", "none"}
 
 
 @every_wire
@@ -385,3 +387,16 @@ def test_given_more_vcpus_than_cores_when_a_link_opens_then_only_its_protocol_th
     monkeypatch.setenv("COREMESH_LINK_LEND", "no")
     with pytest.raises(ConfigurationError, match="give 0 or 1, or remove"):
         receives_while_waiting(1)
+
+
+def test_given_a_process_without_privilege_when_a_link_starts_then_its_thread_asks_for_a_short_slice() -> (
+    None
+):
+    """As in a container: its protocol thread waits for a CPU among all others, and heartbeats with it."""
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    if shutil.which("setpriv") is None or os.geteuid() != 0:
+        pytest.skip("needs root and setpriv, to give a privilege up")
+    program = "from coremesh.core._native import link_priority; print(link_priority())"
+    words = ["setpriv", "--bounding-set=-sys_nice", "--inh-caps=-all", sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ("slice" if release >= (6, 12) else "none")

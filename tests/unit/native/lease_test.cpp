@@ -345,4 +345,14 @@ STORY(
     CHECK(naive_mistakes > 0);
 }
 
+STORY("given heartbeats that stay out and ticks that come late, then the longest of each is known") {
+    Lease lease(0, 2, 0);
+    lease.heard(1, {.number = 1}, 0);
+    CHECK_EQ(lease.silence_longest(), 0);  // before its first nothing was silent
+    lease.heard(1, {.number = 2}, 700 * kMs);
+    lease.heard(1, {.number = 3}, 900 * kMs);
+    CHECK_EQ(lease.silence_longest(), 700 * kMs);
+    CHECK(lease.beat_late_longest() >= 500 * kMs);  // one was due at 200 ms, and nothing ran until 700
+}
+
 RUN_STORIES()

@@ -19,13 +19,14 @@ from coremesh.cluster.launch.attached import PythonDevice
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.cmdline import several_hosts
 from coremesh.cluster.machine.images.debian_image import DebianImage
+from coremesh.core._native import link_priority
 from coremesh.core.errors import ConfigurationError, HostLostError, MachineStateError
 
 pytestmark = [pytest.mark.usefixtures("one_ray"), pytest.mark.timeout(300)]
 
 HI_AND_HANG = bytes.fromhex("66baf803b068eeb069ee") + b"\xeb\xfe"  # "hi" to COM1, jmp $
 EXIT_5 = bytes.fromhex("66baf400b805000000ef") + b"\xeb\xfe"  # out 0xf4, 5
-SECONDS_TO_NOTICE = 3.0
+SECONDS_TO_NOTICE = 3.0 if link_priority() in ("fifo", "nice") else 5.0
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ from coremesh.cluster.machine.cmdline import command_line
 from coremesh.cluster.machine.disks import check_disks
 from coremesh.cluster.machine.images.debian_image import fetch_debian
 from coremesh.cluster.machine.option_table import PROMPT
+from coremesh.core._native import link_priority
 from coremesh.core.errors import ImageFetchError
 from host_processes import NetworkMachine, description_of
 from network import Network
 from synced_log import SYNCED, SYNCED_LOG, check_synced
 
-SECONDS_TO_NOTICE = 3.0
+SECONDS_TO_NOTICE = 3.0 if link_priority() in ("fifo", "nice") else 5.0
 
 
 def boot(network: Network, image: Path, interface: str) -> NetworkMachine:

@@ -20,12 +20,13 @@ import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
+from coremesh.core._native import link_priority
 from driver import Driver
 from ray_nodes import RayNodes
 
 pytestmark = pytest.mark.timeout(300)
 
-SECONDS_TO_NOTICE = 3.0
+SECONDS_TO_NOTICE = 3.0 if link_priority() in ("fifo", "nice") else 5.0
 SECONDS_TO_LEAVE = 15.0  # one that was cut off waits for a word for some seconds, with its vCPUs stopped
 BUSY = 0.5  # the share of a processor that even one vCPU takes when it runs
 ENDLESS = "only=0 ms=3000000 rounds=4000000000"

@@ -5,11 +5,13 @@
 #include <bit>
 #include <cstring>
 #include <ctime>
+#include <utility>
 
 namespace coremesh::link {
 namespace {
 
 constexpr uint32_t kMagic = 0x54414542;  // "BEAT"
+constexpr int64_t kSilences = 3;         // a lease outlasts so many of the longest silences
 
 }  // namespace
 
@@ -19,7 +21,7 @@ int64_t lease_clock_ns() noexcept {
     return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
 }
 
-// 0 u32 magic, 4 u32 flags (bit 0: fenced), 8 u64 number, 16 u64 echo, 24 u64 unheard.
+// 0 u32 magic, 4 u32 flags (bit 0: fenced), 8 u64 number, 16 u64 echo, 24 u64 unheard, 32 i64 lease.
 void Beat::encode(std::span<uint8_t, kBytes> to) const noexcept {
     const uint32_t flags = fenced ? 1 : 0;
     std::memcpy(to.data(), &kMagic, 4);
@@ -27,6 +29,7 @@ void Beat::encode(std::span<uint8_t, kBytes> to) const noexcept {
     std::memcpy(to.data() + 8, &number, 8);
     std::memcpy(to.data() + 16, &echo, 8);
     std::memcpy(to.data() + 24, &unheard, 8);
+    std::memcpy(to.data() + 32, &lease_ns, 8);
 }
 
 std::optional<Beat> Beat::decode(std::span<const uint8_t> from) noexcept {
@@ -38,13 +41,21 @@ std::optional<Beat> Beat::decode(std::span<const uint8_t> from) noexcept {
     std::memcpy(&beat.number, from.data() + 8, 8);
     std::memcpy(&beat.echo, from.data() + 16, 8);
     std::memcpy(&beat.unheard, from.data() + 24, 8);
-    if (magic != kMagic || flags > 1 || beat.number == 0) return std::nullopt;
+    std::memcpy(&beat.lease_ns, from.data() + 32, 8);
+    if (magic != kMagic || flags > 1 || beat.number == 0 || beat.lease_ns < 0) return std::nullopt;
     beat.fenced = flags == 1;
     return beat;
 }
 
 Lease::Lease(HostId self, unsigned hosts, int64_t now_ns, LeaseTimes times) noexcept
-    : self_(self), hosts_(hosts), times_(times), start_(now_ns), last_tick_(now_ns), beat_at_(now_ns) {
+    : self_(self),
+      hosts_(hosts),
+      times_(times),
+      start_(now_ns),
+      last_tick_(now_ns),
+      beat_at_(now_ns),
+      lease_(times.lease_ns),
+      window_end_(now_ns + times.window_ns) {
     for (Peer& peer : peers_) peer.heard_at = now_ns;
 }
 
@@ -55,9 +66,28 @@ uint64_t Lease::unheard(int64_t now_ns) const noexcept {
     for (uint64_t rest = everybody(); rest != 0; rest &= rest - 1) {
         const auto host = static_cast<unsigned>(std::countr_zero(rest));
         const Peer& peer = peers_[host];
-        if (now_ns - peer.heard_at >= (peer.joined ? times_.lease_ns : times_.join_ns)) mask |= bit(host);
+        if (now_ns - peer.heard_at >= (peer.joined ? lease_ : times_.join_ns)) mask |= bit(host);
     }
     return mask;
+}
+
+void Lease::learn(int64_t silence_ns, int64_t now_ns) noexcept {
+    if (now_ns >= window_end_) {
+        longest_before_ = std::exchange(longest_, 0);
+        window_end_ = now_ns + times_.window_ns;
+    }
+    longest_ = std::max(longest_, silence_ns);
+    const int64_t wanted = kSilences * std::max(longest_, longest_before_);
+    lease_ = std::clamp(wanted, times_.lease_ns, std::max(times_.lease_ns, times_.most_ns));
+}
+
+int64_t Lease::shortest_granted() const noexcept {
+    int64_t shortest = INT64_MAX;
+    for (uint64_t rest = everybody(); rest != 0; rest &= rest - 1) {
+        const Peer& peer = peers_[static_cast<unsigned>(std::countr_zero(rest))];
+        if (peer.joined) shortest = std::min(shortest, peer.granted);
+    }
+    return shortest;
 }
 
 void Lease::fence(Fence why, Orders& orders) noexcept {
@@ -87,8 +117,8 @@ Lease::Orders Lease::tick(int64_t now_ns) noexcept {
             const auto host = static_cast<unsigned>(std::countr_zero(rest));
             if (!peers_[host].joined) absent |= bit(host);
         }
-        if (gap >= times_.lease_ns && absent != everybody()) {
-            // No host heard us for as long as a lease runs: no lease of theirs is valid any more.
+        if (gap >= shortest_granted()) {
+            // A host did not hear us for as long as its lease runs: it has stopped.
             fence(Fence::kStopped, orders);
         } else if (absent != 0 && !joining) {
             lost_ |= absent;
@@ -97,13 +127,13 @@ Lease::Orders Lease::tick(int64_t now_ns) noexcept {
         } else {
             for (uint64_t rest = everybody() & ~absent; rest != 0; rest &= rest - 1) {
                 const auto host = static_cast<HostId>(std::countr_zero(rest));
-                if (now_ns - peers_[host].heard_at >= times_.lost_ns) give_up(host, orders);
+                if (now_ns >= peers_[host].kept_until) give_up(host, orders);
             }
         }
     } else if (lease_end_ < 0) {
         if (!joining) fence(Fence::kNotJoined, orders);
     } else if (now_ns >= lease_end_) {
-        fence(gap >= times_.lease_ns ? Fence::kStopped : Fence::kExpired, orders);
+        fence(gap >= lease_ ? Fence::kStopped : Fence::kExpired, orders);
     }
     if (fence_ == Fence::kNone && now_ns >= beat_at_) {
         orders.send |= everybody();
@@ -120,21 +150,25 @@ Lease::Orders Lease::heard(HostId from, const Beat& beat, int64_t now_ns) noexce
     Peer& peer = peers_[from];
     if (beat.number <= peer.heard || beat.echo > peer.sent) return orders;
     const bool is_first = !peer.joined;
-    if (!is_first) silence_longest_ = std::max(silence_longest_, now_ns - peer.heard_at);
+    if (!is_first) {
+        silence_longest_ = std::max(silence_longest_, now_ns - peer.heard_at);
+        if (self_ == 0) learn(now_ns - peer.heard_at, now_ns);
+    }
     peer.heard = beat.number;
     peer.heard_at = now_ns;
     peer.unheard = beat.unheard & everybody();
     peer.joined = true;
 
     if (self_ == 0) {
+        if (is_first) peer.granted = lease_;
+        peer.kept_until = std::max(peer.kept_until, now_ns + lost_after_ns(lease_));
         if (beat.fenced) {
             give_up(from, orders);
         } else {
             // Two others do not hear each other, and both hear us. One must be named: the greater number.
             for (uint64_t rest = peer.unheard & ~bit(from); rest != 0; rest &= rest - 1) {
                 const auto other = static_cast<HostId>(std::countr_zero(rest));
-                if (now_ns - peers_[other].heard_at < times_.lease_ns / 2)
-                    give_up(std::max(from, other), orders);
+                if (now_ns - peers_[other].heard_at < lease_ / 2) give_up(std::max(from, other), orders);
             }
         }
     } else if (from == 0) {
@@ -142,7 +176,8 @@ Lease::Orders Lease::heard(HostId from, const Beat& beat, int64_t now_ns) noexce
             lost_ |= beat.unheard;
             fence(Fence::kToldSo, orders);
         } else if (beat.echo != 0 && peer.sent - beat.echo < kEchoes) {
-            lease_end_ = std::max(lease_end_, peer.sent_times[beat.echo % kEchoes] + times_.lease_ns);
+            lease_ = std::clamp(beat.lease_ns, int64_t{0}, std::max(times_.lease_ns, times_.most_ns));
+            lease_end_ = std::max(lease_end_, peer.sent_times[beat.echo % kEchoes] + lease_);
         }
     }
     if (is_first && fence_ == Fence::kNone) orders.send |= bit(from);  // the sooner all have joined
@@ -153,9 +188,14 @@ Beat Lease::beat(HostId to, int64_t now_ns) noexcept {
     Peer& peer = peers_[to];
     ++peer.sent;
     peer.sent_times[peer.sent % kEchoes] = now_ns;
+    if (self_ == 0 && peer.joined) {
+        peer.granted = lease_;
+        peer.kept_until = std::max(peer.kept_until, peer.heard_at + lost_after_ns(lease_));
+    }
     return {.number = peer.sent,
             .echo = peer.heard,
             .unheard = self_ == 0 && fenced() ? lost_ : unheard(now_ns),
+            .lease_ns = self_ == 0 ? lease_ : 0,
             .fenced = fenced()};
 }
 
@@ -167,7 +207,7 @@ int64_t Lease::next() const noexcept {
     } else {
         for (uint64_t rest = everybody(); rest != 0; rest &= rest - 1) {
             const Peer& peer = peers_[static_cast<unsigned>(std::countr_zero(rest))];
-            at = std::min(at, peer.joined ? peer.heard_at + times_.lost_ns : start_ + times_.join_ns);
+            at = std::min(at, peer.joined ? peer.kept_until : start_ + times_.join_ns);
         }
     }
     return at;

@@ -45,7 +45,7 @@ constexpr CounterFacts kProtocolThread{"protocol_thread", "",
                                        "how it gets before vCPUs: fifo, nice, slice or none"};
 constexpr CounterFacts kSilence{
     "silence_longest_ns", "ns",
-    "the longest that another host's heartbeats stayed out; at 2 s it is given up"};
+    "the longest that another host's heartbeats stayed out"};
 constexpr CounterFacts kBeatLate{"heartbeat_late_longest_ns", "ns",
                                  "the latest that a heartbeat of this host was sent after it was due"};
 constexpr std::array kMeshFacts{kAtomicsLocal, kClockError, kClockWorst, kClockUncertainty, kClockDrift,

@@ -43,9 +43,8 @@ constexpr CounterFacts kClockDrift{"clock_drift_ppb", "ppb", "by which the two c
 constexpr CounterFacts kClockJumps{"clock_jumps", "times", "a message of a later time set the clock forward"};
 constexpr CounterFacts kProtocolThread{"protocol_thread", "",
                                        "how it gets before vCPUs: fifo, nice, slice or none"};
-constexpr CounterFacts kSilence{
-    "silence_longest_ns", "ns",
-    "the longest that another host's heartbeats stayed out"};
+constexpr CounterFacts kSilence{"silence_longest_ns", "ns",
+                                "the longest that another host's heartbeats stayed out"};
 constexpr CounterFacts kBeatLate{"heartbeat_late_longest_ns", "ns",
                                  "the latest that a heartbeat of this host was sent after it was due"};
 constexpr std::array kMeshFacts{kAtomicsLocal, kClockError, kClockWorst, kClockUncertainty, kClockDrift,

@@ -290,7 +290,11 @@ class HostProcess:
     # --- what a host with devices does more --------------------------------------------------------------
 
     def _assemble(self) -> Host:
-        return assembly.build_host(self._description, self._membership)
+        from coremesh.core._native import serve_remote_queues
+
+        host = assembly.build_host(self._description, self._membership)
+        serve_remote_queues(host.bus_master())
+        return host
 
     def _make_ends(self, wire: str, membership: Membership) -> Ends:
         from coremesh.core.links import make_ends

@@ -8,11 +8,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "hw/native/block_store.hpp"
+#include "hw/native/request_buffers.hpp"
 #include "hw/native/virt_queue.hpp"
 
 namespace coremesh::virtio {
@@ -62,11 +65,14 @@ class BlockWorker {
     void run() noexcept;
     /// Everything available. False: broken.
     bool serve() noexcept;
+    /// The same where the driver is on another host. Nothing: that host will not help.
+    std::optional<bool> serve_there() noexcept;
+    bool answer_there(std::span<RemoteChain> chains) noexcept;
     /// False: the chain is no request at all, or names what is not RAM.
-    bool execute(const Chain& chain, uint32_t& written) noexcept;
-    bool transfer_in(const Chain& chain, uint64_t sector, uint64_t bytes, Status& status) noexcept;
-    bool transfer_out(const Chain& chain, uint64_t sector, uint64_t bytes, Status& status) noexcept;
-    bool discard(const Chain& chain, bool zeroes, uint64_t bytes, Status& status) noexcept;
+    bool execute(Buffers& buffers, uint32_t& written) noexcept;
+    bool transfer_in(Buffers& buffers, uint64_t sector, uint64_t bytes, Status& status) noexcept;
+    bool transfer_out(Buffers& buffers, uint64_t sector, uint64_t bytes, Status& status) noexcept;
+    bool discard(Buffers& buffers, bool zeroes, uint64_t bytes, Status& status) noexcept;
     bool within(uint64_t sector, uint64_t bytes) const noexcept {
         return bytes % 512 == 0 && sector <= disk_->sectors && bytes / 512 <= disk_->sectors - sector;
     }
@@ -76,6 +82,7 @@ class BlockWorker {
     const std::function<void()> broken_;
     std::vector<uint8_t> buffer_;  // the worker's, as the next
     std::vector<iovec> places_;
+    std::vector<RemoteChain> taken_;
     std::atomic<bool> stopping_{false};
     Words words_;
     std::thread thread_;

@@ -27,4 +27,7 @@ struct Text {
 /// `VirtQueue::wake`.
 Text take_text(VirtQueue& queue, size_t most, int64_t linger_ns) noexcept;
 
+/// Everything available in `queue`, at most about `most` bytes; the driver is to ring again. False: broken.
+bool drain_text(SplitQueue& queue, BusMaster& bus, size_t most, std::string& bytes) noexcept;
+
 }  // namespace coremesh::virtio

@@ -89,6 +89,12 @@ AnyDict counters_of(const BlockWorker& worker) {
     return out;
 }
 
+void bind_remote(nb::module_& m) {
+    m.def(
+        "serve_remote_queues", [](BusMaster& bus) { bus.serve_calls(serve_remote_queue); }, "bus"_a,
+        "Let the devices of another host work on their queues in this host's memory. Before it is linked.");
+}
+
 void bind_interrupts(nb::module_& m) {
     using release = nb::call_guard<nb::gil_scoped_release>;
     nb::class_<Interrupts>(m, "Interrupts", "MSI-X, ISR status and INTx of a virtio function on PCI.")
@@ -351,6 +357,7 @@ void bind_devices(nb::module_& m) {
                 return window;
             },
             "bells"_a, "stride"_a);
+    bind_remote(m);
     bind_interrupts(m);
     bind_queue(m);
     bind_frames(m);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "hw/native/virt_queue.hpp"
 
-#include <algorithm>
-
 #include "base/futex.hpp"
+#include "hw/native/segments.hpp"
 
 namespace coremesh::virtio {
 
@@ -58,6 +57,10 @@ void VirtQueue::notify() noexcept {
         const std::lock_guard lock(mutex_);
         if (!queue_.wants_interrupt()) return;
     }
+    interrupt_driver();
+}
+
+void VirtQueue::interrupt_driver() noexcept {
     notified_.fetch_add(1, std::memory_order_relaxed);
     interrupts_->queue(vector_.load(std::memory_order_relaxed));
 }
@@ -74,45 +77,14 @@ bool VirtQueue::allow_notifications() noexcept {
     return queue_.allow_notifications();
 }
 
-namespace {
-
-/// Calls `move(gpa, at, length)` for each piece of `segments` that lies in [offset, offset + length).
-template <typename Move>
-std::optional<uint64_t> each_piece(const std::vector<Segment>& segments, uint64_t offset, uint64_t length,
-                                   Move move) {
-    uint64_t done = 0;
-    for (const Segment& segment : segments) {
-        if (done == length) break;
-        if (offset >= segment.length) {
-            offset -= segment.length;
-            continue;
-        }
-        const uint64_t piece = std::min<uint64_t>(segment.length - offset, length - done);
-        // An address near 2^64 must not come out at the other end of memory.
-        if (segment.gpa + offset < segment.gpa || !move(segment.gpa + offset, done, piece))
-            return std::nullopt;
-        done += piece;
-        offset = 0;
-    }
-    return done;
-}
-
-}  // namespace
-
 std::optional<uint64_t> VirtQueue::gather(const std::vector<Segment>& segments, uint64_t offset, void* data,
                                           uint64_t length) noexcept {
-    auto* bytes = static_cast<uint8_t*>(data);
-    return each_piece(segments, offset, length, [&](uint64_t gpa, uint64_t at, uint64_t piece) {
-        return bus_->read(gpa, bytes + at, piece);
-    });
+    return virtio::gather(*bus_, segments, offset, data, length);
 }
 
 std::optional<uint64_t> VirtQueue::scatter(const std::vector<Segment>& segments, uint64_t offset,
                                            const void* data, uint64_t length) noexcept {
-    const auto* bytes = static_cast<const uint8_t*>(data);
-    return each_piece(segments, offset, length, [&](uint64_t gpa, uint64_t at, uint64_t piece) {
-        return bus_->write(gpa, bytes + at, piece);
-    });
+    return virtio::scatter(*bus_, segments, offset, data, length);
 }
 
 bool VirtQueue::direct(const std::vector<Segment>& segments, uint64_t offset, uint64_t length, bool to_write,
@@ -131,6 +103,96 @@ void VirtQueue::wrote(const std::vector<Segment>& segments, uint64_t offset, uin
         bus_->wrote(gpa, piece);
         return true;
     });
+}
+
+// ---- on the host of the driver
+
+void VirtQueue::ring_from(HostId host, uint64_t address) noexcept {
+    const uint64_t driver = address << 8 | host;
+    if (driver_.load(std::memory_order_relaxed) != driver) driver_.store(driver, std::memory_order_relaxed);
+    ring();
+}
+
+std::optional<HostId> VirtQueue::driver_elsewhere() const noexcept {
+    const auto host = static_cast<HostId>(driver_.load(std::memory_order_relaxed));
+    if (host == kNoHost) return std::nullopt;
+    return host;
+}
+
+/// Nothing where that host did not do it: then it is done here.
+template <typename Put, typename Get>
+bool VirtQueue::at_driver(RemoteStep step, Put put, Get get) noexcept {
+    const auto host = driver_elsewhere();
+    if (!host) return false;
+    const std::lock_guard lock(mutex_);
+    if (queue_.fault() != QueueFault::kNone || queue_.layout().size == 0) return false;
+    std::vector<uint8_t> call, answer;
+    Writer out(call);
+    put_queue(out, step, queue_);
+    put(out);
+    if (bus_->call(*host, call, answer)) {
+        Reader in(answer);
+        SplitQueue::Position position;
+        QueueFault fault{};
+        if (get_position(in, position, fault) && get(in) && in.good()) {
+            queue_.configure(SplitQueue::Layout(queue_.layout()), position);
+            queue_.fail(fault);
+            look_for_fault();
+            return true;
+        }
+    }
+    driver_.store(kNoHost, std::memory_order_relaxed);
+    return false;
+}
+
+bool VirtQueue::take_text_there(size_t most, int64_t linger_ns, std::string& bytes) noexcept {
+    bool interrupt = false;
+    const uint64_t address = driver_.load(std::memory_order_relaxed) >> 8;
+    const auto put = [&](Writer& out) {
+        out.put(address);
+        out.put(static_cast<uint32_t>(most));
+        out.put(linger_ns);
+    };
+    const auto get = [&](Reader& in) {
+        interrupt = in.get<uint8_t>();
+        const auto taken = in.get_bytes();
+        bytes.append(taken.begin(), taken.end());
+        return true;
+    };
+    if (!at_driver(RemoteStep::kText, put, get)) return false;
+    if (interrupt) interrupt_driver();
+    return true;
+}
+
+bool VirtQueue::take_there(std::vector<RemoteChain>& chains, bool& more) noexcept {
+    chains.clear();
+    const auto get = [&](Reader& in) {
+        more = !in.get<uint8_t>();
+        for (auto left = in.get<uint32_t>(); left != 0; --left) {
+            if (!get_taken(in, chains.emplace_back())) return false;
+        }
+        return true;
+    };
+    if (!at_driver(
+            RemoteStep::kTake, [](Writer&) {}, get))
+        return false;
+    requests_.fetch_add(chains.size(), std::memory_order_relaxed);
+    return true;
+}
+
+bool VirtQueue::give_there(std::span<const RemoteChain> chains) noexcept {
+    bool interrupt = false;
+    const auto put = [&](Writer& out) {
+        out.put(static_cast<uint32_t>(chains.size()));
+        for (const RemoteChain& chain : chains) put_given(out, chain);
+    };
+    const auto get = [&](Reader& in) {
+        interrupt = in.get<uint8_t>();
+        return true;
+    };
+    if (!at_driver(RemoteStep::kGive, put, get)) return false;
+    if (interrupt) interrupt_driver();
+    return true;
 }
 
 }  // namespace coremesh::virtio

@@ -12,10 +12,14 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "bus/device_meter.hpp"
 #include "bus/doorbell.hpp"
 #include "hw/native/interrupts.hpp"
+#include "hw/native/remote_queue.hpp"
 #include "hw/native/split_queue.hpp"
 
 namespace coremesh::virtio {
@@ -26,6 +30,7 @@ namespace coremesh::virtio {
 ///  - `enabled_`, `held_`, `inside_`: the thread that stops or holds the queue changes one of the first two
 ///  and
 ///    then looks at the third; one that enters counts itself there and then looks at the first two. seq_cst.
+///  - `driver_`: threads that ring, and a worker that found that host unwilling. Only a hint.
 ///  - `queue_`: under `mutex_`, which is held for one step of the state machine. Such a step may wait for a
 ///    page of another host; no vCPU ever takes this lock.
 class VirtQueue final : public Doorbell {
@@ -74,6 +79,7 @@ class VirtQueue final : public Doorbell {
         std::atomic_thread_fence(std::memory_order_seq_cst);
         if (word_.load(std::memory_order_seq_cst) == 0) wake();
     }
+    void ring_from(HostId host, uint64_t address) noexcept override;
 
     // ---- the worker
 
@@ -130,6 +136,18 @@ class VirtQueue final : public Doorbell {
                 std::vector<iovec>& places) noexcept;
     void wrote(const std::vector<Segment>& segments, uint64_t offset, uint64_t length) noexcept;
 
+    // The same on the host of the driver, if that is another one (remote_queue.hpp). False: that host did not
+    // do it; from now on it is done here.
+
+    /// The host that rang last, if it is not this one.
+    std::optional<HostId> driver_elsewhere() const noexcept;
+    /// As take_text (bytes.hpp) after its first wait.
+    bool take_text_there(size_t most, int64_t linger_ns, std::string& bytes) noexcept;
+    /// All requests, or many, and then there are `more`. Else the driver is to ring again.
+    bool take_there(std::vector<RemoteChain>& chains, bool& more) noexcept;
+    /// They go back to the driver, which is told if it wants to be.
+    bool give_there(std::span<const RemoteChain> chains) noexcept;
+
     struct Counters {
         uint64_t kicks = 0, requests = 0, interrupts = 0, faults = 0;
     };
@@ -140,6 +158,9 @@ class VirtQueue final : public Doorbell {
     }
 
   private:
+    void interrupt_driver() noexcept;
+    template <typename Put, typename Get>
+    bool at_driver(RemoteStep step, Put put, Get get) noexcept;
     /// Counts a fault once. With the lock held.
     void look_for_fault() noexcept;
 
@@ -152,6 +173,7 @@ class VirtQueue final : public Doorbell {
     std::atomic<uint64_t> life_{0};
     std::mutex mutex_;
     SplitQueue queue_;
+    std::atomic<uint64_t> driver_{kNoHost};  // address of the bell << 8 | host that rang it last
     /// Counted apart for different vCPUs, which else would wait for each other's write of one word.
     struct alignas(64) Kicks {
         std::atomic<uint64_t> count{0};

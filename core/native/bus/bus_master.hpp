@@ -3,6 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/host_set.hpp"
+#include "bus/local_doorbells.hpp"
 
 namespace coremesh {
 
@@ -24,6 +30,17 @@ class BusMaster {
     virtual void wrote(uint64_t gpa, uint64_t length) noexcept {
         static_cast<void>(gpa), static_cast<void>(length);
     }
+    /// Has host `to` do with the guest's memory what `call` says, by its own bus master. False: it refused,
+    /// there is no such host, or the machine stops.
+    virtual bool call(HostId to, std::span<const uint8_t> call, std::vector<uint8_t>& answer) noexcept {
+        static_cast<void>(to), static_cast<void>(call), static_cast<void>(answer);
+        return false;
+    }
+    /// Does what the call of a device on another host says, and appends the answer. False: refused.
+    using Serve = std::function<bool(BusMaster& here, LocalDoorbells& bells, std::span<const uint8_t> call,
+                                     std::vector<uint8_t>& answer)>;
+    /// On a host without the devices, before messages flow: the calls of theirs are for `serve`.
+    virtual void serve_calls(Serve serve) { static_cast<void>(serve); }
     /// A write of 32 bits outside RAM: an interrupt message (Intel SDM vol. 3A, 11.11). Does not wait.
     virtual void message(uint64_t address, uint32_t data) noexcept = 0;
 };

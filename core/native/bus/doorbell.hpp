@@ -12,15 +12,25 @@
 #include <utility>
 #include <vector>
 
+#include "base/host_set.hpp"
 #include "bus/bus.hpp"
 
 namespace coremesh {
+
+/// On whose behalf this thread accesses devices: another host's vCPU, or kNoHost for one of this host.
+inline constexpr HostId kNoHost = 0xFF;
+inline thread_local HostId thread_host = kNoHost;
 
 class Doorbell {
   public:
     virtual ~Doorbell() = default;
     /// Wakes the worker, once for all calls until it looks. Any thread; does not wait.
     virtual void ring() noexcept = 0;
+    /// The same, by a vCPU of `host` (kNoHost: this one) that wrote to `address`.
+    virtual void ring_from(HostId host, uint64_t address) noexcept {
+        static_cast<void>(host), static_cast<void>(address);
+        ring();
+    }
 };
 
 /// The doorbells of one device: `stride` bytes each, one behind the other, at an address that the guest
@@ -36,7 +46,7 @@ class DoorbellWindow {
     /// True: the address is one of ours, and its bell has been rung.
     bool ring(uint64_t address) noexcept {
         const auto index = index_of(address);
-        if (index) bells_[*index]->ring();
+        if (index) bells_[*index]->ring_from(thread_host, address);
         return index.has_value();
     }
     bool has(uint64_t address) const noexcept { return index_of(address).has_value(); }

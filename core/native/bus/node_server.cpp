@@ -13,6 +13,7 @@
 #include "base/futex.hpp"
 #include "base/masked_signals.hpp"
 #include "bus/device_meter.hpp"
+#include "bus/doorbell.hpp"
 
 namespace coremesh {
 
@@ -122,6 +123,7 @@ void NodeServer::work() noexcept {
             futex_wait_until(work_, work, -1);
             continue;
         }
+        thread_host = lane->host;
         thread_vcpu = vcpu_of(lane->host, request.lane());
         const int64_t begin = Clock::monotonic_ns();
         const DeviceReply reply{request.ticket, serve(request)};

@@ -40,8 +40,9 @@ struct RemoteNode::Lane {
     }
 };
 
-RemoteNode::RemoteNode(Send send)
+RemoteNode::RemoteNode(Send send, LocalDoorbells* here)
     : send_(std::move(send)),
+      here_(here),
       lanes_(std::make_unique<std::array<Lane, kLanes>>()),
       identity_(nodes_made.fetch_add(1) + 1) {}
 
@@ -55,7 +56,7 @@ void RemoteNode::write(Space space, uint64_t address, unsigned size, uint64_t va
     const DeviceRequest request{
         .space = space, .write = true, .size = size, .address = address, .value = value & all_ones(size)};
     if (space == Space::kMmio && is_doorbell(address)) {
-        post(request);
+        if (here_ == nullptr || !here_->ring(address)) post(request);
     } else if (ask(request, 0) == DeviceReply::kMayBePosted && space == Space::kMmio) {
         remember_doorbell(address);
     }

@@ -12,6 +12,7 @@
 #include "bus/bus.hpp"
 #include "bus/counters.hpp"
 #include "bus/device_message.hpp"
+#include "bus/local_doorbells.hpp"
 
 namespace coremesh {
 
@@ -41,7 +42,9 @@ class RemoteNode final : public DeviceBackend {
     static constexpr unsigned kLanes = 256;
     static constexpr uint32_t kPosted = 16;
 
-    explicit RemoteNode(Send send);
+    /// @param here  of devices whose work is done on this host: what rings one of those is not sent. May be
+    ///              null.
+    explicit RemoteNode(Send send, LocalDoorbells* here = nullptr);
     ~RemoteNode() override;
 
     // DeviceBackend; on vCPU threads. All ones is read when the machine stops or that host has gone.
@@ -74,6 +77,7 @@ class RemoteNode final : public DeviceBackend {
     static constexpr size_t kDoorbells = 64;
 
     const Send send_;
+    LocalDoorbells* const here_;
     const std::unique_ptr<std::array<Lane, kLanes>> lanes_;
     const uint64_t identity_;  // of this object among all that were made: threads remember it
     std::atomic<bool> cancelled_{false};

@@ -62,15 +62,21 @@ Mesh::Mesh(const Options& options, GuestRam& ram, Clock& clock, GuestPlatform& p
           [this](HostId to, std::span<const uint8_t> payload) {
               return link_ && link_->send(to, Type::kControl, payload);
           },
-          [this](HostId from, const Order& order) { owner_.obey(from, order); }) {
+          [this](HostId from, const Order& order) { owner_.obey(from, order); }),
+      calls_(options.self, options.devices,
+             [this](HostId to, std::span<const uint8_t> head, std::span<const uint8_t> body) {
+                 return link_ && link_->send(to, Type::kCall, head, body);
+             }) {
     platform_.join(options_.self, options_.hosts, options_.vcpu_hosts, options_.devices, *this);
     follower_ = std::make_unique<ClockFollower>(
         clock_, options_.self,
         [this](HostId to, std::span<const uint8_t> payload) { link_->send(to, Type::kClock, payload); });
     if (!has_devices()) {
-        remote_node_ = std::make_shared<RemoteNode>([this](std::span<const uint8_t> payload) {
-            return link_->send(options_.devices, Type::kDevice, payload);
-        });
+        remote_node_ = std::make_shared<RemoteNode>(
+            [this](std::span<const uint8_t> payload) {
+                return link_->send(options_.devices, Type::kDevice, payload);
+            },
+            &local_doorbells_);
     }
     for (const coherence::HomeRange& range : options_.homes) {
         if (range.host == options_.self) {
@@ -124,6 +130,7 @@ bool Mesh::joined(std::chrono::duration<double> timeout) {
 void Mesh::cancel() noexcept {
     memory_.cancel();
     orders_.cancel();
+    calls_.cancel();
     if (remote_node_) remote_node_->cancel();
 }
 
@@ -131,6 +138,7 @@ void Mesh::stop() noexcept {
     cancel();
     if (node_server_) node_server_->stop();
     orders_.stop();
+    calls_.stop();
     if (link_) link_->stop();
     devices_.reset();
 }
@@ -167,6 +175,9 @@ void Mesh::received(HostId from, Type type, uint64_t guest_tsc, std::span<const 
             return;
         case Type::kControl:
             orders_.received(from, payload);
+            return;
+        case Type::kCall:
+            calls_.received(from, payload);
             return;
     }
 }

@@ -3,9 +3,11 @@
 //
 //   coherence, page   the page protocol (shared_memory.hpp)
 //   interrupt         the platform, and from there this host's cores
-//   device            with the devices: the server of their node; elsewhere: the vCPU that waits for the
-//   answer clock             the follower of host 0's clock control           orders of the host with the
-//   devices, and their answers heartbeat         the lease; a host that loses it, or another host, stops
+//   device            with the devices: the server of their node; elsewhere: the vCPU that waits
+//   clock             the follower of host 0's clock
+//   control           orders of the host with the devices, and their answers
+//   call              what devices have another host do with its memory, and the answers
+//   heartbeat         the lease; a host that loses it, or another host, stops
 #pragma once
 
 #include <array>
@@ -24,6 +26,7 @@
 #include "bus/remote_node.hpp"
 #include "guest/platform.hpp"
 #include "host/orders.hpp"
+#include "host/remote_calls.hpp"
 #include "link/lease.hpp"
 #include "link/link.hpp"
 #include "memory/shared_memory.hpp"
@@ -84,6 +87,9 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
 
     SharedMemory& memory() noexcept { return memory_; }
     Orders& orders() noexcept { return orders_; }
+    RemoteCalls& calls() noexcept { return calls_; }
+    /// Of devices on another host, whose work is done here.
+    LocalDoorbells& local_doorbells() noexcept { return local_doorbells_; }
     /// The devices of another host as this host's vCPUs reach them; where this one has none.
     const std::shared_ptr<RemoteNode>& remote_node() noexcept { return remote_node_; }
     const coherence::Options& layout() const noexcept { return protocol_; }
@@ -139,6 +145,8 @@ class Mesh final : private link::Receiver, private MessageSender, private Interr
     std::shared_ptr<link::Link> link_;
     SharedMemory memory_;
     Orders orders_;
+    LocalDoorbells local_doorbells_;
+    RemoteCalls calls_;
     std::unique_ptr<ClockFollower> follower_;
     std::shared_ptr<RemoteNode> remote_node_;
     std::shared_ptr<DeviceBackend> devices_;

@@ -16,10 +16,10 @@ namespace coremesh::link {
 /// Bytes that a frame may carry, head and body together. A page is 4096.
 inline constexpr size_t kMaxPayload = 65536;
 
-enum class Type : uint8_t { kCoherence, kPage, kInterrupt, kDevice, kClock, kHeartbeat, kControl };
-inline constexpr size_t kTypes = 7;
+enum class Type : uint8_t { kCoherence, kPage, kInterrupt, kDevice, kClock, kHeartbeat, kControl, kCall };
+inline constexpr size_t kTypes = 8;
 inline constexpr std::array<const char*, kTypes> kTypeNames = {
-    "coherence", "page", "interrupt", "device", "clock", "heartbeat", "control"};
+    "coherence", "page", "interrupt", "device", "clock", "heartbeat", "control", "call"};
 
 /// True when losing one frame of the type would break the guest: such a frame is queued, never dropped. The
 /// others are sent again by their own timers, and an old one is worth nothing.

@@ -100,6 +100,17 @@ class HostBusMaster final : public BusMaster {
     void wrote(uint64_t gpa, uint64_t length) noexcept override {
         host_.ram().code_written_by_host(gpa, length);
     }
+    bool call(HostId to, std::span<const uint8_t> call, std::vector<uint8_t>& answer) noexcept override {
+        return host_.mesh() && host_.mesh()->calls().call(to, call, answer);
+    }
+    void serve_calls(Serve serve) override {
+        if (!host_.mesh()) return;
+        host_.mesh()->calls().serve([&host = host_, serve = std::move(serve)](std::span<const uint8_t> call,
+                                                                              std::vector<uint8_t>& answer) {
+            HostBusMaster here(host);
+            return serve(here, host.mesh()->local_doorbells(), call, answer);
+        });
+    }
     void message(uint64_t address, uint32_t data) noexcept override {
         host_.platform().message(address, data);
     }

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from coremesh.core._native import step_out
 from coremesh.hw.device import Device
 from coremesh.hw.irq import IrqLine
 
@@ -87,6 +88,7 @@ class AttachedDevice(Device):
                 return ones
             begin = time.monotonic_ns()
             self._answer, self._awaited = None, self._post(READ, offset, size)
+            step_out()
             self._changed.wait_for(lambda: self._answer is not None or self._closed, self._timeout)
             answer, self._awaited = self._answer, 0
             counts["service_ns"] += time.monotonic_ns() - begin
@@ -105,6 +107,7 @@ class AttachedDevice(Device):
             counts["writes"] += 1
             counts["bytes_written"] += size
             if len(self._waiting) >= MOST_WAITING and not self._overdue:
+                step_out()
                 self._changed.wait_for(self._has_room, self._timeout)
                 if not self._has_room():
                     counts["timeouts"] += 1

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from coremesh.core._native import step_out
 from coremesh.core.errors import ConfigurationError
 from coremesh.core.state import State, check_keys
 from coremesh.hw.decode import LAST, ONES, PORT, SIZES, SPACE_NAMES, At, DecodeTable
@@ -82,6 +83,7 @@ class DeviceNode:
         device, lock, read, write, offset, ones = target
         if not lock.acquire(False):
             begin = time.monotonic_ns()
+            step_out()
             lock.acquire()
             device.contended += 1
             device.waited_ns += time.monotonic_ns() - begin

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "base/turnstile.hpp"
 #include "bus/bus_master.hpp"
 #include "bus/device_meter.hpp"
 #include "bus/doorbell.hpp"
@@ -65,6 +66,7 @@ class PythonNode final : public DeviceBackend {
   private:
     template <typename... Args>
     uint64_t call(uint64_t otherwise, const nb::object& method, Args... args) noexcept {
+        const Turnstile::Inside inside(turnstile_);
         const Interpreter interpreter;
         try {
             nb::object answer = method(args...);
@@ -77,6 +79,7 @@ class PythonNode final : public DeviceBackend {
     }
 
     const cm_engine_functions& engine_;
+    Turnstile turnstile_;  // before the interpreter's lock
     nb::object access_, eoi_, acknowledge_;
 };
 
@@ -428,6 +431,8 @@ NB_MODULE(_native, m) {
     bind_post_mortem(host_class);
     for (const Architecture* architecture : architectures()) architecture->bind_host(host_class);
 
+    m.def("step_out", &Turnstile::step_out,
+          "A device's code is about to wait on a vCPU's thread: others may call devices meanwhile.");
     m.def("doctor", &doctor, "What this host offers the engine, found by trying.");
     m.def(
         "host_tsc_hz", [] { return Clock().hz(); }, "Rate of the guest's TSC when none is asked for, in Hz.");

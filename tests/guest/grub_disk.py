@@ -23,14 +23,21 @@ def needs_grub() -> None:
         pytest.skip("GRUB's tools are not installed: apt install grub-common grub-pc-bin")
 
 
-def make_disk(disk: Path, size: int, tree: Path, commands: str) -> None:
-    """Write ``disk``; ``tree`` becomes its file system, and GRUB runs ``commands`` on its serial console."""
+_SERIAL = "serial --unit=0 --speed=115200\nterminal_output serial\n"
+_MENU = ("normal", "sleep")
+
+
+def make_disk(disk: Path, size: int, tree: Path, commands: str, *, menu: bool = False) -> None:
+    """Write ``disk``; ``tree`` becomes its file system, and GRUB runs ``commands`` on its serial console.
+
+    With ``menu`` it shows that of the tree's ``boot/grub/grub.cfg`` on the screen afterwards.
+    """
     configuration = disk.with_suffix(".cfg")
-    configuration.write_text(f"serial --unit=0 --speed=115200\nterminal_output serial\n{commands}")
+    configuration.write_text(commands if menu else _SERIAL + commands)
     core = disk.with_suffix(".core")
     command: list[str | Path] = [
         "grub-mkimage", "-O", "i386-pc", "-d", MODULES, "-o", core, "-c", configuration,
-        "-p", "(hd0,msdos1)/boot/grub", *_WANTED,
+        "-p", "(hd0,msdos1)/boot/grub", *_WANTED, *(_MENU if menu else ()),
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     image = core.read_bytes()

@@ -3,6 +3,7 @@
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,45 @@ def test_given_a_kernel_when_firmware_starts_it_then_it_has_its_command_line_and
         assert "given=yes" in machine.run("cat /proc/cmdline", 60).output
         assert machine.run("nproc", 60).output == "2\n"
         assert machine.run("dmesg | grep -c 'BIOS-e820.*usable'", 60).output == "2\n"
+
+
+MENU = """\
+set timeout=-1
+menuentry 'The first system' { echo First was chosen; sleep 600 }
+menuentry 'Another system' { echo Another was chosen; sleep 600 }
+"""
+
+
+def test_given_grubs_menu_on_the_screen_when_keys_choose_an_entry_then_it_is_seen_to_run(
+    tmp_path: Path,
+) -> None:
+    """By the VGA's own firmware and the PS/2 keyboard: nothing of it is on the serial port."""
+
+    def seen(text: str, line: str = "", color: int = 0) -> bool:
+        """Whether ``text`` comes to stand on the screen, and the ``line`` has the background ``color``."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            screen = machine.screen()
+            rows = [n for n, row in enumerate(screen.rows) if line in row]
+            if text in screen and rows and screen.attributes[rows[0]][5] >> 4 & 7 == color:
+                return True
+            time.sleep(0.1)
+        return False
+
+    needs_grub()
+    (tmp_path / "tree/boot/grub").mkdir(parents=True)
+    (tmp_path / "tree/boot/grub/grub.cfg").write_text(MENU)
+    disk = tmp_path / "disk.img"
+    make_disk(disk, 16 << 20, tmp_path / "tree", "", menu=True)
+    with Machine(1, "64M", bios=True, disks=[f"{disk},readonly,if=ide"]) as machine:
+        assert seen("GNU GRUB", "The first system", 7), machine.screen()
+        assert seen("Another system", "Another system", 0)
+        machine.press("down")
+        assert seen("GNU GRUB", "Another system", 7), machine.screen()
+        assert seen("GNU GRUB", "The first system", 0)
+        machine.press("enter")
+        assert seen("Another was chosen"), machine.screen()
+        assert "First was chosen" not in machine.screen()
 
 
 @pytest.mark.slow

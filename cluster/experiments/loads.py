@@ -184,9 +184,20 @@ share = Load(
     "page sharing: pattern is private, false (own words of one page), true (one word, locked), read, produce",
     _program("share pattern=$pattern"), {**_RUN, "pattern": "false"},
 )  # fmt: skip
+memory = Load(
+    "memory", 1, "turns_per_second",
+    "memory of one process on each core, which no other uses: kind is copy (256 KiB) or allocate (64 pages)",
+    "n=${threads:-$(nproc)}; for c in $(seq 0 $((n - 1))); do "
+    f"/{PROGRAM} memory kind=$kind threads=1 first=$c milliseconds=$milliseconds >/tmp/memory$c & done; "
+    "wait; "
+    "for c in $(seq 0 $((n - 1))); do cat /tmp/memory$c; done | "
+    "awk -F= '$1 ~ /^(copies|allocations)_per_second$/ { all += $2; n++ } "
+    f'END {{ if (!n) exit 3; print "turns_per_second=" all }}\'',
+    {**_RUN, "kind": "copy"},
+)  # fmt: skip
 pingpong = Load(
-    "pingpong", 1, "round_trips_per_second",
-    "the first core wakes the last one and back: via a pipe or a futex",
+    "pingpong", 2, "round_trips_per_second",
+    "the first core wakes the last one and back: via a pipe, a futex or a semaphore",
     f"/{PROGRAM} pingpong via=$via milliseconds=$milliseconds", {"milliseconds": 1000, "via": "pipe"},
 )  # fmt: skip
 fork_storm = Load(
@@ -241,7 +252,7 @@ network = _Network(
 )  # fmt: skip
 
 ALL: Final = (
-    hashing, shell_loop, compile, loop, lock, lock_ladder, share, pingpong, fork_storm, disk, network,
+    hashing, shell_loop, compile, loop, lock, lock_ladder, share, memory, pingpong, fork_storm, disk, network,
 )  # fmt: skip
 
 

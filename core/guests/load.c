@@ -6,36 +6,9 @@
 // prints name=number lines, of the guest's own clock. A static program of x86-64 system calls alone (Linux,
 // arch/x86/entry/syscalls/syscall_64.tbl), so that it runs in any Linux guest, without a C library.
 
-typedef unsigned long u64;
-typedef unsigned int u32;
+#include "load.h"
 
-enum {
-    SYS_WRITE = 1,
-    SYS_MMAP = 9,
-    SYS_PIPE = 22,
-    SYS_READ = 0,
-    SYS_SCHED_YIELD = 24,
-    SYS_NANOSLEEP = 35,
-    SYS_CLONE = 56,
-    SYS_EXIT = 60,
-    SYS_WAIT4 = 61,
-    SYS_FUTEX = 202,
-    SYS_SCHED_SETAFFINITY = 203,
-    SYS_SCHED_GETAFFINITY = 204,
-    SYS_CLOCK_GETTIME = 228,
-    SYS_EXIT_GROUP = 231,
-    FUTEX_WAIT_PRIVATE = 128,
-    FUTEX_WAKE_PRIVATE = 129,
-    CLOCK_MONOTONIC = 1,
-    // CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM (clone(2))
-    THREAD_FLAGS = 0x50f00,
-    SIGCHLD = 17,
-    MAX_THREADS = 255,
-    PAGE = 4096,
-    STACK = 64 << 10,
-};
-
-static long call(long number, long a, long b, long c, long d, long e, long f) {
+long call(long number, long a, long b, long c, long d, long e, long f) {
     register long r10 __asm__("r10") = d;
     register long r8 __asm__("r8") = e;
     register long r9 __asm__("r9") = f;
@@ -73,22 +46,21 @@ __attribute__((noreturn)) static void leave(int status) {
     for (;;) call(SYS_EXIT_GROUP, status, 0, 0, 0, 0, 0);
 }
 
-__attribute__((noreturn)) static void fail(const char* why) {
+void fail(const char* why) {
     say("load: ");
     say(why);
     say("\n");
     leave(1);
 }
 
-static int same(const char* a, const char* b) {
+int same(const char* a, const char* b) {
     while (*a && *a == *b) a++, b++;
     return *a == *b;
 }
 
 static char** words;  // of the command line, after the load's name
 
-// The value of NAME=VALUE among the words, or a default one.
-static const char* option(const char* name, const char* otherwise) {
+const char* option(const char* name, const char* otherwise) {
     for (char** word = words; *word; word++) {
         const char *a = *word, *b = name;
         while (*b && *a == *b) a++, b++;
@@ -97,7 +69,7 @@ static const char* option(const char* name, const char* otherwise) {
     return otherwise;
 }
 
-static u64 number(const char* name, u64 otherwise) {
+u64 number(const char* name, u64 otherwise) {
     const char* text = option(name, 0);
     u64 value = 0;
     if (!text) return otherwise;
@@ -122,41 +94,37 @@ static void sleep_ms(u64 ms) {
     call(SYS_NANOSLEEP, (long)time, 0, 0, 0, 0, 0);
 }
 
-static char* memory(u64 bytes) {
+char* memory(u64 bytes) {
     long address = call(SYS_MMAP, 0, (long)bytes, 3, 0x22, -1, 0);  // read and write; private, anonymous
     if (address < 0 && address > -PAGE) fail("no memory");
     return (char*)address;
 }
 
-static void pin(u64 cpu) {
+void pin(u64 cpu) {
     u64 mask[4] = {0};
     mask[cpu / 64] = 1ul << cpu % 64;
     if (call(SYS_SCHED_SETAFFINITY, 0, sizeof mask, (long)mask, 0, 0, 0) < 0) fail("no such CPU");
 }
 
-static u64 cpus(void) {
-    u64 mask[16] = {0}, count = 0;
+static u64 process_cpus;  // counted before a thread is pinned, since a pinned thread has one
+
+u64 cpus(void) { return process_cpus; }
+
+static void count_cpus(void) {
+    u64 mask[16] = {0};
     call(SYS_SCHED_GETAFFINITY, 0, sizeof mask, (long)mask, 0, 0, 0);
     for (int word = 0; word < 16; word++)
-        for (u64 rest = mask[word]; rest; rest &= rest - 1) count++;
-    return count;
+        for (u64 rest = mask[word]; rest; rest &= rest - 1) process_cpus++;
 }
-
-// Each on a page of its own, so that a load measures its own sharing and no other.
-struct worker {
-    u64 index;
-    u64 operations;
-    u64 scratch;
-} __attribute__((aligned(PAGE)));
 
 static struct worker workers[MAX_THREADS];
 static struct { u32 value; } __attribute__((aligned(PAGE))) started, stopped, finished;
 static void (*body)(struct worker*);
 
-static int stop_asked(void) { return (int)__atomic_load_n(&stopped.value, __ATOMIC_RELAXED); }
+int stop_asked(void) { return (int)__atomic_load_n(&stopped.value, __ATOMIC_RELAXED); }
 
 __attribute__((noreturn, used)) static void thread_main(struct worker* self) {
-    pin(self->index % cpus());
+    pin((self->index + number("first", 0)) % cpus());
     __atomic_add_fetch(&started.value, 1, __ATOMIC_SEQ_CST);
     while (!__atomic_load_n(&stopped.value, __ATOMIC_ACQUIRE) && started.value != ~0u)
         call(SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0);
@@ -175,8 +143,7 @@ __asm__(
     "1: pop %rdi\n  xor %ebp, %ebp\n  call thread_main\n");
 long start_thread(long flags, u64* stack);
 
-// Runs `what` in threads, one on each CPU in turn, for the time asked for; prints the rate of operations.
-static void run(u64 count, void (*what)(struct worker*), const char* rate) {
+void run(u64 count, void (*what)(struct worker*), const char* rate) {
     u64 seconds_ms = number("milliseconds", number("seconds", 1) * 1000);
     if (count < 1 || count > MAX_THREADS) fail("threads is 1 to 255");
     body = what;
@@ -374,59 +341,6 @@ static void load_share(void) {
         fail("pattern is private, false, true, read or produce");
 }
 
-// --- pingpong: one byte or one word between the first and the last CPU -------------------------------------
-
-static int there[2], back[2];
-static struct { u32 value; } __attribute__((aligned(PAGE))) ball;
-
-// At the end the first one closes the game by a byte 0, so that neither waits for ever.
-static void play_pipe(struct worker* self) {
-    char byte = 1;
-    int in = self->index ? there[0] : back[0], out = self->index ? back[1] : there[1];
-    while (byte) {
-        if (self->index == 0) {
-            if (stop_asked()) byte = 0;
-            call(SYS_WRITE, out, (long)&byte, 1, 0, 0, 0);
-            if (!byte) return;
-        }
-        if (call(SYS_READ, in, (long)&byte, 1, 0, 0, 0) != 1) return;
-        if (self->index && byte) call(SYS_WRITE, out, (long)&byte, 1, 0, 0, 0);
-        if (self->index == 0) self->operations++;
-    }
-}
-
-static void play_futex(struct worker* self) {
-    u32 mine = (u32)self->index;
-    for (;;) {
-        u32 seen;
-        while ((seen = __atomic_load_n(&ball.value, __ATOMIC_ACQUIRE)) == (mine ^ 1))
-            call(SYS_FUTEX, (long)&ball.value, FUTEX_WAIT_PRIVATE, (long)seen, 0, 0, 0);
-        if (seen == 2) return;
-        u32 next = mine == 0 && stop_asked() ? 2 : mine ^ 1;
-        __atomic_store_n(&ball.value, next, __ATOMIC_RELEASE);
-        call(SYS_FUTEX, (long)&ball.value, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
-        if (next == 2) return;
-        if (mine == 0) self->operations++;
-    }
-}
-
-// The second player's CPU is the last one: on several hosts, another host's.
-static void play(struct worker* self) {
-    if (self->index) pin(cpus() - 1);
-    if (same(option("via", "pipe"), "futex"))
-        play_futex(self);
-    else
-        play_pipe(self);
-}
-
-static void load_pingpong(void) {
-    const char* via = option("via", "pipe");
-    if (!same(via, "pipe") && !same(via, "futex")) fail("via is pipe or futex");
-    if (call(SYS_PIPE, (long)there, 0, 0, 0, 0, 0) < 0 || call(SYS_PIPE, (long)back, 0, 0, 0, 0, 0) < 0)
-        fail("no pipe");
-    run(2, play, "round_trips_per_second");
-}
-
 // --- fork: processes made and ended on each CPU ------------------------------------------------------------
 
 static void fork_and_wait(struct worker* self) {
@@ -458,13 +372,17 @@ static void load_loop(void) { run(number("threads", cpus()), count_loop, "operat
 __attribute__((noreturn, used)) static void load_main(u64* stack) {
     u64 count = stack[0];
     char** arguments = (char**)(stack + 1);
-    if (count < 2) fail("load lock|share|pingpong|fork|loop [threads=N] [seconds=N] [NAME=VALUE]");
+    if (count < 2)
+        fail("load lock|share|memory|pingpong|fork|loop [threads=N] [first=CPU] [seconds=N] [NAME=VALUE]");
     words = arguments + 2;
+    count_cpus();
     const char* name = arguments[1];
     if (same(name, "lock"))
         load_lock();
     else if (same(name, "share"))
         load_share();
+    else if (same(name, "memory"))
+        load_memory();
     else if (same(name, "pingpong"))
         load_pingpong();
     else if (same(name, "fork"))

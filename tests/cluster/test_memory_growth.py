@@ -21,7 +21,7 @@ from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.images.debian_image import DebianImage
 
 RAM = "512M"
-MOST_TRANSLATIONS = 128.0  # MiB, of one vCPU
+MOST_TRANSLATIONS = 512.0  # MiB, of one vCPU
 SAMPLE_SECONDS = 10.0
 WARM = 1 / 3  # of the time: the guest goes through its caches, the translator through the guest's code
 MOST_GROWTH = 1.0  # MiB a minute, of everything; and of what is neither translations nor the guest's RAM

@@ -32,9 +32,10 @@ uint64_t timers_per_second(const Host::Options& options) {
     return std::max<uint64_t>(kTimersPerCore * cores * options.vcpus / vcpus, 1);
 }
 
-/// A full buffer is emptied and what is in use is translated again: some 15 MiB for a kernel and a shell. So
-/// a buffer holds several times that, and all of a host's vCPUs together an eighth of its memory.
-constexpr uint64_t kLeastCodeBuffer = 32 << 20, kMostCodeBuffer = 128 << 20;
+/// A full buffer is emptied and what is in use is translated again: some 15 MiB for a kernel and a shell, 200
+/// for a distribution up to its login. A buffer holds all of that where an eighth of the host's memory, which
+/// is for all of its vCPUs together, is enough. What was never filled takes no memory.
+constexpr uint64_t kLeastCodeBuffer = 32 << 20, kMostCodeBuffer = 512 << 20;
 
 uint32_t code_buffer_size(const Host::Options& options) {
     if (options.code_buffer_bytes) return options.code_buffer_bytes;

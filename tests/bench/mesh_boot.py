@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian to its shell over one, two and four hosts: time, pages, bytes and atomics.
 
-    sudo python tests/bench/mesh_boot.py [--hosts 1 2 4] [--vcpus 8] [--rounds N]
+    sudo python tests/bench/mesh_boot.py [--hosts 1 2 4] [--wires shm tcp] [--vcpus 8] [--rounds N]
 
-The same machine each time, its vCPUs spread evenly over hosts on one switch, all on this computer's
-processors. No Ray.
+The same machine each time, its vCPUs spread evenly over hosts, all on this computer's processors: over shared
+memory, and in network namespaces on one switch. No Ray.
 """
 
 import peers
 from coremesh.cluster.machine.cmdline import several_hosts
 from coremesh.cluster.machine.shell import PROMPT
 from figures import options
-from mesh_network import NetworkMachine, description_of
+from mesh_network import NetworkMachine, description_of, stage_of
 from mesh_table import Table, say, shown
 from network import Network
 
@@ -32,6 +32,7 @@ def main() -> None:
     """Boot in turn and print seconds and counts."""
     parser = options(__doc__, rounds=2)
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--wires", nargs="+", default=["shm", "tcp"], choices=("shm", "tcp", "zmq"))
     parser.add_argument("--vcpus", type=int, default=8)
     parser.add_argument("--memory", type=int, default=1024, help="MiB")
     parser.add_argument("--timeout", type=float, default=240)
@@ -43,14 +44,19 @@ def main() -> None:
         Network(max(arguments.hosts)) as network,
     ):
         alone: float | None = None
+        runs = [
+            (hosts, wire)
+            for hosts in arguments.hosts
+            for wire in (arguments.wires if hosts > 1 else arguments.wires[:1])
+        ]
         for turn in range(arguments.rounds):
-            for hosts in arguments.hosts:
+            for hosts, wire in runs:
                 seconds = boot(
-                    table, network, guest, hosts, arguments.vcpus, arguments.memory, alone,
-                    arguments.timeout, arguments.words,
+                    table, stage_of(network, wire), guest, hosts, wire, arguments.vcpus, arguments.memory,
+                    alone, arguments.timeout, arguments.words,
                 )  # fmt: skip
                 alone = seconds if hosts == 1 else alone
-                say(f"round {turn + 1}: {hosts} hosts {seconds:.1f} s")
+                say(f"round {turn + 1}: {hosts} hosts, {wire} {seconds:.1f} s")
 
 
 def boot(
@@ -58,6 +64,7 @@ def boot(
     network: Network,
     guest: peers.Guest,
     hosts: int,
+    wire: str,
     vcpus: int,
     memory_mib: int,
     alone: float | None,
@@ -75,6 +82,7 @@ def boot(
         memory_mib,
         initrd=guest.initramfs.read_bytes(),
         prompt=PROMPT,
+        wire=wire,
     )
     with NetworkMachine(network, description) as machine:
         machine.start()
@@ -82,7 +90,7 @@ def boot(
         if seconds is None:
             raise RuntimeError(f"no shell over {hosts} hosts in {timeout:g} s:\n{machine.console()[-3000:]}")
         stats = machine.mesh_stats()
-    name = f"{hosts} host{'s' * (hosts > 1)}"
+    name = f"{hosts} hosts, {wire}" if hosts > 1 else "1 host"
     table.add(f"{name}: boot", seconds, "s", alone if hosts > 1 else None)
     if hosts > 1:
         for key, text in COUNTERS.items():

@@ -53,7 +53,7 @@ class OneComputer(Network):
 
 def stage_of(network: Network, wire: str) -> Network:
     """Where a machine on ``wire`` runs: on ``network``, or without one."""
-    return OneComputer(2) if wire == "shm" else network
+    return OneComputer(network.hosts) if wire == "shm" else network
 
 
 class TcpFloor:

@@ -13,6 +13,9 @@
 #define CODE_GAP 8u
 #define DATA_BASE 0x50000000ul
 #define DATA_PAGES 8u
+// All of it lies here once more, this much higher: code further than 2 GiB from the numbers of 32 bits is
+// translated once for all its addresses.
+#define ALIAS 0x123400000000ul
 // Bit n: page n can be read, can be written. Page 3 can be read only; 0, 5 and 7 are missing.
 #define DATA_READABLE 0x5eu
 #define DATA_WRITABLE 0x56u

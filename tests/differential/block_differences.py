@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from block_layout import (
+    ALIAS,
     CODE32,
     CODE_BASE,
     CODE_PAGES,
@@ -264,7 +265,7 @@ class Differ:
 def place(block: Block) -> bytes:
     """Code pages with this block alone."""
     pages = bytearray(CODE_PAGES * PAGE)
-    code, at = block.code, block.address - CODE_BASE
+    code, at = block.code, block.address % ALIAS - CODE_BASE
     while code and not code_is_mapped(CODE_BASE + at + len(code) - 1):
         code = code[:-1]
     pages[at : at + len(code)] = code

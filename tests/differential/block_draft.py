@@ -41,6 +41,7 @@ class Options:
     alignment_check: float = 0.03
     protected: float = 0.12
     compatibility: float = 0.1
+    aliased: float = 0.5
     unannounced: float = 0.02
     misplaced: float = 0.008
     page_ends: float = 0.08

@@ -13,7 +13,18 @@ from typing import Final
 
 import special_values
 from block_draft import RAX, RCX, RSP, Draft, NotHere, Options
-from block_layout import CODE32, CODE64, CODE_BASE, CODE_GAP, CODE_PAGES, DATA_BASE, DATA_PAGES, PAGE, Block
+from block_layout import (
+    ALIAS,
+    CODE32,
+    CODE64,
+    CODE_BASE,
+    CODE_GAP,
+    CODE_PAGES,
+    DATA_BASE,
+    DATA_PAGES,
+    PAGE,
+    Block,
+)
 from flag_effects import ALL, CF, NO_EFFECT, Effect, shift_effect
 from instruction_encoder import WORD, Encoded, Encoder
 from instruction_row import Row
@@ -127,8 +138,9 @@ class Generator:
             rflags &= ~TF  # between steps AMD's processors drop the pointers that these store
         if r.random() < self.options.alignment_check:
             rflags |= AC
+        high = draft.bits == 64 and r.random() < self.options.aliased
         return Block(
-            draft.address,
+            draft.address + ALIAS * high,
             draft.instructions,
             gpr,
             rflags,

@@ -11,6 +11,8 @@ CODE_PAGES: Final = 256
 CODE_GAP: Final = 8
 DATA_BASE: Final = 0x5000_0000
 DATA_PAGES: Final = 8
+ALIAS: Final = 0x1234_0000_0000
+"""Code and data lie this much higher once more."""
 READABLE: Final = (1, 2, 3, 4, 6)
 WRITABLE: Final = (1, 2, 4, 6)
 MAX_BLOCKS: Final = 4096
@@ -89,7 +91,7 @@ class Block:
 
     def undefined_at(self, rip: int) -> int:
         """The flags that may have any value when the next instruction is at ``rip``."""
-        at = self.address
+        at, rip = self.address % ALIAS, rip % ALIAS
         for instruction in self.instructions:
             if rip == at:
                 return instruction.undefined
@@ -160,5 +162,5 @@ class Outcome:
 
 def code_is_mapped(address: int) -> bool:
     """Whether a byte of code can be there."""
-    page = (address - CODE_BASE) // PAGE
+    page = (address % ALIAS - CODE_BASE) // PAGE
     return 0 <= page < CODE_PAGES and page % CODE_GAP != CODE_GAP - 1

@@ -122,18 +122,16 @@ static void linux_segments(void) {
     gdt[SELECTOR_CODE64 >> 3] = segment(0xa0fb);
 }
 
-static void map_world(void) {
-    data = (uint64_t*)(elsewhere ? DATA_ELSEWHERE : DATA_PHYSICAL);
-    // Nothing is mapped between RAM and the devices, as in a process; what a block's wild address finds.
-    for (uint64_t large = 0x8000000; large < 0xc0000000; large += 0x200000) page_clear_large(large);
+static void map_world(uint64_t alias) {
     for (unsigned page = 0; page < CODE_PAGES; page++) {
         if (page % CODE_GAP == CODE_GAP - 1) continue;
-        page_map(CODE_BASE + page * 4096, (uint64_t)&batch->code[page * 4096], PAGE_PRESENT | PAGE_USER);
+        page_map(alias + CODE_BASE + page * 4096, (uint64_t)&batch->code[page * 4096],
+                 PAGE_PRESENT | PAGE_USER);
     }
     for (unsigned page = 0; page < DATA_PAGES; page++) {
         if (!(DATA_READABLE >> page & 1)) continue;
         uint64_t writable = DATA_WRITABLE >> page & 1 ? PAGE_WRITE : 0;
-        page_map(DATA_BASE + page * 4096, (uint64_t)data + page * 4096,
+        page_map(alias + DATA_BASE + page * 4096, (uint64_t)data + page * 4096,
                  PAGE_PRESENT | PAGE_USER | PAGE_NX | writable);
     }
 }
@@ -151,7 +149,11 @@ void guest_main(void) {
     }
     for (unsigned vector = 0; vector < 32; vector++) trap_handlers[vector] = on_trap;
     trap_handlers[START] = on_start;
-    map_world();
+    data = (uint64_t*)(elsewhere ? DATA_ELSEWHERE : DATA_PHYSICAL);
+    // Nothing is mapped between RAM and the devices, as in a process; what a block's wild address finds.
+    for (uint64_t large = 0x8000000; large < 0xc0000000; large += 0x200000) page_clear_large(large);
+    map_world(0);
+    map_world(ALIAS);
     print("ready\n");
     for (uint32_t served = 0;;) {
         while (__atomic_load_n(&batch->go, __ATOMIC_ACQUIRE) == served) pause();

@@ -119,15 +119,19 @@ __asm__(
     "\tpopfq\n"
     "\tjmp on_signal\n");
 
-static void map_world(void) {
-    uint8_t* code = mmap((void*)CODE_BASE, CODE_PAGES * 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0);
-    uint8_t* data = mmap((void*)DATA_BASE, DATA_PAGES * 4096, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0);
-    if (code != (void*)CODE_BASE || data != (void*)DATA_BASE) {
+static uint8_t* map_pages(int file, off_t offset, uint64_t address, unsigned pages) {
+    void* mapped = mmap((void*)address, pages * 4096ul, PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, file, offset);
+    if (mapped != (void*)address) {
         puts("the addresses of the block's world are taken");
         _exit(2);
     }
+    return mapped;
+}
+
+static void map_world(int file, uint64_t alias) {
+    uint8_t* code = map_pages(file, 0, CODE_BASE + alias, CODE_PAGES);
+    uint8_t* data = map_pages(file, CODE_PAGES * 4096, DATA_BASE + alias, DATA_PAGES);
     memcpy(code, batch->code, CODE_PAGES * 4096);
     memcpy(data, batch->image, DATA_PAGES * 4096);
     mprotect(code, CODE_PAGES * 4096, PROT_READ | PROT_EXEC);
@@ -144,9 +148,10 @@ static void map_world(void) {
 static void allow_nothing_else(void) {
     struct sock_filter rules[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 3),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 4),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer) + 4),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0),  // the block's world lies below 4 GiB
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 2, 0),  // the block's world lies below 4 GiB
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ALIAS >> 32, 1, 0),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
     };
@@ -160,7 +165,10 @@ static void run_batch(void) {
     const struct rlimit no_core = {0, 0}, seconds = {2, 2};
     setrlimit(RLIMIT_CORE, &no_core);
     setrlimit(RLIMIT_CPU, &seconds);  // for a block without an end
-    map_world();
+    const int file = memfd_create("world", MFD_CLOEXEC);
+    if (file < 0 || ftruncate(file, (CODE_PAGES + DATA_PAGES) * 4096)) _exit(2);
+    map_world(file, 0);
+    map_world(file, ALIAS);
     stack_t alternative = {.ss_sp = stack, .ss_size = sizeof stack};
     sigaltstack(&alternative, NULL);
     struct sigaction action = {.sa_flags = SA_SIGINFO | SA_ONSTACK};

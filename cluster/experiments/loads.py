@@ -187,8 +187,9 @@ share = Load(
 memory = Load(
     "memory", 1, "turns_per_second",
     "memory of one process on each core, which no other uses: kind is copy (256 KiB) or allocate (64 pages)",
-    "n=${threads:-$(nproc)}; for c in $(seq 0 $((n - 1))); do "
-    f"/{PROGRAM} memory kind=$kind threads=1 first=$c milliseconds=$milliseconds >/tmp/memory$c & done; "
+    # From a shell on its core: what the kernel knows of a process lies where its parent ran.
+    "n=${threads:-$(nproc)}; for c in $(seq 0 $((n - 1))); do taskset -c $((c % $(nproc))) sh -c "
+    f'"/{PROGRAM} memory kind=$kind threads=1 milliseconds=$milliseconds >/tmp/memory$c; :" & done; '
     "wait; "
     "for c in $(seq 0 $((n - 1))); do cat /tmp/memory$c; done | "
     "awk -F= '$1 ~ /^(copies|allocations)_per_second$/ { all += $2; n++ } "

@@ -100,21 +100,27 @@ char* memory(u64 bytes) {
     return (char*)address;
 }
 
-void pin(u64 cpu) {
-    u64 mask[4] = {0};
-    mask[cpu / 64] = 1ul << cpu % 64;
-    if (call(SYS_SCHED_SETAFFINITY, 0, sizeof mask, (long)mask, 0, 0, 0) < 0) fail("no such CPU");
-}
-
-static u64 process_cpus;  // counted before a thread is pinned, since a pinned thread has one
+// Those of the process before a thread is pinned: a pinned thread has one.
+static u64 allowed[16], process_cpus;
 
 u64 cpus(void) { return process_cpus; }
 
 static void count_cpus(void) {
-    u64 mask[16] = {0};
-    call(SYS_SCHED_GETAFFINITY, 0, sizeof mask, (long)mask, 0, 0, 0);
+    call(SYS_SCHED_GETAFFINITY, 0, sizeof allowed, (long)allowed, 0, 0, 0);
     for (int word = 0; word < 16; word++)
-        for (u64 rest = mask[word]; rest; rest &= rest - 1) process_cpus++;
+        for (u64 rest = allowed[word]; rest; rest &= rest - 1) process_cpus++;
+}
+
+void pin(u64 which) {
+    u64 mask[16] = {0}, left = which % process_cpus;
+    for (int word = 0; word < 16; word++) {
+        for (u64 rest = allowed[word]; rest; rest &= rest - 1) {
+            if (left-- != 0) continue;
+            mask[word] = rest & -rest;
+            if (call(SYS_SCHED_SETAFFINITY, 0, sizeof mask, (long)mask, 0, 0, 0) < 0) fail("no such CPU");
+            return;
+        }
+    }
 }
 
 static struct worker workers[MAX_THREADS];
@@ -124,7 +130,7 @@ static void (*body)(struct worker*);
 int stop_asked(void) { return (int)__atomic_load_n(&stopped.value, __ATOMIC_RELAXED); }
 
 __attribute__((noreturn, used)) static void thread_main(struct worker* self) {
-    pin((self->index + number("first", 0)) % cpus());
+    pin(self->index);
     __atomic_add_fetch(&started.value, 1, __ATOMIC_SEQ_CST);
     while (!__atomic_load_n(&stopped.value, __ATOMIC_ACQUIRE) && started.value != ~0u)
         call(SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0);
@@ -372,8 +378,7 @@ static void load_loop(void) { run(number("threads", cpus()), count_loop, "operat
 __attribute__((noreturn, used)) static void load_main(u64* stack) {
     u64 count = stack[0];
     char** arguments = (char**)(stack + 1);
-    if (count < 2)
-        fail("load lock|share|memory|pingpong|fork|loop [threads=N] [first=CPU] [seconds=N] [NAME=VALUE]");
+    if (count < 2) fail("load lock|share|memory|pingpong|fork|loop [threads=N] [seconds=N] [NAME=VALUE]");
     words = arguments + 2;
     count_cpus();
     const char* name = arguments[1];

@@ -43,7 +43,8 @@ const char* option(const char* name, const char* otherwise);
 u64 number(const char* name, u64 otherwise);
 // Anonymous, all zeros.
 char* memory(u64 bytes);
-void pin(u64 cpu);
+// To the CPU of this number among those that the process may use, in turn.
+void pin(u64 which);
 u64 cpus(void);
 
 // Each on a page of its own, so that a load measures its own sharing and no other.

@@ -58,7 +58,7 @@ def test_given_two_players_when_they_play_then_the_first_core_has_one_and_the_la
     ("words", "rate"),
     [
         (("memory", "kind=copy"), "copies_per_second"),
-        (("memory", "kind=allocate", "threads=1", "first=1"), "allocations_per_second"),
+        (("memory", "kind=allocate", "threads=1"), "allocations_per_second"),
         (("pingpong", "via=semaphore"), "round_trips_per_second"),
     ],
 )

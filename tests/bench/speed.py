@@ -1,53 +1,77 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guest speed at one vCPU beside QEMU: how many times as fast Coremesh runs the same work.
 
-    python tests/bench/speed.py [--rounds N]
+    python tests/bench/speed.py [--rounds N] [--works alu_ns gzip_ms ...]
 
-The guest times each load several times and reports the least; the peers take turns, and of each figure the
-best round counts for either. The guest's clock is checked against the host's in every run.
+A sweep over the two engines, one trial at a time, a load for each. The guest times it several times
+and reports the least; of each figure the best round counts for either engine. The guest's clock is checked
+against the host's in every trial.
 """
 
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-import peers
+import coremesh
+from coremesh.cluster.machine.images.debian_image import fetch_debian
+from coremesh.cluster.machine.images.initramfs import Entry
 from figures import options, reported
+from peers import qemu_available
 
-SCRIPT = r"""
-cat /bin/busybox /bin/load >/tmp/mixed
-i=0; while [ $i -lt 8 ]; do cat /tmp/mixed; i=$((i+1)); done >/tmp/long
-load time sha256sum /bin/sha256sum /tmp/long
-load time gzip /bin/gzip -c /tmp/mixed
-load time shell_loop /bin/sh -c 'i=0; while [ $i -lt 40000 ]; do i=$((i+1)); done'
-load
-"""
-
+PROGRAMS = {
+    "sha256sum_ms": "i=0; while [ $i -lt 8 ]; do cat /tmp/mixed; i=$((i+1)); done >/tmp/long; "
+    "load time sha256sum /bin/sha256sum /tmp/long",
+    "gzip_ms": "load time gzip /bin/gzip -c /tmp/mixed",
+    "shell_loop_ms": "load time shell_loop /bin/sh -c 'i=0; while [ $i -lt 40000 ]; do i=$((i+1)); done'",
+}
+LOADS = (
+    "alu_ns", "load_store_ns", "getppid_ns", "fork_exec_us", "sse_mul_add_sd_ns", "sse_div_sd_ns",
+    "sse_sqrt_sd_ns", "sse_mul_add_pd_ns", "sse_mul_add_ps_ns", "sse_convert_ns", "sse_compare_ns",
+)  # fmt: skip
+CASES = " ".join(f"{work}) {command};;" for work, command in PROGRAMS.items())
+COMMAND = f"cat /bin/busybox /bin/load >/tmp/mixed; case $work in {CASES} *) load one $work;; esac"
 APPLICATION, ALU, SSE = "ratio >= 1.1", "ratio >= 1.0", "ratio >= 1.4"
-CLOCK_ERROR = 0.05  # as a fraction: what reading the marks late can explain
+CLOCK_ERROR, LATE = 0.05, 0.4  # a fraction, and seconds: what reading the clocks late can explain
 
 
-def target(name: str) -> str:
+def target(work: str) -> str:
     """What is asked of a load."""
-    return ALU if name == "alu_ns" else SSE if name.startswith("sse_") else APPLICATION
+    return ALU if work == "alu_ns" else SSE if work.startswith("sse_") else APPLICATION
+
+
+def initramfs() -> bytes:
+    """Debian's, with guest/load.c in /bin."""
+    with tempfile.TemporaryDirectory() as folder:
+        load = Path(folder) / "load"
+        source = Path(__file__).parent / "guest" / "load.c"
+        subprocess.run(["gcc", "-O2", "-static", "-o", load, source], check=True)
+        program = Entry.file("bin/load", load.read_bytes(), 0o755)
+    return fetch_debian().initramfs(extra=[program])
 
 
 def main() -> None:
-    """Run the peers in turn and print ratios."""
-    arguments = options(__doc__, rounds=3).parse_args()
-    with reported("Guest speed, 1 vCPU", arguments) as figures, peers.guest(SCRIPT) as guest:
-        for turn in range(arguments.rounds):
-            for name, peer in peers.PEERS.items():
-                run = peer(guest, 1, 512, (peers.FIRST, peers.LAST, peers.DONE), 300)
-                if abs(run.clock_error()) > CLOCK_ERROR:
-                    raise peers.PeerError(f"the clock of {name}'s guest is off by {run.clock_error():.0%}")
-                for key, value in run.values.items():
-                    if key.endswith(("_ns", "_us", "_ms")):
-                        load, _, unit = key.rpartition("_")
-                        figures.add(name, load, value.number, unit, target(key), cpu=value.cpu)
-                seconds, cpu = run.marks[peers.DONE], run.cpu[peers.DONE]
-                print(
-                    f"round {turn + 1}: {name} {seconds:.1f} s, {cpu:.1f} s of processor time",
-                    file=sys.stderr,
-                )
+    """Sweep the loads over the engines that there are, and print ratios."""
+    works = [*PROGRAMS, *LOADS]
+    parser = options(__doc__, rounds=3)
+    parser.add_argument("--works", nargs="+", choices=works, default=works, metavar="WORK")
+    arguments = parser.parse_args()
+    engines = ["coremesh", *(["qemu"] if qemu_available() else [])]
+    with reported("Guest speed, 1 vCPU", arguments) as figures:
+        result = coremesh.sweep(
+            COMMAND, {"work": arguments.works, "engine": engines}, repeats=arguments.rounds, at_once=1,
+            vcpus=1, memory="512M", append="quiet", initrd=initramfs(),
+        )  # fmt: skip
+        if result.failures:
+            sys.exit("\n".join(result.failures.values()))
+        for row in result.good.to_dict("records"):
+            guest, host = row["guest_seconds"], row["host_seconds"]
+            if abs(guest - host) > CLOCK_ERROR * host + LATE:
+                sys.exit(f"{row['engine']}: the guest counts {guest:.2f} s in {host:.2f} s")
+            load, _, unit = row["work"].rpartition("_")
+            figures.add(
+                row["engine"], load, row[row["work"]], unit, target(row["work"]), cpu=row["cpu_seconds"]
+            )
 
 
 if __name__ == "__main__":

@@ -25,8 +25,11 @@ static double now(void) {
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
+static const char* wanted;  // the one load that is run; NULL: all
+
 #define TIME(name, rounds, operations, body)                       \
     do {                                                           \
+        if (wanted != NULL && strcmp(wanted, name) != 0) break;    \
         double least = 1e300;                                      \
         for (int round = 0; round < (rounds); round++) {           \
             double start = now();                                  \
@@ -177,6 +180,7 @@ static void scale(const char* name, void (*batch)(long), long size) {
 }
 
 // load                            every load above
+// load one NAME                   one of them
 // load time NAME COMMAND [ARG]... NAME_ms of a program with its full path, its output thrown away
 // load scale                      independent work on vCPU 0, then on vCPUs 0 and 1
 // load alu | load_store | syscalls | forks  without end: for a profiler on the host
@@ -185,6 +189,10 @@ int main(int argc, char** argv) {
     const char* what = argc > 1 ? argv[1] : "";
     if (argc == 1) return everything();
     if (strcmp(what, "exit") == 0) return 0;
+    if (strcmp(what, "one") == 0 && argc > 2) {
+        wanted = argv[2];
+        return everything();
+    }
     if (strcmp(what, "time") == 0 && argc > 3) {
         char name[64];
         snprintf(name, sizeof name, "%s_ms", argv[2]);

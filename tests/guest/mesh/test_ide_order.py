@@ -75,12 +75,12 @@ class EarlyLine:
     The bus master and the drive come to rest later, as in a model that completes a transfer in pieces.
     """
 
-    def __init__(self, host: Host, when: str) -> None:
+    def __init__(self, host: Host, when: str, lines: list[IrqLine]) -> None:
         self.ram_read = host.ram_read
         self._write = host.ram_write
         self._when = when
         self._written = 0
-        self.line: IrqLine | None = None
+        self._lines = lines  # of the channels; the disk is on the first
 
     def ram_write(self, gpa: int, data: bytes) -> None:
         if self._when == "before":
@@ -91,8 +91,7 @@ class EarlyLine:
             self._rise()
 
     def _rise(self) -> None:
-        assert self.line is not None
-        self.line.set(True)
+        self._lines[0].set(True)
         time.sleep(0.001)
 
 
@@ -107,15 +106,13 @@ def test_given_the_wrong_order_when_the_same_cores_look_then_they_see_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Controls: the test above fails on a device that raises its interrupt too early."""
-    wrong: list[EarlyLine] = []
+    lines: list[IrqLine] = []
 
     def bus_master(host: Host) -> PythonBusMaster:
-        wrong.append(EarlyLine(host, when))
-        return PythonBusMaster(wrong[-1], host)
+        return PythonBusMaster(EarlyLine(host, when, lines), host)
 
     def build(channel: IdeChannel, irq: IrqLine, *others: Any) -> None:
-        if wrong[0].line is None:
-            wrong[0].line = irq
+        lines.append(irq)
         orderly(channel, irq, *others)
 
     orderly = IdeChannel.__init__

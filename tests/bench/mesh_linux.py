@@ -29,21 +29,20 @@ SHARED: list[tuple[loads.Load, dict[str, list[Any]]]] = [
 
 def rates(
     load: loads.Load, more: dict[str, list[Any]], hosts: list[int], rounds: int
-) -> list[dict[str, Any]]:
+) -> list[dict[Any, Any]]:
     """Run one load; a row for each way of it, with its rate on each number of hosts."""
     result = coremesh.sweep(
         load, {"hosts": hosts, **more}, repeats=rounds, at_once=1, vcpus=max(hosts), memory="512M"
     )
     if result.failures:
         sys.exit("\n".join(result.failures.values()))
-    ways = [name for name, values in more.items() if len(values) > 1]
-    best = result.good.groupby([*ways, "hosts"])[load.measures].max()
-    kinds = best.index.droplevel("hosts").unique() if ways else [None]
-    return [
-        {"load": load.name if kind is None else f"{load.name}, {kind}"}
-        | {number: float(best[number if kind is None else (kind, number)]) for number in hosts}
-        for kind in kinds
-    ]
+    way = next((name for name, values in more.items() if len(values) > 1), None)
+    found: dict[str, dict[Any, Any]] = {}
+    for trial in result.good.to_dict("records"):
+        name = load.name if way is None else f"{load.name}, {trial[way]}"
+        row = found.setdefault(name, {"load": name})
+        row[trial["hosts"]] = max(row.get(trial["hosts"], 0.0), trial[load.measures])
+    return list(found.values())
 
 
 def main() -> None:

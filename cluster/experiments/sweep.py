@@ -343,7 +343,10 @@ class _Run:
     # --- before and after --------------------------------------------------------------------------------
 
     def _result(self) -> SweepResult:
-        result = SweepResult(self._rows, self._sweep.names)
+        # In the order of the plan, whichever was done first; of a trial's attempts the last stays the last.
+        place = {trial.key: number for number, trial in enumerate(self._sweep.trials)}
+        rows = sorted(self._rows, key=lambda row: place.get(row["key"], len(place)))
+        result = SweepResult(rows, self._sweep.names)
         if self._sweep.out is not None:
             result.save(self._sweep.out)
         return result

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The cores that this process may use: how many, and who shares them."""
+"""The cores that this process may use: how many, and which processes share them."""
 
 import math
 import os

@@ -37,7 +37,7 @@ static void play_futex(struct worker* self) {
     }
 }
 
-// Two semaphores (semop(2)), one a player. The one who ends the game wakes the other to see it.
+// Two semaphores (semop(2)), one a player. The first player ends the game, and wakes the second to see it.
 static void play_semaphore(struct worker* self) {
     u32 mine = (u32)self->index;
     struct {

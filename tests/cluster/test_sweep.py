@@ -160,7 +160,7 @@ def test_given_a_sweep_in_an_event_loop_when_cancelled_then_trials_stop_and_what
             assert coremesh.SweepResult.read(out).table["value"].tolist() == [2.0, 4.0]
             running.cancel()
             await asyncio.sleep(0)
-            running.cancel()  # one who is impatient
+            running.cancel()  # the user asks a second time
             with pytest.raises(asyncio.CancelledError):
                 await running
         return ticks

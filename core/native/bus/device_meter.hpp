@@ -118,8 +118,8 @@ class DeviceMeter {
                 }
             }
         };
-        /// How often a thread counts all that are in the device: an access in so many, and each one that was
-        /// long, which others may have been waiting with.
+        /// A thread counts the threads in the device at each 1024th of its accesses, and after each long
+        /// access, which other threads may have waited for.
         static constexpr uint64_t kLookEvery = 1024;
         static constexpr int64_t kLongTicks = 1 << 15;  // some ten microseconds
         struct Meter {

@@ -11,7 +11,7 @@ namespace coremesh::link {
 namespace {
 
 constexpr uint32_t kMagic = 0x54414542;  // "BEAT"
-constexpr int64_t kSilences = 3;         // a lease outlasts so many of the longest silences
+constexpr int64_t kSilences = 3;         // a lease lasts three of the longest silences
 
 }  // namespace
 

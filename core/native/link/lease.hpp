@@ -21,7 +21,7 @@ struct LeaseTimes {
     int64_t join_ns = 10'000'000'000;    // from the start to the first heartbeat of every host
 };
 
-/// The silence after which host 0 gives up a host with a lease of so long: the third more is for clocks of
+/// The silence after which host 0 gives up a host whose lease is `lease_ns`. The third more is for clocks of
 /// different rates.
 constexpr int64_t lost_after_ns(int64_t lease_ns) noexcept { return lease_ns + lease_ns / 3; }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""User code is translated once for all the addresses that its page is mapped at, and nobody can tell."""
+"""User code is translated once for all the addresses that its page is mapped at, and no guest can tell."""
 
 import subprocess
 from collections.abc import Callable

@@ -95,7 +95,7 @@ STORY("given a device that keeps its callers, then they are seen in it, and the 
     CHECK_EQ(by_pair(*meter).at({9, coremesh::kNoVcpu}).accesses, 3u);  // threads that are no vCPU's
 }
 
-STORY("given vCPUs that wait in a device together, then nobody need look meanwhile for that to be known") {
+STORY("given vCPUs that wait in a device together, then the meter knows of it without a look meanwhile") {
     const auto meter = std::make_shared<DeviceMeter>();
     const auto devices = std::make_shared<Devices>();
     MeteredNode node(devices, meter);

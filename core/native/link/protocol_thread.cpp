@@ -166,8 +166,10 @@ void ProtocolThread::run(Work& work) noexcept {
     if (cpu_ >= 0 && outranks(priority)) stay_on(cpu_);
     work.begins();
     unsigned ready = 0;
-    while (!stopping_.load(std::memory_order_seq_cst)) {
+    for (;;) {
+        // In this order: stop() sets the two words the other way about, so one of them is seen here.
         pending_.store(false, std::memory_order_seq_cst);
+        if (stopping_.load(std::memory_order_seq_cst)) break;
         const Drained drained = work.drain(monotonic_ns(), ready);
         ready = 0;
         const int64_t deadline = work.due(monotonic_ns());

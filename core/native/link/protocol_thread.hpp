@@ -31,10 +31,11 @@ const char* probe_priority();
 /// ## State that two threads touch
 ///
 /// `pending_` and `sleeping_`, seq_cst: a waker sets the first and reads the second, the thread sets the
-/// second and reads the first, so one of the two sees the other and no wake-up is lost. `until_` is written
-/// before `sleeping_` and says when the sleep ends by itself. `armed_` is what the timer is set to, or shall
-/// be: a thread that lowers it sets the timer, and sets it again if another has lowered it meanwhile; the
-/// thread clears it before it looks for what is due.
+/// second and reads the first, so one of the two sees the other and no wake-up is lost. The thread clears
+/// `pending_` before it looks at `stopping_` and for work: a waker has changed those before. `until_` is
+/// written before `sleeping_` and says when the sleep ends by itself. `armed_` is what the timer is set to,
+/// or shall be: a thread that lowers it sets the timer, and sets it again if another has lowered it
+/// meanwhile; the thread clears it before it looks for what is due.
 class ProtocolThread {
   public:
     /// What a drain found: nothing; something and then nothing; or something, and it stopped before the end.

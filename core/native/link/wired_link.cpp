@@ -59,7 +59,8 @@ class WiredLink final : public Link, private ProtocolThread::Work, private Wire:
         sender_.close();
         stopping_.store(true, std::memory_order_seq_cst);
         thread_->stop();
-        // The role stays with this object: a thread that still receives gives it up.
+        // The role stays with this object: a thread that still receives gives it up, and no other gets it.
+        if (!holds_) role_.claim();
         while (!holds_ && !(holds_ = role_.take())) {
             wire_->recall();
             std::this_thread::yield();
@@ -69,7 +70,7 @@ class WiredLink final : public Link, private ProtocolThread::Work, private Wire:
     }
 
     bool receive_while(const std::atomic<uint32_t>& word, uint32_t value) noexcept override {
-        if (!lends_ || !role_.borrow()) return false;
+        if (!lends_ || stopping_.load(std::memory_order_seq_cst) || !role_.borrow()) return false;
         lent_ = true;
         awaited_.store(&word, std::memory_order_seq_cst);
         const auto over = [&] {

@@ -253,20 +253,29 @@ void stop_while_waiting(const std::string& wire) {
     Answering& host = *machine.hosts[0];
     host.ask(1, 0, 1);  // the links are up
     std::atomic<uint32_t> never{0};
-    std::atomic<bool> over{false};
+    std::atomic<bool> begun{false}, over{false};
+    std::atomic<unsigned> late{0};
     std::vector<std::thread> threads;
     for (unsigned thread = 0; thread < 3; ++thread) {
         threads.emplace_back([&] {
             while (!over) {
-                if (!host.link->receive_while(never, 0)) std::this_thread::yield();
+                const bool before = !begun;
+                if (!host.link->receive_while(never, 0)) {
+                    std::this_thread::yield();
+                } else if (!before) {
+                    ++late;
+                }
             }
         });
     }
     std::this_thread::sleep_for(20ms);
+    begun = true;
     host.link->stop();
     CHECK(!host.link->receive_while(never, 0));
     over = true;
     for (std::thread& thread : threads) thread.join();
+    // Else they could keep the role from the one who stops: one that began just before may have had it.
+    CHECK(late <= threads.size());
 }
 
 void changed_by_another_thread(const std::string& wire) {

@@ -9,11 +9,20 @@
 namespace coremesh {
 namespace {
 
-// A waiter that is not the first has nothing to look at, but one before it may have got stuck.
-constexpr int64_t kLookNs = 100'000'000;
+// A waiter that is not the first has nothing to look at: it is woken when it is, and this is to be sure.
+constexpr int64_t kLookNs = 1'000'000'000;
 // How long turns are kept to after one was used up. Else the thread that waits is woken by the first that
 // leaves: where accesses are few, that one does not come back soon.
 constexpr int64_t kCrowdedNs = 10'000'000;
+constexpr int64_t kSpinNs = 5'000;
+
+void spin(const std::atomic<uint32_t>& word, int64_t until) noexcept {
+    while (word.load(std::memory_order_seq_cst) == 0 && Clock::monotonic_ns() < until) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+}
 
 }  // namespace
 
@@ -32,16 +41,20 @@ void Turnstile::leave(uint64_t ticket) noexcept {
     *place = 0;
     if (first_ == nullptr) return;
     const int64_t now = Clock::monotonic_ns();
-    const bool over = now - turn_began_ns_ >= kTurnNs;
-    if (over && first_->claims) {
+    const bool over = now - turn_began_ns_ >= turn_ns();
+    if (first_->claims) {
         crowded_until_ns_ = now + kCrowdedNs;
         *place = first_->ticket;
         take_first();
-    } else if (!first_->armed || (!first_->woken && (over || now >= crowded_until_ns_))) {
-        // Until it runs, which takes a while, this thread may come back: a place is not kept empty.
-        first_->woken = true;
-        wake(*first_);
+    } else if (!first_->woken && (!first_->armed || over || now >= crowded_until_ns_)) {
+        // Once: until it runs, which takes a while, this thread may come back many times.
+        wake_to_look(*first_);
     }
+}
+
+/// Where many wait, each waits long in any case, and a thread that has just come has cold caches.
+int64_t Turnstile::turn_ns() const noexcept {
+    return std::min(kTurnNs * (1 + int64_t{waiting_} / 8), kLongestTurnNs);
 }
 
 bool Turnstile::take_free(uint64_t ticket) noexcept {
@@ -58,12 +71,20 @@ void Turnstile::take_first() noexcept {
     if (first_ == nullptr) last_ = nullptr;
     turn_began_ns_ = Clock::monotonic_ns();
     waiter.inside = true;
+    --waiting_;
+    wake(waiter);
+}
+
+void Turnstile::wake_to_look(Waiter& waiter) noexcept {
+    waiter.woken = true;
     wake(waiter);
 }
 
 void Turnstile::wake(Waiter& waiter) noexcept {
     // With the lock: the waiter's word is on its stack, and it cannot return meanwhile.
     waiter.word.store(1, std::memory_order_seq_cst);
+    if (waiter.awake) return;
+    ++wakes_;
     futex_wake(waiter.word);
 }
 
@@ -74,19 +95,29 @@ void Turnstile::wait(std::unique_lock<std::mutex>& lock, uint64_t ticket) noexce
     if (first_ == nullptr) turn_began_ns_ = now;
     (first_ == nullptr ? first_ : last_->next) = &self;
     last_ = &self;
+    ++waiting_;
     Places seen = places_;
     int64_t seen_ns = now;
+    bool spun = false;
     while (!self.inside) {
         int64_t until = now + kLookNs;
         if (first_ == &self) {
             self.armed = true;
             // The place may be free by then, without a thread that has left since.
-            const int64_t over = turn_began_ns_ + kTurnNs;
+            const int64_t over = turn_began_ns_ + turn_ns();
             until = over > now ? over : seen_ns + kStuckNs;
         }
+        // The thread inside leaves within an access, mostly: sooner than a sleeper wakes.
+        self.awake = self.claims && !spun;
+        spun = self.claims;
         lock.unlock();
-        futex_wait_until(self.word, 0, until);
+        if (self.awake) {
+            spin(self.word, now + kSpinNs);
+        } else {
+            futex_wait_until(self.word, 0, until);
+        }
         lock.lock();
+        self.awake = false;
         self.word.store(0, std::memory_order_seq_cst);
         now = Clock::monotonic_ns();
         if (self.inside || first_ != &self) continue;
@@ -95,7 +126,7 @@ void Turnstile::wait(std::unique_lock<std::mutex>& lock, uint64_t ticket) noexce
             seen_ns = now;
         }
         // Before the turn is over the thread that has it may be back at once.
-        const bool over = now >= turn_began_ns_ + kTurnNs;
+        const bool over = now >= turn_began_ns_ + turn_ns();
         if ((over || now >= crowded_until_ns_) && take_free(ticket)) {
             if (over) crowded_until_ns_ = now + kCrowdedNs;
             take_first();
@@ -106,6 +137,8 @@ void Turnstile::wait(std::unique_lock<std::mutex>& lock, uint64_t ticket) noexce
             self.claims = true;
         }
     }
+    // Who is the first now sleeps without an end of the turn to wake at.
+    if (first_ != nullptr && !first_->woken) wake_to_look(*first_);
 }
 
 }  // namespace coremesh

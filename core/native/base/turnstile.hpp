@@ -12,7 +12,8 @@ namespace coremesh {
 
 /// Hundreds of threads that want one lock wake each other without end: Python's interpreter lock has each of
 /// them look every few milliseconds, and passes from thread to thread with each call. Here a thread that has
-/// left may come back at once while its turn lasts; then the one that has waited longest gets the place.
+/// left may come back at once while its turn lasts; then the one that has waited longest gets the place. A
+/// visit wakes nobody, the end of a turn does. Where many wait, turns are longer.
 ///
 /// A thread that waits for something itself should step out. The place of one that does not leave for
 /// `kStuckNs` is given to another: this bounds how many compete, and guards nothing.
@@ -24,6 +25,7 @@ class Turnstile {
   public:
     static constexpr size_t kPlaces = 1;
     static constexpr int64_t kTurnNs = 200'000;
+    static constexpr int64_t kLongestTurnNs = 1'000'000;
     static constexpr int64_t kStuckNs = 500'000;
 
     /// Its thread is inside from the construction to the end of the block.
@@ -53,6 +55,12 @@ class Turnstile {
         if (const Inside* const here = Inside::current) here->turnstile_.leave(here->ticket_);
     }
 
+    /// How often a thread was woken. Any thread.
+    uint64_t wakes() noexcept {
+        const std::lock_guard lock(mutex_);
+        return wakes_;
+    }
+
   private:
     struct Waiter {
         std::atomic<uint32_t> word{0};
@@ -61,6 +69,7 @@ class Turnstile {
         bool armed = false;   // knows that it is the first, and sleeps no longer than the turn lasts
         bool woken = false;   // to see for itself whether there is a place
         bool claims = false;  // it runs, and the turn is over: no other comes in before it
+        bool awake = false;   // it looks at its word: no need to wake it
         bool inside = false;
     };
     using Places = std::array<uint64_t, kPlaces>;  // tickets; 0: free
@@ -70,13 +79,17 @@ class Turnstile {
     void wait(std::unique_lock<std::mutex>& lock, uint64_t ticket) noexcept;
     bool take_free(uint64_t ticket) noexcept;
     void take_first() noexcept;
-    static void wake(Waiter& waiter) noexcept;
+    int64_t turn_ns() const noexcept;
+    void wake_to_look(Waiter& waiter) noexcept;
+    void wake(Waiter& waiter) noexcept;
 
     std::mutex mutex_;
     Places places_{};
     uint64_t last_ticket_ = 0;
     int64_t turn_began_ns_ = 0;  // while threads wait
     int64_t crowded_until_ns_ = 0;
+    unsigned waiting_ = 0;
+    uint64_t wakes_ = 0;
     Waiter* first_ = nullptr;
     Waiter* last_ = nullptr;
 };

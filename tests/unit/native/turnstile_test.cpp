@@ -51,6 +51,21 @@ STORY("given many threads that come again and again, then few are inside at once
 }
 
 STORY(
+    "given threads that come again at once, when others wait, then a thread is woken each turn, not each "
+    "visit") {
+    Turnstile turnstile;
+    std::vector<std::thread> threads;
+    constexpr uint64_t kVisits = 20'000, kThreads = 8;
+    for (uint64_t index = 0; index < kThreads; ++index) {
+        threads.emplace_back([&] {
+            for (uint64_t visit = 0; visit < kVisits; ++visit) const Turnstile::Inside here(turnstile);
+        });
+    }
+    for (auto& thread : threads) thread.join();
+    CHECK(turnstile.wakes() < kThreads * kVisits / 20);
+}
+
+STORY(
     "given threads that wait inside for something, then the others pass all the same, after a moment at "
     "most") {
     Turnstile turnstile;

@@ -14,6 +14,8 @@ from coremesh.hw.board.pc import PC_WITH_FIRMWARE
 #: Tables of a machine's counters that a result may have the sums of, and those that it has unless told.
 TABLES: Final = ("stats", "mesh_stats", "device_stats")
 COLLECTED: Final = ("stats", "mesh_stats")
+#: What each number of a command took, beside the tables.
+MARKS: Final = "marks"
 
 _LISTED = "core/native/COUNTERS.md lists them, and so does 'python -m coremesh.core.counters'"
 _LISTED_OF_DEVICES = "Machine.device_stats() of a machine with the device shows them"
@@ -52,11 +54,13 @@ def require_collect(collect: Any) -> tuple[str, ...]:
             f"collect is a list such as ['stats', 'mesh_stats.page_bytes'], not {shown(collect)}."
         )
     for name in collect:
+        if name == MARKS:
+            continue
         table = name.partition(".")[0] if isinstance(name, str) else ""
         if table not in TABLES:
             raise ConfigurationError(
                 f"collect: {shown(name)} is no table of counters; there are {', '.join(TABLES)}, and "
-                "their columns as stats.interrupts or device_stats.uart.accesses."
+                "their columns as stats.interrupts or device_stats.uart.accesses; and 'marks', of a command."
             )
         _require_column(name, table)
     return tuple(collect)

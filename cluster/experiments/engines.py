@@ -19,8 +19,9 @@ from typing import Any, Final
 from coremesh.cluster.experiments import qemu
 from coremesh.cluster.launch.machine import Machine
 from coremesh.cluster.machine.cmdline import command_line, is_linux
+from coremesh.cluster.machine.option_table import PROMPT
 from coremesh.cluster.machine.options import check
-from coremesh.core.errors import ConfigurationError, GuestImageError, MachineStateError, shown
+from coremesh.core.errors import ConfigurationError, GuestImageError, MachineStateError, near, shown
 from coremesh.core.x86.linux_payload import unpack_linux
 
 ENGINES: Final = ("coremesh", "qemu")
@@ -28,7 +29,9 @@ ENGINES: Final = ("coremesh", "qemu")
 MACHINE_OPTIONS: Final = frozenset(inspect.signature(Machine).parameters) - {"progress", "address"}
 
 # 'unpack' is about our host alone: QEMU's guest always unpacks what it is given.
-_QEMU_OPTIONS = frozenset({"vcpus", "memory", "kernel", "initrd", "cmdline", "append", "hosts", "unpack"})
+_QEMU_OPTIONS = frozenset({
+    "vcpus", "memory", "kernel", "initrd", "cmdline", "append", "hosts", "unpack", "disks", "net", "prompt",
+})  # fmt: skip
 _CLOCK_SECONDS = 60.0  # to ask a guest for its time
 # The kernel's monotonic clock, in nanoseconds where the kernel shows it, else in hundredths of a second.
 _CLOCK = "grep -m1 '^now at' /proc/timer_list 2>/dev/null || cut -d' ' -f1 /proc/uptime"
@@ -155,12 +158,32 @@ def image_hash(kernel: bytes, initrd: bytes | None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _qemu(options: Mapping[str, Any], kernel: Path, initrd: bytes | None) -> qemu.QemuMachine:
+def require_engine(engine: Any, options: Mapping[str, Any]) -> None:
+    """Raise :class:`ConfigurationError` for an engine that there is not, or an option that it has not."""
+    if engine not in ENGINES:
+        raise ConfigurationError(
+            f"no engine {shown(engine)}; there are {', '.join(ENGINES)}.{near(engine, ENGINES)}"
+        )
+    if engine != "qemu":
+        return
     unknown = sorted(name for name in options if name not in _QEMU_OPTIONS)
     if unknown:
         raise ConfigurationError(f"QEMU's machine has no {', '.join(unknown)}: leave that out beside engine.")
     if check("hosts", options.get("hosts", 1)) not in (1, (check("vcpus", options.get("vcpus")),)):
-        raise ConfigurationError("QEMU's machine has one host.")
+        raise ConfigurationError(
+            'QEMU\'s machine has one host; "engine, hosts" lets hosts change together with the engine.'
+        )
+    _device_words(options)
+
+
+def _device_words(options: Mapping[str, Any]) -> list[str]:
+    vcpus = check("vcpus", options.get("vcpus")) or 1
+    disks, cards = check("disks", options.get("disks", ())), check("net", options.get("net", ()))
+    return qemu.disk_words(disks, vcpus) + qemu.card_words(cards)
+
+
+def _qemu(options: Mapping[str, Any], kernel: Path, initrd: bytes | None) -> qemu.QemuMachine:
+    require_engine("qemu", options)
     image, append = options["kernel"], check("append", options.get("append", ""))
     if not is_linux(image) or initrd is None:
         raise ConfigurationError("with QEMU a trial needs a Linux kernel and an initramfs.")
@@ -169,4 +192,7 @@ def _qemu(options: Mapping[str, Any], kernel: Path, initrd: bytes | None) -> qem
         command_line(image, append=append) if line is None else f"{check('cmdline', line)} {append}".strip()
     )
     memory = check("memory", options.get("memory", "1G"))
-    return qemu.QemuMachine(check("vcpus", options.get("vcpus")) or 1, memory >> 20, kernel, initrd, line)
+    return qemu.QemuMachine(
+        check("vcpus", options.get("vcpus")) or 1, memory >> 20, kernel, initrd, line,
+        _device_words(options), check("prompt", options.get("prompt", PROMPT)),
+    )  # fmt: skip

@@ -22,13 +22,14 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-from coremesh.cluster.experiments.columns import COLLECTED, TABLES
+from coremesh.cluster.experiments.columns import COLLECTED, MARKS, TABLES
 from coremesh.cluster.experiments.engines import ENGINES, MACHINE_OPTIONS, Subject, open_machine
+from coremesh.cluster.experiments.marks import NAMED_NUMBER, Marks
 from coremesh.cluster.experiments.plan import OWN_COLUMNS, Trial, text_of
 from coremesh.cluster.machine.build import own_build
+from coremesh.cluster.machine.options import share_vcpus
 from coremesh.core.errors import ConfigurationError, CoremeshError, near, shown
 
-_NAMED_NUMBER = re.compile(r"^\s*([A-Za-z_]\w*)\s*[=:]\s*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*$", re.M)
 _MOST_OUTPUT = 400  # characters of a command's output in an error
 
 Numbers = Mapping[str, Any]
@@ -122,14 +123,20 @@ class Command:
         """All of it."""
         return repr((self.command, sorted(self.numbers.items())))
 
-    def __call__(self, machine: Any, parameters: Mapping[str, Any], timeout: float) -> Numbers:
+    def __call__(
+        self,
+        machine: Any,
+        parameters: Mapping[str, Any],
+        timeout: float,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> Numbers:
         """Run it; raise :class:`TrialFailedError` if it fails, or prints no number."""
         words = "".join(
             f"{name}={shlex.quote('' if value is None else str(text_of(value)))}; "
             for name, value in parameters.items()
             if name not in ("kernel", "initrd", "modules", "cmdline", "append")
         )
-        result = machine.run(words + self.command, timeout)
+        result = machine.run(words + self.command, timeout, on_output)
         if result.status != 0:
             raise TrialFailedError(f"the command has left with status {result.status}: {_end(result.output)}")
         return self.read(result.output)
@@ -137,7 +144,7 @@ class Command:
     def read(self, output: str) -> dict[str, float]:
         """Return the numbers in a command's output; raise :class:`TrialFailedError` if one is missing."""
         if not self.numbers:
-            found = {name: _number(text) for name, text in _NAMED_NUMBER.findall(output)}
+            found = {name: _number(text) for name, text in NAMED_NUMBER.findall(output)}
             if not found:
                 raise TrialFailedError(
                     "the command has printed no line 'name=number', and no 'numbers' were given: "
@@ -164,7 +171,7 @@ class Experiment:
 
     `collect` names tables of counters, 'stats', 'mesh_stats' or 'device_stats', or single columns of them as
     'stats.interrupts' and 'device_stats.uart.accesses'; what each grew by while the work ran, summed over
-    vCPUs, hosts or devices, is in the row.
+    vCPUs, hosts or devices, is in the row. 'marks' is what each number of a command took: see :class:`Marks`.
     `timeout` in seconds of the host, from the start of emulation to the end of the work. With `shell` a Linux
     guest's shell is waited for before the work begins.
     """
@@ -182,9 +189,29 @@ class Experiment:
             "machine": _digest(repr(sorted(self.machine.items()))),
         }
 
+    def engine(self, trial: Trial) -> Any:
+        """Return the name of the engine that a trial's machine runs on."""
+        return trial.parameters.get("engine", ENGINES[0])
+
+    def options(self, trial: Trial) -> dict[str, Any]:
+        """Return the options of a trial's machine: those of all machines, and those that it varies."""
+        varied = {name: value for name, value in trial.parameters.items() if name in MACHINE_OPTIONS}
+        return {**self.machine, **varied}
+
+    def taken(self, trial: Trial) -> dict[str, Any]:
+        """Return what a trial's work may take: parameters, the vCPUs of all hosts together, the seed."""
+        options = self.options(trial)
+        shares = share_vcpus(options.get("hosts", 1), options.get("vcpus"), options.get("device_host", 0))
+        return {**trial.parameters, "vcpus": sum(shares), "seed": trial.seed}
+
     def require(self, parameters: Sequence[str], options: frozenset[str]) -> None:
         """Raise :class:`ConfigurationError` for a parameter that means nothing here."""
         known = self.work.names()
+        if MARKS in self.collect and not isinstance(self.work, Command):
+            raise ConfigurationError(
+                "collect: 'marks' are of the lines that a command prints: leave it out beside a function or "
+                "a load, which measure by themselves."
+            )
         for name in parameters:
             if name in self.machine:
                 raise ConfigurationError(f"{name} is both a parameter and fixed for all machines.")
@@ -225,23 +252,18 @@ def run_trial(
 def _run(
     experiment: Experiment, trial: Trial, images: Mapping[str, Any], row: dict[str, Any], begin: float
 ) -> None:
-    options = dict(experiment.machine)
-    options |= {name: value for name, value in trial.parameters.items() if name in MACHINE_OPTIONS}
-    options |= images
-    taken = {"vcpus": options.get("vcpus", 1), **trial.parameters, "seed": trial.seed}
-    engine = trial.parameters.get("engine", ENGINES[0])
-    with open_machine(engine, options) as machine:
+    options = experiment.options(trial) | dict(images)
+    with open_machine(experiment.engine(trial), options) as machine:
         row["start_seconds"] = time.monotonic() - begin
         row["image"] = machine.image
         row["nodes"] = ", ".join(dict.fromkeys(machine.nodes))
         with _deadline(experiment.timeout):  # not over the machine's end, which has to be whole
             _counters(machine, experiment.collect)  # before the boot, for a device that this machine lacks
-            _work(experiment, trial, machine, taken, row)
+            _work(experiment, trial, machine, row)
 
 
-def _work(
-    experiment: Experiment, trial: Trial, machine: Subject, taken: Mapping[str, Any], row: dict[str, Any]
-) -> None:
+def _work(experiment: Experiment, trial: Trial, machine: Subject, row: dict[str, Any]) -> None:
+    taken = experiment.taken(trial)
     cpu_from = machine.cpu_seconds()
     if experiment.shell and machine.linux:
         row["boot_seconds"] = machine.wait_shell(experiment.timeout)
@@ -250,7 +272,12 @@ def _work(
     guest_from = _guest_clock(experiment, machine)
     before = _counters(machine, experiment.collect)
     host_from, cpu_from = time.monotonic(), machine.cpu_seconds()
-    numbers = experiment.work(machine.handle, taken, experiment.timeout)
+    marks: Marks | None = None
+    if MARKS in experiment.collect and isinstance(experiment.work, Command):
+        marks = Marks(machine.cpu_seconds, experiment.work.numbers)
+        numbers = experiment.work(machine.handle, taken, experiment.timeout, marks.on_output)
+    else:
+        numbers = experiment.work(machine.handle, taken, experiment.timeout)
     row["host_seconds"] = time.monotonic() - host_from
     row["cpu_seconds"] = _since(cpu_from, machine.cpu_seconds())
     after = _counters(machine, experiment.collect)
@@ -259,6 +286,8 @@ def _work(
         row["guest_seconds"] = guest_to - guest_from
     row["metrics"] = _checked(numbers, trial)
     row["counters"] = {name: after[name] - before.get(name, 0) for name in after}
+    if marks is not None:
+        row["counters"] |= marks.columns()
 
 
 def _since(before: float | None, now: float | None) -> float | None:

@@ -42,16 +42,27 @@ class Trial:
 def plan(parameters: Mapping[str, Iterable[Any]], repeats: int, seed: int) -> list[Trial]:
     """Return the trials: all combinations once, then all again, `repeats` times in all.
 
-    A computer that becomes slower or faster while they run does so for all combinations alike. Raises
+    Names that change together are one key, "vcpus, memory", and its values are lists of as many. A computer
+    that becomes slower or faster while trials run does so for all combinations alike. Raises
     :class:`ConfigurationError`.
     """
-    values = {name: _values(name, given) for name, given in parameters.items()}
+    if not isinstance(parameters, Mapping):
+        raise ConfigurationError(f"parameters are lists of values by name, not {shown(parameters)}.")
+    together = [(_names(key), given) for key, given in parameters.items()]
+    every = [name for names, _ in together for name in names]
+    if len(set(every)) < len(every):
+        name = next(name for name in every if every.count(name) > 1)
+        raise ConfigurationError(f"the parameter {name} is there twice: leave one out.")
+    values = [_values(names, given) for names, given in together]
     count = repeats
-    for given in values.values():
+    for given in values:
         count *= len(given)
     if count > MOST_TRIALS:
         raise ConfigurationError(f"{count} trials are more than the {MOST_TRIALS} that one sweep takes.")
-    combinations = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    combinations = [
+        {name: value for part in chosen for name, value in part.items()}
+        for chosen in itertools.product(*values)
+    ]
     return [
         Trial(chosen, repeat, _seed(seed, key_of(chosen, repeat)))
         for repeat in range(repeats)
@@ -73,22 +84,37 @@ def text_of(value: Any) -> Any:
     return value
 
 
-def _values(name: str, given: Any) -> list[Any]:
-    if not isinstance(name, str) or not name.isidentifier():
-        raise ConfigurationError(f"a parameter's name is like a Python name, not {shown(name)}.")
-    if name in OWN_COLUMNS:
-        raise ConfigurationError(f"{name} is a column of each result already: name the parameter otherwise.")
+def _names(key: Any) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in key.split(",")) if isinstance(key, str) else (key,)
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ConfigurationError(f"a parameter's name is like a Python name, not {shown(key)}.")
+        if name in OWN_COLUMNS:
+            raise ConfigurationError(
+                f"{name} is a column of each result already: name the parameter otherwise."
+            )
+    return names
+
+
+def _values(names: tuple[str, ...], given: Any) -> list[dict[str, Any]]:
+    """The values of one parameter, or of several that change together, each by its name."""
+    key = ", ".join(names)
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise ConfigurationError(
-            f"{name} is a list of the values to try, as {name}=[{shown(given)}], not {shown(given)}."
-        )
-    values = [_plain(name, value) for value in given]
+        example = f"{key}=[{shown(given)}]" if len(names) == 1 else f'"{key}": [[...], ...]'
+        raise ConfigurationError(f"{key} is a list of the values to try, as {example}, not {shown(given)}.")
+    values = [_plain(key, value) for value in given]
     if not values:
-        raise ConfigurationError(f"{name} has no value to try.")
+        raise ConfigurationError(f"{key} has no value to try.")
+    if len(names) > 1:
+        for value in values:
+            if not isinstance(value, list) or len(value) != len(names):
+                raise ConfigurationError(
+                    f'a value of "{key}" is a list of {len(names)}, one for each, not {shown(value)}.'
+                )
     seen = [json.dumps(value, sort_keys=True) for value in values]
     if len(set(seen)) < len(seen):
-        raise ConfigurationError(f"{name} has a value twice; 'repeats' runs each combination again.")
-    return values
+        raise ConfigurationError(f"{key} has a value twice; 'repeats' runs each combination again.")
+    return [dict(zip(names, value if len(names) > 1 else [value], strict=True)) for value in values]
 
 
 def _plain(name: str, value: Any) -> Any:

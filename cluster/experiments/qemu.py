@@ -16,16 +16,21 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from coremesh.cluster.machine.disks import Disk
+from coremesh.cluster.machine.networks import Network
 from coremesh.cluster.machine.shell import PROMPT, CommandResult, Dialogue, State
-from coremesh.core.errors import ConsoleTimeoutError, HostLostError, PlatformError
+from coremesh.core.errors import ConfigurationError, ConsoleTimeoutError, HostLostError, PlatformError, shown
+from coremesh.hw.backend.network.stream import parse_address
 
 PROGRAM = "qemu-system-x86_64"
 
+# The names of disk formats that QEMU calls otherwise.
+_FORMATS = {"vhd": "vpc"}
 _QUIET_SECONDS = 0.05
 _START_SECONDS = 20.0
 
@@ -40,13 +45,75 @@ def installed() -> bool:
     return shutil.which(program()[0]) is not None
 
 
+def disk_words(disks: Iterable[Disk], vcpus: int) -> list[str]:
+    """Return the words of QEMU's command line for a machine's disks, which were checked.
+
+    A virtio disk has a queue for each vCPU, as ours has. Raises :class:`ConfigurationError`.
+    """
+    words = []
+    for number, disk in enumerate(disks):
+        if disk.is_fetched:
+            raise ConfigurationError(
+                f"with QEMU a disk is a file: give the path, not {shown(str(disk.path))}."
+            )
+        file = str(disk.path).replace(",", ",,")
+        image_format = _FORMATS.get(disk.image_format or "raw", disk.image_format)
+        drive = f"file={file},format={image_format},if=none,id=disk{number}"
+        drive += ",snapshot=on" if disk.snapshot else ""
+        drive += ",readonly=on" if disk.read_only else ""
+        device = f"virtio-blk-pci,disable-legacy=on,num-queues={vcpus}"
+        words += ["-drive", drive, "-device"]
+        words += [f"{device if disk.interface == 'virtio' else 'ide-hd'},drive=disk{number}"]
+    return words
+
+
+def card_words(cards: Iterable[Network]) -> list[str]:
+    """Return the words of QEMU's command line for a machine's network cards, which were checked.
+
+    Raises :class:`ConfigurationError`.
+    """
+    words = []
+    for number, card in enumerate(cards):
+        if card.queues > 1:
+            raise ConfigurationError("with QEMU a network card has one pair of queues: leave 'queues' out.")
+        if card.kind == "user":
+            end = "user" + (",restrict=on" if card.restrict else "")
+            for forward in card.forwards:
+                end += f",hostfwd={forward.protocol}:{forward.host_address}:{forward.host_port}"
+                end += f"-:{forward.guest_port}"
+        elif card.kind == "tap":
+            end = f"tap,ifname={card.address},script=no,downscript=no"
+        else:
+            family, address = parse_address(card.address)
+            if family == socket.AF_UNIX:
+                end = f"stream,addr.type=unix,addr.path={str(address).replace(',', ',,')}"
+            else:
+                end = f"stream,addr.type=inet,addr.host={address[0]},addr.port={address[1]}"
+        words += ["-netdev", f"{end},id=card{number}", "-device"]
+        words += [f"virtio-net-pci,disable-legacy=on,netdev=card{number},mac={card.mac}"]
+    return words
+
+
 class QemuMachine:
     """A guest in QEMU, until the end of the ``with`` block. For one thread at a time.
 
     Emulation starts when all is set up, as a :class:`Machine`'s does. `facts` has the 'pid' of its process.
     """
 
-    def __init__(self, vcpus: int, memory_mib: int, kernel: Path, initrd: bytes, cmdline: str) -> None:
+    def __init__(
+        self,
+        vcpus: int,
+        memory_mib: int,
+        kernel: Path,
+        initrd: bytes,
+        cmdline: str,
+        devices: Sequence[str] = (),
+        prompt: bytes = PROMPT,
+    ) -> None:
+        """`devices` are further words of the command line, as of :func:`disk_words` and :func:`card_words`.
+
+        Raises :class:`PlatformError` where QEMU is missing or does not start.
+        """
         if not installed():
             raise PlatformError(f"{program()[0]} is not installed; Debian has it in qemu-system-x86.")
         self._folder = tempfile.TemporaryDirectory(prefix="coremesh-qemu-")
@@ -55,12 +122,14 @@ class QemuMachine:
         command = [*program(), "-accel", "tcg,thread=multi", "-smp", str(vcpus), "-m", str(memory_mib)]
         command += ["-kernel", str(kernel), "-initrd", str(folder / "initrd"), "-append", cmdline]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
+        command += devices
         command += ["-S", "-qmp", f"unix:{folder / 'control'},server=on,wait=off"]
         with (folder / "errors").open("wb") as errors:  # nothing reads it in time, so not a pipe
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
             )
         self.facts: dict[str, Any] = {"pid": self._process.pid}
+        self._prompt = re.compile(prompt)
         try:
             self._let_run(folder)
         except BaseException:
@@ -93,7 +162,7 @@ class QemuMachine:
             data = self._read(_QUIET_SECONDS if seen_at is not None else deadline - time.monotonic())
             if data:
                 tail = (tail + data)[-4096:]
-                seen_at = time.monotonic() if re.search(PROMPT, tail) else None
+                seen_at = time.monotonic() if self._prompt.search(tail) else None
             elif seen_at is not None:
                 return seen_at - self._started_at
             elif time.monotonic() >= deadline:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import threading
 import time
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from coremesh.cluster.experiments.columns import COLLECTED, require_collect
-from coremesh.cluster.experiments.engines import ENGINES, MACHINE_OPTIONS
+from coremesh.cluster.experiments.engines import MACHINE_OPTIONS, require_engine
 from coremesh.cluster.experiments.experiment import Experiment, run_trial, work_of
 from coremesh.cluster.experiments.journal import Journal, Row, journal_of
 from coremesh.cluster.experiments.plan import Trial, plan
@@ -75,16 +76,18 @@ def sweep(
     command for the guest's shell, whose numbers are lines ``name=number``, or what the regular expressions in
     `numbers` find; or one of :mod:`coremesh.loads`. Parameters named as an option of :class:`Machine` set it;
     'engine' chooses 'coremesh' or 'qemu'; others, and 'seed', go to the function if it has such a parameter,
-    to a command as variables of the shell. `machine` are options that are the same for all. Each trial's seed
-    is made from `seed`, a whole number, and its parameters: the same again in every sweep.
+    to a command as variables of the shell. Parameters that change together are one name, as
+    ``"vcpus, memory": [(1, "256M"), (64, "1G")]``. `machine` are options that are the same for all. Each
+    trial's seed is made from `seed`, a whole number, and its parameters: the same again in every sweep.
 
     `out` is a file .parquet or .csv; beside it, in ``out.rows``, each row is on disk as soon as its trial is
     done. With `resume` trials that succeeded there are not run again. A trial that fails is tried again up to
     `retries` times. `timeout` is in seconds, from the start of emulation to the end of the work. `at_once`
     limits how many run at the same time beyond what cores and memory do: 1 gives each the whole computer.
     `collect` says which counters to add, as 'stats', 'mesh_stats.page_bytes', 'device_stats' (over all
-    devices) or 'device_stats.uart.accesses'. `address` names a Ray cluster,
-    as for a machine.
+    devices) or 'device_stats.uart.accesses'; 'marks' adds what each number of a command took, from the line
+    before to its own, as 'marks.NAME.host_seconds' and, of one host, 'marks.NAME.cpu_seconds'. `address`
+    names a Ray cluster, as for a machine.
 
     Ctrl-C stops the running machines, leaves on disk what is done, and raises KeyboardInterrupt. Raises
     :class:`ConfigurationError` before anything runs. Call it from one thread.
@@ -152,27 +155,24 @@ def prepare(
                 f"Of a machine there are {', '.join(sorted(MACHINE_OPTIONS))}."
             )
         check(name, machine[name])
-    if not isinstance(parameters, Mapping):
-        raise ConfigurationError(f"parameters are lists of values by name, not {shown(parameters)}.")
     planned = plan(parameters, _whole("repeats", repeats, 1), seed)
-    for name, values in parameters.items():
-        for value in values if name in MACHINE_OPTIONS else ():
+    names = tuple(planned[0].parameters)
+    for name, value in {
+        (name, json.dumps(value)): (name, value) for one in planned for name, value in one.parameters.items()
+    }.values():
+        if name in MACHINE_OPTIONS:
             check(name, value)
-        for value in values if name == "engine" else ():
-            if value not in ENGINES:
-                raise ConfigurationError(
-                    f"no engine {shown(value)}; there are {', '.join(ENGINES)}.{near(value, ENGINES)}"
-                )
     experiment = Experiment(
         work_of(trial, numbers), machine, require_collect(collect), check("timeout", timeout) or 600.0, shell
     )
-    experiment.require(list(parameters), MACHINE_OPTIONS)
+    experiment.require(names, MACHINE_OPTIONS)
     for one in planned:
+        require_engine(experiment.engine(one), experiment.options(one))
         _shares(experiment, one)
     return Sweep(
         experiment,
         tuple(planned),
-        tuple(parameters),
+        names,
         None if out is None else require_format(Path(out)),
         _whole("retries", retries, 0),
         None if at_once is None else _whole("at_once", at_once, 1),

@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import peers
-from figures import options, reported
+from coremesh.cluster.experiments import qemu
+from figures import engines, options, reported
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "guest"))
 from baremetal_machine import PASSED, BaremetalMachine, RunResult, build_guest, run_on_qemu
@@ -41,7 +41,7 @@ def on_coremesh(guest: Path, load: str, vcpus: int, disk: Path) -> tuple[RunResu
 
 
 def main() -> None:
-    """Run the peers in turn and print nanoseconds."""
+    """Run the engines in turn and print nanoseconds."""
     parser = options(__doc__, rounds=2)
     parser.add_argument("--vcpus", type=int, nargs="+", default=[1, 2, 64, 255])
     parser.add_argument("--loads", nargs="+", choices=list(DEVICES), default=list(DEVICES))
@@ -58,24 +58,24 @@ def main() -> None:
         for turn in range(arguments.rounds):
             for load in arguments.loads:
                 for vcpus in arguments.vcpus:
-                    for peer in peers.PEERS:
+                    for engine in engines():
                         note = ""
-                        if peer == "coremesh":
+                        if engine == "coremesh":
                             result, note = on_coremesh(guest, load, vcpus, disk)
                         else:
                             result = run_on_qemu(
-                                guest, vcpus=vcpus, cmdline=load, program=peers.QEMU, options=QEMU_OPTIONS,
-                                timeout=LONGEST,
+                                guest, vcpus=vcpus, cmdline=load, program=qemu.program(),
+                                options=QEMU_OPTIONS, timeout=LONGEST,
                             )  # fmt: skip
                         if result.status != PASSED:
-                            raise peers.PeerError(result.story())
+                            raise RuntimeError(result.story())
                         values = result.values()
                         what = f"{load}, {vcpus} vCPU{'s' * (vcpus > 1)}"
                         if values["a_second"]:  # 0: no core ran in its second, on a crowded computer
-                            figures.add(peer, what, 1e9 / values["a_second"], "ns")
+                            figures.add(engine, what, 1e9 / values["a_second"], "ns")
                         fair = f"{values['least']:.0f} to {values['most']:.0f} of one vCPU"
                         print(
-                            f"round {turn + 1}: {what}: {peer} {values['a_second']:,.0f}/s", file=sys.stderr
+                            f"round {turn + 1}: {what}: {engine} {values['a_second']:,.0f}/s", file=sys.stderr
                         )
                         if note:
                             notes.append(f"{what}: {note}; {fair}")

@@ -7,10 +7,11 @@ The same machine each time, its vCPUs spread evenly over hosts, all on this comp
 memory, and in network namespaces on one switch. No Ray.
 """
 
-import peers
 from coremesh.cluster.machine.cmdline import several_hosts
+from coremesh.cluster.machine.images.debian_image import DebianImage, fetch_debian
 from coremesh.cluster.machine.shell import PROMPT
 from figures import options
+from guest_image import CMDLINE
 from mesh_network import NetworkMachine, description_of, stage_of
 from mesh_table import Table, say, shown
 from network import Network
@@ -40,9 +41,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with (
         shown(f"Boot to shell on {arguments.vcpus} vCPUs", "one host", arguments) as table,
-        peers.guest() as guest,
         Network(max(arguments.hosts)) as network,
     ):
+        image = fetch_debian()
         alone: float | None = None
         runs = [
             (hosts, wire)
@@ -52,7 +53,7 @@ def main() -> None:
         for turn in range(arguments.rounds):
             for hosts, wire in runs:
                 seconds = boot(
-                    table, stage_of(network, wire), guest, hosts, wire, arguments.vcpus, arguments.memory,
+                    table, stage_of(network, wire), image, hosts, wire, arguments.vcpus, arguments.memory,
                     alone, arguments.timeout, arguments.words,
                 )  # fmt: skip
                 alone = seconds if hosts == 1 else alone
@@ -62,7 +63,7 @@ def main() -> None:
 def boot(
     table: Table,
     network: Network,
-    guest: peers.Guest,
+    image: DebianImage,
     hosts: int,
     wire: str,
     vcpus: int,
@@ -76,11 +77,11 @@ def boot(
     if words is None:
         words = " ".join(several_hosts(shares))
     description = description_of(
-        guest.kernel.read_bytes(),
+        image.kernel.read_bytes(),
         shares,
-        f"{guest.cmdline} {words}",
+        f"{CMDLINE} {words}",
         memory_mib,
-        initrd=guest.initramfs.read_bytes(),
+        initrd=image.initramfs(),
         prompt=PROMPT,
         wire=wire,
     )

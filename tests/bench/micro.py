@@ -4,15 +4,15 @@
     python tests/bench/micro.py [--rounds N]
 
 The guests are those of tests/guest/baremetal (load.c, smp_bench.c): no operating system, so that nothing but
-the operation is in the figure. The peers take turns, and of each figure the best round counts for either.
+the operation is in the figure. The engines take turns, and of each figure the best round counts for either.
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
-import peers
-from figures import options, reported
+from coremesh.cluster.experiments import qemu
+from figures import engines, options, reported
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "guest"))
 from baremetal_machine import RunResult, build_guest, run_on_coremesh, run_on_qemu
@@ -39,33 +39,35 @@ BENCHES = {
 
 
 def main() -> None:
-    """Run the peers in turn and print nanoseconds."""
+    """Run the engines in turn and print nanoseconds."""
     arguments = options(__doc__, rounds=3).parse_args()
     title = "Cost of single operations"
     with reported(title, arguments) as figures, tempfile.TemporaryDirectory() as name:
         guests = {theme: build_guest(theme, Path(name)) for theme in ("load", "smp")}
         for turn in range(arguments.rounds):
             for (theme, cmdline, vcpus), wanted in BENCHES.items():
-                for peer in peers.PEERS:
-                    if peer == "coremesh":
+                for engine in engines():
+                    if engine == "coremesh":
                         result = run_on_coremesh(guests[theme], vcpus=vcpus, cmdline=cmdline)
                     else:
-                        result = run_on_qemu(guests[theme], vcpus=vcpus, cmdline=cmdline, program=peers.QEMU)
+                        result = run_on_qemu(
+                            guests[theme], vcpus=vcpus, cmdline=cmdline, program=qemu.program()
+                        )
                     for key, value in values(result).items():
                         if key in wanted:
-                            figures.add(peer, wanted[key], value, "ns")
+                            figures.add(engine, wanted[key], value, "ns")
                 print(f"round {turn + 1}: {theme}, {vcpus} vCPUs", file=sys.stderr)
 
 
 def values(result: RunResult) -> dict[str, float]:
-    """The guest's name=number words, fractions too. Raises PeerError for a guest that ended badly."""
+    """The guest's name=number words, fractions too. Raises RuntimeError for a guest that ended badly."""
     found: dict[str, float] = {}
     for word in result.output.split():
         name, _, number = word.partition("=")
         if name.endswith("_ns"):
             found[name] = float(number)
     if result.ended != "debug-exit" or not found:
-        raise peers.PeerError(result.story())
+        raise RuntimeError(result.story())
     return found
 
 

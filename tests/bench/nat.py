@@ -3,20 +3,18 @@
 
     python tests/bench/nat.py [--rounds N] [--vcpus N] [--mib N]
 
-Microseconds for a MiB received, a MiB sent, and for a round trip of one byte, to a server on this computer
-that the guest reaches as 10.0.2.2.
+A sweep over the two engines, one trial at a time: microseconds for a MiB received, a MiB sent, and for a
+round trip of one byte, to a server on this computer that the guest reaches as 10.0.2.2.
 """
 
 import socketserver
 import struct
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
-import peers
-from figures import options, reported
+from figures import engines, options, reported, trials
+from guest_image import initramfs_with
 
 TARGET = "ratio >= 1.0"
 _PIECE = bytes(1 << 20)
@@ -63,25 +61,19 @@ def served() -> Iterator[int]:
 
 
 def main() -> None:
-    """Run the peers in turn and print ratios."""
+    """Sweep the engines and print ratios."""
     parser = options(__doc__, rounds=3)
     parser.add_argument("--vcpus", type=int, default=1)
     parser.add_argument("--mib", type=int, default=32, help="what is received, and what is sent")
     arguments = parser.parse_args()
     title = f"TCP through user NAT, {arguments.vcpus} vCPU"
     with reported(title, arguments) as figures, served() as port:
-        script = f"tcp 10.0.2.2 {port} {arguments.mib}\n"
-        with peers.guest(script, program="tcp.c", network="dhcp") as guest:
-            for turn in range(arguments.rounds):
-                for name, peer in peers.PEERS.items():
-                    connected = replace(guest, network="user")
-                    run = peer(connected, arguments.vcpus, 256, (peers.FIRST, peers.LAST, peers.DONE), 300)
-                    for key, value in run.values.items():
-                        if key.endswith("_us"):
-                            figures.add(
-                                name, key.removesuffix("_us"), value.number, "us", TARGET, cpu=value.cpu
-                            )
-                    print(f"round {turn + 1}: {name} {run.marks[peers.DONE]:.1f} s", file=sys.stderr)
+        for row in trials(
+            f"tcp 10.0.2.2 {port} {arguments.mib}", {"engine": engines()}, arguments.rounds,
+            vcpus=arguments.vcpus, memory="256M", append="quiet", collect=["marks"], timeout=300,
+            net="user", initrd=initramfs_with("tcp", network="dhcp"),
+        ):  # fmt: skip
+            figures.add_marked(row, TARGET)
 
 
 if __name__ == "__main__":

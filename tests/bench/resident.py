@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a peer's process itself needs of the host's memory, beside the RAM that it gives to its guest."""
+"""What a machine's process itself needs of the host's memory, beside the RAM that it gives to its guest."""
 
 from __future__ import annotations
 

@@ -8,16 +8,10 @@ and reports the least; of each figure the best round counts for either engine. T
 against the host's in every trial.
 """
 
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-import coremesh
-from coremesh.cluster.machine.images.debian_image import fetch_debian
-from coremesh.cluster.machine.images.initramfs import Entry
-from figures import options, reported
-from peers import qemu_available
+from figures import engines, options, reported, trials
+from guest_image import initramfs_with
 
 PROGRAMS = {
     "sha256sum_ms": "i=0; while [ $i -lt 8 ]; do cat /tmp/mixed; i=$((i+1)); done >/tmp/long; "
@@ -40,31 +34,17 @@ def target(work: str) -> str:
     return ALU if work == "alu_ns" else SSE if work.startswith("sse_") else APPLICATION
 
 
-def initramfs() -> bytes:
-    """Debian's, with guest/load.c in /bin."""
-    with tempfile.TemporaryDirectory() as folder:
-        load = Path(folder) / "load"
-        source = Path(__file__).parent / "guest" / "load.c"
-        subprocess.run(["gcc", "-O2", "-static", "-o", load, source], check=True)
-        program = Entry.file("bin/load", load.read_bytes(), 0o755)
-    return fetch_debian().initramfs(extra=[program])
-
-
 def main() -> None:
     """Sweep the loads over the engines that there are, and print ratios."""
     works = [*PROGRAMS, *LOADS]
     parser = options(__doc__, rounds=3)
     parser.add_argument("--works", nargs="+", choices=works, default=works, metavar="WORK")
     arguments = parser.parse_args()
-    engines = ["coremesh", *(["qemu"] if qemu_available() else [])]
     with reported("Guest speed, 1 vCPU", arguments) as figures:
-        result = coremesh.sweep(
-            COMMAND, {"work": arguments.works, "engine": engines}, repeats=arguments.rounds, at_once=1,
-            vcpus=1, memory="512M", append="quiet", initrd=initramfs(),
-        )  # fmt: skip
-        if result.failures:
-            sys.exit("\n".join(result.failures.values()))
-        for row in result.good.to_dict("records"):
+        for row in trials(
+            COMMAND, {"work": arguments.works, "engine": engines()}, arguments.rounds,
+            vcpus=1, memory="512M", append="quiet", initrd=initramfs_with("load"),
+        ):  # fmt: skip
             guest, host = row["guest_seconds"], row["host_seconds"]
             if abs(guest - host) > CLOCK_ERROR * host + LATE:
                 sys.exit(f"{row['engine']}: the guest counts {guest:.2f} s in {host:.2f} s")

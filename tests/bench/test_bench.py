@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The benchmarks' own machinery: a peer is watched, its guest's figures arrive, targets are judged."""
+"""The benchmarks' own machinery: a sweep's rows become figures, targets are judged."""
 
-import os
+import json
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
-import peers
-from coremesh.cluster.machine.images.debian_image import cached_debian
-from figures import Figure, Figures
+import coremesh
+import figures as figures_module
+from figures import Figure, Figures, engines, trials
 from mesh_table import Table
 from resident import mappings
 
@@ -56,7 +56,7 @@ def test_given_the_mappings_of_a_process_when_they_are_read_then_names_sizes_and
         ("", 1.0, 1.0, None),
     ],
 )
-def test_given_a_target_when_both_peers_have_run_then_the_best_round_is_judged(
+def test_given_a_target_when_both_engines_have_run_then_the_best_round_is_judged(
     target: str, ours: float, theirs: float, met: bool | None
 ) -> None:
     figure = Figure("a load", "s", target, {"coremesh": [ours + 5, ours], "qemu": [theirs, theirs * 2]})
@@ -69,11 +69,6 @@ def test_given_no_other_emulator_when_only_coremesh_ran_then_its_figures_are_sho
     assert "| a load | s | 2.50 |  |  |  | ratio >= 1.1 |  |" in figures.show()
 
 
-def test_given_the_processor_clock_of_another_process_when_it_is_this_one_then_both_agree() -> None:
-    times = os.times()
-    assert peers.cpu_seconds(os.getpid()) == pytest.approx(times.user + times.system, abs=1.0)
-
-
 def test_given_an_aim_when_rounds_differ_then_the_medians_are_compared() -> None:
     table = Table("Pages", "TCP, us")
     for value, floor in ((30.0, 20.0), (90.0, 21.0), (31.0, 22.0)):
@@ -82,35 +77,58 @@ def test_given_an_aim_when_rounds_differ_then_the_medians_are_compared() -> None
     assert "| a fetch | us | 31.00 | 21.00 | 1.48 | <= 1.5 | met |" in table.show()
 
 
-@pytest.mark.bench
-@pytest.mark.linux
-def test_given_a_script_when_a_machine_runs_it_then_its_values_marks_memory_and_clock_are_known() -> None:
-    if cached_debian() is None:
-        pytest.skip("no Debian image in the cache; 'coremesh fetch' gets one")
-    with peers.guest("load time shell /bin/sh -c true\necho answer=42") as guest:
-        run = peers.run_coremesh(guest, 1, 256, (peers.FIRST, peers.LAST, peers.DONE), 120)
-    assert run.values["answer"].number == 42
-    assert run.values["shell_ms"].number > 0
-    assert 0 < run.marks[peers.FIRST] <= run.marks[peers.LAST] <= run.marks[peers.DONE]
-    assert 0 < run.cpu[peers.FIRST] <= run.cpu[peers.DONE]
-    assert run.own_mib > 5
+def test_given_a_trial_with_marks_when_it_is_taken_then_each_figure_has_its_own_processor_time() -> None:
+    figures = Figures("Disk")
+    for engine, cpu in (("coremesh", 0.5), ("qemu", float("nan"))):
+        figures.add_marked({
+            "engine": engine, "read_us": 7.0, "marks.read_us.cpu_seconds": cpu, "write_us": 9.0,
+            "absent_us": float("nan"), "seed": 1,
+        }, "ratio >= 1.0")  # fmt: skip
+    read, write = figures
+    assert (read.name, read.samples, read.cpu) == (
+        "read",
+        {"coremesh": [7.0], "qemu": [7.0]},
+        {"coremesh": [0.5]},
+    )
+    assert (write.name, write.cpu) == ("write", {})
 
 
-@pytest.mark.bench
-@pytest.mark.linux
-def test_given_a_script_that_fails_when_a_machine_runs_it_then_the_console_says_why() -> None:
-    if cached_debian() is None:
-        pytest.skip("no Debian image in the cache; 'coremesh fetch' gets one")
-    with (
-        peers.guest("echo before; cat /no/such/file; echo after") as guest,
-        pytest.raises(peers.PeerError, match=r"(?s)before.*No such file"),
-    ):
-        peers.run_coremesh(guest, 1, 256, (peers.DONE,), 120)
+def test_given_a_sweep_that_fails_or_is_stopped_when_read_then_trials_that_are_done_come_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [
+        {"key": engine, "parameters": {"engine": engine}, "repeat": 0, "metrics": numbers, "error": error}
+        for engine, numbers, error in (("coremesh", {"x_us": 1.0}, None), ("qemu", {}, "OSError: gone"))
+    ]
+
+    def sweep(work: str, parameters: object, out: Path, **options: object) -> coremesh.SweepResult:
+        (out.parent / f"{out.name}.rows").write_text(
+            "".join(json.dumps(row) + "\n" for row in [{"format": 1, "parameters": ["engine"]}, *rows])
+        )
+        if work == "stop":
+            raise KeyboardInterrupt
+        return coremesh.SweepResult(rows, ["engine"])
+
+    monkeypatch.setattr(figures_module.coremesh, "sweep", sweep)
+    for work, raised in (("fail", SystemExit), ("stop", KeyboardInterrupt)):
+        found: list[float] = []
+        with pytest.raises(raised) as caught:
+            found.extend(row["x_us"] for row in trials(work, {}, 1))
+        assert found == [1.0]
+        assert work == "stop" or "OSError: gone" in str(caught.value)
+
+
+def test_given_a_qemu_that_is_named_and_not_there_when_engines_are_asked_for_then_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COREMESH_BENCH_QEMU", "no-such-qemu -version")
+    with pytest.raises(SystemExit, match="no-such-qemu"):
+        engines()
 
 
 def test_every_command_says_how_it_is_called() -> None:
     """The README names one command a figure; each says the same in its first lines."""
-    folder = Path(peers.__file__).parent
+    folder = Path(__file__).parent
     for name in (*ALONE, *MESH):
         assert f"python tests/bench/{name}.py" in (folder / f"{name}.py").read_text()
         assert f"tests/bench/{name}.py" in (folder / "README.md").read_text()

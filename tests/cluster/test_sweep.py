@@ -297,3 +297,30 @@ def test_given_both_engines_when_swept_then_their_ratio_is_a_column(
     assert not result.failures, result.failures
     assert result.table["image"].nunique() == 1
     assert result.compare("operations_per_second", base="qemu")["coremesh / qemu"].iloc[0] > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+@pytest.mark.skipif(not qemu.installed(), reason="qemu-system-x86_64 is not installed")
+def test_given_disks_a_card_and_a_prompt_when_both_engines_are_swept_then_the_guest_has_them_on_both(
+    one_ray: None, debian: DebianImage, tmp_path: Path
+) -> None:
+    disks = []
+    for interface, mib in (("virtio", 3), ("ide", 5)):
+        (tmp_path / interface).write_bytes(interface.encode() + bytes(mib << 20))
+        disks.append(f"{tmp_path / interface},if={interface}")
+    result = coremesh.sweep(
+        "for d in vda sda; do echo $d=$(cat /sys/block/$d/size); done; head -c 3 /dev/sda; echo; "
+        "head -c 3 /dev/sda | dd of=/dev/vda conv=notrunc,fsync 2>/dev/null; sleep 0.3; "
+        "ip addr show eth0 | grep -c 'inet 10.0.2.15'; echo net=$(ls /sys/class/net | grep -c eth)",
+        {"engine, hosts": [("coremesh", 1), ("coremesh", [0, 2]), ("qemu", 1)]}, vcpus=2, memory="256M",
+        append="quiet", progress=False, disks=disks, net="user", collect=["marks"],
+    )  # fmt: skip
+    assert not result.failures, result.failures
+    table = result.table
+    assert table["vda"].tolist() == [6144] * 3 and table["sda"].tolist() == [10240] * 3
+    assert table["net"].tolist() == [1, 1, 1]
+    assert (tmp_path / "virtio").read_bytes()[:6] == b"idetio", "what the guests wrote is in the image"
+    assert (table["marks.net.host_seconds"] > 0.3).all()
+    known = table["marks.net.cpu_seconds"].notna().tolist()
+    assert known == [True, False, True], "of several hosts there is no processor time"

@@ -2,19 +2,23 @@
 """What of an experiment needs no machine: its trials, its rows on disk, the numbers in a command's output."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from coremesh.cluster.cli.sweep import _cell, run_sweep, shown_columns
-from coremesh.cluster.experiments import loads
+from coremesh.cluster.experiments import loads, qemu
 from coremesh.cluster.experiments.experiment import Command, TrialFailedError
 from coremesh.cluster.experiments.journal import Journal, read
+from coremesh.cluster.experiments.marks import Marks
 from coremesh.cluster.experiments.plan import plan
 from coremesh.cluster.experiments.plots import ideal_line
 from coremesh.cluster.experiments.result import SweepResult
 from coremesh.cluster.experiments.sweep import claim_of, dry_run, prepare
 from coremesh.cluster.experiments.sweep_file import read_sweep
+from coremesh.cluster.machine.disks import check_disks
+from coremesh.cluster.machine.networks import check_networks
 from coremesh.cluster.machine.shell import CommandResult
 from coremesh.core.errors import ConfigurationError, PlatformError
 
@@ -38,9 +42,31 @@ def test_given_parameters_when_planned_then_all_combinations_come_once_before_an
     assert {trial.key: trial.seed for trial in again} == {trial.key: trial.seed for trial in trials}
 
 
+def test_given_names_that_change_together_when_planned_then_each_has_its_own_column_and_key() -> None:
+    together = plan({"vcpus, memory": [(1, "256M"), (64, "1G")], "kind": ["a", "b"]}, repeats=1, seed=0)
+    assert [tuple(trial.parameters.values()) for trial in together] == [
+        (1, "256M", "a"), (1, "256M", "b"), (64, "1G", "a"), (64, "1G", "b"),
+    ]  # fmt: skip
+    alone = plan({"kind": ["a"], "memory": ["1G"], "vcpus": [64]}, repeats=1, seed=0)
+    assert (alone[0].key, alone[0].seed) == (together[2].key, together[2].seed)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"parameters": {"vcpus, memory": [1, 2]}}, r"a list of 2, one for each, not 1"),
+        ({"parameters": {"vcpus, memory": [(1, "1G", 3)]}}, "a list of 2"),
+        ({"parameters": {"vcpus, memory": [(1, "1X")]}}, "memory size"),
+        ({"parameters": {"vcpus, vcpus": [(1, 2)]}}, "vcpus is there twice"),
+        ({"parameters": {"vcpus, memory": [(1, "1G")], "vcpus": [2]}}, "vcpus is there twice"),
+        ({"parameters": {"vcpus,": [(1, 2)]}}, "like a Python name"),
+        ({"parameters": {"vcpus, memory": "1G"}}, r'"vcpus, memory": '),
+        ({"parameters": [("vcpus", [1])]}, "by name"),
+        ({"parameters": {"engine": ["coremesh", "qemu"]}, "machine": {"rng": True}}, "QEMU.* has no rng"),
+        ({"parameters": {"engine": ["qemu"], "hosts": [2], "vcpus": [2]}}, '"engine, hosts"'),
+        ({"parameters": {"engine": ["qemu"]}, "machine": {"net": "user,queues=2"}}, "one pair of queues"),
+        ({"trial": len, "collect": ["marks"]}, "lines that a command prints"),
+        ({"trial": loads.loop, "collect": ["marks"]}, "lines that a command prints"),
         ({"parameters": {"vcpus": 4}}, "a list of the values"),
         ({"parameters": {"vcpus": [1, 1]}}, "twice"),
         ({"parameters": {"vcpus": []}}, "no value"),
@@ -158,6 +184,61 @@ def test_given_what_a_command_printed_when_read_then_its_numbers_are_found_or_mi
         Command("x").read("nothing here")
 
 
+def test_given_numbers_that_come_one_by_one_when_marked_then_each_has_the_seconds_since_the_one_before() -> (
+    None
+):
+    used = iter([1.0, 1.5, 3.5])
+    marks = Marks(lambda: next(used), {})
+    marks.on_output(b"warming up\r\nread_us=")
+    assert marks.columns() == {}
+    marks.on_output(b"7.5\r\nwri")
+    time.sleep(0.05)
+    marks.on_output(b"te_us: 9\nno=number\n")
+    columns = marks.columns()
+    assert columns["marks.read_us.cpu_seconds"] == 0.5
+    assert columns["marks.write_us.cpu_seconds"] == 2.0
+    assert columns["marks.read_us.host_seconds"] < 0.05 <= columns["marks.write_us.host_seconds"]
+    assert len(columns) == 4
+
+
+def test_given_patterns_and_no_processor_time_when_marked_then_their_lines_have_the_clock_alone() -> None:
+    marks = Marks(lambda: None, {"speed": r"([0-9.]+) MB/s"})
+    marks.on_output(b"count=3\n0.1 s, 160.5 MB/s\n")
+    assert list(marks.columns()) == ["marks.speed.host_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "machine", "vcpus"),
+    [({"hosts": [[0, 2]]}, {}, "2"), ({}, {"hosts": 3}, "3"), ({"vcpus": [4]}, {}, "4"), ({}, {}, "1")],
+)
+def test_given_a_machine_when_its_trial_asks_for_vcpus_then_they_are_those_of_all_hosts(
+    parameters: dict[str, Any], machine: dict[str, Any], vcpus: str
+) -> None:
+    sweep = prepare("true", parameters, machine=machine)
+    assert str(sweep.experiment.taken(sweep.trials[0])["vcpus"]) == vcpus
+
+
+def test_given_disks_and_cards_when_qemu_gets_them_then_its_words_are_those_of_the_same_devices() -> None:
+    disks = check_disks(["/a,,b.img,if=virtio,format=raw,snapshot", "/c.vhd,readonly"])
+    assert qemu.disk_words(disks, 3) == [
+        "-drive", "file=/a,,b.img,format=raw,if=none,id=disk0,snapshot=on",
+        "-device", "virtio-blk-pci,disable-legacy=on,num-queues=3,drive=disk0",
+        "-drive", "file=/c.vhd,format=vpc,if=none,id=disk1,readonly=on",
+        "-device", "ide-hd,drive=disk1",
+    ]  # fmt: skip
+    mac = "mac=52:54:00:12:34:56"
+    cards = check_networks([f"user,forward=tcp:2222:22,restrict,{mac}", f"switch=unix:/s,{mac}"])
+    cards += check_networks([f"socket=here:7,{mac}", f"tap=tap0,{mac}"])
+    ends = qemu.card_words(cards)[1::4]
+    assert ends == [
+        "user,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22,id=card0",
+        "stream,addr.type=unix,addr.path=/s,id=card1",
+        "stream,addr.type=inet,addr.host=here,addr.port=7,id=card2",
+        "tap,ifname=tap0,script=no,downscript=no,id=card3",
+    ]
+    assert qemu.card_words(cards)[3] == f"virtio-net-pci,disable-legacy=on,netdev=card0,{mac}"
+
+
 def test_given_attempts_of_a_trial_when_tabled_then_a_success_counts_and_each_try_is_counted() -> None:
     rows = [row(1, "OSError: x"), row(1, rate=4.0), row(1, "late"), row(2, "ValueError: y"), row(4, rate=8.0)]
     result = SweepResult(rows, ["vcpus"])
@@ -234,7 +315,7 @@ def test_given_a_file_when_read_then_it_is_the_sweep_that_it_says(tmp_path: Path
 
 def test_given_a_load_that_prints_its_threads_when_they_are_swept_then_they_are_a_parameter_alone() -> None:
     class Guest:
-        def run(self, command: str, timeout: float) -> CommandResult:
+        def run(self, command: str, timeout: float, on_output: object = None) -> CommandResult:
             return CommandResult("threads=2\noperations_per_second=5\n", 0)
 
     assert loads.loop(Guest(), {"vcpus": 2}, 60.0) == {"threads": 2, "operations_per_second": 5}

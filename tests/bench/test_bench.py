@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 import coremesh
-import figures as figures_module
 from figures import Figure, Figures, engines, trials
 from mesh_table import Table
 from resident import mappings
@@ -109,7 +108,7 @@ def test_given_a_sweep_that_fails_or_is_stopped_when_read_then_trials_that_are_d
             raise KeyboardInterrupt
         return coremesh.SweepResult(rows, ["engine"])
 
-    monkeypatch.setattr(figures_module.coremesh, "sweep", sweep)
+    monkeypatch.setattr(coremesh, "sweep", sweep)
     for work, raised in (("fail", SystemExit), ("stop", KeyboardInterrupt)):
         found: list[float] = []
         with pytest.raises(raised) as caught:

@@ -212,6 +212,11 @@ class Experiment:
                 "collect: 'marks' are of the lines that a command prints: leave it out beside a function or "
                 "a load, which measure by themselves."
             )
+        for name in getattr(self.work, "numbers", ()):
+            if name in OWN_COLUMNS or name in parameters:
+                raise ConfigurationError(
+                    f"numbers: {shown(name)} is another column of the result already: name it otherwise."
+                )
         for name in parameters:
             if name in self.machine:
                 raise ConfigurationError(f"{name} is both a parameter and fixed for all machines.")
@@ -360,6 +365,8 @@ def _deadline(seconds: float) -> Iterator[None]:
 
 def work_of(trial: Any, numbers: Mapping[str, str] | None) -> Work:
     """Return the work that a person named: a function, a command, or one of :mod:`loads`."""
+    if numbers is not None and not isinstance(numbers, Mapping):
+        raise ConfigurationError(f"numbers are regular expressions by name, not {shown(numbers)}.")
     if isinstance(trial, str):
         return Command(trial, dict(numbers or {}))
     if numbers:

@@ -8,6 +8,7 @@ and is taken away when the file is opened again.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from coremesh.core.errors import ConfigurationError
+from coremesh.core.errors import ConfigurationError, PlatformError
 
 SUFFIX = ".rows"
 _FORMAT = 1
+_NEEDED = {"key", "parameters", "repeat", "metrics", "error"}  # in each row
 
 Row = dict[str, Any]
 
@@ -60,13 +62,16 @@ class Journal:
             if begun is None:
                 self._append({"format": _FORMAT, **experiment})
             else:
-                _require_same(begun, experiment, path, resume=resume)
+                require_same(begun, experiment, path, resume=resume)
         except BaseException:
             os.close(self._descriptor)
             raise
 
     def add(self, row: Row) -> None:
-        """Add a row; it is on the disk when this returns."""
+        """Add a row; it is on the disk when this returns.
+
+        Raises :class:`PlatformError` where it cannot be written; the rows before it stay.
+        """
         self._append(row)
         self.rows.append(row)
 
@@ -84,14 +89,29 @@ class Journal:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        while data:
-            data = data[os.write(self._descriptor, data) :]
-        os.fsync(self._descriptor)
+        whole = os.fstat(self._descriptor).st_size
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+            os.fsync(self._descriptor)
+        except OSError as error:  # a full disk takes a part of the line
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, whole)
+            raise PlatformError(
+                f"{self.path} cannot be written ({error.strerror}). What was done before is in it: make "
+                "room, and resume=True (--resume) goes on."
+            ) from error
 
 
 def read(path: Path) -> tuple[Row | None, list[Row]]:
-    """Return what a journal holds, (experiment, rows), while another process may write it."""
-    data = path.read_bytes()
+    """Return what a journal holds, (experiment, rows), while another process may write it.
+
+    Raises :class:`ConfigurationError`.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"there are no rows of a sweep in {path} ({error.strerror}).") from None
     return parse(data[: data.rfind(b"\n") + 1], path)
 
 
@@ -101,8 +121,8 @@ def parse(data: bytes, path: Path) -> tuple[Row | None, list[Row]]:
     for number, line in enumerate(data.splitlines(), start=1):
         try:
             row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("no object")
+            if not isinstance(row, dict) or (number > 1 and not row.keys() >= _NEEDED):
+                raise ValueError("no such object")
         except ValueError as error:
             raise ConfigurationError(
                 f"{path} is no journal of a sweep: line {number} is not one of its rows ({error}). "
@@ -125,7 +145,8 @@ def _whole_lines(descriptor: int) -> bytes:
     return whole
 
 
-def _require_same(begun: Row, experiment: Mapping[str, Any], path: Path, *, resume: bool) -> None:
+def require_same(begun: Row, experiment: Mapping[str, Any], path: Path, *, resume: bool) -> None:
+    """Raise :class:`ConfigurationError` where a journal that was `begun` is not gone on with."""
     if not resume:
         raise ConfigurationError(
             f"{path} holds rows already. resume=True (--resume) goes on with them; or give another 'out', or "

@@ -49,11 +49,7 @@ class SweepResult:
 
         `out` is as it was given to :func:`sweep`. Raises :class:`ConfigurationError`.
         """
-        path = journal_of(Path(out))
-        try:
-            begun, rows = read(path)
-        except OSError as error:
-            raise ConfigurationError(f"no sweep has written {path} ({error.strerror}).") from None
+        begun, rows = read(journal_of(Path(out)))
         return cls(rows, tuple((begun or {}).get("parameters", ())))
 
     @property
@@ -192,23 +188,24 @@ def require_format(out: Path) -> Path:
 
 
 def save_table(table: pandas.DataFrame, out: Path) -> None:
-    """Write a table to `out`, .parquet or .csv: whole, or not at all."""
+    """Write a table to `out`, .parquet or .csv: whole, or not at all. Raises :class:`PlatformError`."""
     try:
-        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}-", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=".sweep-", delete=False) as file:
             temporary = Path(file.name)
+        try:
+            if out.suffix == ".parquet":
+                table.to_parquet(temporary, index=False)
+            else:
+                table.to_csv(temporary, index=False)
+            temporary.chmod(0o644)
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise PlatformError(
-            f"{out} cannot be written ({error.strerror}); its rows are in {journal_of(out)}."
+            f"{out} cannot be written ({error.strerror or error}). Its rows are in {journal_of(out)}; make "
+            "room, and resume=True (--resume) writes it from them."
         ) from error
-    try:
-        if out.suffix == ".parquet":
-            table.to_parquet(temporary, index=False)
-        else:
-            table.to_csv(temporary, index=False)
-        temporary.chmod(0o644)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 from coremesh.cluster.experiments.columns import COLLECTED, require_collect
 from coremesh.cluster.experiments.engines import MACHINE_OPTIONS, require_engine
 from coremesh.cluster.experiments.experiment import Experiment, run_trial, work_of
-from coremesh.cluster.experiments.journal import Journal, Row, journal_of
+from coremesh.cluster.experiments.journal import Journal, Row, journal_of, read, require_same
 from coremesh.cluster.experiments.plan import Trial, plan
 from coremesh.cluster.experiments.progress import Progress, shown_progress
 from coremesh.cluster.experiments.result import SweepResult, require_format, rows_by_trial
@@ -118,15 +118,21 @@ class Sweep:
     at_once: int | None
     address: str | None
 
+    def identity(self) -> dict[str, Any]:
+        """Return what its rows belong to."""
+        return {**self.experiment.identity(), "parameters": list(self.names)}
+
     def run(
         self, *, resume: bool = False, progress: bool = True, stop: threading.Event | None = None
     ) -> SweepResult:
         """Run it; see :func:`sweep`. Another thread may set `stop`: then :class:`SweepStoppedError`."""
+        _flag("resume", resume)
+        _flag("progress", progress)
         with contextlib.ExitStack() as stack:
             journal: Journal | None = None
             if self.out is not None:
-                identity = {**self.experiment.identity(), "parameters": list(self.names)}
-                journal = stack.enter_context(Journal(journal_of(self.out), identity, resume=resume))
+                place = journal_of(self.out)
+                journal = stack.enter_context(Journal(place, self.identity(), resume=resume))
             return _Run(self, journal).run(progress=progress, stop=stop or threading.Event())
 
 
@@ -155,6 +161,8 @@ def prepare(
                 f"Of a machine there are {', '.join(sorted(MACHINE_OPTIONS))}."
             )
         check(name, machine[name])
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigurationError(f"seed is a whole number, not {shown(seed)}.")
     planned = plan(parameters, _whole("repeats", repeats, 1), seed)
     names = tuple(planned[0].parameters)
     for name, value in {
@@ -162,8 +170,11 @@ def prepare(
     }.values():
         if name in MACHINE_OPTIONS:
             check(name, value)
+    timeout = 600.0 if timeout is None else check("timeout", timeout)
+    if timeout == 0:
+        raise ConfigurationError("timeout is more than 0 seconds: a trial takes some.")
     experiment = Experiment(
-        work_of(trial, numbers), machine, require_collect(collect), check("timeout", timeout) or 600.0, shell
+        work_of(trial, numbers), machine, require_collect(collect), timeout, _flag("shell", shell)
     )
     experiment.require(names, MACHINE_OPTIONS)
     for one in planned:
@@ -253,9 +264,11 @@ class _Run:
                         bar.running(len(self._running))
                     self._collect(tasks, bar)
             except BaseException:
-                tasks.end_all()
-                with contextlib.suppress(Exception):
-                    self._result()
+                try:
+                    tasks.end_all()
+                finally:
+                    with contextlib.suppress(Exception):
+                        self._result()
                 raise
         return self._result()
 
@@ -431,13 +444,23 @@ def _whole(what: str, value: Any, least: int) -> int:
     return value
 
 
-def dry_run(sweep: Sweep, *, resume: bool = False) -> Iterator[str]:
-    """Yield a line for each trial that :meth:`Sweep.run` would run; nothing is started or written."""
-    from coremesh.cluster.experiments.journal import read
+def _flag(what: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{what} is True or False, not {shown(value)}.")
+    return value
 
+
+def dry_run(sweep: Sweep, *, resume: bool = False) -> Iterator[str]:
+    """Yield a line for each trial that :meth:`Sweep.run` would run; nothing is started or written.
+
+    Raises :class:`ConfigurationError` where the run would, for the rows that are there.
+    """
     last: dict[str, Row] = {}
-    if resume and sweep.out is not None and journal_of(sweep.out).exists():
-        last = rows_by_trial(read(journal_of(sweep.out))[1])
+    if sweep.out is not None and journal_of(sweep.out).exists():
+        begun, rows = read(journal_of(sweep.out))
+        if begun is not None:
+            require_same(begun, sweep.identity(), journal_of(sweep.out), resume=resume)
+        last = rows_by_trial(rows)
     for trial in sweep.trials:
         done = trial.key in last and last[trial.key]["error"] is None
         if not done:

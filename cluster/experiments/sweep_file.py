@@ -24,6 +24,7 @@ from __future__ import annotations
 import importlib
 import sys
 import tomllib
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -82,8 +83,12 @@ def _work(kind: str, named: Any, path: Path) -> Any:
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"{path}: there is no function {shown(named)} ({error}).") from None
+    except Exception as error:  # whatever a person's module does wrong
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if last.filename.startswith("<") else f", {last.filename}, line {last.lineno}"
+        raise ConfigurationError(
+            f"{path}: there is no function {shown(named)} ({type(error).__name__}: {error}{where})."
+        ) from error
     finally:
         sys.path.pop(0)
 

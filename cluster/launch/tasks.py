@@ -93,17 +93,21 @@ class Tasks:
         ray.cancel(task, force=True)
 
     def end_all(self) -> None:
-        """End all tasks: by KeyboardInterrupt, so that they can clean up, then by force. Never raises."""
+        """End all tasks: by KeyboardInterrupt, so that they can clean up, then by force. Never raises.
+
+        A Ctrl-C meanwhile, of a person who waits, goes on to force at once.
+        """
         import ray
 
         for force, seconds in ((False, _ORDERLY_SECONDS), (True, _FORCED_SECONDS)):
-            for reference in self._running:
+            with contextlib.suppress(KeyboardInterrupt):
+                for reference in self._running:
+                    with contextlib.suppress(Exception):
+                        ray.cancel(reference, force=force)
+                deadline = time.monotonic() + seconds
                 with contextlib.suppress(Exception):
-                    ray.cancel(reference, force=force)
-            deadline = time.monotonic() + seconds
-            with contextlib.suppress(Exception):
-                while self._running and time.monotonic() < deadline:
-                    self.wait(0.2)
+                    while self._running and time.monotonic() < deadline:
+                        self.wait(0.2)
 
 
 class TaskLostError(Exception):

@@ -135,6 +135,29 @@ def test_given_a_sweep_that_is_ended_when_resumed_then_its_rows_are_there_and_no
     assert len(rows) == 3
 
 
+def test_given_a_trial_that_does_not_end_when_interrupted_twice_then_it_is_ended_by_force_and_rows_stay(
+    kernel: bytes, tmp_path: Path, family: Any
+) -> None:
+    """A person who presses Ctrl-C again does not want to wait: that must cost nothing that is done."""
+    (tmp_path / "kernel").write_bytes(kernel)
+    script = tmp_path / "script.py"
+    waits = "\n    while size == 3:\n        try: time.sleep(60)\n        except BaseException: pass"
+    script.write_text(SCRIPT.replace("    time.sleep(0.3 if size < 3 else 60)", waits))
+    command = [sys.executable, str(script), str(tmp_path)]
+    process = subprocess.Popen(command, env=family.environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "began-3").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, said = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    assert family.wait_gone(15) == {}
+    assert pandas.read_csv(tmp_path / "run.csv")["double"].tolist() == [2, 4], said
+
+
 def test_given_a_sweep_in_an_event_loop_when_cancelled_then_trials_stop_and_what_is_done_stays_and_resumes(
     one_ray: None, kernel: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,7 +330,7 @@ def test_given_disks_a_card_and_a_prompt_when_both_engines_are_swept_then_the_gu
 ) -> None:
     disks = []
     for interface, mib in (("virtio", 3), ("ide", 5)):
-        (tmp_path / interface).write_bytes(interface.encode() + bytes(mib << 20))
+        (tmp_path / interface).write_bytes(interface.encode().ljust(mib << 20, b"\0"))
         disks.append(f"{tmp_path / interface},if={interface}")
     result = coremesh.sweep(
         "for d in vda sda; do echo $d=$(cat /sys/block/$d/size); done; head -c 3 /dev/sda; echo; "

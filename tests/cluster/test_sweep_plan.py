@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What of an experiment needs no machine: its trials, its rows on disk, the numbers in a command's output."""
 
+import contextlib
 import json
+import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 from coremesh.cluster.cli.sweep import _cell, run_sweep, shown_columns
 from coremesh.cluster.experiments import loads, qemu
 from coremesh.cluster.experiments.experiment import Command, TrialFailedError
-from coremesh.cluster.experiments.journal import Journal, read
+from coremesh.cluster.experiments.journal import Journal, journal_of, read
 from coremesh.cluster.experiments.marks import Marks
 from coremesh.cluster.experiments.plan import plan
 from coremesh.cluster.experiments.plots import ideal_line
@@ -80,6 +83,12 @@ def test_given_names_that_change_together_when_planned_then_each_has_its_own_col
         ({"machine": {"vcpus": 4}, "parameters": {"vcpus": [1]}}, "both"),
         ({"trial": 5}, "function of a machine"),
         ({"trial": "true", "numbers": {"x": "abc"}}, "group"),
+        ({"trial": "true", "numbers": "x=(.*)"}, "regular expressions by name"),
+        ({"trial": "true", "numbers": {"wall_seconds": "(.*)"}}, "wall_seconds.* is another column"),
+        ({"trial": "true", "numbers": {"vcpus": "(.*)"}, "parameters": {"vcpus": [1]}}, "another column"),
+        ({"shell": "no"}, "shell is True or False"),
+        ({"seed": "a"}, "seed is a whole number"),
+        ({"timeout": 0}, "more than 0 seconds"),
         ({"out": "run.xlsx"}, ".parquet or .csv"),
         ({"collect": ["statistics"]}, "stats, mesh_stats, device_stats"),
         ({"collect": ["mesh_stats.page_byte"]}, r"page_bytes.*COUNTERS\.md"),
@@ -172,6 +181,56 @@ def test_given_rows_of_another_experiment_or_writer_when_opened_then_they_are_le
         Journal(path, IDENTITY, resume=True)
     path.write_bytes(before)
     Journal(path, IDENTITY, resume=True).close()
+
+
+@contextlib.contextmanager
+def room(size: int) -> Iterator[None]:
+    """A disk with room for files of so many bytes alone: a limit of this process, and no signal."""
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, kept[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+
+
+def test_given_a_full_disk_when_a_row_or_a_table_is_written_then_what_was_there_stays_and_goes_on(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run.csv"
+    path = journal_of(out)
+    with Journal(path, IDENTITY, resume=False) as journal:
+        journal.add(row(1))
+        SweepResult(journal.rows, ["vcpus"]).save(out)
+        before, table = path.read_bytes(), out.read_bytes()
+        with room(len(before) + 20), pytest.raises(PlatformError, match=r"make room.*--resume"):
+            journal.add(row(2))
+        assert path.read_bytes() == before, "no part of the row stays"
+        with room(20), pytest.raises(PlatformError, match=r"rows are in .*run\.csv\.rows"):
+            SweepResult([row(1), row(2)], ["vcpus"]).save(out)
+        assert out.read_bytes() == table and set(tmp_path.iterdir()) == {out, path}
+        journal.add(row(4))
+    assert [one["key"] for one in read(path)[1]] == ["1 0", "4 0"]
+
+
+def test_given_rows_that_are_there_when_only_listed_then_it_is_refused_as_the_run_would_be(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run.csv"
+    sweep = prepare("true", {"vcpus": [1, 2]}, out=out)
+    with Journal(journal_of(out), sweep.identity(), resume=False) as journal:
+        journal.add({**row(1), "key": sweep.trials[0].key})
+    assert [*dry_run(sweep, resume=True)] == ["vcpus=2, repeat 0"]
+    with pytest.raises(ConfigurationError, match="--resume"):
+        [*dry_run(sweep)]
+    with pytest.raises(ConfigurationError, match="not the same trial"):
+        [*dry_run(prepare("false", {"vcpus": [1]}, out=out), resume=True)]
+    with journal_of(out).open("a") as file:
+        file.write('{"key": "no more"}\n')
+    with pytest.raises(ConfigurationError, match="line 3"):
+        [*dry_run(sweep, resume=True)]
+    with pytest.raises(ConfigurationError, match="resume is True or False"):
+        sweep.run(resume="yes")  # type: ignore[arg-type]
 
 
 def test_given_what_a_command_printed_when_read_then_its_numbers_are_found_or_missed_aloud() -> None:
@@ -341,6 +400,8 @@ def test_given_the_page_of_experiments_when_read_then_it_lists_the_loads_that_th
         ('collect = ["stats.run_n"]\n[trial]\ncommand = "true"\n', "Did you mean run_ns"),
         ('[trial]\nfunction = "nowhere:f"\n', "no function"),
         ('[trial]\nfunction = "f"\n', "module:function"),
+        ('[trial]\nfunction = "unfinished:f"\n', "SyntaxError.*never closed"),
+        ('[trial]\nfunction = "raises:f"\n', r"RuntimeError: no licence, .*raises\.py, line 2"),
         ('trial = "true"\n', "a table"),
     ],
 )
@@ -349,6 +410,8 @@ def test_given_a_file_that_is_wrong_when_read_then_the_word_is_named(
 ) -> None:
     file = tmp_path / "wrong.toml"
     file.write_text(text)
+    (tmp_path / "unfinished.py").write_text("def f(machine:\n")
+    (tmp_path / "raises.py").write_text("\nraise RuntimeError('no licence')\n")
     with pytest.raises(ConfigurationError, match=said):
         read_sweep(file)
     with pytest.raises(ConfigurationError, match="cannot be read"):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The tutorial, followed as printed from the first guest on; tests/fresh has the set-up before it."""
+"""The guide, followed as printed: the tutorial from the first guest on, and the cookbook's files of sweeps.
+
+tests/fresh has the set-up before it.
+"""
 
 import re
 import subprocess
@@ -13,6 +16,7 @@ pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "deploy" / "docs" / "tutorial.md").read_text()
+COOKBOOK = (ROOT / "deploy" / "docs" / "cookbook.md").read_text()
 
 
 def typed(line: str, folder: Path) -> str:
@@ -47,3 +51,20 @@ def test_given_the_tutorial_when_it_is_followed_then_each_command_does_what_the_
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "9"
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+@pytest.mark.timeout(900)
+def test_given_the_cookbooks_files_when_they_are_swept_then_each_has_a_number_in_every_row(
+    debian: DebianImage, tmp_path: Path
+) -> None:
+    """A pattern that finds nothing in what this guest's programs print is a row with an error."""
+    command, together = re.findall(r"```toml\n(.*?)```", COOKBOOK, re.S)
+    (tmp_path / "command.toml").write_text(command)
+    typed(f".venv/bin/coremesh sweep {tmp_path}/command.toml --out {tmp_path}/run.csv", tmp_path)
+    rows = (tmp_path / "run.csv").read_text().splitlines()[1:]
+    assert len(rows) == 2 and all(float(row.split(",")[2]) > 0 for row in rows)
+    (tmp_path / "together.toml").write_text(f'[trial]\ncommand = "true"\n{together}')
+    listed = typed(f".venv/bin/coremesh sweep {tmp_path}/together.toml --dry-run", tmp_path)
+    assert "vcpus=64, memory=1G" in listed and "2 trials would run" in listed

@@ -62,9 +62,9 @@ def test_given_the_cookbooks_files_when_they_are_swept_then_each_has_a_number_in
     """A pattern that finds nothing in what this guest's programs print is a row with an error."""
     command, together = re.findall(r"```toml\n(.*?)```", COOKBOOK, re.S)
     (tmp_path / "command.toml").write_text(command)
-    typed(f".venv/bin/coremesh sweep {tmp_path}/command.toml --out {tmp_path}/run.csv", tmp_path)
+    typed(".venv/bin/coremesh sweep /tmp/command.toml --out /tmp/run.csv", tmp_path)
     rows = (tmp_path / "run.csv").read_text().splitlines()[1:]
     assert len(rows) == 2 and all(float(row.split(",")[2]) > 0 for row in rows)
     (tmp_path / "together.toml").write_text(f'[trial]\ncommand = "true"\n{together}')
-    listed = typed(f".venv/bin/coremesh sweep {tmp_path}/together.toml --dry-run", tmp_path)
+    listed = typed(".venv/bin/coremesh sweep /tmp/together.toml --dry-run", tmp_path)
     assert "vcpus=64, memory=1G" in listed and "2 trials would run" in listed

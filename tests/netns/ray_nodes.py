@@ -54,6 +54,8 @@ class RayNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_enable_worker_prestart": "0",
+            # As deploy's files have it: at Ray's niceness of 15 a busy computer's guests stand still.
+            "RAY_worker_niceness": "0",
             "RAY_raylet_start_wait_time_s": "180",
             "RAY_metrics_report_interval_ms": "1000",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

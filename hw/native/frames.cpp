@@ -1,23 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "hw/native/frames.hpp"
 
-#include <cstring>
+#include <algorithm>
+
+#include "hw/native/segments.hpp"
 
 namespace coremesh::virtio {
+namespace {
 
-Sent take_frames(VirtQueue& queue, size_t most) noexcept {
+/// A queue of the driver's host, as the steps below use one.
+class QueueHere {
+  public:
+    QueueHere(SplitQueue& queue, BusMaster& bus) : queue_(queue), bus_(bus) {}
+    bool running() const { return true; }
+    SplitQueue::Next pop(Chain& chain) { return queue_.pop(chain); }
+    bool push(uint16_t head, uint32_t written) { return queue_.push(head, written); }
+    void suppress_notifications() { queue_.suppress_notifications(); }
+    bool allow_notifications() { return queue_.allow_notifications(); }
+    std::optional<uint64_t> gather(const std::vector<Segment>& from, uint64_t offset, void* to,
+                                   uint64_t length) {
+        return virtio::gather(bus_, from, offset, to, length);
+    }
+    std::optional<uint64_t> scatter(const std::vector<Segment>& to, uint64_t offset, const void* from,
+                                    uint64_t length) {
+        return virtio::scatter(bus_, to, offset, from, length);
+    }
+    void fail() { queue_.fail(QueueFault::kMemory); }
+
+  private:
+    SplitQueue& queue_;
+    BusMaster& bus_;
+};
+
+template <typename Queue>
+Sent take(Queue& queue, size_t most) {
     Sent sent;
-    const VirtQueue::Visit visit(queue);
-    if (!visit.open()) return sent;
     Chain chain;
-    bool took = false;
     do {
         queue.suppress_notifications();
         for (;;) {
             if (!queue.running()) return sent;
             if (sent.frames.size() + sent.refused >= most) {
                 sent.more = true;
-                if (took) queue.notify();
                 return sent;
             }
             const SplitQueue::Next next = queue.pop(chain);
@@ -35,27 +59,20 @@ Sent take_frames(VirtQueue& queue, size_t most) noexcept {
                 }
             }
             if (!sound || !queue.push(chain.head, 0)) {
-                queue.fail(QueueFault::kMemory);
-                queue.stop();
                 sent.broken = true;
                 return sent;
             }
-            took = true;
         }
     } while (queue.allow_notifications());
-    if (took) queue.notify();
     return sent;
 }
 
-Delivered deliver_frames(VirtQueue& queue, const std::vector<std::string_view>& frames) noexcept {
+template <typename Queue>
+Delivered deliver(Queue& queue, const std::vector<std::string_view>& frames) {
     Delivered done;
-    const VirtQueue::Visit visit(queue);
-    if (!visit.open()) return done;
     Chain chain;
     std::string whole;
     const auto broken = [&] {
-        queue.fail(QueueFault::kMemory);
-        queue.stop();
         done.broken = true;
         return done;
     };
@@ -64,7 +81,6 @@ Delivered deliver_frames(VirtQueue& queue, const std::vector<std::string_view>& 
         if (next == SplitQueue::Next::kBroken) return broken();
         if (next == SplitQueue::Next::kEmpty) {
             if (queue.allow_notifications()) continue;
-            queue.notify();
             return done;
         }
         const std::string_view frame = frames[done.frames++];
@@ -82,7 +98,56 @@ Delivered deliver_frames(VirtQueue& queue, const std::vector<std::string_view>& 
         if (!queue.push(chain.head, written)) return broken();
     }
     queue.suppress_notifications();
-    queue.notify();
+    return done;
+}
+
+void stop(VirtQueue& queue) noexcept {
+    queue.fail(QueueFault::kMemory);
+    queue.stop();
+}
+
+}  // namespace
+
+Sent drain_frames(SplitQueue& queue, BusMaster& bus, size_t most) noexcept {
+    QueueHere here(queue, bus);
+    Sent sent = take(here, most);
+    if (sent.broken) here.fail();
+    return sent;
+}
+
+Delivered fill_frames(SplitQueue& queue, BusMaster& bus,
+                      const std::vector<std::string_view>& frames) noexcept {
+    QueueHere here(queue, bus);
+    const Delivered done = deliver(here, frames);
+    if (done.broken) here.fail();
+    return done;
+}
+
+Sent take_frames(VirtQueue& queue, size_t most) noexcept {
+    Sent sent;
+    const VirtQueue::Visit visit(queue);
+    if (!visit.open()) return sent;
+    if (queue.take_frames_there(most, sent.frames, sent.refused, sent.more)) {
+        sent.broken = queue.broken();
+    } else {
+        sent = take(queue, most);
+        if (!sent.broken && sent.frames.size() + sent.refused != 0 && queue.running()) queue.notify();
+    }
+    if (sent.broken) stop(queue);
+    return sent;
+}
+
+Delivered deliver_frames(VirtQueue& queue, const std::vector<std::string_view>& frames) noexcept {
+    Delivered done;
+    const VirtQueue::Visit visit(queue);
+    if (!visit.open()) return done;
+    if (queue.deliver_frames_there(frames, done.frames, done.refused)) {
+        done.broken = queue.broken();
+    } else {
+        done = deliver(queue, frames);
+        if (!done.broken) queue.notify();
+    }
+    if (done.broken) stop(queue);
     return done;
 }
 

@@ -37,4 +37,9 @@ struct Delivered {
 /// asked to ring as soon as there is one. Any thread, one at a time.
 Delivered deliver_frames(VirtQueue& queue, const std::vector<std::string_view>& frames) noexcept;
 
+/// The same on the driver's host, for a device of another one; the driver is not told.
+Sent drain_frames(SplitQueue& queue, BusMaster& bus, size_t most) noexcept;
+Delivered fill_frames(SplitQueue& queue, BusMaster& bus,
+                      const std::vector<std::string_view>& frames) noexcept;
+
 }  // namespace coremesh::virtio

@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <mutex>
+#include <optional>
 
 #include "base/clock.hpp"
 #include "hw/native/bytes.hpp"
+#include "hw/native/frames.hpp"
 #include "hw/native/segments.hpp"
 
 namespace coremesh::virtio {
@@ -63,6 +66,39 @@ bool get_queue(Reader& in, SplitQueue& queue) {
     return true;
 }
 
+/// Text that is taken for a while. A vCPU that rings takes its own: its driver spins for the buffer, and to
+/// wake a thread takes longer.
+class TextStep final : public LocalDoorbells::Work {
+  public:
+    TextStep(BusMaster& here, SplitQueue& queue, size_t most) : here_(here), queue_(queue), most_(most) {}
+
+    bool rung() noexcept override {
+        const std::unique_lock lock(mutex_, std::try_to_lock);
+        return lock && drain_locked() && bytes_.size() < most_;
+    }
+    /// The thread of the step. How much there is; nothing when the driver did what no driver does.
+    std::optional<size_t> drain() noexcept {
+        const std::lock_guard lock(mutex_);
+        if (!drain_locked()) return std::nullopt;
+        return bytes_.size();
+    }
+    /// No vCPU rings here any more.
+    const std::string& bytes() const { return bytes_; }
+
+  private:
+    bool drain_locked() noexcept {
+        whole_ = whole_ && drain_text(queue_, here_, most_, bytes_);
+        return whole_;
+    }
+
+    BusMaster& here_;
+    const size_t most_;
+    std::mutex mutex_;
+    SplitQueue& queue_;  // with the lock, as the next
+    std::string bytes_;
+    bool whole_ = true;
+};
+
 /// Takes text until none has come for long enough, or there is `most`; see `take_text`.
 std::string text(BusMaster& here, SplitQueue& queue, LocalDoorbells& bells, Reader& in) {
     const auto address = in.get<uint64_t>();
@@ -70,19 +106,20 @@ std::string text(BusMaster& here, SplitQueue& queue, LocalDoorbells& bells, Read
     const auto linger_ns = in.get<int64_t>();
     const int64_t begin = Clock::monotonic_ns();
     int64_t deadline = begin + linger_ns;
-    LocalDoorbells::Here bell(bells, address);
-    std::string bytes;
+    TextStep step(here, queue, most);
+    LocalDoorbells::Here bell(bells, address, step);
     for (size_t before = 0;;) {
-        if (!drain_text(queue, here, most, bytes)) return bytes;
+        const auto taken = step.drain();
         const int64_t now = Clock::monotonic_ns();
+        if (!taken) break;
         // While the driver goes on it is answered from here: the next message would cost it more.
-        if (bytes.size() != before) deadline = std::min(now, begin + kMostLingers * linger_ns) + linger_ns;
-        before = bytes.size();
-        if (!bell.open() || bytes.size() >= most || now >= deadline) break;
+        if (*taken != before) deadline = std::min(now, begin + kMostLingers * linger_ns) + linger_ns;
+        before = *taken;
+        if (!bell.open() || before >= most || now >= deadline) break;
         bell.wait(deadline);
     }
-    if (bell.close()) drain_text(queue, here, most, bytes);
-    return bytes;
+    if (bell.close()) step.drain();
+    return step.bytes();
 }
 
 /// Requests until there are no more, which the last byte tells, or many.
@@ -206,6 +243,30 @@ bool serve_remote_queue(BusMaster& here, LocalDoorbells& bells, std::span<const 
         case RemoteStep::kGive:
             out.put(static_cast<uint8_t>(give(here, queue, in)));
             break;
+        case RemoteStep::kFrames: {
+            const Sent sent = drain_frames(queue, here, in.get<uint32_t>());
+            out.put(static_cast<uint8_t>(queue.wants_interrupt()));
+            out.put(static_cast<uint8_t>(sent.more));
+            out.put(static_cast<uint32_t>(sent.refused));
+            out.put(static_cast<uint32_t>(sent.frames.size()));
+            for (const std::string& frame : sent.frames) {
+                out.put_bytes({reinterpret_cast<const uint8_t*>(frame.data()), frame.size()});
+            }
+            break;
+        }
+        case RemoteStep::kDeliver: {
+            std::vector<std::string_view> frames;
+            for (auto left = in.get<uint32_t>(); left != 0 && in.good(); --left) {
+                const auto frame = in.get_bytes();
+                frames.emplace_back(reinterpret_cast<const char*>(frame.data()), frame.size());
+            }
+            if (!in.good()) return false;
+            const Delivered done = fill_frames(queue, here, frames);
+            out.put(static_cast<uint8_t>(queue.wants_interrupt()));
+            out.put(static_cast<uint32_t>(done.frames));
+            out.put(static_cast<uint32_t>(done.refused));
+            break;
+        }
         default:
             return false;
     }

@@ -21,9 +21,11 @@
 namespace coremesh::virtio {
 
 enum class RemoteStep : uint8_t {
-    kText,  ///< take text for a while, and answer its buffers (bytes.hpp)
-    kTake,  ///< take requests, with what the device may read of them
-    kGive,  ///< give requests back, with what the device has written
+    kText,     ///< take text for a while, and answer its buffers (bytes.hpp)
+    kTake,     ///< take requests, with what the device may read of them
+    kGive,     ///< give requests back, with what the device has written
+    kFrames,   ///< take frames, and give their buffers back (frames.hpp)
+    kDeliver,  ///< lay frames into buffers
 };
 
 /// Requests with more bytes than this to read or to write are moved by the device itself.

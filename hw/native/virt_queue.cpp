@@ -180,6 +180,50 @@ bool VirtQueue::take_there(std::vector<RemoteChain>& chains, bool& more) noexcep
     return true;
 }
 
+bool VirtQueue::take_frames_there(size_t most, std::vector<std::string>& frames, size_t& refused,
+                                  bool& more) noexcept {
+    bool interrupt = false;
+    const auto put = [&](Writer& out) { out.put(static_cast<uint32_t>(most)); };
+    const auto get = [&](Reader& in) {
+        interrupt = in.get<uint8_t>();
+        more = in.get<uint8_t>();
+        refused = in.get<uint32_t>();
+        for (auto left = in.get<uint32_t>(); left != 0 && in.good(); --left) {
+            const auto frame = in.get_bytes();
+            frames.emplace_back(frame.begin(), frame.end());
+        }
+        return true;
+    };
+    if (!at_driver(RemoteStep::kFrames, put, get)) {
+        frames.clear();
+        return false;
+    }
+    requests_.fetch_add(frames.size() + refused, std::memory_order_relaxed);
+    if (interrupt) interrupt_driver();
+    return true;
+}
+
+bool VirtQueue::deliver_frames_there(std::span<const std::string_view> frames, size_t& done,
+                                     size_t& refused) noexcept {
+    bool interrupt = false;
+    const auto put = [&](Writer& out) {
+        out.put(static_cast<uint32_t>(frames.size()));
+        for (const std::string_view frame : frames) {
+            out.put_bytes({reinterpret_cast<const uint8_t*>(frame.data()), frame.size()});
+        }
+    };
+    const auto get = [&](Reader& in) {
+        interrupt = in.get<uint8_t>();
+        done = in.get<uint32_t>();
+        refused = in.get<uint32_t>();
+        return done <= frames.size() && refused <= done;
+    };
+    if (!at_driver(RemoteStep::kDeliver, put, get)) return false;
+    requests_.fetch_add(done, std::memory_order_relaxed);
+    if (interrupt) interrupt_driver();
+    return true;
+}
+
 bool VirtQueue::give_there(std::span<const RemoteChain> chains) noexcept {
     bool interrupt = false;
     const auto put = [&](Writer& out) {
@@ -190,8 +234,22 @@ bool VirtQueue::give_there(std::span<const RemoteChain> chains) noexcept {
         interrupt = in.get<uint8_t>();
         return true;
     };
-    if (!at_driver(RemoteStep::kGive, put, get)) return false;
+    if (!at_driver(RemoteStep::kGive, put, get)) return give_here(chains);
     if (interrupt) interrupt_driver();
+    return true;
+}
+
+/// A vCPU of this host has rung since they were taken, or that host does not help any more.
+bool VirtQueue::give_here(std::span<const RemoteChain> chains) noexcept {
+    for (const RemoteChain& chain : chains) {
+        for (const Written& piece : chain.answers) {
+            if (scatter(chain.chain.writable, piece.offset, piece.bytes.data(), piece.bytes.size())) continue;
+            fail(QueueFault::kMemory);
+            return false;
+        }
+        if (!push(chain.chain.head, chain.written)) return false;
+    }
+    notify();
     return true;
 }
 

@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bus/device_meter.hpp"
@@ -145,7 +146,13 @@ class VirtQueue final : public Doorbell {
     bool take_text_there(size_t most, int64_t linger_ns, std::string& bytes) noexcept;
     /// All requests, or many, and then there are `more`. Else the driver is to ring again.
     bool take_there(std::vector<RemoteChain>& chains, bool& more) noexcept;
-    /// They go back to the driver, which is told if it wants to be.
+    /// As take_frames and deliver_frames (frames.hpp), in one call each.
+    bool take_frames_there(size_t most, std::vector<std::string>& frames, size_t& refused,
+                           bool& more) noexcept;
+    bool deliver_frames_there(std::span<const std::string_view> frames, size_t& done,
+                              size_t& refused) noexcept;
+    /// They go back to the driver, by that host or this one, and it is told if it wants to be. False: the
+    /// queue is broken.
     bool give_there(std::span<const RemoteChain> chains) noexcept;
 
     struct Counters {
@@ -159,6 +166,7 @@ class VirtQueue final : public Doorbell {
 
   private:
     void interrupt_driver() noexcept;
+    bool give_here(std::span<const RemoteChain> chains) noexcept;
     template <typename Put, typename Get>
     bool at_driver(RemoteStep step, Put put, Get get) noexcept;
     /// Counts a fault once. With the lock held.

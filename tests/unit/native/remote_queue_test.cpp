@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "check.hpp"
 #include "hw/native/block_worker.hpp"
 #include "hw/native/bytes.hpp"
+#include "hw/native/frames.hpp"
 #include "hw/native/virt_queue.hpp"
 
 using namespace coremesh;
@@ -39,12 +41,18 @@ class Ram final : public BusMaster {
         const std::lock_guard lock(mutex_);
         if (gpa + length > bytes_.size()) return false;
         std::memcpy(&bytes_[gpa], from, length);
+        writer_ = std::this_thread::get_id();
         return true;
     }
     void message(uint64_t, uint32_t) noexcept override {}
+    bool written_by_me() {
+        const std::lock_guard lock(mutex_);
+        return writer_ == std::this_thread::get_id();
+    }
 
   private:
     std::mutex mutex_;
+    std::thread::id writer_;
     std::vector<uint8_t> bytes_ = std::vector<uint8_t>(16 << 20);
 };
 
@@ -77,6 +85,7 @@ class FromAfar final : public BusMaster {
 class MemoryStore final : public BlockStore {
   public:
     int read(uint64_t offset, void* to, uint64_t length) noexcept override {
+        if (meanwhile) meanwhile();
         std::memcpy(to, &bytes[offset], length);
         return offset == failing ? -EIO : 0;
     }
@@ -105,6 +114,7 @@ class MemoryStore final : public BlockStore {
     int zeroes(uint64_t, uint64_t, bool) noexcept override { return 0; }
     std::vector<uint8_t> bytes = std::vector<uint8_t>(16 << 20);
     bool copies = false;
+    std::function<void()> meanwhile;  // during a read
     uint64_t failing = ~uint64_t{0};
 };
 
@@ -260,6 +270,17 @@ STORY("given drivers on both hosts that ring in turn, then every request is carr
 }
 
 STORY(
+    "given a request taken on another host, when this host rings before it is answered, then it is "
+    "answered") {
+    WithDisk machine;
+    machine.store->meanwhile = [&] { machine.queue->ring_from(kNoHost, kBell); };
+    CHECK_EQ(machine.request(0, 5, 4096), 0u);
+    CHECK(machine.bus->calls.load() > 0);
+    CHECK(std::memcmp(machine.data(4096).data(), &machine.store->bytes[5 * 512], 4096) == 0);
+    CHECK(!machine.broken);
+}
+
+STORY(
     "given a driver on another host that does what none does, then the queue is broken and the disk stands") {
     WithDisk machine;
     machine.add({{0xFFFF'0000'0000, 16, false}, {kBuffers, 1, true}});
@@ -273,6 +294,7 @@ STORY(
 STORY("given a driver that prints on another host, then one call takes all, and no page is moved for it") {
     Machine machine;
     std::string seen;
+    unsigned by_itself = 0;
     std::thread device([&] {
         while (seen.size() < 26 * 4) seen += take_text(*machine.queue, 65536, 20'000'000).bytes;
     });
@@ -282,6 +304,7 @@ STORY("given a driver that prints on another host, then one call takes all, and 
         // The driver's vCPU rings where the work is, if it is there.
         if (!machine.bus->bells.ring(kBell)) machine.queue->ring_from(1, kBell);
         CHECK(machine.wait(number));
+        by_itself += machine.ram.written_by_me();
     }
     device.join();
     std::string expected;
@@ -290,6 +313,72 @@ STORY("given a driver that prints on another host, then one call takes all, and 
     CHECK_EQ(machine.bus->moved.load(), 0u);
     // One a pause of this thread of 20 ms, which a crowded host makes now and then, and not one a line.
     CHECK(machine.bus->calls.load() < 20);
+    // Its vCPU takes the text, but where the thread of the step has just begun.
+    CHECK(by_itself > 13);
+}
+
+STORY(
+    "given a driver that sends frames on another host, then one call takes and answers them, and no page "
+    "moves") {
+    Machine machine;
+    constexpr uint32_t kBytes = kFrameHeader + 60;
+    const auto send = [&](uint64_t at, uint8_t fill, uint32_t bytes) {
+        for (uint32_t i = 0; i < bytes; ++i) machine.put<uint8_t>(at + i, i < kFrameHeader ? 0xEE : fill);
+        return machine.add({{at, 20, false}, {at + 20, bytes - 20, false}});
+    };
+    send(kBuffers, 'a', kBytes);
+    machine.add({{kBuffers + 0x1000, kFrameHeader, false}});  // nothing but the header
+    send(kBuffers + 0x2000, 'b', kBytes + 100);
+    const Sent first = take_frames(*machine.queue, 2);
+    CHECK_EQ(first.frames.size(), 1u);
+    CHECK(first.frames[0] == std::string(60, 'a'));
+    CHECK_EQ(first.refused, 1u);
+    CHECK(first.more && !first.broken);
+    CHECK_EQ(machine.used(), 2u);
+    const Sent second = take_frames(*machine.queue, 128);
+    CHECK_EQ(second.frames.size(), 1u);
+    CHECK(second.frames[0] == std::string(160, 'b'));
+    CHECK(!second.more && !second.broken);
+    CHECK_EQ(machine.used(), 3u);
+    CHECK_EQ(machine.bus->moved.load(), 0u);
+    CHECK_EQ(machine.bus->calls.load(), 2u);
+    CHECK_EQ(machine.queue->counters().requests, 3u);
+}
+
+STORY("given a driver with buffers on another host, then one call lays frames there, and no page is moved") {
+    Machine machine;
+    for (unsigned i = 0; i < 3; ++i) machine.add({{kBuffers + 0x1000 * i, 100, true}});
+    const std::string small(60, 'x'), large(200, 'y');
+    const Delivered done = deliver_frames(*machine.queue, {small, large, small, small});
+    CHECK_EQ(done.frames, 3u);  // there is no buffer for the fourth
+    CHECK_EQ(done.refused, 1u);
+    CHECK(!done.broken);
+    CHECK_EQ(machine.used(), 3u);
+    for (const uint64_t at : {kBuffers, kBuffers + 0x2000}) {
+        std::string found(kFrameHeader + small.size(), '\0');
+        machine.ram.read(at, found.data(), found.size());
+        CHECK_EQ(found[10], 1);
+        CHECK(found.substr(kFrameHeader) == small);
+    }
+    CHECK_EQ(machine.get<uint32_t>(kUsed + 4 + 8 * 1 + 4), 0u);  // what was refused has no bytes
+    machine.add({{kBuffers, 100, true}});
+    CHECK_EQ(deliver_frames(*machine.queue, {small}).frames, 1u);
+    CHECK_EQ(machine.bus->moved.load(), 0u);
+    CHECK_EQ(machine.bus->calls.load(), 2u);
+}
+
+STORY("given a host that does not help, or frames in what is not RAM, then the device does it, or stops") {
+    Machine machine;
+    machine.bus->helps = false;
+    machine.add({{kBuffers, kFrameHeader + 60, false}});
+    CHECK_EQ(take_frames(*machine.queue, 128).frames.size(), 1u);
+    CHECK(machine.bus->moved.load() > 0);
+    machine.bus->helps = true;
+    machine.queue->ring_from(1, kBell);
+    machine.add({{0xFFFF'0000'0000, kFrameHeader + 60, false}});
+    const Sent sent = take_frames(*machine.queue, 128);
+    CHECK(sent.broken && sent.frames.empty());
+    CHECK(!machine.queue->enabled());
 }
 
 RUN_STORIES()

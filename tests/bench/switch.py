@@ -8,9 +8,11 @@ switch is Coremesh's, in this process; QEMU speaks its framing by '-netdev strea
 """
 
 import tempfile
-import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
 
-from coremesh.cluster.experiments.engines import Subject, open_machine
+from coremesh.cluster.experiments.engines import open_machine
 from coremesh.cluster.experiments.experiment import Command
 from coremesh.cluster.machine.images.debian_image import fetch_debian
 from coremesh.hw.backend.network.switch import Switch
@@ -23,17 +25,14 @@ PORT = 7000
 LONGEST = 300.0  # seconds
 
 
-def measured(server: Subject, client: Subject, mib: int) -> dict[str, float]:
-    """What the client's program printed, in microseconds, while the server's answered it."""
-    for machine in (server, client):
-        machine.wait_shell(LONGEST)
-    serve = ADDRESS.format(number=1) + f"tcp serve {PORT}"
-    answers = threading.Thread(target=server.handle.run, args=(serve, LONGEST), daemon=True)
-    answers.start()
-    ask = Command(ADDRESS.format(number=2) + f"tcp 192.168.7.1 {PORT} {mib}")
-    found = dict(ask(client.handle, {}, LONGEST))
-    answers.join()
-    return found
+def run_one(engine: str, machine: dict[str, Any], command: str, measures: bool) -> dict[str, float]:
+    """Run a command in a machine of its own; what it printed, in microseconds, if it `measures`."""
+    with open_machine(engine, machine) as subject:
+        subject.wait_shell(LONGEST)
+        if not measures:
+            subject.handle.run(command, LONGEST)
+            return {}
+        return dict(Command(command)(subject.handle, {}, LONGEST))
 
 
 def main() -> None:
@@ -41,6 +40,8 @@ def main() -> None:
     parser = options(__doc__, rounds=2)
     parser.add_argument("--mib", type=int, default=32, help="what is received, and what is sent")
     arguments = parser.parse_args()
+    serve = ADDRESS.format(number=1) + f"tcp serve {PORT}"
+    ask = ADDRESS.format(number=2) + f"tcp 192.168.7.1 {PORT} {arguments.mib}"
     machine = {
         "kernel": fetch_debian().kernel.read_bytes(), "initrd": initramfs_with("tcp", network="manual"),
         "vcpus": 1, "memory": "256M", "append": "quiet",
@@ -53,12 +54,12 @@ def main() -> None:
             for engine in engines():
                 path = f"unix:{folder}/{engine}{turn}"
                 wired = {**machine, "net": f"switch={path}"}
-                with (
-                    Switch(path),
-                    open_machine(engine, wired) as server,
-                    open_machine(engine, wired) as client,
-                ):
-                    found = measured(server, client, arguments.mib)
+                # Each machine in a process: its console would keep the interpreter from the switch.
+                with Switch(path), ProcessPoolExecutor(2, get_context("spawn")) as processes:
+                    server = processes.submit(run_one, engine, wired, serve, False)
+                    client = processes.submit(run_one, engine, wired, ask, True)
+                    found = client.result()
+                    server.result()
                 figures.add_marked({"engine": engine, **found}, TARGET)
 
 

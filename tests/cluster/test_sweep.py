@@ -96,19 +96,25 @@ def test_given_trials_that_fail_and_die_when_swept_then_each_is_a_row_and_no_oth
     assert {path.name for path in tmp_path.glob("[13]-*")} == marks
 
 
+def in_its_third_trial(text: str, kernel: bytes, folder: Path, family: Any) -> subprocess.Popen[str]:
+    (folder / "kernel").write_bytes(kernel)
+    script = folder / "script.py"
+    script.write_text(text)
+    command = [sys.executable, str(script), str(folder)]
+    process = subprocess.Popen(command, env=family.environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "began-3").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    return process
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_given_a_sweep_that_is_ended_when_resumed_then_its_rows_are_there_and_nothing_runs_on(
     kernel: bytes, tmp_path: Path, family: Any, number: signal.Signals
 ) -> None:
-    (tmp_path / "kernel").write_bytes(kernel)
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(tmp_path)]
-    process = subprocess.Popen(command, env=family.environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "began-3").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
+    process = in_its_third_trial(SCRIPT, kernel, tmp_path, family)
+    script, command = tmp_path / "script.py", process.args
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert family.wait_gone(15) == {}
@@ -139,16 +145,9 @@ def test_given_a_trial_that_does_not_end_when_interrupted_twice_then_it_is_ended
     kernel: bytes, tmp_path: Path, family: Any
 ) -> None:
     """A person who presses Ctrl-C again does not want to wait: that must cost nothing that is done."""
-    (tmp_path / "kernel").write_bytes(kernel)
-    script = tmp_path / "script.py"
     waits = "\n    while size == 3:\n        try: time.sleep(60)\n        except BaseException: pass"
-    script.write_text(SCRIPT.replace("    time.sleep(0.3 if size < 3 else 60)", waits))
-    command = [sys.executable, str(script), str(tmp_path)]
-    process = subprocess.Popen(command, env=family.environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "began-3").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
+    text = SCRIPT.replace("    time.sleep(0.3 if size < 3 else 60)", waits)
+    process = in_its_third_trial(text, kernel, tmp_path, family)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)

@@ -137,7 +137,7 @@ void Turnstile::wait(std::unique_lock<std::mutex>& lock, uint64_t ticket) noexce
             self.claims = true;
         }
     }
-    // Who is the first now sleeps without an end of the turn to wake at.
+    // The waiter that is the first now went to sleep behind another, without a time to look again.
     if (first_ != nullptr && !first_->woken) wake_to_look(*first_);
 }
 

@@ -13,7 +13,7 @@ namespace coremesh {
 /// Hundreds of threads that want one lock wake each other without end: Python's interpreter lock has each of
 /// them look every few milliseconds, and passes from thread to thread with each call. Here a thread that has
 /// left may come back at once while its turn lasts; then the one that has waited longest gets the place. A
-/// visit wakes nobody, the end of a turn does. Where many wait, turns are longer.
+/// visit wakes no thread; the end of a turn wakes one. Turns are longer where many threads wait.
 ///
 /// A thread that waits for something itself should step out. The place of one that does not leave for
 /// `kStuckNs` is given to another: this bounds how many compete, and guards nothing.

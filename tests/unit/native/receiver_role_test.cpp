@@ -274,7 +274,8 @@ void stop_while_waiting(const std::string& wire) {
     CHECK(!host.link->receive_while(never, 0));
     over = true;
     for (std::thread& thread : threads) thread.join();
-    // Else they could keep the role from the one who stops: one that began just before may have had it.
+    // A thread that has just begun may still get the role; more, and they would keep it from the thread that
+    // stops.
     CHECK(late <= threads.size());
 }
 

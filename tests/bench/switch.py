@@ -54,7 +54,7 @@ def main() -> None:
             for engine in engines():
                 path = f"unix:{folder}/{engine}{turn}"
                 wired = {**machine, "net": f"switch={path}"}
-                # Each machine in a process: its console would keep the interpreter from the switch.
+                # Each machine in a process of its own: the switch has this one's interpreter to itself.
                 with Switch(path), ProcessPoolExecutor(2, get_context("spawn")) as processes:
                     server = processes.submit(run_one, engine, wired, serve, False)
                     client = processes.submit(run_one, engine, wired, ask, True)

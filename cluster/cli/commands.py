@@ -57,14 +57,15 @@ goes to standard output as plain text, and standard input to the guest's shell.
 [bold]The kernel's command line[/bold]
 
   Linux gets 'console=ttyS0,115200 panic=-1', and on several hosts 'tsc=reliable quiet rcu_nocbs=all
-  rcutree.rcu_nocb_gp_stride=K skew_tick=1 sysctl.vm.compaction_proactiveness=0
-  sysctl.kernel.watchdog_cpumask=F nohz_full=1-N' besides, where K cores never lie on two hosts and F
-  are the first cores of the hosts: it then looks less often at what other hosts do, and prints
-  errors only, since the serial port of another host is slow. Programs still run on all hosts: where
-  taskset, a cpuset or a NUMA policy puts them, and where a host has more to do than cores. A word of
-  --append replaces the default word of its name; with loglevel=7, debug or ignore_loglevel there,
-  'quiet' is left out. --cmdline replaces the whole line. All this goes for Linux kernels of your own
-  as well; a Multiboot kernel gets --append alone.
+  rcutree.rcu_nocb_gp_stride=K rcutree.jiffies_till_first_fqs=8 rcutree.jiffies_till_next_fqs=8
+  skew_tick=1 sysctl.vm.compaction_proactiveness=0 sysctl.kernel.watchdog_cpumask=F nohz_full=1-N'
+  besides, where K cores never lie on two hosts and F are the first cores of the hosts: it then
+  looks less often at what other hosts do, and prints errors only, since the serial port of another
+  host is slow. Programs still run on all hosts: where taskset, a cpuset or a NUMA policy puts them,
+  and where a host has more to do than cores. A word of --append replaces the default word of its
+  name; with loglevel=7, debug or ignore_loglevel there, 'quiet' is left out. --cmdline replaces the
+  whole line. All this goes for Linux kernels of your own as well; a Multiboot kernel gets --append
+  alone.
 
 [bold]Exit status[/bold]
 

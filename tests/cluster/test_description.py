@@ -59,7 +59,8 @@ def test_no_text_makes_the_memory_parser_fail_in_another_way(text: str) -> None:
 #: A header: magic, no flags, and what makes the sum of the three nought (Multiboot 0.6.96, section 3.1.2).
 MULTIBOOT = bytes(16) + struct.pack("<3I", 0x1BADB002, 0, -0x1BADB002 & 0xFFFFFFFF) + bytes(100)
 COMPACT = "sysctl.vm.compaction_proactiveness=0 sysctl.kernel.watchdog_cpumask=0,1"
-TUNED = f"rcu_nocbs=all rcutree.rcu_nocb_gp_stride=1 skew_tick=1 {COMPACT} nohz_full=1-N"
+GRACE = "rcutree.jiffies_till_first_fqs=8 rcutree.jiffies_till_next_fqs=8"
+TUNED = f"rcu_nocbs=all rcutree.rcu_nocb_gp_stride=1 {GRACE} skew_tick=1 {COMPACT} nohz_full=1-N"
 
 
 def test_linux_gets_a_serial_console_and_multiboot_kernels_an_empty_line() -> None:
@@ -91,7 +92,7 @@ def test_no_queue_of_callbacks_is_shared_by_cores_of_two_hosts(shares: tuple[int
         ("console=tty0", f"panic=-1 tsc=reliable quiet {TUNED} console=tty0"),
         (
             "nohz_full=3 relax-domain-level=-1 rcu_nocbs=1 skew_tick=0",
-            f"panic=-1 tsc=reliable quiet rcutree.rcu_nocb_gp_stride=1 {COMPACT} nohz_full=3 "
+            f"panic=-1 tsc=reliable quiet rcutree.rcu_nocb_gp_stride=1 {GRACE} {COMPACT} nohz_full=3 "
             "relax-domain-level=-1 rcu_nocbs=1 skew_tick=0",
         ),
         (

@@ -11,27 +11,33 @@
 
 namespace coremesh::coherence {
 
-/// A byte a page, touched only where the access has ever changed: zero means "as at the start".
+/// A byte a page: an Access. At the start a host may write the pages of which it is the home, and no others.
 class AccessTable {
   public:
-    AccessTable(const Homes& homes, HostId self) : homes_(homes), self_(self), bytes_(homes.pages()) {}
+    AccessTable(const Homes& homes, HostId self) : pages_(homes.pages()), bytes_(pages_) {
+        for (const HomeRange& range : homes.ranges()) {
+            if (range.host != self) continue;
+            for (uint64_t page = range.first; page < range.end; ++page) set(page, Access::kWrite);
+        }
+    }
 
     /// Any thread.
     Access get(uint64_t page) const noexcept {
-        if (page >= homes_.pages()) return Access::kNone;
-        const uint8_t byte = bytes_[page].load(std::memory_order_acquire);
-        if (byte != 0) return static_cast<Access>(byte - 1);
-        return homes_.of(page) == self_ ? Access::kWrite : Access::kNone;
+        if (page >= pages_) return Access::kNone;
+        return bytes_[page].load(std::memory_order_acquire);
     }
+    /// The bytes of all pages, for what reads them without a call (cm_ram_layout).
+    const uint8_t* bytes() const noexcept { return reinterpret_cast<const uint8_t*>(&bytes_[0]); }
     /// Under the protocol lock.
     void set(uint64_t page, Access access) noexcept {
-        bytes_[page].store(static_cast<uint8_t>(static_cast<uint8_t>(access) + 1), std::memory_order_release);
+        bytes_[page].store(access, std::memory_order_release);
     }
 
   private:
-    const Homes& homes_;
-    HostId self_;
-    LazyArray<std::atomic<uint8_t>> bytes_;
+    static_assert(sizeof(std::atomic<Access>) == 1 && std::atomic<Access>::is_always_lock_free);
+
+    uint64_t pages_;
+    LazyArray<std::atomic<Access>> bytes_;
 };
 
 }  // namespace coremesh::coherence

@@ -40,6 +40,8 @@ class Node {
     /// kernel, or bring the bytes, may still be under way. Exact under the protocol lock. At the start kWrite
     /// for the pages homed here. A page above the end of RAM is kNone.
     Access access(uint64_t page) const noexcept { return access_.get(page); }
+    /// See AccessTable::bytes.
+    const uint8_t* access_bytes() const noexcept { return access_.bytes(); }
 
     /// A thread wants `want` (not kNone). Returns whether it must wait: true, until kWake for the page, then
     /// it looks again; false when the access is there. Idempotent while it is under way. `atomic`: for an

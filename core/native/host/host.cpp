@@ -352,12 +352,6 @@ coherence::Operation::Kind kind_of(cm_operation operation) noexcept {
     return Kind::kXor;
 }
 
-constexpr uint64_t kNoPage = ~uint64_t{0};
-
-/// The page of the atomic instruction that this thread is about to execute itself: a write that faults there
-/// next is, as far as a hint must be right, that instruction. Initial-exec: it is read in a fault handler.
-[[gnu::tls_model("initial-exec")]] thread_local uint64_t atomic_page = kNoPage;
-
 }  // namespace
 
 uint64_t Host::place_of(uintptr_t host_pc) noexcept {
@@ -376,7 +370,6 @@ void Host::release_pages() noexcept {
 bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
                     const void* expected, void* old) noexcept {
     const uint64_t page = ram_offset / GuestRam::kPage;
-    atomic_page = page;
     if (mesh_->memory().here(page)) return false;
     coherence::Operation wanted;
     wanted.kind = kind_of(operation);
@@ -395,11 +388,11 @@ bool Host::transact(cm_operation operation, uint64_t ram_offset, unsigned size, 
 }
 
 void Host::page_needed(const FaultContext& fault, uint64_t ram_page, Access want) noexcept {
-    const bool atomic = want == Access::kWrite && ram_page == atomic_page;
-    atomic_page = kNoPage;
     Vcpu* const vcpu = Vcpu::current();
+    const bool atomic =
+        vcpu && want == Access::kWrite && vcpu->engine_functions().is_locked_operation(fault.host_pc);
     if (vcpu) vcpu->waits_for(ram_page);
-    const bool here = mesh_->memory().obtain(ram_page, want, atomic, place_of(atomic ? 0 : fault.host_pc));
+    const bool here = mesh_->memory().obtain(ram_page, want, atomic, place_of(fault.host_pc));
     if (here && vcpu) vcpu->waits_for(Vcpu::kNoPage);
     // The machine stops: the page will never come, and the instruction cannot be finished.
     if (here || !vcpu) return;

@@ -142,7 +142,9 @@ class Host final : private VcpuEnvironment, private CodeSink, private PageSink, 
     void release_pages() noexcept override;
     bool transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
                   const void* expected, void* old) noexcept override;
-    bool shares_ram() const noexcept override { return options_.mesh.has_value(); }
+    const uint8_t* page_access() const noexcept override {
+        return mesh_ ? mesh_->memory().access_bytes() : nullptr;
+    }
     void store_elsewhere(uint64_t gpa, const void* from, unsigned size) noexcept override {
         write_ram(gpa, from, size);
     }

@@ -80,6 +80,8 @@ class SharedMemory {
 
     /// This host may write the page at this moment. Lock-free.
     bool here(uint64_t page) const noexcept { return node_.access(page) == Access::kWrite; }
+    /// An Access for each page, which changes at any moment.
+    const uint8_t* access_bytes() const noexcept { return node_.access_bytes(); }
 
     // ---- the thread that receives: the protocol thread, or one that waits for an answer
 

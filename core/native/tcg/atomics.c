@@ -14,7 +14,7 @@ typedef unsigned __int128 wide;
 extern const char __start_cm_atomic_code[] __attribute__((visibility("hidden")));
 extern const char __stop_cm_atomic_code[] __attribute__((visibility("hidden")));
 
-bool cm_is_atomic_code(uintptr_t host_pc) {
+bool cm_engine_is_locked_operation(uintptr_t host_pc) {
     return host_pc >= (uintptr_t)__start_cm_atomic_code && host_pc < (uintptr_t)__stop_cm_atomic_code;
 }
 
@@ -34,12 +34,20 @@ static uint64_t page_of(const struct cm_engine* engine, const uint8_t* host) {
     return host ? (uint64_t)(host - engine->guest_view) >> TARGET_PAGE_BITS : UINT64_MAX;
 }
 
+// This host may write the page at this moment. Where another host takes it before the operation, that faults.
+static inline bool may_write(const struct cm_engine* engine, uint64_t offset) {
+    const uint8_t* const access = engine->page_access;
+    if (likely(!access)) return true;
+    if (unlikely(offset >= engine->ram_size)) return false;  // shown by cm_engine_steer: `transact` knows
+    return __atomic_load_n(&access[offset >> TARGET_PAGE_BITS], __ATOMIC_ACQUIRE) == CM_PAGE_WRITABLE;
+}
+
 // Whether the operation was executed on another host, which has the page; `*old` is what it found then.
 static bool elsewhere(const struct target* target, enum cm_operation operation, unsigned size, wide operand,
                       wide expected, wide* old) {
     const struct cm_engine* engine = target->engine;
-    if (likely(!engine->ram_shared)) return false;
     const uint64_t offset = (uint64_t)(target->host - engine->guest_view);
+    if (likely(may_write(engine, offset))) return false;
     // What it changes may be the code that follows: here that is noticed.
     if (cm_runs_from_page(engine, engine->atomic_from, offset >> TARGET_PAGE_BITS)) return false;
     return engine->ops->transact(engine->opaque, operation, offset, size, &operand, &expected, old);
@@ -90,13 +98,15 @@ static struct target find(CPUArchState* env, target_ulong addr, unsigned size, T
     return target;
 }
 
-// The common case, kept apart so that it saves no registers and needs no frame: RAM of this host alone, in
-// one page that the TLB knows. NULL: the operation takes the long way, and is counted there.
-static inline uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi,
+// The common case, kept apart so that it saves no registers and needs no frame: RAM that this host may write,
+// in one page that the TLB knows. NULL: the operation takes the long way, and is counted there.
+static inline __attribute__((always_inline)) uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi,
                                uintptr_t ra) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     const CPUTLBEntry* entry = tlb_entry(env, get_mmuidx(oi), addr);
-    if (unlikely(!entry_serves(entry, addr) || engine->ram_shared)) return NULL;
+    if (unlikely(!entry_serves(entry, addr))) return NULL;
+    uint8_t* const host = (uint8_t*)(addr + entry->addend);
+    if (unlikely(!may_write(engine, (uint64_t)(host - engine->guest_view)))) return NULL;
     if (unlikely(addr & (size - 1))) {
         if (get_alignment_bits(get_memop(oi)) || (addr & ~TARGET_PAGE_MASK) + size > TARGET_PAGE_SIZE ||
             cm_checks_alignment(env)) {
@@ -106,7 +116,7 @@ static inline uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned si
     }
     (*count_of(&engine->counters, size))++;
     engine->atomic_from = ra;
-    return (uint8_t*)(addr + entry->addend);
+    return host;
 }
 
 static wide load_bytes(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi, uintptr_t ra) {

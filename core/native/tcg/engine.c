@@ -83,7 +83,7 @@ static bool map_memory(struct cm_engine* engine, const struct cm_ram_layout* ram
     if (ram->count > CM_RAM_REGIONS) return false;
     engine->guest_view = ram->guest_view;
     engine->ram_size = ram->size;
-    engine->ram_shared = ram->shared;
+    engine->page_access = ram->access;
     engine->nb_regions = ram->count;
     for (unsigned i = 0; i < ram->count; i++) regions[i].at = ram->regions[i];
     // Blocks get their offsets in the order in which they are mapped, so that an offset in the engine's RAM

@@ -63,8 +63,8 @@ struct cm_vcpu_ops {
     // two RAM pages stay with this host until the end; UINT64_MAX for what is no RAM.
     void (*exclusive_begin)(void* opaque, uint64_t first_page, uint64_t second_page);
     void (*exclusive_end)(void* opaque);
-    // Only where RAM is shared with other hosts: a locked operation within one page, of `size` bytes at
-    // `ram_offset`. True: it was executed where the page is, and `*old` is what it found. False: do it here.
+    // Only where RAM is shared with other hosts, and this one may not write the page now: a locked operation
+    // within one page, of `size` bytes at `ram_offset`. True: it was executed where the page is, and `*old` is what it found. False: do it here.
     // All values are little-endian and 16 bytes wide.
     bool (*transact)(void* opaque, enum cm_operation operation, uint64_t ram_offset, unsigned size,
                      const void* operand, const void* expected, void* old);
@@ -85,9 +85,11 @@ struct cm_ram_layout {
     uint64_t size;        // bytes of the file
     const struct cm_ram_region* regions;
     unsigned count;
-    bool shared;  // with other hosts: locked operations ask `transact` first
+    // Where RAM is shared with other hosts: a byte for each page of the file, which other threads change.
+    // Locked operations on a page without CM_PAGE_WRITABLE ask `transact` first. NULL: RAM of this host alone.
+    const uint8_t* access;
 };
-enum { CM_RAM_REGIONS = 64 };
+enum { CM_RAM_REGIONS = 64, CM_PAGE_WRITABLE = 2 };
 
 // Counted by the engine's thread without locks; read by others at any time (a torn read is not possible).
 // A row is a name, a unit and what is counted (base/counters.hpp).
@@ -159,6 +161,8 @@ void cm_engine_self_write(cm_engine*, uintptr_t host_pc, uint64_t ram_offset, vo
 // instruction `host_pc`, or, with 0, of the locked operation that asks `transact` or has just done so. 0: not
 // known. Called by the engine's own thread, also in the signal handler of such a fault.
 uint64_t cm_engine_guest_pc(const cm_engine*, uintptr_t host_pc);
+// Whether the host instruction is one of a locked operation of the guest. Any thread, async-signal-safe.
+bool cm_engine_is_locked_operation(uintptr_t host_pc);
 
 // Leaves the instruction under way without finishing it, for a machine that stops while an access of it waits
 // for another host: from a callback, or from the signal handler of a fault taken by the engine's own thread.
@@ -219,6 +223,7 @@ const struct cm_wrap_hit* cm_engine_wrap_hits(size_t* count);
     X(sync_thread)             \
     X(self_write)              \
     X(guest_pc)                \
+    X(is_locked_operation)     \
     X(abandon)                 \
     X(state_entry)             \
     X(save)                    \

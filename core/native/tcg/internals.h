@@ -50,7 +50,7 @@ struct cm_engine {
     void* core;
     uint8_t* guest_view;  // as of cm_ram_layout
     uint64_t ram_size;
-    bool ram_shared;
+    const uint8_t* page_access;  // the same; NULL: no other host has this RAM
     unsigned nb_regions;
     MemoryRegion* hole_region;
     bool shutdown;                  // the core cannot go on; on x86 a triple fault
@@ -123,8 +123,6 @@ static inline void cm_end_store(CPUArchState* env) { cm_engine_of(env->uc)->slow
 void cm_ask_for_both_pages(CPUArchState* env, target_ulong address, int mmu_index, uintptr_t from);
 // Whether the block with the return address `from` was translated from this page of RAM.
 bool cm_runs_from_page(const struct cm_engine* engine, uintptr_t from, uint64_t ram_page);
-// Whether `host_pc` is in the functions that execute locked operations (atomics.c).
-bool cm_is_atomic_code(uintptr_t host_pc);
 // The number of the instruction at `host_pc` in its block, and its guest-virtual address; -1: none (place.c).
 int cm_instruction_at(const TranslationBlock* tb, uintptr_t host_pc, uint64_t* guest_pc);
 // The page of RAM that code at `pc` is fetched from, or UINT64_MAX; raises the fault of a fetch

@@ -64,7 +64,7 @@ void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_off
     // Return addresses point behind a call, host_pc at the instruction that faulted: the engine subtracts for
     // the former.
     const uintptr_t from = in_line                      ? host_pc + GETPC_ADJ
-                           : cm_is_atomic_code(host_pc) ? engine->atomic_from
+                           : cm_engine_is_locked_operation(host_pc) ? engine->atomic_from
                                                         : engine->slow_store;
     if (!from || engine->exclusive) return;
     const TranslationBlock* tb = tcg_tb_lookup(tcg, from - GETPC_ADJ);

@@ -35,7 +35,8 @@ int cm_instruction_at(const TranslationBlock* tb, uintptr_t host_pc, uint64_t* g
 uint64_t cm_engine_guest_pc(const cm_engine* engine, uintptr_t host_pc) {
     TCGContext* tcg = engine->uc->tcg_ctx;
     if (!host_pc || host_pc - (uintptr_t)tcg->code_gen_buffer >= tcg->code_gen_buffer_size) {
-        const uintptr_t called_from = host_pc ? engine->slow_store : engine->atomic_from;
+        const bool locked = !host_pc || cm_engine_is_locked_operation(host_pc);
+        const uintptr_t called_from = locked ? engine->atomic_from : engine->slow_store;
         if (!called_from) return 0;
         host_pc = called_from - GETPC_ADJ;
     }

@@ -71,8 +71,9 @@ Vcpu::Vcpu(VcpuEnvironment& around, unsigned index, const MakeCore& make_core)
     for (const RamRegion& region : around.ram.layout().regions()) {
         regions.push_back({region.gpa, region.bytes, region.offset, region.rom, false});
     }
+    static_assert(CM_PAGE_WRITABLE == static_cast<int>(Access::kWrite));
     const cm_ram_layout layout{around.ram.guest_base(), around.ram.size(), regions.data(),
-                               static_cast<unsigned>(regions.size()), around.shares_ram()};
+                               static_cast<unsigned>(regions.size()), around.page_access()};
     char error[256] = "";
     const auto [core_ops, core] = core_->engine_ops();
     engine_ = call_.open(&kOps, this, core_ops, core, &layout, around.code_buffer_bytes, error, sizeof error);

@@ -57,10 +57,11 @@ struct VcpuEnvironment {
     /// release_pages, on the same thread. UINT64_MAX: no page. False: the machine stops, and nothing is held.
     virtual bool hold_pages(uint64_t first, uint64_t second) noexcept = 0;
     virtual void release_pages() noexcept = 0;
-    /// See cm_vcpu_ops; called only if shares_ram().
+    /// See cm_vcpu_ops; called only where there is page_access().
     virtual bool transact(cm_operation operation, uint64_t ram_offset, unsigned size, const void* operand,
                           const void* expected, void* old) noexcept = 0;
-    virtual bool shares_ram() const noexcept = 0;
+    /// On a machine of several hosts an Access for each page of RAM, else null. Other threads change it.
+    virtual const uint8_t* page_access() const noexcept = 0;
     virtual void report(const VcpuFailure& failure) noexcept = 0;
     /// Around a vCPU thread's life, for what it must register elsewhere.
     virtual void thread_begins() noexcept = 0;

@@ -41,10 +41,10 @@ def several_hosts(shares: Sequence[int]) -> tuple[str, ...]:
     that many cores in a row share a queue, here never cores of two hosts. Each return to user mode
     looks at the queue, and the default, the root of the number of cores, may end in the middle of a host.
 
-    rcutree.jiffies_till_first_fqs, jiffies_till_next_fqs: how long a grace period of RCU waits before it looks
-    at the other cores, each of which is a page of another host. A program that maps and unmaps memory always
-    has a callback that waits, and so one grace period follows the other: eight ticks instead of one halve its
-    transactions. A wait for a grace period takes up to 64 ms longer at 250 ticks a second.
+    rcutree.jiffies_till_first_fqs, jiffies_till_next_fqs: how long a grace period of RCU waits before core 0
+    looks at the other cores' counts, which lie on other hosts. A program that maps and unmaps memory always
+    has a callback that waits, so that one grace period follows the other: to look after eight ticks instead
+    of one halves its transactions. A wait for a grace period takes up to 64 ms longer, at 250 ticks a second.
 
     skew_tick=1: ticks of the cores do not come at the same time, so they do not meet at the same locks.
 

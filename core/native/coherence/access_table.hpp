@@ -29,9 +29,7 @@ class AccessTable {
     /// The bytes of all pages, for what reads them without a call (cm_ram_layout).
     const uint8_t* bytes() const noexcept { return reinterpret_cast<const uint8_t*>(&bytes_[0]); }
     /// Under the protocol lock.
-    void set(uint64_t page, Access access) noexcept {
-        bytes_[page].store(access, std::memory_order_release);
-    }
+    void set(uint64_t page, Access access) noexcept { bytes_[page].store(access, std::memory_order_release); }
 
   private:
     static_assert(sizeof(std::atomic<Access>) == 1 && std::atomic<Access>::is_always_lock_free);

@@ -100,8 +100,8 @@ static struct target find(CPUArchState* env, target_ulong addr, unsigned size, T
 
 // The common case, kept apart so that it saves no registers and needs no frame: RAM that this host may write,
 // in one page that the TLB knows. NULL: the operation takes the long way, and is counted there.
-static inline __attribute__((always_inline)) uint8_t* at_once(CPUArchState* env, target_ulong addr, unsigned size, TCGMemOpIdx oi,
-                               uintptr_t ra) {
+static inline __attribute__((always_inline)) uint8_t* at_once(CPUArchState* env, target_ulong addr,
+                                                              unsigned size, TCGMemOpIdx oi, uintptr_t ra) {
     struct cm_engine* engine = cm_engine_of(env->uc);
     const CPUTLBEntry* entry = tlb_entry(env, get_mmuidx(oi), addr);
     if (unlikely(!entry_serves(entry, addr))) return NULL;

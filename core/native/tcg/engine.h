@@ -64,8 +64,8 @@ struct cm_vcpu_ops {
     void (*exclusive_begin)(void* opaque, uint64_t first_page, uint64_t second_page);
     void (*exclusive_end)(void* opaque);
     // Only where RAM is shared with other hosts, and this one may not write the page now: a locked operation
-    // within one page, of `size` bytes at `ram_offset`. True: it was executed where the page is, and `*old` is what it found. False: do it here.
-    // All values are little-endian and 16 bytes wide.
+    // within one page, of `size` bytes at `ram_offset`. True: it was executed where the page is, and `*old`
+    // is what it found. False: do it here. All values are little-endian and 16 bytes wide.
     bool (*transact)(void* opaque, enum cm_operation operation, uint64_t ram_offset, unsigned size,
                      const void* operand, const void* expected, void* old);
 };
@@ -86,7 +86,8 @@ struct cm_ram_layout {
     const struct cm_ram_region* regions;
     unsigned count;
     // Where RAM is shared with other hosts: a byte for each page of the file, which other threads change.
-    // Locked operations on a page without CM_PAGE_WRITABLE ask `transact` first. NULL: RAM of this host alone.
+    // Locked operations on a page without CM_PAGE_WRITABLE ask `transact` first. NULL: RAM of this host
+    // alone.
     const uint8_t* access;
 };
 enum { CM_RAM_REGIONS = 64, CM_PAGE_WRITABLE = 2 };

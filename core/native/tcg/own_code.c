@@ -63,9 +63,9 @@ void cm_engine_self_write(cm_engine* engine, uintptr_t host_pc, uint64_t ram_off
     const bool in_line = host_pc - (uintptr_t)tcg->code_gen_buffer < tcg->code_gen_buffer_size;
     // Return addresses point behind a call, host_pc at the instruction that faulted: the engine subtracts for
     // the former.
-    const uintptr_t from = in_line                      ? host_pc + GETPC_ADJ
+    const uintptr_t from = in_line                                  ? host_pc + GETPC_ADJ
                            : cm_engine_is_locked_operation(host_pc) ? engine->atomic_from
-                                                        : engine->slow_store;
+                                                                    : engine->slow_store;
     if (!from || engine->exclusive) return;
     const TranslationBlock* tb = tcg_tb_lookup(tcg, from - GETPC_ADJ);
     // A block that runs over its page's end has one instruction.

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from figures import engines, options, reported, trials
+from figures import engines, engines_apart, options, reported, trials
 from guest_image import initramfs_with
 
 DEVICES = {"virtio": "/dev/vda", "ide": "/dev/sda"}
@@ -33,8 +33,7 @@ def main() -> None:
     parameters: dict[str, Any] = {"engine": engines()}
     if arguments.apart:
         title += ", its host without vCPUs"
-        hosts = {"coremesh": [0, arguments.vcpus], "qemu": 1}
-        parameters = {"engine, hosts": [(engine, hosts[engine]) for engine in engines()]}
+        parameters = engines_apart(arguments.vcpus)
     with reported(title, arguments) as figures, tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "disk.img"
         # Blocks that the host's file system has still to allocate would be part of what is measured.

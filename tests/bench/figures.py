@@ -123,6 +123,12 @@ def engines() -> list[str]:
     return ["coremesh", *(["qemu"] if qemu.installed() else [])]
 
 
+def engines_apart(vcpus: int) -> dict[str, Any]:
+    """Parameters of a sweep: the engines, of which Coremesh has its devices on a host without vCPUs."""
+    hosts = {"coremesh": [0, vcpus], "qemu": 1}
+    return {"engine, hosts": [(engine, hosts[engine]) for engine in engines()]}
+
+
 def qemu_version() -> str:
     """The first line of what QEMU says of itself; empty without one."""
     if "qemu" not in engines():

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A guest's TCP through user-mode NAT beside QEMU: the same program in the guest, one server here, one run.
 
-    python tests/bench/nat.py [--rounds N] [--vcpus N] [--mib N]
+    python tests/bench/nat.py [--rounds N] [--vcpus N] [--mib N] [--apart]
 
 A sweep over the two engines, one trial at a time: microseconds for a MiB received, a MiB sent, and for a
-round trip of one byte, to a server on this computer that the guest reaches as 10.0.2.2.
+round trip of one byte, to a server on this computer that the guest reaches as 10.0.2.2. With --apart Coremesh
+has its devices on another host than the vCPUs, linked by shared memory.
 """
 
 import socketserver
@@ -12,8 +13,9 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from figures import engines, options, reported, trials
+from figures import engines, engines_apart, options, reported, trials
 from guest_image import initramfs_with
 
 TARGET = "ratio >= 1.0"
@@ -65,15 +67,20 @@ def main() -> None:
     parser = options(__doc__, rounds=3)
     parser.add_argument("--vcpus", type=int, default=1)
     parser.add_argument("--mib", type=int, default=32, help="what is received, and what is sent")
+    parser.add_argument("--apart", action="store_true", help="the devices on a host of their own")
     arguments = parser.parse_args()
     title = f"TCP through user NAT, {arguments.vcpus} vCPU"
+    parameters: dict[str, Any] = {"engine": engines()}
+    if arguments.apart:
+        title += ", its host without vCPUs"
+        parameters = engines_apart(arguments.vcpus)
     with reported(title, arguments) as figures, served() as port:
         for row in trials(
-            f"tcp 10.0.2.2 {port} {arguments.mib}", {"engine": engines()}, arguments.rounds,
+            f"tcp 10.0.2.2 {port} {arguments.mib}", parameters, arguments.rounds,
             vcpus=arguments.vcpus, memory="256M", append="quiet", collect=["marks"], timeout=300,
             net="user", initrd=initramfs_with("tcp", network="dhcp"),
         ):  # fmt: skip
-            figures.add_marked(row, TARGET)
+            figures.add_marked(row, "" if arguments.apart else TARGET)
 
 
 if __name__ == "__main__":

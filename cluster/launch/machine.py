@@ -368,6 +368,8 @@ class Machine(Inspection):
     def press(self, keys: str) -> None:
         """Press keys of the PS/2 keyboard, one after the other or held together: ``"up up ctrl-alt-delete"``.
 
+        The keyboard holds them until the guest takes them. A BIOS takes each at once, and keeps only fifteen
+        that its program has not read: press long lines in parts there, and look for each on :meth:`screen`.
         Raises :class:`ConfigurationError`, with the names that there are, for a key that there is not.
         """
         from coremesh.hw.backend.keys import combination_keys

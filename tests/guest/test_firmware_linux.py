@@ -161,7 +161,7 @@ def test_given_ipxes_cd_when_firmware_boots_it_then_it_runs_a_script_that_a_serv
     def types(line: str) -> None:
         for end, key in enumerate(line, 1):
             machine.press({" ": "space", ":": "shift-;"}.get(key, key))
-            # The firmware keeps fifteen keys that nobody has read, and drops the next.
+            # SeaBIOS keeps at most fifteen keys until iPXE reads them. It drops any more.
             assert shows(f"iPXE> {line[:end]}".rstrip()), machine.screen()
         machine.press("enter")
 

@@ -80,13 +80,14 @@ void TimerQueue::Timer::arm(uint64_t deadline) noexcept {
 }
 
 uint64_t TimerQueue::Timer::cancel() noexcept {
-    uint64_t taken_back = 0;
-    do {
-        if (const uint64_t armed = deadline_.exchange(0, std::memory_order_seq_cst)) taken_back = armed;
-        settle();
-        // A callback that was under way may have armed again, before it ended and so before this look.
-    } while (deadline_.load(std::memory_order_seq_cst) != 0);
-    return taken_back;
+    // Pairing 3. A callback that arms again may be followed by the next one at once. No look at firing_ and
+    // deadline_ in turn can tell that none runs; so the thread is told to begin none.
+    cancelling_.store(true, std::memory_order_seq_cst);
+    const uint64_t before = deadline_.exchange(0, std::memory_order_seq_cst);
+    settle();
+    const uint64_t armed_again = deadline_.exchange(0, std::memory_order_seq_cst);
+    cancelling_.store(false, std::memory_order_seq_cst);
+    return armed_again != 0 ? armed_again : before;
 }
 
 void TimerQueue::post(Timer& timer, uint64_t deadline) noexcept {
@@ -209,7 +210,9 @@ bool TimerQueue::take(Timer& timer) {
     bool fired = false;
     heap_remove(timer);
     firing_.store(&timer, std::memory_order_seq_cst);
-    uint64_t deadline = timer.deadline_.load(std::memory_order_seq_cst);
+    // Its place in the heap is gone then: what the owner arms after `cancel` is posted.
+    const bool cancelled = timer.cancelling_.load(std::memory_order_seq_cst);
+    uint64_t deadline = cancelled ? 0 : timer.deadline_.load(std::memory_order_seq_cst);
     if (deadline != 0 && deadline <= clock_.tsc() &&
         timer.deadline_.compare_exchange_strong(deadline, 0, std::memory_order_seq_cst)) {
         timer.client_.on_timer(deadline);
@@ -217,7 +220,7 @@ bool TimerQueue::take(Timer& timer) {
     }
     // Armed again, meanwhile or since long: by pairing 1 either the owner posts, or this look sees it. It
     // comes before firing_ is given up, because until then the owner does not let the timer go.
-    place(timer);
+    if (!cancelled) place(timer);
     firing_.store(nullptr, std::memory_order_seq_cst);
     firing_.notify_all();
     return fired;

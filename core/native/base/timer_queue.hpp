@@ -30,6 +30,7 @@ namespace coremesh {
 ///  - `Timer::deadline_`: owner and thread, seq_cst. The thread fires only after its own CAS deadline -> 0.
 ///  - `Timer::held_for_`: thread, seq_cst. The deadline that the heap knows; never = not in the heap.
 ///  - `Timer::posted_`: the owner sets it, the thread clears it. True while the timer is in `inbox_`.
+///  - `Timer::cancelling_`: owner, read by the thread, seq_cst. True while the owner waits in `cancel`.
 ///  - `Timer::next_`: belongs to the thread that set `posted_`; published by the push on `inbox_`.
 ///  - `Timer::retiring_`, `Timer::gone_`, `retired_`: the end of a timer's life, see `let_go` and `retire`.
 ///  - `inbox_`: any thread. A stack, pushed one by one and taken whole, so there is no ABA.
@@ -40,7 +41,8 @@ namespace coremesh {
 /// sequential consistency makes safe (one of the two must see the other):
 ///  1. arm: deadline_, then held_for_.       Thread: held_for_ = never, then deadline_ (in `take`).
 ///  2. arm: push inbox_, then sleeping_until_. Thread: sleeping_until_, then inbox_ (before it sleeps).
-///  3. cancel: deadline_ = 0, then firing_.  Thread: firing_, then CAS on deadline_ (in `take`).
+///  3. cancel: cancelling_, then firing_.    Thread: firing_, then cancelling_ (in `take`).
+///     settle: deadline_ (read 0), then firing_. Thread: firing_, then CAS on deadline_ (in `take`).
 ///
 /// A clock that is slewed or jumps wakes the thread by `wake_word_`, which it has read before it asks the
 /// clock how long to sleep.
@@ -137,7 +139,8 @@ class TimerQueue::Timer {
     /// deadline that will now not be called for, 0 if there was none. Not from a callback.
     uint64_t cancel() noexcept;
 
-    /// Waits for a callback that has begun, and leaves the deadline alone. Not from a callback.
+    /// Waits for a callback that has begun, and leaves the deadline alone. Only a deadline that was seen to
+    /// be 0, or replaced, before the call can no longer begin one after it. Not from a callback.
     void settle() noexcept { queue_.settle(*this); }
 
     /// The deadline, or 0 when it has been reached or none is armed. Any thread.
@@ -152,6 +155,7 @@ class TimerQueue::Timer {
     std::atomic<uint64_t> deadline_{0};
     std::atomic<uint64_t> held_for_{kNever};
     std::atomic<bool> posted_{false};
+    std::atomic<bool> cancelling_{false};
     std::atomic<bool> retiring_{false};
     std::atomic<bool> gone_{false};
     Timer* next_ = nullptr;

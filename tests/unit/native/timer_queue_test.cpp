@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "stepped.hpp"
 
 using coremesh::Clock;
 using coremesh::TimerQueue;
@@ -215,6 +216,46 @@ STORY(
         CHECK_EQ(restless.timer.deadline(), 0u);
     }
 }
+
+#ifdef HAS_STEPPED
+STORY(
+    "given a callback that arms again at once, when the thread overtakes the owner anywhere in its cancel, "
+    "then "
+    "none runs when that returns") {
+    const Clock clock;
+    TimerQueue queue(clock);
+    struct Restless final : TimerQueue::Client {
+        explicit Restless(TimerQueue& in) : timer_clock(in.clock()), timer(in, *this) {}
+        void on_timer(uint64_t) noexcept override {
+            begun.fetch_add(1);
+            const uint64_t until = timer_clock.tsc() + timer_clock.hz() / 200'000;
+            while (timer_clock.tsc() < until)
+                ;
+            timer.arm(1);
+            ended.fetch_add(1);
+        }
+        const Clock& timer_clock;
+        std::atomic<unsigned> begun{0}, ended{0};
+        TimerQueue::Timer timer;
+    } restless(queue);
+    std::minstd_rand random(1);
+    // Until the next callback is under way, or will not come.
+    const std::function<void()> overtake = [&] {
+        if (random() % 8 != 0) return;
+        const unsigned seen = restless.begun;
+        for (int look = 0; look < 2000 && restless.begun == seen; ++look) {
+        }
+    };
+    for (int round = 0; round < 500; ++round) {
+        const unsigned seen = restless.ended;
+        restless.timer.arm(1);
+        CHECK(eventually([&] { return restless.ended != seen; }));
+        check::stepped(overtake, [&] { restless.timer.cancel(); });
+        CHECK_EQ(restless.begun, restless.ended.load());
+        CHECK_EQ(restless.timer.deadline(), 0u);
+    }
+}
+#endif
 
 STORY("given a deadline that is taken back in time, then cancel tells which one, else zero") {
     const Clock clock;

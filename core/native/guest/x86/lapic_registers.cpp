@@ -230,6 +230,8 @@ void Lapic::write_lvt(Lvt entry, uint32_t value) noexcept {
         const bool level = entry == kLint0 && (value & kLvtLevel) && (value & kLvtMode) == 0;
         kept = level ? before & kLvtRemoteIrr : 0;
     } while (!lvt_[entry].compare_exchange_weak(before, value | kept, std::memory_order_seq_cst));
+    // One may have begun since, and have met the old entry; the next ones meet the new.
+    if (entry == kTimer) timer_.finish_expiry();
 
     if ((entry == kLint0 || entry == kLint1) && pin_[entry - kLint0].load(std::memory_order_seq_cst)) {
         deliver_pin(entry, false);

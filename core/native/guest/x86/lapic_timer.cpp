@@ -117,8 +117,9 @@ void LapicTimer::write_divide_configuration(uint32_t value) noexcept {
 
 uint64_t LapicTimer::tsc_deadline() noexcept {
     if (mode_ != Mode::kTscDeadline) return 0;
+    if (timer_.deadline() != 0) return tsc_deadline_;
     timer_.settle();  // zero tells that the interrupt has been raised: then it has to be seen as raised
-    return timer_.deadline() == 0 ? 0 : tsc_deadline_;
+    return 0;
 }
 
 void LapicTimer::write_tsc_deadline(uint64_t deadline) noexcept {

@@ -73,6 +73,9 @@ class LapicTimer final : private TimerQueue::Client {
     /// meets the LVT entry of its own moment.
     void settle() noexcept;
 
+    /// An expiry that has begun has reached the listener when this returns.
+    void finish_expiry() noexcept { timer_.settle(); }
+
   private:
     void on_timer(uint64_t deadline) noexcept override;
     void restart(uint32_t first) noexcept;

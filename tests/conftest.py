@@ -1,15 +1,38 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What several folders of tests start from: bare-metal guests, built once a session, and a disk."""
+"""What several folders of tests start from: bare-metal guests, built once a session, and a disk.
+
+And how `pytest -n 2` shares them among its processes: most wait, so that two get done what one core would.
+"""
 
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
+# Stories that start Ray, or look for all that is left of a machine: one after the other, in one process.
+BY_THEMSELVES = ("tests/cluster/", "tests/netns/", "tests/fresh/")
+
 sys.path.append(str(Path(__file__).parent / "guest"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
+    """A file's stories share what its fixtures have made, so a process takes a file as a whole."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "" if nodeid.startswith(BY_THEMSELVES) else nodeid.split("::", 1)[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

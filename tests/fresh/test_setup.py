@@ -178,7 +178,7 @@ def test_given_the_readme_when_ci_runs_then_it_runs_the_test_command_as_printed(
     done = subprocess.run(
         ["bash", tmp_path / ".ci/run"], env=dict(os.environ), capture_output=True, text=True, timeout=60
     )
-    assert (tmp_path / "calls").read_text() == "setup test\n.venv/bin/pytest \n"
+    assert (tmp_path / "calls").read_text() == "setup test\n.venv/bin/pytest -n 2\n"
     assert done.returncode == 7  # pytest's own
 
 

@@ -18,6 +18,7 @@ from coremesh.cluster.machine.cmdline import default_words, is_linux, several_ho
 from coremesh.cluster.machine.describe import DEBIAN_FIRMWARE, load_image, resolved_disks
 from coremesh.cluster.machine.description import HostsWanted
 from coremesh.cluster.machine.ending import CRASH_STATUS, TIMEOUT_STATUS, MachineEnd
+from coremesh.cluster.machine.images.debian_disk import AFFINITY_WORD
 from coremesh.cluster.machine.images.debian_image import fetch_debian_with
 from coremesh.cluster.machine.images.seabios import fetch_vga_bios
 from coremesh.cluster.machine.networks import network_of
@@ -109,7 +110,7 @@ def _check_screen(options: BootOptions) -> None:
 
 
 def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
-    kernel, initrd, modules, words = _images(options)
+    kernel, initrd, modules, words = _images(options, shares)
     append = f"{words} {options.append}".strip()
     if options.screen == "text" and kernel is not None and is_linux(kernel):
         append = f"console=tty0 {append}".strip()  # the last one named is that of the shell
@@ -148,6 +149,8 @@ def _start(options: BootOptions, shares: tuple[int, ...]) -> Machine:
         say(machine.warning)
     if kernel is not None and options.command is None and options.cmdline is None:
         _tell_of_words(kernel, shares, append)
+        if AFFINITY_WORD in words:
+            say(f"the disk's services keep to the first host ('{words.split()[-1]}'); logins use all cores.")
     return machine
 
 
@@ -168,7 +171,9 @@ def _size(shares: tuple[int, ...]) -> str:
     return f"{vcpus} on {len(shares)} hosts" if len(shares) > 1 else vcpus
 
 
-def _images(options: BootOptions) -> tuple[bytes | None, bytes | None, list[tuple[bytes, str]], str]:
+def _images(
+    options: BootOptions, shares: tuple[int, ...]
+) -> tuple[bytes | None, bytes | None, list[tuple[bytes, str]], str]:
     """Return kernel (None: the firmware finds one), initramfs, modules, and the words that name its disk."""
     ram_bytes = check("memory", options.memory)
     modules = [_module(text, ram_bytes) for text in options.modules]
@@ -195,7 +200,8 @@ def _images(options: BootOptions) -> tuple[bytes | None, bytes | None, list[tupl
         _, system = resolved_disks(check("disks", options.disks))
     if system is not None:
         kernel = system.kernel.read_bytes()
-        return kernel, system.initrd.read_bytes() if initrd is None else initrd, modules, system.cmdline
+        initrd = system.initrd.read_bytes() if initrd is None else initrd
+        return kernel, initrd, modules, system.words(shares, options.append)
     try:
         with fetch_progress() as progress:
             image = fetch_debian_with("9p" if options.folders else "", options.flavour, progress)

@@ -99,7 +99,7 @@ def describe(**options: Any) -> MachineDescription:
         initrd_bytes = (
             system.initrd.read_bytes() if initrd is None else load_image(initrd, "initrd", ram_bytes)
         )
-        append = f"{system.cmdline} {append}".strip()
+        append = f"{system.words(shares, append)} {append}".strip()
     elif kernel is None:
         debian = debian_image.fetch_debian_with("9p" if folders else "", flavour, progress)
         kernel_bytes = debian.kernel.read_bytes()

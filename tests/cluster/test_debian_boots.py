@@ -80,6 +80,10 @@ def test_given_the_fetched_disk_when_it_is_booted_then_root_logs_in_and_packages
         seconds = machine.wait_shell(600)
         print(f"\nlogin after {seconds:.1f} s", file=sys.stderr)
         assert machine.run("id -un; nproc", 60).output == "root\n8\n"
+        if debian_disk.own_disk().free_logins:
+            services = machine.run("nproc --all; taskset -cp 1 | cut -d: -f2", 60).output.split()
+            assert services == ["8", f"0-{8 // hosts - 1}"]
+            assert machine.run("lsmod | grep -c -e cfg80211 -e ^9p", 60).output == "0\n"
         assert machine.run(FAILED, 200).output == ""
         begin = time.monotonic()
         machine.run(f"echo '{archive.line}' >{SOURCES}", 60)

@@ -192,6 +192,27 @@ def test_given_a_disk_of_an_earlier_layout_then_it_boots_as_before_and_firmware_
     debian_disk.pristine_disk().require_boot_loader()
 
 
+@pytest.mark.parametrize(
+    ("layout", "shares", "append", "word"),
+    [
+        (3, (4, 4), "", " systemd.cpu_affinity=0-3"),
+        (3, (1, 1), "", " systemd.cpu_affinity=0-0"),
+        (3, (0, 2, 2), "", " systemd.cpu_affinity=0-1"),  # the first host has the devices alone
+        (3, (8,), "", ""),
+        (3, (0, 2), "", ""),
+        (3, (4, 4), "quiet systemd.cpu_affinity=5", ""),  # a person's own
+        (2, (4, 4), "", ""),  # logins would keep to the first host
+    ],
+)
+def test_given_several_hosts_when_the_fetched_disk_boots_then_its_services_keep_to_the_first(
+    fetched: Path, layout: int, shares: tuple[int, ...], append: str, word: str
+) -> None:
+    manifest = json.loads((fetched / "manifest.json").read_text())
+    manifest["options"]["layout"] = layout
+    (fetched / "manifest.json").write_text(json.dumps(manifest))
+    assert debian_disk.pristine_disk().words(shares, append) == f"root=UUID=1 rw{word}"
+
+
 def test_given_no_fetched_disk_then_the_error_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,8 +52,11 @@ LEAST_BYTES: Final = 1 << 30
 MOST_BYTES: Final = 2 << 40
 
 DISK, KERNEL, INITRD = "disk.img", "vmlinuz", "initrd.img"
-#: What a fetch of today makes. 2: GRUB is on the disk. A disk without a number has none.
-LAYOUT: Final = 2
+#: What a fetch of today makes. 2: GRUB is on the disk; a disk without a number has none. 3: logins may use
+#: all cores, whatever cores the system keeps to.
+LAYOUT: Final = 3
+#: systemd's own word on the kernel's command line (systemd(1)); later ones replace earlier ones.
+AFFINITY_WORD: Final = "systemd.cpu_affinity="
 _MANIFEST: Final = "manifest.json"
 _FILES: Final = (DISK, KERNEL, INITRD)
 _SPACE_NEEDED: Final = 2500 << 20
@@ -76,6 +79,15 @@ GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200 panic=-1"
 GRUB_TERMINAL=serial
 GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 """
+# networkd asks whether there are wireless cards, whereupon Linux loads their driver's frame. It has 761 calls
+# that are patched one by one, and for each patch all cores are interrupted three times.
+_NO_WIRELESS: Final = "blacklist cfg80211\n"
+# What begins a person's programs; more cores may be named than there are.
+_LOGINS: Final = ("getty@", "serial-getty@", "console-getty", "ssh", "ssh@", "user@")
+_ALL_CORES: Final = """\
+[Service]
+CPUAffinity=0-8191
+"""
 _HOSTS: Final = """\
 127.0.0.1 localhost
 127.0.1.1 debian
@@ -89,13 +101,27 @@ Options = dict[str, object]
 class DebianDisk:
     """A Debian disk with the kernel and the initramfs that boot it. `cmdline` is what that kernel is told.
 
-    With a `boot_loader` firmware can boot it too.
+    With a `boot_loader` firmware can boot it too. With `free_logins` what a person starts may use all cores
+    also where the system itself keeps to some.
     """
 
     folder: Path
     release: str
     cmdline: str
     boot_loader: bool = False
+    free_logins: bool = False
+
+    def words(self, shares: Sequence[int], append: str = "") -> str:
+        """Return what its kernel is told on hosts that have `shares` vCPUs, beside a person's `append`. Pure.
+
+        systemd, and all services that it starts, keep to the cores of the first host: they share the kernel's
+        data with each other and work for the devices, and over two hosts they would spend a boot on passing
+        its pages to and fro. Logins use all cores, so a disk whose logins do not is told nothing.
+        """
+        first = next(cores for cores in shares if cores)
+        if not self.free_logins or first == sum(shares) or AFFINITY_WORD in append:
+            return self.cmdline
+        return f"{self.cmdline} {AFFINITY_WORD}0-{first - 1}"
 
     @property
     def disk(self) -> Path:
@@ -246,8 +272,8 @@ def _load(folder: Path, options: Options, *, verify: bool = True) -> DebianDisk 
         for name in _FILES:
             if not (folder / name).is_file() or (verify and _hash(folder / name) != manifest["sha256"][name]):
                 return None
-        boot_loader = manifest["options"].get("layout", 1) >= 2
-        return DebianDisk(folder, manifest["release"], manifest["cmdline"], boot_loader)
+        layout = manifest["options"].get("layout", 1)
+        return DebianDisk(folder, manifest["release"], manifest["cmdline"], layout >= 2, layout >= 3)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -345,6 +371,9 @@ def _furnish(tree: RootTree, sources: list[str], *, ssh: bool) -> None:
     lay("etc/apt/sources.list", "".join(f"{line}\n" for line in sources))
     lay("etc/systemd/network/80-dhcp.network", _NETWORK)
     lay("etc/default/grub", _GRUB)
+    lay("etc/modprobe.d/no-wireless.conf", _NO_WIRELESS)
+    for unit in _LOGINS:
+        lay(f"etc/systemd/system/{unit}.service.d/all-cores.conf", _ALL_CORES)
     for path, mode in (("dev", 0o755), ("proc", 0o555), ("sys", 0o555), ("run", 0o755), ("tmp", 0o1777)):
         tree.directory(path, mode)
     tree.file(SCRIPT_PATH, SCRIPT.encode(), 0o755)

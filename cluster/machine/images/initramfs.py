@@ -40,12 +40,17 @@ DISK_INIT = """\
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
+mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 # Linux starts this without files where the console's driver is one of the modules below.
 blind=
 [ -e /proc/self/fd/2 ] || blind=yes
 [ -z "$blind" ] || exec </dev/null >/dev/null 2>&1
 while read -r module; do
+    case $module in
+    # Large, and for shared folders only: virtio's devices of type 9, found by what was loaded before.
+    9p* | netfs | fscache) grep -qsx 0x0009 /sys/bus/virtio/devices/*/device || continue ;;
+    esac
     insmod "/lib/modules/$module.ko"
 done </lib/modules/order
 [ -z "$blind" ] || exec </dev/console >/dev/console 2>&1
@@ -60,7 +65,7 @@ for word in $(cat /proc/cmdline); do
     esac
 done
 if [ -z "$root" ]; then
-    umount -l /dev /proc
+    umount -l /dev /sys /proc
     exec /bin/busybox init
 fi
 tries=0
@@ -72,7 +77,7 @@ until found=$(device 2>/dev/null); do
     tries=$((tries + 1))
     if [ $tries -gt 300 ]; then
         echo "no disk $root after 30 seconds; what there is: $(cd /sys/class/block 2>/dev/null && echo *)"
-        umount -l /dev /proc
+        umount -l /dev /sys /proc
         exec /bin/busybox init
     fi
     sleep 0.1
@@ -82,11 +87,11 @@ mkdir -p /root.disk
 if mount -t "$type" -o "$options" "$found" /root.disk &&
     { [ -L "/root.disk$init" ] || [ -x "/root.disk$init" ]; }; then
     mount -o move /dev /root.disk/dev
-    umount /proc
+    umount /sys /proc
     exec switch_root /root.disk "$init"
 fi
 echo "no $init on $root: here is a shell"
-umount -l /dev /proc
+umount -l /dev /sys /proc
 exec /bin/busybox init
 """
 

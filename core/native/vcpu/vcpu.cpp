@@ -18,6 +18,7 @@ namespace coremesh {
 namespace {
 
 constexpr unsigned kPausesPerYield = 16;
+constexpr unsigned kPausesPerYieldWithCores = 64;  // 5 us: what costs a spinning vCPU nothing
 constexpr int64_t kPollNs = 30'000;
 
 thread_local Vcpu* current_vcpu = nullptr;
@@ -349,8 +350,10 @@ void Vcpu::mmio_write(uint64_t gpa, unsigned size, uint64_t value) noexcept {
 }
 
 void Vcpu::pause() noexcept {
-    // A spinning vCPU may be waiting for one that has no host core.
-    if (!around_.oversubscribed || ++pauses_ % kPausesPerYield != 0) return;
+    // A spinning vCPU may be waiting for one that has no host core. Where there are enough, too: a thread
+    // that is woken while another one runs for a moment is put behind the spinning one, and stays there for
+    // its slice of 3 ms although a core has become idle.
+    if (++pauses_ % (around_.oversubscribed ? kPausesPerYield : kPausesPerYieldWithCores) != 0) return;
     counters_.yields.fetch_add(1, std::memory_order_relaxed);
     sched_yield();
 }

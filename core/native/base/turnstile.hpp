@@ -25,7 +25,7 @@ class Turnstile {
   public:
     static constexpr size_t kPlaces = 1;
     static constexpr int64_t kTurnNs = 200'000;
-    static constexpr int64_t kLongestTurnNs = 1'000'000;
+    static constexpr int64_t kLongestTurnNs = 3'000'000;
     static constexpr int64_t kStuckNs = 500'000;
 
     /// Its thread is inside from the construction to the end of the block.

@@ -22,8 +22,8 @@ MEMORY = {255: "4G"}
 LONGEST = 900.0  # seconds
 
 
-def to_login(machine: Any, engine: str, packed: str) -> dict[str, float]:
-    """Seconds of emulation to the prompt of the login, and of unpacking before it."""
+def to_login(machine: Any, engine: str, packed: str, interface: str) -> dict[str, float]:
+    """Seconds of emulation to the prompt of the login, and of unpacking before it. `interface` names the row."""
     found = {"login_seconds": machine.wait_shell(LONGEST)}
     return found | unpacking(Path(packed)) if engine == "coremesh" else found
 

@@ -23,7 +23,7 @@ LONGEST = 900.0  # seconds
 
 
 def to_login(machine: Any, engine: str, packed: str, interface: str) -> dict[str, float]:
-    """Seconds of emulation to the prompt of the login, and of unpacking before it. `interface` names the row."""
+    """Seconds of emulation to the login, and of unpacking before it. `interface` names the row."""
     found = {"login_seconds": machine.wait_shell(LONGEST)}
     return found | unpacking(Path(packed)) if engine == "coremesh" else found
 

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The benchmarks' own machinery: a sweep's rows become figures, targets are judged."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 pytest.importorskip("coremesh.core._native", reason="the engine is not built")
 
 import coremesh
+from coremesh.cluster.experiments.sweep import Sweep
+from coremesh.cluster.machine.images.debian_disk import DebianDisk
+from coremesh.core.errors import ImageFetchError
 from figures import Figure, Figures, engines, trials
 from mesh_table import Table
 from resident import mappings
@@ -18,7 +24,13 @@ ALONE = (
     "boot", "disk_boot", "speed", "disk", "nat", "switch", "scaling", "micro", "accesses", "attached",
     "console_boot", "ray_start",
 )  # fmt: skip
+SWEEPS = ("boot", "disk", "disk_boot", "nat", "speed")
 MESH = ("mesh_fetch", "mesh_contention", "mesh_boot", "mesh_work", "unchanged")
+
+
+class Checked(Exception):
+    """A sweep was found right."""
+
 
 SMAPS = """\
 7f0000000000-7f0040000000 rw-s 00000000 00:01 9      /memfd:coremesh-ram (deleted)
@@ -123,6 +135,32 @@ def test_given_a_qemu_that_is_named_and_not_there_when_engines_are_asked_for_the
     monkeypatch.setenv("COREMESH_BENCH_QEMU", "no-such-qemu -version")
     with pytest.raises(SystemExit, match="no-such-qemu"):
         engines()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_given_a_command_that_sweeps_when_it_is_called_then_its_trial_takes_what_is_swept(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All that is checked before the first trial is; no machine starts."""
+    for part in ("disk.img", "vmlinuz", "initrd.img"):
+        (tmp_path / part).write_bytes(bytes(4096))
+    module = importlib.import_module(name)
+    if hasattr(module, "pristine_disk"):
+        monkeypatch.setattr(module, "pristine_disk", lambda: DebianDisk(tmp_path, "6.1", "root=UUID=1 rw"))
+    found: list[int] = []
+
+    def run(self: Sweep, **_: object) -> NoReturn:
+        found.append(len(self.trials))
+        raise Checked
+
+    monkeypatch.setattr(Sweep, "run", run)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--rounds", "1"])
+    try:
+        module.main()
+    except Checked:
+        assert found[0] > 0
+    except ImageFetchError as error:
+        pytest.skip(str(error))
 
 
 def test_every_command_says_how_it_is_called() -> None:

@@ -18,7 +18,7 @@ from coremesh.cluster.experiments import loads
 
 ALONE: list[tuple[loads.Load, dict[str, list[Any]]]] = [
     (loads.loop, {}),
-    (loads.shell_loop, {"turns": [60000]}),
+    (loads.shell_loop, {"turns": [60000, 600000]}),
     (loads.memory, {"kind": ["copy", "allocate"]}),
     (loads.fork_storm, {}),
 ]

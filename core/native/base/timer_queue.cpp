@@ -115,7 +115,7 @@ void TimerQueue::wake_before(uint64_t deadline) noexcept {
 }
 
 void TimerQueue::settle(const Timer& timer) noexcept {
-    // Pairing 3.
+    // Pairings 3 and 4.
     while (firing_.load(std::memory_order_seq_cst) == &timer) firing_.wait(&timer, std::memory_order_seq_cst);
 }
 

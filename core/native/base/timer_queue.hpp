@@ -37,12 +37,12 @@ namespace coremesh {
 ///  - `sleeping_until_`: thread; a waker sets 0. seq_cst. 0 = awake, or a wake-up is on its way.
 ///  - `firing_`: thread, seq_cst. Whose callback runs now.
 ///
-/// Three places are of the form "each side writes its own word and then reads the other's", which only
+/// Four places are of the form "each side writes its own word and then reads the other's", which only
 /// sequential consistency makes safe (one of the two must see the other):
 ///  1. arm: deadline_, then held_for_.       Thread: held_for_ = never, then deadline_ (in `take`).
 ///  2. arm: push inbox_, then sleeping_until_. Thread: sleeping_until_, then inbox_ (before it sleeps).
 ///  3. cancel: cancelling_, then firing_.    Thread: firing_, then cancelling_ (in `take`).
-///     settle: deadline_ (read 0), then firing_. Thread: firing_, then CAS on deadline_ (in `take`).
+///  4. settle: deadline_ (read 0), then firing_. Thread: firing_, then CAS on deadline_ (in `take`).
 ///
 /// A clock that is slewed or jumps wakes the thread by `wake_word_`, which it has read before it asks the
 /// clock how long to sleep.

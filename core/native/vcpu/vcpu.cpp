@@ -18,7 +18,7 @@ namespace coremesh {
 namespace {
 
 constexpr unsigned kPausesPerYield = 16;
-constexpr unsigned kPausesPerYieldWithCores = 64;  // 5 us: what costs a spinning vCPU nothing
+constexpr unsigned kPausesPerYieldWithCores = 64;  // each 5 us or so of spinning
 constexpr int64_t kPollNs = 30'000;
 
 thread_local Vcpu* current_vcpu = nullptr;

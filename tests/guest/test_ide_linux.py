@@ -52,6 +52,23 @@ def test_given_an_ide_disk_when_all_vcpus_write_then_each_reads_its_own_and_the_
 
 
 @pytest.mark.timeout(300)
+def test_given_four_ide_disks_when_linux_probes_them_then_their_names_are_in_the_order_of_the_options(
+    debian: DebianImage, tmp_path: Path
+) -> None:
+    """What is sda is not left to the order in which probes on four vCPUs end: a guest writes to it."""
+    disks = [tmp_path / f"{number}.img" for number in range(4)]
+    for number, disk in enumerate(disks):
+        with disk.open("wb") as file:
+            file.truncate((number + 1) << 20)
+    with Machine(
+        4, "256M", debian.kernel, debian.initramfs(disks=True), disks=disks, append="quiet"
+    ) as machine:
+        machine.wait_shell(200)
+        sizes = machine.run("cd /sys/block; cat sda/size sdb/size sdc/size sdd/size", 60).output.split()
+        assert [int(size) << 9 for size in sizes] == [1 << 20, 2 << 20, 3 << 20, 4 << 20]
+
+
+@pytest.mark.timeout(300)
 def test_given_a_disk_that_may_only_be_read_or_is_a_snapshot_then_the_image_stays_as_it_is(
     debian: DebianImage, image: Path, tmp_path: Path
 ) -> None:

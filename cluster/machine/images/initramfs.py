@@ -50,8 +50,17 @@ while read -r module; do
     case $module in
     # Large, and for shared folders only: virtio's devices of type 9, found by what was loaded before.
     9p* | netfs | fscache) grep -qsx 0x0009 /sys/bus/virtio/devices/*/device || continue ;;
+    # By itself it probes all disks at once, and sda is the one that happens to be first.
+    sd_mod) echo 0 >/sys/bus/scsi/drivers_autoprobe ;;
     esac
     insmod "/lib/modules/$module.ko"
+    if [ "$module" = sd_mod ]; then
+        # One after the other, as they are connected; a disc is none of its devices.
+        for disk in /sys/bus/scsi/devices/[0-9]*; do
+            echo "${disk##*/}" >/sys/bus/scsi/drivers/sd/bind
+        done 2>/dev/null
+        echo 1 >/sys/bus/scsi/drivers_autoprobe
+    fi
 done </lib/modules/order
 [ -z "$blind" ] || exec </dev/console >/dev/console 2>&1
 root= options=ro type=auto init=/sbin/init

@@ -132,6 +132,7 @@ def test_a_device_reads_and_writes_guest_memory(linux: Machine) -> None:
     with linux.attach(adder := Adder(), mmio=BASE):
         adder.dma_write(place, b"Coremesh at work")
         devmem(linux, 8, place)
+        assert devmem(linux, 0) == 0, "a read comes after what was written before it, which nobody waits for"
         assert linux.read_memory(place + 64, 16) == b"cOREMESH AT WORK"
         with pytest.raises(ConfigurationError, match="not all RAM"):
             adder.dma_read(BASE, 4)

@@ -4,6 +4,7 @@
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import subprocess
@@ -57,11 +58,12 @@ HANG = b"\xeb\xfe"
 
 
 def test_help_is_quick_and_names_the_commands() -> None:
-    begin = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     result = coremesh("--help")
     assert result.returncode == 0
     assert all(name in result.stdout for name in (b"boot", b"top", b"fetch", b"doctor", b"bench"))
-    assert time.monotonic() - begin < 5
+    # Of its own processor time, which other work on the computer hardly lengthens: it does not import all.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1
 
 
 def test_help_of_boot_has_every_option_the_statuses_and_examples() -> None:

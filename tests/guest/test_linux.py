@@ -112,4 +112,4 @@ def test_the_guests_clock_keeps_the_hosts_time(booted: Callable[..., Machine]) -
     )
     begin = time.monotonic()
     machine.run("sleep 3", 60)
-    assert 3 <= time.monotonic() - begin < 6
+    assert 3 <= time.monotonic() - begin < 10

@@ -160,7 +160,7 @@ def test_given_a_machine_when_it_is_stopped_at_any_moment_then_it_is_gone_at_onc
             machine.start()
             time.sleep(attempt * 0.004)
             began = time.monotonic()
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 8
     # A device's thread ends with its machine; those that were there before may be other tests'.
     assert threading.active_count() <= before, [thread.name for thread in threading.enumerate()]
 

@@ -210,7 +210,7 @@ def test_given_pages_and_messages_under_way_when_the_machine_is_stopped_then_it_
             machine.start()
             time.sleep(attempt * 0.007)
             began = time.monotonic()
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 8
 
 
 def test_given_memory_that_nobody_touched_when_others_read_it_then_no_data_moves(

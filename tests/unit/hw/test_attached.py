@@ -82,7 +82,7 @@ def test_code_that_is_late_is_not_waited_for_again_until_it_is_back() -> None:
 
     def slow(request: Request) -> Answer:
         if request.offset == 1:
-            goes_on.wait(10)
+            goes_on.wait(60)
         return Answer(request.number, 0x40 + request.offset)
 
     late = device(timeout=0.2)
@@ -92,7 +92,7 @@ def test_code_that_is_late_is_not_waited_for_again_until_it_is_back() -> None:
         assert 0.2 <= time.monotonic() - begin < 5
         begin = time.monotonic()
         assert [late.read(2, 4) for _ in range(100)] == [0xFFFF_FFFF] * 100
-        assert time.monotonic() - begin < 0.2, "no vCPU waits for what is late already"
+        assert time.monotonic() - begin < 5, "no vCPU waits for what is late already: that were 20 s"
         goes_on.set()
         until = time.monotonic() + 10
         while (value := late.read(2, 1)) == 0xFF and time.monotonic() < until:

@@ -302,7 +302,7 @@ def test_given_a_peer_that_dies_or_hangs_when_the_link_stops_then_at_once_and_no
             begun = time.monotonic()
             probe.stop()
             end.close()
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < 10
         finally:
             peer.kill()
     del probe, end

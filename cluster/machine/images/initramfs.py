@@ -55,7 +55,7 @@ while read -r module; do
     esac
     insmod "/lib/modules/$module.ko"
     if [ "$module" = sd_mod ]; then
-        # One after the other, as they are connected; a disc is none of its devices.
+        # One after the other, by their places on the controller; this driver refuses the CD drive.
         for disk in /sys/bus/scsi/devices/[0-9]*; do
             echo "${disk##*/}" >/sys/bus/scsi/drivers/sd/bind
         done 2>/dev/null

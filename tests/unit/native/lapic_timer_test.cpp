@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The local APIC's timer (SDM vol. 3A, 11.5.4 and 11.5.4.1).
+#include <chrono>
+#include <functional>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -95,6 +98,21 @@ STORY(
         apic.lapic.write(kLvtTimer, 0x40);
         sleep_ms(2);
         CHECK(!pending(apic));
+    }
+}
+
+STORY(
+    "11.5.4: given a timer that has expired while its thread was late, when it is masked or the APIC turned "
+    "off, then the interrupt is there") {
+    for (const bool off : {false, true}) {
+        Apic apic;
+        apic.queue.stop();  // as late as can be
+        apic.lapic.write(kLvtTimer, 0x40);
+        apic.lapic.write(kInitial, 1);
+        while (apic.lapic.read(kCurrent) != 0) {
+        }
+        apic.lapic.write(off ? kSvr : kLvtTimer, off ? 0xFF : kMasked | 0x40);
+        CHECK_EQ(apic.lapic.acknowledge(), 0x40);
     }
 }
 
@@ -359,6 +377,123 @@ STORY(
             check::stepped(overtake, [&] { read = timer.tsc_deadline(); });
             CHECK(read != 0 || listener.raised == round + 1);
         }
+    }
+}
+
+namespace {
+
+/// Has the queue's thread stepped from just before a deadline until just behind it.
+struct SteppedQueue final : coremesh::TimerQueue::Client {
+    SteppedQueue(coremesh::TimerQueue& queue, const std::function<void()>& on_pause)
+        : pause(on_pause), timer(queue, *this) {}
+
+    void around(uint64_t deadline) { timer.arm(deadline - 1); }
+
+    void on_timer(uint64_t deadline) noexcept override {
+        if (check::overtaken_by == nullptr) {
+            timer.arm(deadline + 2);
+            check::begin_steps(pause);
+        } else {
+            check::end_steps();
+            over = true;
+        }
+    }
+
+    const std::function<void()> pause;
+    std::atomic<bool> over{false};
+    coremesh::TimerQueue::Timer timer;
+};
+
+constexpr uint8_t kOldVector = 0x40;
+
+/// The instruction of the vCPU's thread that stores the new entry.
+uintptr_t find_store(const std::function<void(Apic&)>& change) {
+    Apic apic;
+    apic.lapic.write(kLvtTimer, kTscDeadline | kOldVector);
+    uintptr_t before = 0, found = 0;
+    const std::function<void()> look = [&] {
+        if (found == 0 && apic.lapic.read(kLvtTimer) != (kTscDeadline | kOldVector)) found = before;
+        before = check::next_instruction;
+    };
+    check::stepped(look, [&] { change(apic); });
+    return found;
+}
+
+/// The instruction of the queue's thread that makes an expiry's interrupt pending.
+uintptr_t find_delivery() {
+    Apic apic;
+    apic.lapic.write(kLvtTimer, kTscDeadline | kOldVector);
+    std::atomic<uintptr_t> before{0}, found{0};
+    SteppedQueue queue(apic.queue, [&] {
+        if (found == 0 && apic.bit(kIrr, kOldVector)) found = before.load();
+        before = check::next_instruction;
+    });
+    const uint64_t deadline = apic.clock.tsc() + apic.clock.hz() / 100;
+    queue.around(deadline);
+    CHECK(apic.wrmsr(kMsrDeadline, deadline));
+    CHECK(eventually([&] { return queue.over.load(); }));
+    return found;
+}
+
+/// Whether the interrupt of an expiry that has met the old entry was pending when the vCPU's write returned,
+/// and whether it came later.
+struct Met {
+    bool at_return, later;
+};
+
+/// The expiry begins just before the new entry is stored, and stops just before it delivers. `lead` is how
+/// long before the expiry the write begins; nothing when that was too late.
+std::optional<Met> change_during_expiry(const std::function<void(Apic&)>& change, uintptr_t store,
+                                        uintptr_t delivery, std::chrono::milliseconds lead) {
+    Apic apic;
+    apic.lapic.write(kLvtTimer, kTscDeadline | kOldVector);
+    const uint64_t deadline =
+        apic.clock.tsc() + apic.clock.ticks(static_cast<uint64_t>(lead.count()) * 1'000'000);
+    std::atomic<bool> at_store{false}, under_way{false}, returned{false};
+    SteppedQueue queue(apic.queue, [&] {
+        if (check::next_instruction != delivery || !at_store) return;
+        under_way = true;
+        // A write that waits for the expiry does not return. Asleep, since this thread comes before others.
+        for (int waited = 0; waited < 200 && !returned; ++waited) sleep_ms(1);
+    });
+    const std::function<void()> let_expire = [&] {
+        if (check::next_instruction != store) return;
+        at_store = true;
+        while (!under_way && !queue.over) sleep_ms(1);
+    };
+    queue.around(deadline);
+    CHECK(apic.wrmsr(kMsrDeadline, deadline));
+    check::stepped(let_expire, [&] { change(apic); });
+    const bool at_return = apic.bit(kIrr, kOldVector);
+    returned = true;
+    CHECK(eventually([&] { return queue.over.load(); }));
+    if (!under_way) return std::nullopt;
+    return Met{at_return, !at_return && apic.bit(kIrr, kOldVector)};
+}
+
+}  // namespace
+
+STORY(
+    "11.5.1: given an expiry that has met the timer's entry, when the vCPU masks it, gives it another vector "
+    "or turns the APIC off, then the write returns after the interrupt: none of the old entry comes later") {
+    const uintptr_t delivery = find_delivery();
+    CHECK(delivery != 0);
+    const std::pair<const char*, std::function<void(Apic&)>> changes[] = {
+        {"mask", [](Apic& apic) { apic.lapic.write(kLvtTimer, kTscDeadline | kMasked | kOldVector); }},
+        {"vector", [](Apic& apic) { apic.lapic.write(kLvtTimer, kTscDeadline | 0x41); }},
+        {"off", [](Apic& apic) { apic.lapic.write(kSvr, 0xFF); }},
+    };
+    for (const auto& [name, change] : changes) {
+        std::cout << "  " << name << std::endl;
+        const uintptr_t store = find_store(change);
+        CHECK(store != 0);
+        std::optional<Met> met;
+        for (std::chrono::milliseconds lead{20}; !met; lead *= 2) {
+            CHECK(lead.count() < 10'000);
+            met = change_during_expiry(change, store, delivery, lead);
+        }
+        CHECK(!met->later);
+        CHECK(met->at_return);
     }
 }
 #endif

@@ -4,6 +4,8 @@
 // runtime).
 #pragma once
 
+#include <ucontext.h>
+
 #include <csignal>
 #include <cstdint>
 #include <functional>
@@ -15,27 +17,42 @@ namespace check {
 
 inline thread_local const std::function<void()>* overtaken_by = nullptr;
 
-inline void on_step(int) {
-    if (overtaken_by != nullptr) (*overtaken_by)();
+/// For `pause`: the address of the instruction that its thread executes next.
+inline thread_local uintptr_t next_instruction = 0;
+
+inline void on_step(int, siginfo_t*, void* context) {
+    if (overtaken_by == nullptr) return;
+    const auto* stopped = static_cast<const ucontext_t*>(context);
+    next_instruction = static_cast<uintptr_t>(stopped->uc_mcontext.gregs[REG_RIP]);
+    (*overtaken_by)();
 }
 
-/// Calls `body`, and `pause` after each instruction of it, in a signal's handler: `pause` may only spin and
-/// touch atomics.
-template <typename Body>
-void stepped(const std::function<void()>& pause, Body&& body) {
+/// From now on this thread calls `pause` after each of its instructions, in a signal's handler: `pause` may
+/// only spin, sleep and touch atomics.
+inline void begin_steps(const std::function<void()>& pause) {
+    // For good: another thread may be stepped when this one is done.
     struct sigaction action {};
-    struct sigaction before {};
-    action.sa_handler = on_step;
-    sigaction(SIGTRAP, &action, &before);
+    action.sa_sigaction = on_step;
+    action.sa_flags = SA_SIGINFO;
+    sigaction(SIGTRAP, &action, nullptr);
     overtaken_by = &pause;
     // The trap flag is bit 8 of RFLAGS. The red zone is stepped over.
     asm volatile("lea -128(%%rsp), %%rsp; pushfq; orq $0x100, (%%rsp); popfq; lea 128(%%rsp), %%rsp" ::
                      : "cc", "memory");
-    body();
+}
+
+inline void end_steps() {
     asm volatile("lea -128(%%rsp), %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; lea 128(%%rsp), %%rsp" ::
                      : "cc", "memory");
     overtaken_by = nullptr;
-    sigaction(SIGTRAP, &before, nullptr);
+}
+
+/// Calls `body`, and `pause` after each instruction of it.
+template <typename Body>
+void stepped(const std::function<void()>& pause, Body&& body) {
+    begin_steps(pause);
+    body();
+    end_steps();
 }
 
 }  // namespace check

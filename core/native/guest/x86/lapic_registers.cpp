@@ -207,7 +207,10 @@ void Lapic::write_spurious(uint32_t value) noexcept {
         0xFF | kSpuriousEnable | (options_.eoi_broadcast_suppression ? kSpuriousSuppressEoi : 0);
     spurious_ = value & writable;
     if (!(spurious_ & kSpuriousEnable)) {  // 11.4.7.2: all entries are masked and stay so
+        // An expiry meets the timer's entry of its own moment, as in write_lvt.
+        timer_.settle();
         for (auto& entry : lvt_) entry.fetch_or(kLvtMasked, std::memory_order_seq_cst);
+        timer_.finish_expiry();
     }
     update_accepts();
 }

@@ -210,7 +210,7 @@ def _vcpus(before: Sequence[Row], now: Sequence[Row], seconds: float, *, several
         "atomics", "port I/O", "MMIO", "devices", "bytes", "in devices",
     )  # fmt: skip
     for number, row, rate in sorted(shown, key=lambda pair: pair[0]):
-        atomics = sum(value for name, value in rate.items() if name.startswith("atomics_"))
+        atomics = sum(rate.get(f"atomics_{size}", 0.0) for size in (1, 2, 4, 8, 16))
         table.add_row(
             str(number),
             *([str(row.get("host", 0))] if several else []),

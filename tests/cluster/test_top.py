@@ -43,7 +43,17 @@ SNAPSHOT: dict[str, Any] = {
     "stats": [
         {"host": 0, "state": "running", "translations": 0, "halted_ns": 0, "run_ns": 0},
         {"host": 0, "state": "halted", "translations": 10, "halted_ns": 0, "run_ns": 0},
-        {"host": 1, "state": "halted", "translations": 10, "halted_ns": 0, "run_ns": 0},
+        {
+            "host": 1,
+            "state": "halted",
+            "translations": 10,
+            "halted_ns": 0,
+            "run_ns": 0,
+            "atomics_4": 0,
+            "atomics_8": 0,
+            "atomics_misaligned": 0,
+            "atomics_long_way": 0,
+        },
     ],
     "mesh": [
         {"read_fetches": 100, "page_bytes": 0, "links_refused": 0, "clock_error_ns": 1500},
@@ -74,6 +84,8 @@ def later(seconds: float) -> dict[str, Any]:
     now["seconds"] += seconds
     now["mesh"][0]["read_fetches"] += int(5000 * seconds)
     now["stats"][2]["run_ns"] += int(0.5e9 * seconds)
+    for name in ("atomics_4", "atomics_8", "atomics_misaligned", "atomics_long_way"):
+        now["stats"][2][name] += int(150 * seconds)
     now["devices"]["uart"]["accesses"] += int(1000 * seconds)
     now["devices"]["uart"]["access_ns"] += int(0.25e9 * seconds)
     now["devices"]["virtio0"]["reads"] += int(20 * seconds)
@@ -236,6 +248,7 @@ def test_the_view_shows_hosts_vcpus_contended_pages_and_rates() -> None:
     assert "1.2M" in lines["0x2a06000"]
     assert "0,1" in lines["0x2a06000"]
     assert " 50 %" in lines["2"]
+    assert " 300 " in lines["2"]  # locked operations: those on 4 and on 8 bytes
     uart = lines["uart"].split()
     assert uart[1] == "1.0k" and uart[3] == "250.0" and uart[4:6] == ["25", "%"]  # µs each, and of the time
     assert lines["virtio0"].split()[-4:] == ["20", "0", "50.0", "7"]  # requests, bytes, µs each, queue

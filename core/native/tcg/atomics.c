@@ -67,6 +67,7 @@ static struct target find(CPUArchState* env, target_ulong addr, unsigned size, T
     CPUTLBEntry* entry = tlb_entry(env, mmu_idx, addr);
     struct cm_engine_counters* counters = &target.engine->counters;
     (*count_of(counters, size))++;
+    counters->atomics_long_way++;
     target.engine->atomic_from = ra;
     if (unlikely(addr & (size - 1))) {
         unsigned alignment = get_alignment_bits(get_memop(oi));

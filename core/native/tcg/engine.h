@@ -107,7 +107,10 @@ enum { CM_RAM_REGIONS = 64, CM_PAGE_WRITABLE = 2 };
     X(atomics_8, "operations", "locked operations on 8 bytes")                                  \
     X(atomics_16, "operations", "locked operations on 16 bytes")                                \
     X(atomics_misaligned, "operations", "of these, misaligned ones")                            \
-    X(atomics_crossing, "operations", "of these, over two pages: all other vCPUs were stopped")
+    X(atomics_crossing, "operations", "of these, over two pages: all other vCPUs were stopped") \
+    X(atomics_long_way, "operations",                                                           \
+      "of these, not done at once: CMPXCHG8B and 16B, a page that this host may not write or "  \
+      "that was not in the TLB, two pages, devices")
 
 struct cm_engine_counters {
 #define CM_ENGINE_COUNTER(name, unit, text) uint64_t name;

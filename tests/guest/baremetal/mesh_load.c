@@ -3,7 +3,8 @@
 // holder core 0, which sleeps while the asker works alone.
 //
 // Options: cpus=N, hosts=N, mib=N (mesh.h); pages=N (default 256); ms=N (default 1000); and what to measure:
-// fetch, sequential, add, exchange (times=N, default 40), fight, turns, independent, apart, faults.
+// fetch, sequential, add, exchange (times=N, default 40), fight, turns, independent, apart, faults; locked
+// (times=N, default 4000), each kind of locked instruction on a page of host home=N.
 #include "mesh.h"
 
 #define DONE_VECTOR 0x52u
@@ -128,6 +129,27 @@ static void add_on(void) {
         done += 4;
     }
     adds = done;
+}
+
+static uint64_t locked;
+static void change_by_each(void) {
+    volatile uint64_t* at = (volatile uint64_t*)target;
+    uint64_t times = option_number("times", 4000);
+    for (uint64_t i = 0; i < times; i++) {
+        uint64_t value = i, expected = i;
+        __asm__ volatile("lock addq %1, %0" : "+m"(*at) : "r"(i) : "cc");
+        __asm__ volatile("lock andq %1, %0" : "+m"(*at) : "r"(i) : "cc");
+        __asm__ volatile("lock orl %1, %0" : "+m"(*(volatile uint32_t*)at) : "r"((uint32_t)i) : "cc");
+        __asm__ volatile("lock xorw %1, %0" : "+m"(*(volatile uint16_t*)at) : "r"((uint16_t)i) : "cc");
+        __asm__ volatile("lock incb %0" : "+m"(*(volatile uint8_t*)at)::"cc");
+        __asm__ volatile("lock xaddq %1, %0" : "+m"(*at), "+r"(value)::"cc");
+        __asm__ volatile("xchgq %1, %0" : "+m"(*at), "+r"(value));
+        __asm__ volatile("lock cmpxchgq %2, %0" : "+m"(*at), "+a"(expected) : "r"(value) : "cc");
+        __asm__ volatile("lock btsq $3, %0" : "+m"(*at)::"cc");
+        __asm__ volatile("lock btrq $3, %0" : "+m"(*at)::"cc");
+        __asm__ volatile("lock btcq $3, %0" : "+m"(*at)::"cc");
+        locked += 11;
+    }
 }
 
 // --- both at once
@@ -263,6 +285,11 @@ void guest_main(void) {
         ask(add_on);
         print("adds=%lu\nadds_ms=%lu\n", adds, to_ns(span) / 1000000);
         check(*(volatile uint64_t*)target == adds, "%lu of %lu additions", *(volatile uint64_t*)target, adds);
+    }
+    if (option("locked")) {
+        target = mesh_shared((uint32_t)option_number("home", 0), 80) + 0x40;
+        ask(change_by_each);
+        print("locked=%lu\n", locked);
     }
     if (option("fight")) {
         together(fight, "fight");

@@ -4,19 +4,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import socket
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Final, Protocol
 
 from coremesh.core.errors import ConfigurationError
 from coremesh.hw.backend.console import ConsolePort
+from coremesh.hw.backend.output_file import OutputFile
+
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.5  # after which a thread that waits for output looks whether it is to end
 _MOST_CLIENTS: Final = 8
 _CLIENT_SECONDS: Final = 5.0  # that a client may leave what it is sent where it is
+_LAST_SECONDS: Final = 2.0  # that the reader of a pipe has for the rest, once the machine has ended
 _READ_BYTES: Final = 64 << 10
 
 
@@ -33,13 +40,14 @@ class ConsoleLog:
     def __init__(self, port: ConsolePort, path: str | os.PathLike[str]) -> None:
         """Raises :class:`ConfigurationError` for a file that cannot be written."""
         try:
-            self._file = Path(path).open("ab", buffering=0)  # noqa: SIM115
+            self._file = OutputFile(path, append=True)
         except OSError as error:
             raise ConfigurationError(
                 f"the console's log {os.fspath(path)} cannot be written ({error.strerror})."
             ) from None
         self._port = port
         self._stopping = False
+        self._last_moment = 0.0  # once it is stopping
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="console log", daemon=True)
         self._thread.start()
@@ -51,16 +59,24 @@ class ConsoleLog:
             data, cursor = self._port.read(cursor, 0.0 if stopping else _POLL_SECONDS)
             if data:
                 try:
-                    self._file.write(data)
-                except OSError:
-                    return  # a full disk ends the log, and nothing else
+                    self._append(memoryview(data))
+                except OSError as error:  # a full disk ends the log, and nothing else
+                    logger.warning("the console's log has ended before the console: %s", error.strerror)
+                    return
             elif stopping:
                 return
             elif self._port.closed:
                 self._wake.wait()  # nothing more will come; a closed console answers every read at once
 
+    def _append(self, data: memoryview) -> None:
+        while data:
+            data = data[self._file.write(data, _POLL_SECONDS) :]
+            if data and self._stopping and time.monotonic() > self._last_moment:
+                raise TimeoutError(errno.ETIMEDOUT, "its reader stands still")
+
     def close(self) -> None:
-        """Returns when all that was printed is in the file. Idempotent."""
+        """Returns when all that was printed is in the file, or nobody takes it. Idempotent."""
+        self._last_moment = time.monotonic() + _LAST_SECONDS
         self._stopping = True
         self._wake.set()
         self._thread.join()

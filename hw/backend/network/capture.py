@@ -6,18 +6,26 @@ Source: the pcap savefile format, version 2.4, with times in nanoseconds (magic 
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
+import logging
 import os
 import struct
 import threading
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 from coremesh.core.errors import NetworkError
 from coremesh.hw.backend.network.port import LONGEST_FRAME, Frames, NetworkPort, Receive
+from coremesh.hw.backend.output_file import OutputFile
+
+logger = logging.getLogger(__name__)
 
 _MAGIC: Final = 0xA1B23C4D
 _ETHERNET: Final = 1
+_READER_SECONDS: Final = 1.0  # that the reader of a pipe may stand still; the guest's network waits meanwhile
 
 
 class Capture:
@@ -25,34 +33,53 @@ class Capture:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises :class:`NetworkError` for a file that cannot be written."""
+        self._lock = threading.Lock()
+        self._bytes = 0  # in the file
+        self.frames = 0
         try:
-            self._file = Path(path).open("wb", buffering=0)  # noqa: SIM115
-            self._file.write(struct.pack("<IHHiIII", _MAGIC, 2, 4, 0, 0, LONGEST_FRAME, _ETHERNET))
+            self._file = OutputFile(path, append=False)
+            self._append([struct.pack("<IHHiIII", _MAGIC, 2, 4, 0, 0, LONGEST_FRAME, _ETHERNET)])
         except OSError as error:
             raise NetworkError(
                 f"the capture {os.fspath(path)} cannot be written ({error.strerror})."
             ) from None
-        self._lock = threading.Lock()
-        self.frames = 0
 
     def write(self, frames: Frames) -> None:
         """Append frames, with the host's time. A disk that is full ends the capture, and nothing else."""
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-        data = b"".join(
+        records = [
             struct.pack("<IIII", seconds, nanoseconds, len(frame), len(frame)) + frame for frame in frames
-        )
+        ]
         with self._lock:
             if not self._file.closed:
                 try:
-                    self._file.write(data)
-                    self.frames += len(frames)
-                except OSError:
+                    self.frames += self._append(records)
+                except OSError as error:
+                    logger.warning("a capture of a network card has ended early: %s", error.strerror)
                     self._file.close()
 
     def close(self) -> None:
         """Idempotent."""
         with self._lock:
             self._file.close()
+
+    def _append(self, records: Sequence[bytes]) -> int:
+        """Write the records, return how many there are; where some do not fit, the file ends before them."""
+        data = memoryview(b"".join(records))
+        at = 0
+        try:
+            while at < len(data):
+                done = self._file.write(data[at:], _READER_SECONDS)
+                if not done:
+                    raise TimeoutError(errno.ETIMEDOUT, "its reader stands still")
+                at += done
+        except OSError:
+            ends = [0, *itertools.accumulate(map(len, records))]
+            with contextlib.suppress(OSError):
+                self._file.cut(self._bytes + max(end for end in ends if end <= at))
+            raise
+        self._bytes += len(data)
+        return len(records)
 
 
 class Tap:

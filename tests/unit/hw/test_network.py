@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What stands behind a network card: streams of frames, a switch, captures, user NAT, and the card itself."""
 
+import os
+import resource
 import socket
 import struct
 import sys
@@ -240,6 +242,43 @@ def test_a_capture_that_cannot_be_written_is_a_typed_error(tmp_path: Path) -> No
     """When the file cannot be made, then the error says why."""
     with pytest.raises(NetworkError, match="cannot be written"):
         Capture(tmp_path / "missing" / "c.pcap")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NetworkError, match="nobody reads this pipe"):
+        Capture(tmp_path / "pipe")
+
+
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """No file grows beyond 200 bytes, as on a disk that has no more room."""
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("little_room")
+def test_a_capture_on_a_full_disk_ends_with_a_whole_frame(tmp_path: Path) -> None:
+    """Given room for 24 + 2 * 76 bytes and a bit, when three frames come, then the file has two."""
+    capture = Capture(tmp_path / "c.pcap")
+    capture.write([frame(A, B)] * 3)
+    capture.write([frame(A, B)])
+    capture.close()
+    assert (tmp_path / "c.pcap").stat().st_size == 24 + 2 * (16 + len(frame(A, B)))
+
+
+def test_a_reader_that_stands_still_ends_a_capture_and_holds_nobody_up(tmp_path: Path) -> None:
+    """Given a pipe whose reader takes nothing, when it is full, then the frames go on without the capture."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    tap = Tap(Loop())
+    capture = Capture(tmp_path / "pipe")
+    tap.add(capture)
+    before = time.monotonic()
+    for _ in range(100):
+        tap.send([frame(A, B, bytes(1400))])
+    assert time.monotonic() - before < 10 and 0 < capture.frames < 100
+    tap.close()
+    os.close(reader)
 
 
 # --- user NAT ----------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 """A virtio console as a driver uses it: ports, control messages, the terminal's size, emergency writes."""
 
 import json
+import os
 import socket
 import stat
 import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +294,34 @@ def test_a_log_holds_all_that_was_printed(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_bytes() == b"".join(b"%d\n" % n for n in range(1000)) * 2
     with pytest.raises(ConfigurationError, match="cannot be written"):
         ConsoleLog(port, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigurationError, match="nobody reads this pipe"):
+        ConsoleLog(port, tmp_path / "pipe")
+
+
+def test_a_log_waits_for_the_reader_of_a_pipe_but_not_beyond_the_machines_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a reader that is slow, then it gets all; one that stands still does not keep the machine."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    text = b"x" * (1 << 18)  # more than a pipe holds
+    port = ConsolePort()
+    log = ConsoleLog(port, tmp_path / "pipe")
+    port.transmit(text)
+    got, deadline = 0, time.monotonic() + 20
+    while got < len(text) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        with suppress(BlockingIOError):
+            got += len(os.read(reader, 1 << 14))
+    assert got == len(text)
+    port.transmit(text)
+    port.close()
+    before = time.monotonic()
+    log.close()
+    os.close(reader)
+    assert time.monotonic() - before < 10
+    assert "its reader stands still" in caplog.text
 
 
 def test_programs_read_and_type_at_a_socket_of_this_user(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ it has no clock, thread or machine. What makes it hold on a terminal that echoes
   control characters too. Every few KiB the receiver acknowledges, so that the terminal's input queue (4 KiB,
   and no flow control on the line) never overflows.
 - While the command runs, the terminal neither echoes nor rewrites newlines, and the kernel's console log
-  level is 0, so that the bytes between the markers are the command's own.
+  level is 1, so that the bytes between the markers are the command's own. At 0 Linux keeps a panic to itself
+  as well, and the machine would see a guest that resets for no reason.
 - The receiver survives Ctrl-C and Ctrl-\\, the command does not: one that takes too long is interrupted, and
   the shell is usable after it. One that ignores both keys is suspended by job control and killed.
 """
@@ -45,7 +46,7 @@ _WINDOW = 2048  # bytes sent before an acknowledgement is asked for
 # shell that makes them itself would report a killed command ("Killed") into the command's output.
 _RECEIVER = (
     "m=$0$1;p=/proc/sys/kernel/printk;s=$(stty -g);trap : INT QUIT;"
-    "k=$(cat $p)&&echo 0 >$p;"
+    "k=$(cat $p)&&echo 1 >$p;"
     'stty raw -echo;printf %s "$m-ready-";'
     'n=$(printf "\\nx");n=${n%x};c=;'
     "while IFS= read -r l;do case $l in "

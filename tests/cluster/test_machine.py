@@ -254,6 +254,16 @@ def test_a_kernel_panic_is_a_crash(debian: DebianImage) -> None:
     assert "VFS" in end.detail or "root" in end.detail
 
 
+def test_a_kernel_panic_while_a_command_runs_is_a_crash_and_no_restart(debian: DebianImage) -> None:
+    """Given a command that makes the kernel panic, then the caller is told of the panic."""
+    with Machine(2, "256M", debian.kernel, debian.initramfs()) as machine:
+        with pytest.raises(GuestCrashError, match="panicked: sysrq"):
+            machine.run("echo c >/proc/sysrq-trigger", 200)
+        end = machine.wait(60)
+    assert end is not None
+    assert (end.kind, end.exit_status) == ("panic", 70)
+
+
 def test_a_killed_host_process_is_told_as_such(tiny: Callable[..., Machine]) -> None:
     import os
     import signal

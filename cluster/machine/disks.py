@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from coremesh.core.errors import ConfigurationError, shown
+from coremesh.core.errors import ConfigurationError, DiskError, shown
 from coremesh.core.input_file import path_of
 
 if TYPE_CHECKING:
@@ -140,12 +140,14 @@ def check_places(disks: Sequence[Disk]) -> None:
         raise ConfigurationError(
             f"an IDE controller has {IDE_DRIVES} drives, CD-ROM drives included, not {len(drives)}."
         )
-    seen: set[Path] = set()
+    written: dict[Path, bool] = {}
     for disk in disks:
         path = Path(disk.path)
-        if path in seen and not disk.read_only and not disk.snapshot:
+        writes = not disk.read_only and not disk.snapshot
+        # One that writes lets no other open the image, whichever comes first.
+        if path in written and (writes or written[path]):
             raise ConfigurationError(f"the disk {path} is given twice; add ',snapshot' to each.")
-        seen.add(path)
+        written[path] = writes
 
 
 def open_disks(disks: Iterable[Disk], stack: ExitStack) -> list[tuple[Disk, BlockBackend]]:
@@ -234,8 +236,19 @@ def boot_paths(disks: Sequence[Disk], boot: Sequence[str]) -> list[str]:
     return list(found)
 
 
+#: By whether it is a CD-ROM drive: what addresses of 32 bits for blocks of 2048 bytes, or of 48 bits for
+#: sectors, reach.
+_LARGEST: Final = {
+    True: ("a CD-ROM drive", ((1 << 32) - 1) * 2048),
+    False: ("an IDE disk", (1 << 48) * 512),
+}
+
+
 def ide_drives(opened: Iterable[tuple[Disk, BlockBackend]]) -> list[Drive | None]:
-    """Return the drives of an IDE controller at their places, None at a free one."""
+    """Return the drives of an IDE controller at their places, None at a free one.
+
+    Raises :class:`~coremesh.core.errors.DiskError` for an image that is larger than its drive can be.
+    """
     from coremesh.hw.ata.cdrom import Cdrom
     from coremesh.hw.ata.disk import Disk as AtaDisk
 
@@ -245,5 +258,11 @@ def ide_drives(opened: Iterable[tuple[Disk, BlockBackend]]) -> list[Drive | None
     taken = ide_places(disk for disk, _ in pairs)
     for place, disk in taken.items():
         image, serial = images[id(disk)], f"CM{place + 1:05d}"
+        drive, largest = _LARGEST[disk.cdrom]
+        if image.size > largest:
+            raise DiskError(
+                f"{disk.path} has {image.size} bytes, and {drive} can address {largest}: give it as a disk "
+                "with if=virtio."
+            )
         places[place] = Cdrom(image, serial) if disk.cdrom else AtaDisk(image, serial)
     return places if taken else []

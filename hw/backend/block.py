@@ -167,7 +167,8 @@ def _open(path: Path, *, read_only: bool) -> int:
             raise DiskError(f"{path} is neither a file nor a block device; give a disk image.")
         return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise DiskError(f"no disk image {path}. 'truncate -s 4G {path}' makes an empty one.") from None
+        hint = "" if read_only else f" 'truncate -s 4G {path}' makes an empty one."
+        raise DiskError(f"no disk image {path}.{hint}") from None
     except OSError as error:
         hint = ""
         if not read_only and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

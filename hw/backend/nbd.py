@@ -130,9 +130,8 @@ class NbdImage:
         self.path = Path(path)
         self.read_only = read_only
         if not self.path.exists():
-            raise DiskError(
-                f"no disk image {self.path}. 'qemu-img create -f {image_format} {self.path} 4G' makes one."
-            )
+            hint = "" if read_only else f" 'qemu-img create -f {image_format} {self.path} 4G' makes one."
+            raise DiskError(f"no disk image {self.path}.{hint}")
         program = shutil.which(PROGRAM)
         if program is None:
             raise DiskError(

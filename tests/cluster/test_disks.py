@@ -3,10 +3,20 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from coremesh.cluster.machine.describe import describe
-from coremesh.cluster.machine.disks import Disk, check_cdrom, check_disks, ide_drives, open_disks, parse_disk
+from coremesh.cluster.machine.disks import (
+    Disk,
+    check_cdrom,
+    check_disks,
+    check_places,
+    ide_drives,
+    open_disks,
+    parse_disk,
+)
 from coremesh.core.errors import ConfigurationError, DiskError
 from coremesh.hw.ata.cdrom import Cdrom
 from coremesh.hw.ata.disk import Disk as AtaDisk
@@ -50,6 +60,24 @@ def test_given_more_drives_than_places_or_an_image_twice_then_no_machine_is_made
         describe(kernel=kernel, disks=["a", "b", "c", "d"], cdrom="e")
     with pytest.raises(ConfigurationError, match="given twice"):
         describe(kernel=kernel, disks=["a", "a"])
+    for one, other in (("a", "a,snapshot"), ("a,snapshot", "a"), ("a", "a,readonly")):
+        with pytest.raises(ConfigurationError, match="given twice"):
+            describe(kernel=kernel, disks=[one, other])
+    check_places(check_disks(["a,snapshot", "a,snapshot", "a,readonly"]))
+
+
+@pytest.mark.parametrize(
+    ("disk", "largest"), [(Disk("a", cdrom=True), ((1 << 32) - 1) * 2048), (Disk("a"), 512 << 48)]
+)
+def test_given_an_image_beyond_a_drives_addresses_then_the_error_says_which_disk_takes_it(
+    disk: Disk, largest: int
+) -> None:
+    def image(size: int) -> Any:
+        return SimpleNamespace(size=size, read_only=True, can_discard=False)
+
+    assert ide_drives([(disk, image(largest))])
+    with pytest.raises(DiskError, match="if=virtio"):
+        ide_drives([(disk, image(largest + 2048))])
 
 
 def test_given_disks_and_a_disc_when_they_are_opened_then_each_has_its_place(tmp_path: Path) -> None:
@@ -70,3 +98,13 @@ def test_given_disks_and_a_disc_when_they_are_opened_then_each_has_its_place(tmp
 def test_given_no_such_image_then_the_error_names_it(tmp_path: Path) -> None:
     with ExitStack() as stack, pytest.raises(DiskError, match=r"nothing\.img"):
         open_disks(check_disks([tmp_path / "nothing.img"]), stack)
+
+
+@pytest.mark.parametrize("name", ["nothing.img", "nothing.qcow2"])
+def test_given_no_such_image_when_it_is_only_read_then_nobody_is_told_to_make_an_empty_one(
+    tmp_path: Path, name: str
+) -> None:
+    disc = check_cdrom(tmp_path / name)
+    assert disc is not None
+    with ExitStack() as stack, pytest.raises(DiskError, match=rf"^no disk image .*{name}\.$"):
+        open_disks([disc], stack)

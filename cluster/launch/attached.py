@@ -12,6 +12,7 @@ import contextlib
 import operator
 import sys
 import threading
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ class Attachment:
         self._lock = threading.Lock()
         self._error: DeviceError | None = None  # guarded by _lock, as is what follows
         self._detached = False
+        self._reading_since: float | None = None  # a guest's read that the device has not answered yet
         self.name: str = hosts.call("attach_device", wanted)
         try:
             # No vCPU finds the device before its own host knows the addresses.
@@ -136,6 +138,10 @@ class Attachment:
         The traceback of an exception that it raised is its ``__cause__``.
         """
         with self._lock:
+            since = self._reading_since
+            # Its thread tells of a time-out when the method has returned, which may be never.
+            if since is not None and time.monotonic() - since > self._timeout:
+                return self._late("has not answered the guest")
             return self._error
 
     def detach(self) -> None:
@@ -204,35 +210,42 @@ class Attachment:
                 break
             requests, timeouts = fetched
             if timeouts:
-                self._note(
-                    DeviceError(
-                        f"{self.name} did not answer the guest within {self._timeout:g} s, {timeouts} times: "
-                        "it read all ones. Let read() return sooner, or attach it with a longer timeout=."
-                    )
-                )
+                self._note(self._late("did not answer the guest", f", {timeouts} times"))
             answers = [self._do(request) for request in requests]
         with self._lock:
             self._detached = True
         if isinstance(self.device, PythonDevice):
             self.device._attachment = None
 
+    def _late(self, what: str, often: str = "") -> DeviceError:
+        return DeviceError(
+            f"{self.name} {what} within {self._timeout:g} s{often}: it read all ones. Let read() return "
+            "sooner, or attach it with a longer timeout=."
+        )
+
     def _do(self, request: Request) -> Answer:
         try:
             if request.kind == READ:
+                with self._lock:
+                    self._reading_since = time.monotonic()
                 value = operator.index(self.device.read(request.offset, request.size))
                 return Answer(request.number, value & ((1 << 8 * request.size) - 1))
             if request.kind == WRITE:
                 self.device.write(request.offset, request.size, request.value)
             elif (reset := getattr(self.device, "reset", None)) is not None:
                 reset()
-        except Exception as error:
+        except BaseException as error:  # SystemExit, too: it would end this thread, and nothing else
+            effect = "the guest reads all ones" if request.kind == READ else "the guest goes on"
             failure = DeviceError(
                 f"{self.name}.{request.kind} failed at offset {request.offset:#x}, {request.size} bytes "
-                f"({type(error).__name__}: {error}); the guest reads all ones. Mend the method."
+                f"({type(error).__name__}: {error}); {effect}. Mend the method."
             )
             failure.__cause__ = error
             self._note(failure)
             return Answer(request.number, failed=True)
+        finally:
+            with self._lock:
+                self._reading_since = None
         return Answer(request.number)
 
     def _note(self, error: DeviceError) -> None:

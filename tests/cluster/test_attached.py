@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Devices written in Python, attached to a running machine: Linux uses them, and no mistake stops it."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -168,6 +169,20 @@ def test_an_exception_is_told_counted_and_read_as_all_ones(
     assert told.count("Traceback") == 1 and "undefined" in told
 
 
+def test_a_method_that_ends_its_program_is_told_as_any_that_fails(linux: Machine) -> None:
+    """Given a read that calls sys.exit, as code from a script does, then the device answers on."""
+
+    class Leaving(PythonDevice):
+        def read(self, offset: int, size: int) -> int:
+            return sys.exit(3) if offset else 7
+
+    with linux.attach(Leaving(), mmio=BASE) as attachment:
+        assert devmem(linux, 4) == 0xFFFF_FFFF
+        assert isinstance(attachment.error, DeviceError)
+        assert isinstance(attachment.error.__cause__, SystemExit)
+        assert devmem(linux, 0) == 7
+
+
 def test_a_read_that_hangs_ends_after_the_timeout_with_a_typed_error(linux: Machine) -> None:
     """Given a method that does not return, when the guest reads, then it goes on with all ones."""
     adder = Adder()
@@ -175,6 +190,7 @@ def test_a_read_that_hangs_ends_after_the_timeout_with_a_typed_error(linux: Mach
         begin = time.monotonic()
         assert devmem(linux, 0x10) == 0xFFFF_FFFF
         assert devmem(linux, 0) == 0xFFFF_FFFF, "the code still hangs"
+        assert isinstance(attachment.error, DeviceError) and "has not answered" in str(attachment.error)
         assert time.monotonic() - begin < 15
         adder.stall.set()
         until = time.monotonic() + 10

@@ -349,7 +349,8 @@ class Machine(Inspection):
     def capture(self, path: str | os.PathLike[str], *, card: int = 0) -> None:
         """Write what passes a network card from now on into a pcap file on the host with the devices.
 
-        `card` counts the network cards from 0. The file is complete when the machine has ended. Raises
+        `card` counts the network cards from 0. The file is complete when the machine has ended. A full disk,
+        or a pipe whose reader stands still, ends it behind a whole frame, and the network goes on. Raises
         :class:`NetworkError` for a file that cannot be written, ConfigurationError for a card that there is
         not.
         """

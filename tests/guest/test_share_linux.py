@@ -17,7 +17,7 @@ from coremesh.core.errors import ImageFetchError
 
 pytestmark = pytest.mark.linux
 
-MOUNT = "mkdir -p /mnt && mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 work /mnt"
+MOUNT = "mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 work /mnt"
 # Each vCPU makes a tree of its own, and all read all of them again.
 LOAD = """
 cat >/load <<'END'

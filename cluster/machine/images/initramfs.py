@@ -223,6 +223,7 @@ def busybox_initramfs(busybox: bytes, extra: Iterable[Entry] = ()) -> bytes:
         Entry.directory("bin"),
         Entry.directory("dev"),
         Entry.directory("etc"),
+        Entry.directory("mnt"),
         Entry.directory("proc"),
         Entry.directory("root", 0o700),
         Entry.directory("run"),

@@ -183,6 +183,10 @@ def _images(
             raise ConfigurationError(
                 "firmware boots a disk, a CD-ROM or a bzImage: leave out --bios, or --builtin and --module."
             )
+        if options.command is not None and not (options.disks or options.cdrom or options.kernel):
+            raise ConfigurationError(
+                "firmware alone has no shell for --run: give it a --disk, a --cdrom or a --kernel to boot."
+            )
         if options.bios == DEBIAN_FIRMWARE:
             with fetch_progress() as progress:
                 fetch_vga_bios(progress=progress)  # SeaBIOS comes with it

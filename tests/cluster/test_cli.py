@@ -109,6 +109,7 @@ def test_help_of_boot_has_every_option_the_statuses_and_examples() -> None:
         (["--address", "local"], "auto"),
         (["--append", os.fsdecode(b"\xff")], "UTF-8"),
         (["--run", os.fsdecode(b"echo \xff")], "UTF-8"),
+        (["--bios", "--run", "true"], "--disk"),
         (["--run", "x" * 120_001], "120001 bytes"),
         (["--no-such-option"], "no-such-option"),
         (["--builtin", "--run", "true"], "--builtin"),

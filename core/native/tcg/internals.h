@@ -33,11 +33,12 @@ struct cm_mapped_region {
 // Where a jump leads: a block that begins at `pc` under `flags` (lookup.c). Two to a cache line.
 struct cm_target {
     _Alignas(CM_CACHE_LINE / 2) target_ulong pc;
-    const void* code;
+    uint32_t code;  // where it is in the code buffer; 0: none
     uint32_t flags;
-    uint32_t epoch;     // of the mappings and of the code, in which it was last found to be so
-    uint32_t ram_page;  // the block's page, or UINT32_MAX
-    uint32_t block;     // where it is in the code buffer
+    uint32_t epoch;        // of the mappings and of the code, in which it was last found to be so
+    uint32_t ram_page;     // the block's page, or UINT32_MAX
+    uint32_t block;        // where it is in the code buffer
+    uint32_t thrown_away;  // how many blocks were so, when this one was last seen not to be
 };
 
 struct cm_engine {

@@ -28,14 +28,22 @@ static inline struct cm_target* second_place_of(struct cm_engine* engine, target
     return &engine->second_targets[mixed >> (64 - CM_SECOND_TARGETS_BITS)];
 }
 
-// A block, in the four bytes that are left in an entry.
-static inline uint32_t number_of(const TCGContext* tcg, const TranslationBlock* tb) {
-    return (uint32_t)((const char*)tb - (const char*)tcg->code_gen_buffer);
+// A block or its code, in four bytes.
+static inline uint32_t number_of(const TCGContext* tcg, const void* at) {
+    return (uint32_t)((const char*)at - (const char*)tcg->code_gen_buffer);
 }
 
-static inline bool is_thrown_away(const TCGContext* tcg, const struct cm_target* target) {
-    const char* at = (const char*)tcg->code_gen_buffer + target->block;
-    return ((const TranslationBlock*)at)->cflags & CF_INVALID;
+static inline const void* in_buffer(const TCGContext* tcg, uint32_t number) {
+    return (const char*)tcg->code_gen_buffer + number;
+}
+
+// The block itself is cold, and is only asked where any was thrown away since.
+static inline bool is_thrown_away(const TCGContext* tcg, struct cm_target* target) {
+    const uint32_t all = (uint32_t)tcg->tb_phys_invalidate_count;
+    if (likely(target->thrown_away == all)) return false;
+    if (((const TranslationBlock*)in_buffer(tcg, target->block))->cflags & CF_INVALID) return true;
+    target->thrown_away = all;
+    return false;
 }
 
 // What a hit compares, one number for the mappings, for the code and for `attention`. Its parts only grow, so
@@ -66,8 +74,7 @@ static inline uint32_t common_cflags(const CPUState* cs) {
 }
 
 // Whether the block that was found there before is what runs at its address now.
-static bool leads_there(struct cm_engine* engine, const struct cm_target* target, target_ulong pc,
-                        uint32_t flags) {
+static bool leads_there(struct cm_engine* engine, struct cm_target* target, target_ulong pc, uint32_t flags) {
     if (!target->code || target->pc != pc || target->flags != flags) return false;
     CPUArchState* env = engine->env;
     const TCGContext* tcg = env->uc->tcg_ctx;
@@ -103,13 +110,13 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
         if (leads_there(engine, place, pc, flags)) {
             place->epoch = target_epoch(engine, env);
             cm_set_code_base(engine->cs, pc);
-            return place->code;
+            return in_buffer(tcg, place->code);
         }
         if (leads_there(engine, second, pc, flags)) {
             *place = *second;
             place->epoch = target_epoch(engine, env);
             cm_set_code_base(engine->cs, pc);
-            return place->code;
+            return in_buffer(tcg, place->code);
         }
     }
     TranslationBlock* tb =
@@ -118,9 +125,10 @@ static __attribute__((noinline, cold)) const void* missed(CPUArchState* env) {
     if (!tb) return tcg->code_gen_epilogue;
     if (cs_base == 0) {
         place->pc = pc;
-        place->code = tb->tc.ptr;
+        place->code = number_of(tcg, tb->tc.ptr);
         place->flags = flags;
         place->block = number_of(tcg, tb);
+        place->thrown_away = (uint32_t)tcg->tb_phys_invalidate_count;
         // A block of two pages is found again only as long as no mapping changes.
         place->ram_page = tb->page_addr[1] == (tb_page_addr_t)-1
                               ? (uint32_t)(tb->page_addr[0] >> TARGET_PAGE_BITS)
@@ -142,7 +150,7 @@ const void* CM_WRAP(helper_lookup_tb_ptr)(CPUArchState* env) {
     if (likely(place->pc == pc && place->flags == flags && place->epoch == target_epoch(engine, env) &&
                cs_base == 0 && place->code)) {
         cm_set_code_base(engine->cs, pc);
-        return place->code;
+        return in_buffer(env->uc->tcg_ctx, place->code);
     }
     return missed(env);
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A file that a machine writes for a person: a full disk or a pipe that nobody reads holds nobody up."""
+"""A file that a machine writes for a person: neither a full disk nor a pipe without a reader stops it."""
 
 from __future__ import annotations
 
